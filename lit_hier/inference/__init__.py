@@ -1,0 +1,7 @@
+"""What is known exactly about the Random Hierarchy Model: belief propagation, mean field."""
+
+from lit_hier.inference import mean_field
+from lit_hier.inference.belief_propagation import BeliefPropagation
+from lit_hier.inference.posterior import Posterior, UnexplainedEvidenceError
+
+__all__ = ["BeliefPropagation", "Posterior", "UnexplainedEvidenceError", "mean_field"]

@@ -1,0 +1,196 @@
+r"""How leaves are corrupted, and what an observer then believes of them.
+
+Each process has a time axis of its own; the time 0 leaves a datum as it is.
+
+=========== ============================== =====================================================
+process     time                           observation of a leaf with symbol x
+=========== ============================== =====================================================
+`epsilon`   epsilon in [0, 1]              belief 1 - epsilon + epsilon/v in x itself (Eq. 6-7);
+                                           or, as a real string, x kept with probability
+                                           1 - epsilon, else replaced by a uniform symbol
+`gaussian`  t in [0, inf), diffusion time  :math:`x_t = \sqrt{\alpha_t} e_x +
+                                           \sqrt{1 - \alpha_t} \eta`,
+                                           :math:`\alpha_t = e^{-2t}` (Eq. 9)
+`masking`   masked fraction in [0, 1]      x kept, or erased with that probability
+=========== ============================== =====================================================
+
+The observer's belief is the message with which belief propagation starts at a leaf: proportional
+to the likelihood of the observation for each symbol.
+
+Source: Sections 4 and 5 and Appendices A and B.1 of the paper.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lit_hier.errors import InputError
+
+
+class NoiseProcess(ABC):
+    """A corruption process: a name, a time axis, an observation, a belief."""
+
+    name: ClassVar[str]
+    """As tables name it."""
+    axis: ClassVar[str]
+    """What its time is, for the axis of a figure."""
+    symbol: ClassVar[str]
+    """Its time's letter, for legends and tags."""
+    end: ClassVar[float]
+    """The largest time, included where finite."""
+
+    def check_times(self, times: Sequence[float]) -> None:
+        """Refuse inversion times that this process does not have.
+
+        Raises:
+            InputError: None are given, one is out of range, or they do not ascend.
+        """
+        if not len(times):
+            raise InputError("times: the list of inversion times is empty; give at least one")
+        for time in times:
+            if not (0 <= time <= self.end and math.isfinite(time)):
+                bound = "or more, finite" if math.isinf(self.end) else f"to {self.end:g}"
+                raise InputError(f"times: {time:g} is out of range; {self.axis} is 0 {bound}")
+        if any(b <= a for a, b in zip(times, times[1:], strict=False)):
+            raise InputError("times: inversion times must ascend, each given once")
+
+    def num_draws(self, num_leaves: int, num_features: int) -> int:
+        """Uniform numbers that `corrupt` takes per datum."""
+        return 0
+
+    @abstractmethod
+    def corrupt(self, leaves: Tensor, time: float, draws: Tensor, num_features: int) -> Tensor:
+        """Observe leaves at a time.
+
+        Args:
+            leaves: Symbols, int64, shape (B, d).
+            time: Inversion time.
+            draws: Uniform numbers in [0, 1), float64, shape (B, `num_draws`).
+            num_features: v.
+
+        Returns:
+            What `messages` takes: int64 symbols, shape (B, d), or vectors, shape (B, d, v).
+        """
+
+    @abstractmethod
+    def messages(
+        self, observed: Tensor, time: float, num_features: int, dtype: torch.dtype
+    ) -> Tensor:
+        """Believe what an observation says of each leaf on its own.
+
+        Args:
+            observed: What `corrupt` returned for this time.
+            time: Inversion time.
+            num_features: v.
+            dtype: float32 or float64.
+
+        Returns:
+            Normalised leaf messages, shape (B, d, v).
+        """
+
+
+class EpsilonNoise(NoiseProcess):
+    r"""The :math:`\epsilon`-process (Eq. 6-7, 17-18).
+
+    .. math:: \nu_\uparrow(x) = 1 - \epsilon + \epsilon/v, \qquad
+       \nu_\uparrow(x' \ne x) = \epsilon/v
+
+    Args:
+        strings: With `False`, as in the paper, the belief is centred on the true symbol itself
+            and nothing is random. With `True` a string is really corrupted, each symbol replaced
+            with probability epsilon by a uniform one (which may be the same), and the belief is
+            centred on the symbol received: exact inference over a noisy channel.
+    """
+
+    name = "epsilon"
+    axis = "noise ε"
+    symbol = "ε"
+    end = 1.0
+
+    def __init__(self, strings: bool = False) -> None:
+        self.strings = strings
+
+    def num_draws(self, num_leaves: int, num_features: int) -> int:
+        """Two per leaf where strings are corrupted, none otherwise."""
+        return 2 * num_leaves if self.strings else 0
+
+    def corrupt(self, leaves: Tensor, time: float, draws: Tensor, num_features: int) -> Tensor:
+        """Replace symbols, where `strings` asks for it; int64, shape (B, d)."""
+        if not self.strings:
+            return leaves
+        whether, which = draws.chunk(2, dim=1)
+        return torch.where(whether < time, (which * num_features).long(), leaves)
+
+    def messages(
+        self, observed: Tensor, time: float, num_features: int, dtype: torch.dtype
+    ) -> Tensor:
+        """Eq. 7 around the observed symbols."""
+        belief = torch.full((num_features, num_features), time / num_features, dtype=torch.float64)
+        belief.fill_diagonal_(1 - time + time / num_features)
+        return belief.to(observed.device, dtype)[observed]
+
+
+class MaskingNoise(NoiseProcess):
+    """Each leaf is erased with a probability equal to the time, and kept otherwise.
+
+    A masked leaf carries the symbol v, one past the alphabet, and no information.
+    """
+
+    name = "masking"
+    axis = "masked fraction"
+    symbol = "masked"
+    end = 1.0
+
+    def num_draws(self, num_leaves: int, num_features: int) -> int:
+        """One per leaf."""
+        return num_leaves
+
+    def corrupt(self, leaves: Tensor, time: float, draws: Tensor, num_features: int) -> Tensor:
+        """Erase leaves; int64 in {0, ..., v}, shape (B, d)."""
+        return torch.where(draws < time, num_features, leaves)
+
+    def messages(
+        self, observed: Tensor, time: float, num_features: int, dtype: torch.dtype
+    ) -> Tensor:
+        """Certainty where a leaf was kept, the uniform belief where it was masked."""
+        kept = torch.eye(num_features, dtype=dtype)
+        masked = torch.full((1, num_features), 1 / num_features, dtype=dtype)
+        return torch.cat((kept, masked)).to(observed.device)[observed]
+
+
+class GaussianNoise(NoiseProcess):
+    r"""Diffusion of one-hot vectors in :math:`R^v` (Eq. 9), with :math:`\alpha_t = e^{-2t}`.
+
+    .. math:: p(x_0 = e_\mu \mid x_t) \propto
+       \exp\Big( \frac{\sqrt{\alpha_t}}{1 - \alpha_t} x_{t,\mu} \Big)
+       \qquad \text{(Eq. 4, 12)}
+    """
+
+    name = "gaussian"
+    axis = "diffusion time t"
+    symbol = "t"
+    end = math.inf
+
+    def num_draws(self, num_leaves: int, num_features: int) -> int:
+        """One per leaf and symbol."""
+        return num_leaves * num_features
+
+    def corrupt(self, leaves: Tensor, time: float, draws: Tensor, num_features: int) -> Tensor:
+        """Diffuse one-hot vectors; float64, shape (B, d, v)."""
+        # Half a step of the 2^-53 grid away from 0, so that the quantile is finite.
+        eta = torch.special.ndtri(draws + 2.0**-54).view(*leaves.shape, num_features)
+        x_0 = torch.eye(num_features, dtype=eta.dtype, device=eta.device)[leaves]
+        return math.exp(-time) * x_0 + math.sqrt(-math.expm1(-2 * time)) * eta
+
+    def messages(
+        self, observed: Tensor, time: float, num_features: int, dtype: torch.dtype
+    ) -> Tensor:
+        """Eq. 12; at t = 0 its limit, certainty."""
+        if time == 0:
+            return torch.eye(num_features, dtype=dtype, device=observed.device)[observed.argmax(-1)]
+        scale = math.exp(-time) / -math.expm1(-2 * time)
+        return torch.softmax(scale * observed, dim=-1).to(dtype)

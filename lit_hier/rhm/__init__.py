@@ -1,0 +1,14 @@
+"""What the Random Hierarchy Model is: rules, sampling, parsing, counting."""
+
+from lit_hier.rhm.encoding import whitened_one_hot
+from lit_hier.rhm.files import RulesFromFile, read_rules, write_rules
+from lit_hier.rhm.grammar import RandomHierarchyModel, Tree
+
+__all__ = [
+    "RandomHierarchyModel",
+    "RulesFromFile",
+    "Tree",
+    "read_rules",
+    "whitened_one_hot",
+    "write_rules",
+]

@@ -1,0 +1,27 @@
+r"""Symbols as vectors: the whitened one-hot code that networks take.
+
+A leaf with symbol :math:`\mu` is the basis vector :math:`e_\mu` of :math:`R^v`. If symbols are
+uniform, its mean is :math:`1/v` and its covariance :math:`(I - 1 1^T / v) / v`, so that
+
+.. math:: x = \sqrt{v} \, (e_\mu - 1/v)
+
+is white: mean 0 and covariance the projector onto the subspace that one-hot vectors span.
+"""
+
+import torch
+from torch import Tensor
+
+
+def whitened_one_hot(symbols: Tensor, num_features: int) -> Tensor:
+    """Encode symbols as whitened one-hot vectors, channels first.
+
+    Args:
+        symbols: Any integer type, values in {0, ..., v - 1}, shape (B, d).
+        num_features: v.
+
+    Returns:
+        float32, shape (B, v, d); in memory the v numbers of a position lie together, as a
+        convolution whose kernel equals its stride likes them.
+    """
+    code = (torch.eye(num_features, device=symbols.device) - 1 / num_features) * num_features**0.5
+    return code[symbols.long()].transpose(1, 2)

@@ -1,0 +1,269 @@
+r"""The Random Hierarchy Model (RHM): a random context-free grammar of fixed depth.
+
+A class :math:`\gamma` is drawn uniformly from n classes; then, level by level, every symbol is
+rewritten by one of its m rules, drawn uniformly, as a tuple of s symbols of the level below:
+
+.. math:: \mu^{(\ell)} \mapsto \mu^{(\ell-1)}_1, \dots, \mu^{(\ell-1)}_s,
+   \qquad \ell \in \{L, \dots, 1\}
+
+Level 0 holds the :math:`d = s^L` leaves, level L the class. The rules of a level are drawn
+uniformly without replacement from the :math:`v^s` tuples and dealt out to the symbols, so no two
+symbols share a tuple: every datum has exactly one tree.
+
+Source: Section 3 of the paper; Cagnetta et al., "How Deep Neural Networks Learn Compositional
+Data: The Random Hierarchy Model" (2023).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_hier.errors import InputError
+from lit_hier.rhm.distinct import draw_distinct
+from lit_hier.rhm.parsing import LevelParser
+
+Tree = tuple[Tensor, ...]
+"""One tensor per level, leaves first: tree[l] has shape (num, s**(L-l)), int64."""
+
+
+class RandomHierarchyModel:
+    """A grammar: its rules, its data, and the way back from data to latents.
+
+    Args:
+        num_features: v, symbols in the alphabet of every level below the root; at least 2.
+        num_synonyms: m, rules per symbol; m v <= v^s and m n <= v^s.
+        tuple_size: s, the branching; at least 2.
+        num_layers: L, the depth; at least 1.
+        num_classes: n, symbols at the root; v where it is left out.
+        seed: Seed of the rules. The rules of a level depend on (seed, level, v, m, s) only.
+
+    Raises:
+        InputError: The numbers make no grammar.
+    """
+
+    rules: tuple[Tensor, ...]
+    """rules[l], int64, shape (parents, m, s): a symbol of level l+1 -> its tuples at level l."""
+
+    def __init__(
+        self,
+        num_features: int,
+        num_synonyms: int,
+        tuple_size: int,
+        num_layers: int,
+        num_classes: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        v, m, s, num_parents = num_features, num_synonyms, tuple_size, num_classes
+        if num_parents is None:
+            num_parents = v
+        for name, value, least in (
+            ("num_features", v, 2),
+            ("num_synonyms", m, 1),
+            ("tuple_size", s, 2),
+            ("num_layers", num_layers, 1),
+            ("num_classes", num_parents, 1),
+            ("seed", seed, 0),
+        ):
+            if value < least:
+                raise InputError(f"{name} is {value}; give at least {least}")
+        for name, parents in (("num_features", v), ("num_classes", num_parents)):
+            needed = name == "num_classes" or num_layers > 1
+            if needed and m * parents > v**s:
+                raise InputError(
+                    f"num_synonyms={m} with {name}={parents} needs {m * parents} different tuples,"
+                    f" but num_features={v} and tuple_size={s} make only v^s = {v**s};"
+                    f" take num_synonyms <= {v**s // parents}"
+                )
+        rules = []
+        for level in range(num_layers):
+            parents = num_parents if level == num_layers - 1 else v
+            generator = np.random.default_rng([seed, level])
+            tuples = draw_distinct(generator, parents * m, [v] * s, what="rules")
+            rules.append(torch.from_numpy(tuples.astype(np.int64)).view(parents, m, s))
+        self._adopt(tuple(rules), v)
+
+    @classmethod
+    def from_rules(cls, rules: Sequence[Any], num_features: int | None = None) -> Self:
+        """Make a grammar of one's own rules.
+
+        Args:
+            rules: One entry per level, leaves first: rules[l] is an integer array or nested list
+                of shape (parents, m, s), the tuples at level l that each symbol of level l+1
+                makes. All levels share v, m and s; the last one's parents are the n classes.
+            num_features: v; where it is left out, the number of parents below the root or, with
+                one level, the largest symbol plus one.
+
+        Raises:
+            InputError: The rules are no grammar; the message says which and why.
+        """
+        levels = []
+        if not len(rules):
+            raise InputError("rules: the list is empty; give one array (parents, m, s) per level")
+        for level, given in enumerate(rules):
+            try:
+                array = np.asarray(given)
+            except ValueError:
+                array = np.asarray(None)
+            if array.ndim != 3 or not np.issubdtype(array.dtype, np.integer) or not array.size:
+                raise InputError(
+                    f"rules[{level}] is no integer array of shape (parents, m, s):"
+                    " give every symbol the same number m of tuples of s symbols"
+                )
+            levels.append(torch.from_numpy(array.astype(np.int64)))
+        if num_features is None:
+            several = len(levels) > 1
+            num_features = levels[0].shape[0] if several else int(levels[0].max()) + 1
+        v = num_features
+        if not isinstance(v, int) or v < 1:
+            raise InputError(f"num_features is {v!r}; give the number of symbols, an integer")
+        m, s = levels[0].shape[1:]
+        if s < 2:
+            raise InputError(f"rules[0] has tuples of {s} symbol; a tuple takes at least 2")
+        for level, rule in enumerate(levels):
+            is_root = level == len(levels) - 1
+            wanted = (rule.shape[0] if is_root else v, m, s)
+            if tuple(rule.shape) != wanted:
+                raise InputError(
+                    f"rules[{level}] has shape {tuple(rule.shape)}, not (parents, m, s) = {wanted}:"
+                    " below the root every level has v parents, and all levels share m and s"
+                )
+            if rule.min() < 0 or rule.max() >= v:
+                symbol = int(rule[(rule < 0) | (rule >= v)][0])
+                raise InputError(
+                    f"rules[{level}] names symbol {symbol}, out of range:"
+                    f" symbols are 0 to num_features - 1 = {v - 1}"
+                )
+            flat = rule.flatten(0, 1)
+            distinct, inverse, counts = flat.unique(dim=0, return_inverse=True, return_counts=True)
+            if len(distinct) < len(flat):
+                shared = int((counts > 1).nonzero()[0])
+                owners = (inverse == shared).nonzero().flatten() // m
+                raise InputError(
+                    f"rules[{level}]: tuple {tuple(distinct[shared].tolist())} belongs to symbols"
+                    f" {int(owners[0])} and {int(owners[1])}; a tuple may stand once in a level"
+                )
+        grammar = cls.__new__(cls)
+        grammar._adopt(tuple(levels), v)
+        return grammar
+
+    def _adopt(self, rules: tuple[Tensor, ...], num_features: int) -> None:
+        self.rules = rules
+        self.num_features = num_features
+        self.num_classes, self.num_synonyms, self.tuple_size = rules[-1].shape
+        self.num_layers = len(rules)
+        self._parsers = tuple(LevelParser(rule, num_features) for rule in rules)
+
+    @property
+    def num_leaves(self) -> int:
+        """The dimension d = s^L."""
+        return self.num_nodes(0)
+
+    def num_nodes(self, level: int) -> int:
+        """Nodes at a level, s^(L - level)."""
+        return int(self.tuple_size ** (self.num_layers - level))
+
+    @property
+    def num_choices(self) -> int:
+        """Rules that a datum uses, (d - 1) / (s - 1): one per node above the leaves."""
+        return (self.num_leaves - 1) // (self.tuple_size - 1)
+
+    @property
+    def num_data_per_class(self) -> int:
+        """Data of a class, m^((d - 1)/(s - 1)) (Section 3)."""
+        return int(self.num_synonyms**self.num_choices)
+
+    @property
+    def num_data(self) -> int:
+        """Data in all, n m^((d - 1)/(s - 1))."""
+        return self.num_classes * self.num_data_per_class
+
+    @property
+    def entropy(self) -> float:
+        """Entropy of a datum in nats: the logarithm of `num_data`, all data being equally likely."""
+        return math.log(self.num_classes) + self.num_choices * math.log(self.num_synonyms)
+
+    def sample(
+        self,
+        num: int,
+        generator: torch.Generator | None = None,
+        labels: Tensor | None = None,
+    ) -> Tree:
+        """Draw trees from the model.
+
+        Args:
+            num: How many.
+            generator: Source of randomness; the trees are made on its device.
+            labels: Classes to start from, integer, shape (num,); drawn uniformly if left out.
+
+        Returns:
+            Trees: L + 1 tensors, int64; tree[l] has shape (num, s**(L-l)).
+
+        Raises:
+            InputError: `labels` has another shape or names a class that there is not.
+        """
+        device = generator.device if generator is not None else None
+        if labels is None:
+            labels = torch.randint(self.num_classes, (num,), generator=generator, device=device)
+        elif labels.shape != (num,):
+            raise InputError(f"labels has shape {tuple(labels.shape)}; give ({num},)")
+        elif num and not 0 <= labels.min() <= labels.max() < self.num_classes:
+            raise InputError(f"labels must lie in 0 to num_classes - 1 = {self.num_classes - 1}")
+        shape = (num, self.num_choices)
+        choices = torch.randint(self.num_synonyms, shape, generator=generator, device=device)
+        return self.derive(labels, choices)
+
+    def derive(self, labels: Tensor, choices: Tensor) -> Tree:
+        """Make the trees that given choices of rules derive: a bijection onto the data.
+
+        Args:
+            labels: Classes, any integer type, shape (num,).
+            choices: Which of the m rules each node uses, any integer type, shape
+                (num, `num_choices`): the root's first, then level by level, left to right.
+
+        Returns:
+            Trees on the device of `labels`, as `sample` returns them.
+        """
+        symbols = labels.long()[:, None]
+        levels = [symbols]
+        for rule in reversed(self.rules):
+            here, choices = choices.tensor_split([symbols.shape[1]], dim=1)
+            symbols = rule.to(labels.device)[symbols, here.long()].flatten(1)
+            levels.append(symbols)
+        return tuple(reversed(levels))
+
+    def parse(self, leaves: Tensor) -> tuple[Tree, tuple[Tensor, ...]]:
+        """Find the latents that explain leaves.
+
+        Args:
+            leaves: Symbols, any integer type, shape (num, s**L).
+
+        Returns:
+            The tree, int64, and for every level a bool tensor of the same shape: whether rules
+            explain the whole subtree under that node. Where none do, the tree holds -1.
+
+        Raises:
+            InputError: `leaves` has another shape.
+        """
+        if leaves.ndim != 2 or leaves.shape[1] != self.num_leaves:
+            raise InputError(
+                f"leaves has shape {tuple(leaves.shape)}; give (num, s^L) = (num, {self.num_leaves})"
+            )
+        symbols = leaves.long()
+        known = (symbols >= 0) & (symbols < self.num_features)
+        tree, valid = [torch.where(known, symbols, -1)], [known]
+        for parser in self._parsers:
+            symbols = parser(tree[-1].unflatten(1, (-1, self.tuple_size)))
+            tree.append(symbols)
+            valid.append(symbols >= 0)
+        return tuple(tree), tuple(valid)
+
+    def __repr__(self) -> str:
+        """Say the parameters."""
+        return (
+            f"{type(self).__name__}(v={self.num_features}, n={self.num_classes},"
+            f" m={self.num_synonyms}, s={self.tuple_size}, L={self.num_layers})"
+        )
