@@ -1,0 +1,144 @@
+r"""Mean-field theory of denoising the RHM under the epsilon-process, for n = v.
+
+Messages are replaced by their average over random rules, so that each has one number: the belief
+p in the true symbol, from 1/v (nothing is known) to 1 (certainty). With
+:math:`f = (mv - 1)/(v^s - 1)` (Eq. 29), one level of the tree maps
+
+.. math::
+   F_\uparrow(p) &= \frac{p^s + f \frac{m-1}{mv-1} (1 - p^s)}{p^s + f (1 - p^s)}
+   && \text{(Eq. 38, 55)} \\
+   F_\downarrow(q, p) &= \frac{q p^{s-1} + f \frac{m-q}{mv-1} (1 - p^{s-1})}
+   {q p^{s-1} + f \frac{m-q}{mv-1} (1 - p^{s-1}) + (v-1) f \frac{m-q}{mv-1}}
+   && \text{(Eq. 56)}
+
+starting from :math:`p_\uparrow^{(0)} = 1 - \epsilon + \epsilon/v` and
+:math:`p_\downarrow^{(L)} = 1/v` (Eq. 57-58). If :math:`F'(1) < 1`, a repulsive fixed point
+:math:`p^*` between the attractive ones 1/v and 1 separates noise below which the class is
+recovered from noise above which it is lost, as L grows.
+
+All functions are vectorised: v, m, s and beliefs broadcast. Source: Appendix B of the paper.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lit_hier.errors import InputError
+
+Floats = NDArray[np.float64]
+
+
+def _parameters(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    v_, m_, s_ = (np.asarray(x, dtype=np.float64) for x in (v, m, s))
+    if (v_ < 2).any() or (m_ < 1).any() or (s_ < 2).any() or (m_ * v_ > v_**s_).any():
+        raise InputError(f"v={v}, m={m}, s={s} make no grammar: v >= 2, m >= 1, s >= 2, mv <= v^s")
+    return v_, m_, s_
+
+
+def _belief(epsilon: ArrayLike, v: Floats) -> Floats:
+    eps = np.asarray(epsilon, dtype=np.float64)
+    if not ((eps >= 0) & (eps <= 1)).all():
+        raise InputError("epsilon is out of range; give noise in 0 to 1")
+    return np.asarray(1 - eps + eps / v)
+
+
+def rule_density(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Floats:
+    """Fraction f = (mv - 1)/(v^s - 1) of the other tuples that are rules (Eq. 29)."""
+    v, m, s = _parameters(v, m, s)
+    return np.asarray((m * v - 1) / (v**s - 1))
+
+
+def upward(p: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Floats:
+    """Belief of a parent whose children have belief p: F of Eq. 38."""
+    f = rule_density(v, m, s)
+    v, m, s = _parameters(v, m, s)
+    intact = np.asarray(p, dtype=np.float64) ** s
+    broken = f * (1 - intact)
+    return np.asarray((intact + broken * (m - 1) / (m * v - 1)) / (intact + broken))
+
+
+def upward_derivative(p: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Floats:
+    """Derivative F'(p) (Eq. 39)."""
+    f = rule_density(v, m, s)
+    v, m, s = _parameters(v, m, s)
+    p = np.asarray(p, dtype=np.float64)
+    slope = f * s * p ** (s - 1) / (p**s + f * (1 - p**s)) ** 2
+    return np.asarray(m * (v - 1) / (m * v - 1) * slope)
+
+
+def downward(q: ArrayLike, p: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Floats:
+    """Belief sent to a child by a parent with downward belief q and siblings with p (Eq. 56)."""
+    f = rule_density(v, m, s)
+    v, m, s = _parameters(v, m, s)
+    q = np.asarray(q, dtype=np.float64)
+    intact = np.asarray(p, dtype=np.float64) ** (s - 1)
+    others = f * (m - q) / (m * v - 1)
+    right = q * intact + others * (1 - intact)
+    return np.asarray(right / (right + (v - 1) * others))
+
+
+def beliefs(
+    epsilon: ArrayLike, v: int, m: int, s: int, L: int
+) -> tuple[Floats, Floats]:
+    """Upward and downward beliefs at all levels (Eq. 54, 57-58).
+
+    Args:
+        epsilon: Noise in [0, 1], any shape (...).
+        v: Symbols.
+        m: Synonyms.
+        s: Branching.
+        L: Depth, at least 1.
+
+    Returns:
+        Upward and downward beliefs in the true symbol, each (L + 1, ...), leaves first.
+    """
+    if L < 1:
+        raise InputError(f"L is {L}; give at least 1")
+    up = [_belief(epsilon, _parameters(v, m, s)[0])]
+    for _ in range(L):
+        up.append(upward(up[-1], v, m, s))
+    down = [np.full_like(up[0], 1 / v)]
+    for p in reversed(up[:-1]):
+        down.append(downward(down[-1], p, v, m, s))
+    return np.stack(up), np.stack(down[::-1])
+
+
+def marginals(epsilon: ArrayLike, v: int, m: int, s: int, L: int) -> Floats:
+    """Posterior probability of the true symbol at every level (Eq. 59).
+
+    Args:
+        epsilon: Noise in [0, 1], any shape (...).
+        v: Symbols.
+        m: Synonyms.
+        s: Branching.
+        L: Depth.
+
+    Returns:
+        Shape (L + 1, ...), leaves first.
+    """
+    up, down = beliefs(epsilon, v, m, s, L)
+    right = up * down
+    return np.asarray(right / (right + (1 - up) * (1 - down) / (v - 1)))
+
+
+def critical_belief(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Any:
+    """Repulsive fixed point p* of Eq. 38, strictly between 1/v and 1; NaN where there is none.
+
+    F(p) - p vanishes at 1/v and at 1. Divided by (p - 1/v)(1 - p), it has the sign of F'(1/v) - 1
+    at one end and of 1 - F'(1) at the other, and p* is where it changes.
+    """
+    v, m, s = np.broadcast_arrays(*_parameters(v, m, s))
+    low, high = np.broadcast_to(1 / v, v.shape).copy(), np.ones(v.shape)
+    exists = (upward_derivative(high, v, m, s) < 1) & (upward_derivative(low, v, m, s) < 1)
+    for _ in range(200):
+        middle = (low + high) / 2
+        above = upward(middle, v, m, s) > middle
+        low, high = np.where(above, low, middle), np.where(above, middle, high)
+    return np.where(exists, (low + high) / 2, np.nan)[()]
+
+
+def critical_epsilon(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Any:
+    """Noise epsilon* at the transition, 1 - epsilon* + epsilon*/v = p*; NaN where there is none."""
+    v, m, s = _parameters(v, m, s)
+    return ((1 - critical_belief(v, m, s)) / (1 - 1 / v))[()]

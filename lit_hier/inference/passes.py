@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lit_hier.rhm.grammar import Tree
 
 # Columns worked on at once on a CPU, so that a tile stays in the cache; the bits do not depend on it.
-_CPU_TILE: Final = 4096
+_CPU_TILE: Final = 8192
 
 
 class Passes:
