@@ -23,6 +23,7 @@ Source: Sections 4 and 5 and Appendices A and B.1 of the paper.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -31,17 +32,27 @@ from torch import Tensor
 from lit_hier.errors import InputError
 
 
-class NoiseProcess(ABC):
-    """A corruption process: a name, a time axis, an observation, a belief."""
+@dataclass(frozen=True)
+class TimeAxis:
+    """What an inversion time means.
 
-    name: ClassVar[str]
-    """As tables name it."""
-    axis: ClassVar[str]
-    """What its time is, for the axis of a figure."""
-    symbol: ClassVar[str]
-    """Its time's letter, for legends and tags."""
-    end: ClassVar[float]
-    """The largest time, included where finite."""
+    Attributes:
+        process: The process's name, as tables give it.
+        label: What the time is, for the axis of a figure.
+        symbol: The time's letter, for progress bars and tags.
+        end: The largest time, included where finite.
+    """
+
+    process: str
+    label: str
+    symbol: str
+    end: float
+
+
+class NoiseProcess(ABC):
+    """A corruption process: a time axis, an observation, a belief."""
+
+    axis: ClassVar[TimeAxis]
 
     def check_times(self, times: Sequence[float]) -> None:
         """Refuse inversion times that this process does not have.
@@ -52,9 +63,9 @@ class NoiseProcess(ABC):
         if not len(times):
             raise InputError("times: the list of inversion times is empty; give at least one")
         for time in times:
-            if not (0 <= time <= self.end and math.isfinite(time)):
-                bound = "or more, finite" if math.isinf(self.end) else f"to {self.end:g}"
-                raise InputError(f"times: {time:g} is out of range; {self.axis} is 0 {bound}")
+            if not (0 <= time <= self.axis.end and math.isfinite(time)):
+                bound = "or more" if math.isinf(self.axis.end) else f"to {self.axis.end:g}"
+                raise InputError(f"times: {time:g} is out of range; {self.axis.label}: 0 {bound}")
         if any(b <= a for a, b in zip(times, times[1:], strict=False)):
             raise InputError("times: inversion times must ascend, each given once")
 
@@ -106,10 +117,7 @@ class EpsilonNoise(NoiseProcess):
             centred on the symbol received: exact inference over a noisy channel.
     """
 
-    name = "epsilon"
-    axis = "noise ε"
-    symbol = "ε"
-    end = 1.0
+    axis = TimeAxis("epsilon", "noise ε", "ε", 1.0)
 
     def __init__(self, strings: bool = False) -> None:
         self.strings = strings
@@ -140,10 +148,7 @@ class MaskingNoise(NoiseProcess):
     A masked leaf carries the symbol v, one past the alphabet, and no information.
     """
 
-    name = "masking"
-    axis = "masked fraction"
-    symbol = "masked"
-    end = 1.0
+    axis = TimeAxis("masking", "masked fraction", "masked", 1.0)
 
     def num_draws(self, num_leaves: int, num_features: int) -> int:
         """One per leaf."""
@@ -170,10 +175,7 @@ class GaussianNoise(NoiseProcess):
        \qquad \text{(Eq. 4, 12)}
     """
 
-    name = "gaussian"
-    axis = "diffusion time t"
-    symbol = "t"
-    end = math.inf
+    axis = TimeAxis("gaussian", "diffusion time t", "t", math.inf)
 
     def num_draws(self, num_leaves: int, num_features: int) -> int:
         """One per leaf and symbol."""

@@ -1,0 +1,142 @@
+"""What the analyses share: a table filled per sample, written as curves when the run ends."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.writers import log_curves, log_figure, write_csv, write_figure, write_samples
+from lit_hier.diffusion import ForwardBackward
+from lit_hier.errors import InputError
+from lit_hier.metrics import SampleTable
+from lit_hier.modules import ForwardBackwardModule
+from lit_hier.plots import Panel, curve_figure
+
+Floats = NDArray[np.floating]
+Curves = Mapping[str, Floats]
+"""Values over times by the curve's name, shallow to deep."""
+
+
+class CurveAnalysis(Callback, ABC):
+    """Measures numbers per sample and inversion time of a `predict` run, and writes curves.
+
+    A subclass says what it measures and how samples are summarised and drawn; this class gathers
+    the samples of all processes and, on rank zero, writes into the logger's directory `{name}.csv`
+    (a row per time and curve), `{name}.npz` (the numbers of every sample), `{name}.png`, and logs
+    TensorBoard's curves `{name}/{column}`, one sub-run per curve, and the picture `{name}`. Each
+    file is written whole or not at all, after the last batch. In memory it keeps the numbers of
+    the table and nothing else that grows with the samples.
+    """
+
+    name: ClassVar[str]
+    """Of the files."""
+    quantities: ClassVar[tuple[str, ...]]
+    """What is measured of each sample, as arrays of the `.npz` are named."""
+    curve_columns: ClassVar[tuple[str, ...]]
+    """Columns of the table that are drawn as curves."""
+    legend: ClassVar[str]
+    """What tells the curves apart."""
+
+    record: ForwardBackward | None = None
+    """The first batch's record: its times, axis and theory are those of the run."""
+
+    @abstractmethod
+    def lines(self) -> list[tuple[str, dict[str, str | int]]]:
+        """List the curves, shallow to deep: a name, and the columns that say which it is."""
+
+    @abstractmethod
+    def measure(
+        self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
+    ) -> Tensor:
+        """Measure a batch: shape (quantities, T, curves, B)."""
+
+    @abstractmethod
+    def summarise(self, samples: Floats, time: int, line: int) -> dict[str, float]:
+        """Make the columns of one row from the samples, shape (quantities, N)."""
+
+    @abstractmethod
+    def panels(self, curves: Mapping[str, Curves]) -> Sequence[Panel]:
+        """Arrange the columns' curves in panels."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse runs that give nothing to measure, or have no place for the results.
+
+        Raises:
+            InputError: There is no logger with a directory, or the module is no sampler.
+        """
+        if stage != "predict":
+            return
+        if trainer.log_dir is None or trainer.logger is None:
+            raise InputError(f"trainer.logger: {type(self).__name__} needs a TensorBoardLogger")
+        if not isinstance(pl_module, ForwardBackwardModule):
+            raise InputError(
+                f"model: {type(self).__name__} measures samplers such as BPDenoiser,"
+                f" not {type(pl_module).__name__}"
+            )
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin an empty table."""
+        self._table: SampleTable | None = None
+        self.record = None
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Measure a batch."""
+        assert isinstance(pl_module, ForwardBackwardModule)
+        assert isinstance(outputs, ForwardBackward)
+        values = self.measure(trainer, pl_module, outputs)
+        if self._table is None:
+            num_samples = len(trainer.predict_dataloaders.dataset)
+            self._table = SampleTable(*values.shape[:-1], num_samples=num_samples)
+            self.record = outputs
+        self._table.update(outputs.index.cpu(), values.cpu())
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gather the processes' tables; on rank zero, write everything."""
+        assert self._table is not None
+        assert self.record is not None
+        index, values = self._table.to(pl_module.device).compute()
+        if trainer.is_global_zero:
+            self._write(trainer, index.cpu().numpy(), values.cpu().numpy())
+        self._table = self.record = None
+
+    def _write(self, trainer: Trainer, index: NDArray[np.int64], values: Floats) -> None:
+        assert trainer.log_dir is not None
+        assert self.record is not None
+        folder, axis, times = trainer.log_dir, self.record.axis, self.record.times.tolist()
+        lines = self.lines()
+        rows = [
+            {"process": axis.process, "time": time, **columns}
+            | self.summarise(values[:, k, j], k, j)
+            for k, time in enumerate(times)
+            for j, (_, columns) in enumerate(lines)
+        ]
+        curves = {
+            column: {
+                name: np.array([row[column] for row in rows[j :: len(lines)]], dtype=np.float64)
+                for j, (name, _) in enumerate(lines)
+            }
+            for column in self.curve_columns
+        }
+        figure = curve_figure(
+            times, axis.label, self.panels(curves), self.legend, self.record.critical_time
+        )
+        coordinates = {"time": times, "curve": [name for name, _ in lines], "index": index}
+        samples = dict(zip(self.quantities, values, strict=True))
+        write_samples(folder, self.name, coordinates | samples)
+        write_figure(folder, self.name, figure)
+        write_csv(folder, self.name, rows)
+        for column, by_name in curves.items():
+            log_curves(trainer.loggers, f"{self.name}/{column}", axis, times, by_name)
+        log_figure(trainer.loggers, self.name, figure)

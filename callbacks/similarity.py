@@ -1,0 +1,146 @@
+"""How alike a network finds data before and after the forward-backward experiment."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
+from torchmetrics.aggregation import MeanMetric
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from callbacks.curves import CurveAnalysis, Curves, Floats
+from lit_hier.diffusion import ForwardBackward
+from lit_hier.errors import InputError
+from lit_hier.metrics import MomentTree, Standardization, channel_moments, summarize
+from lit_hier.modules import ForwardBackwardModule
+from lit_hier.nn import match_layers, watch_layers
+from lit_hier.plots import Panel
+
+
+class ActivationSimilarity(CurveAnalysis):
+    """Standardised cosine similarity of hidden layers per inversion time (Figs. 2, 8, 16).
+
+    Before the first batch the network sees a reference set, and the mean and standard deviation of
+    every channel over its samples and positions (of every unit, where a layer has no positions) are
+    taken, exactly. Then each layer's activations for x_start and for x_reversed are centred and
+    scaled by these, flattened per sample, and compared by the cosine of their angle.
+
+    Writes, besides what `CurveAnalysis` lists: `similarity.csv` with columns process, time, layer,
+    layer_index, mode, mean, median, std, sem, count; `similarity.npz` with the arrays `similarity`
+    (time, curve, index), `time`, `curve`, `index`. Logs to TensorBoard the curves `similarity/mode`
+    and `similarity/mean`, and the scalar `reference/accuracy` where the network has as many outputs
+    as classes: a check that weights and data belong together.
+
+    Args:
+        network: The network looked into; it takes `x` of the data module's batches.
+        layers: Patterns of layer names, see `lit_hier.nn.match_layers`.
+        reference: The data module's split that standardises.
+
+    Raises:
+        InputError: A pattern matches no layer.
+    """
+
+    name = "similarity"
+    quantities = ("similarity",)
+    curve_columns = ("mode", "mean")
+    legend = "layer"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        layers: list[str],
+        reference: Literal["val", "test", "predict"] = "test",
+    ) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+        self.layers = match_layers(network, layers)
+        self.reference = reference
+        self.standardizations: dict[str, Standardization] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse runs without a reference set.
+
+        Raises:
+            InputError: There is no data module, or what `CurveAnalysis.setup` refuses.
+        """
+        super().setup(trainer, pl_module, stage)
+        if stage == "predict" and getattr(trainer, "datamodule", None) is None:
+            raise InputError("data: ActivationSimilarity needs a data module for its reference set")
+
+    def lines(self) -> list[tuple[str, dict[str, str | int]]]:
+        """One per layer, in the network's order."""
+        return [(name, {"layer": name, "layer_index": k}) for k, name in enumerate(self.layers)]
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the statistics of the reference set."""
+        super().on_predict_start(trainer, pl_module)
+        self.network.to(pl_module.device)
+        loader = getattr(trainer.datamodule, f"{self.reference}_dataloader")()
+        trees = {name: MomentTree() for name in self.layers}
+        accuracy = MeanMetric().to(pl_module.device)
+        for number, raw in zip(loader.sampler.numbers, loader, strict=True):
+            batch = trainer.strategy.batch_to_device(raw, dataloader_idx=0)
+
+            def see(name: str, output: Tensor, number: int = number) -> None:
+                trees[name].add(number, channel_moments(output))
+
+            predicted = self._run(trainer, batch["x"], see).argmax(1)
+            accuracy.update((predicted == batch["label"]).float())
+        for name, tree in trees.items():
+            if trainer.world_size > 1:
+                tree = MomentTree.unpack(*gather_all_tensors(tree.pack()))
+            self.standardizations[name] = Standardization.of(tree.total())
+        self._report(trainer, len(loader.dataset), float(accuracy.compute()))
+
+    def _run(self, trainer: Trainer, x: Tensor, see: Callable[[str, Tensor], None]) -> Tensor:
+        """Run the network under hooks that are gone afterwards."""
+        with (
+            torch.inference_mode(),
+            trainer.precision_plugin.forward_context(),
+            watch_layers(self.network, self.layers, see),
+        ):
+            logits: Tensor = self.network(x.float())
+        return logits
+
+    def _report(self, trainer: Trainer, count: int, accuracy: float) -> None:
+        """Say whether weights and data fit together."""
+        constant = sum(standard.num_constant for standard in self.standardizations.values())
+        rank_zero_info(
+            f"reference: {count} data of the {self.reference} split, accuracy {accuracy:.2%},"
+            f" {constant} channels that never vary"
+        )
+        for logger in trainer.loggers:
+            logger.log_metrics({"reference/accuracy": accuracy}, step=0)
+
+    def measure(
+        self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
+    ) -> Tensor:
+        """Compare x_start with x_reversed at every time: shape (1, T, layers, B)."""
+        start: dict[str, Tensor] = {}
+        alike: dict[str, list[Tensor]] = {name: [] for name in self.layers}
+
+        def see_start(name: str, output: Tensor) -> None:
+            start[name] = self.standardizations[name](output)
+
+        def see_reversed(name: str, output: Tensor) -> None:
+            standardized = self.standardizations[name](output)
+            alike[name].append(cosine_similarity(start[name], standardized, dim=1))
+
+        self._run(trainer, record.x_start, see_start)
+        for k, _ in enumerate(pl_module.track(record.times.tolist())):
+            self._run(trainer, record.x_reversed[k], see_reversed)
+        return torch.stack([torch.stack(values) for values in alike.values()], dim=1)[None]
+
+    def summarise(self, samples: Floats, time: int, line: int) -> dict[str, float]:
+        """Mode, mean, median, std, sem, count."""
+        return summarize(samples[0])
+
+    def panels(self, curves: Mapping[str, Curves]) -> Sequence[Panel]:
+        """The mode, as in the paper, beside the mean."""
+        return [
+            Panel("cosine similarity, mode over data", curves["mode"]),
+            Panel("cosine similarity, mean over data", curves["mean"]),
+        ]

@@ -1,0 +1,99 @@
+"""Files and logs of an analysis, each written whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from torch.utils.tensorboard import SummaryWriter
+
+from lit_hier.noise import TimeAxis
+
+_FINEST: Final = 9  # decimals of a time that TensorBoard's integer axis can keep
+
+
+@contextmanager
+def _whole_file(folder: str, name: str) -> Iterator[IO[bytes]]:
+    """Open a file that appears under its name only when all of it is on the disk."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    descriptor, draft = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(draft).chmod(0o644)
+        Path(draft).replace(Path(folder, name))
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+
+
+def write_csv(folder: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a tidy table `{name}.csv`; numbers keep all their digits."""
+    with _whole_file(folder, f"{name}.csv") as file:
+        lines = [",".join(rows[0])] + [",".join(map(str, row.values())) for row in rows]
+        file.write("\n".join(lines).encode() + b"\n")
+
+
+def write_samples(folder: str, name: str, arrays: Mapping[str, ArrayLike]) -> None:
+    """Write arrays to `{name}.npz`, for `numpy.load`."""
+    with _whole_file(folder, f"{name}.npz") as file:
+        np.savez_compressed(file, **{key: np.asarray(array) for key, array in arrays.items()})
+
+
+def write_figure(folder: str, name: str, figure: Figure) -> None:
+    """Write `{name}.png`."""
+    with _whole_file(folder, f"{name}.png") as file:
+        figure.savefig(file, format="png")
+
+
+def time_steps(times: Sequence[float]) -> tuple[list[int], int]:
+    """Turn times into the integer steps that TensorBoard needs.
+
+    Returns:
+        The steps, and how many make a unit of time: 1000, or more where that would make two
+        times one.
+    """
+    for decimals in range(3, _FINEST + 1):
+        steps = [round(time * 10**decimals) for time in times]
+        if len(set(steps)) == len(times):
+            break
+    return steps, 10**decimals
+
+
+def log_curves(
+    loggers: Iterable[Logger],
+    tag: str,
+    axis: TimeAxis,
+    times: Sequence[float],
+    curves: Mapping[str, ArrayLike],
+) -> None:
+    """Log curves to TensorBoard, each in a sub-run of its own so that one chart has them all.
+
+    The tag ends with what a step is, as `epsilon x1000`. NaN is left out.
+    """
+    steps, unit = time_steps(times)
+    for logger in loggers:
+        if not isinstance(logger, TensorBoardLogger):
+            continue
+        for k, (name, values) in enumerate(curves.items()):
+            folder = Path(logger.log_dir, "curves", f"{k:02d} {name}")
+            with SummaryWriter(str(folder)) as writer:
+                for step, value in zip(steps, np.asarray(values), strict=True):
+                    if np.isfinite(value):
+                        writer.add_scalar(f"{tag} ({axis.process} x{unit})", value, step)
+
+
+def log_figure(loggers: Iterable[Logger], tag: str, figure: Figure) -> None:
+    """Log a picture to TensorBoard."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_figure(tag, figure)
+            logger.experiment.flush()

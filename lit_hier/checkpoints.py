@@ -1,0 +1,38 @@
+"""Reading checkpoints without running anything that they hold."""
+
+import pickle
+from os import PathLike
+from typing import Any, Final
+
+import torch
+
+from lit_hier.errors import InputError
+
+_HINT: Final = "give the .ckpt file that `lit-hier fit` wrote"
+
+
+def read_checkpoint(path: str | PathLike[str], argument: str) -> dict[str, Any]:
+    """Read a Lightning checkpoint; one that holds code is refused, not run.
+
+    Args:
+        path: The file.
+        argument: The user's name for it, for the error's message.
+
+    Returns:
+        At least `state_dict` and `hyper_parameters`, plain tensors and primitives.
+
+    Raises:
+        InputError: There is no such file, or it is no checkpoint of plain tensors.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"{argument}: cannot read {path}: {error.strerror}; {_HINT}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise InputError(f"{argument}: {path} is no checkpoint of plain tensors; {_HINT}") from error
+    wanted = ("state_dict", "hyper_parameters")
+    if not isinstance(checkpoint, dict) or any(
+        not isinstance(checkpoint.get(key), dict) for key in wanted
+    ):
+        raise InputError(f"{argument}: {path} is no checkpoint of Lightning; {_HINT}")
+    return checkpoint

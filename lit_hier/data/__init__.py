@@ -1,0 +1,5 @@
+"""LightningDataModules."""
+
+from lit_hier.data.rhm import RHMDataModule
+
+__all__ = ["RHMDataModule"]

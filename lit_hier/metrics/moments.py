@@ -1,0 +1,106 @@
+r"""Mean and variance of activations, streamed over batches, the same to the last bit in any order.
+
+Two sets of :math:`n_a` and :math:`n_b` numbers, with means :math:`\mu` and summed squared
+deviations :math:`M`, merge into
+
+.. math:: \mu = \mu_a + (\mu_b - \mu_a) \frac{n_b}{n}, \qquad
+   M = M_a + M_b + (\mu_b - \mu_a)^2 \frac{n_a n_b}{n}
+
+Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+variances" (1979).
+"""
+
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+
+class Moments(NamedTuple):
+    """Moments of some numbers per channel.
+
+    Attributes:
+        count: How many numbers per channel, float64, shape ().
+        mean: float64, shape (C,).
+        squares: Sum of squared deviations from the mean, float64, shape (C,).
+    """
+
+    count: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Moments of both sets together."""
+        count = self.count + other.count
+        shift = other.mean - self.mean
+        weight = other.count / count
+        return Moments(
+            count,
+            self.mean + shift * weight,
+            self.squares + other.squares + shift.square() * (self.count * weight),
+        )
+
+
+def channel_moments(x: Tensor) -> Moments:
+    """Moments of each channel over samples and positions.
+
+    Args:
+        x: Activations, shape (B, C, ...): units of a linear layer are channels of one position.
+
+    Returns:
+        Moments per channel, float64.
+    """
+    values = x.double().unsqueeze(-1).flatten(2).transpose(0, 1).flatten(1)
+    variance, mean = torch.var_mean(values, dim=1, correction=0)
+    count = torch.tensor(values.shape[1], dtype=torch.float64, device=x.device)
+    return Moments(count, mean, variance * count)
+
+
+class MomentTree:
+    """Moments of numbered batches, merged along a fixed binary tree over the numbers.
+
+    The node (height, k) stands for the batches k 2^height to (k + 1) 2^height - 1; siblings merge
+    as soon as both are there. So the result depends on the batches alone, not on the order in
+    which they come or on how they are shared among processes, and a run of n neighbours is kept as
+    O(log n) nodes.
+    """
+
+    def __init__(self) -> None:
+        self._nodes: dict[tuple[int, int], Moments] = {}
+
+    def add(self, batch: int, moments: Moments) -> None:
+        """Take in a batch's moments."""
+        self._insert((0, batch), moments)
+
+    def _insert(self, key: tuple[int, int], moments: Moments) -> None:
+        height, k = key
+        while (sibling := self._nodes.pop((height, k ^ 1), None)) is not None:
+            left, right = (sibling, moments) if k % 2 else (moments, sibling)
+            moments = left.merge(right)
+            height, k = height + 1, k // 2
+        self._nodes[height, k] = moments
+
+    def pack(self) -> Tensor:
+        """Put the nodes into one float64 tensor, a row each, for another process to `unpack`."""
+        rows = [
+            torch.cat((mean.new_tensor(key), count[None], mean, squares))
+            for key, (count, mean, squares) in sorted(self._nodes.items())
+        ]
+        return torch.stack(rows)
+
+    @classmethod
+    def unpack(cls, *packed: Tensor) -> Self:
+        """Unite the nodes of several processes."""
+        tree = cls()
+        for row in torch.cat(packed):
+            mean, squares = row[3:].chunk(2)
+            tree._insert((int(row[0]), int(row[1])), Moments(row[2], mean, squares))
+        return tree
+
+    def total(self) -> Moments:
+        """Moments of all batches: nodes without a sibling move up as they are."""
+        nodes = sorted(self._nodes.items(), key=lambda item: item[0][1] << item[0][0])
+        result = nodes[-1][1]
+        for _, moments in reversed(nodes[:-1]):
+            result = moments.merge(result)
+        return result

@@ -1,0 +1,7 @@
+"""LightningModules."""
+
+from lit_hier.modules.bp_denoiser import BPDenoiser
+from lit_hier.modules.forward_backward import ForwardBackwardModule
+from lit_hier.modules.rhm_classifier import RHMClassifier
+
+__all__ = ["BPDenoiser", "ForwardBackwardModule", "RHMClassifier"]

@@ -1,0 +1,39 @@
+"""What all samplers of the forward-backward experiment share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from pytorch_lightning import LightningModule
+
+from lit_hier.diffusion import ForwardBackward
+from lit_hier.noise import TimeAxis
+
+
+def _untracked(times: Iterable[float]) -> Iterable[float]:
+    return times
+
+
+class ForwardBackwardModule(LightningModule, ABC):
+    """A sampler: its `predict_step` turns a batch round at every inversion time.
+
+    Args:
+        times: Inversion times, ascending.
+        axis: What they mean.
+
+    Attributes:
+        times: Inversion times, ascending.
+        axis: What they mean.
+        track: Wraps the times as `predict_step` goes through them; a progress bar puts itself
+            here.
+    """
+
+    def __init__(self, times: Sequence[float], axis: TimeAxis) -> None:
+        super().__init__()
+        self.axis = axis
+        self.times = tuple(float(time) for time in times)
+        self.track: Callable[[Iterable[float]], Iterable[float]] = _untracked
+
+    @abstractmethod
+    def predict_step(self, batch: Any, batch_idx: int) -> ForwardBackward:
+        """Corrupt a batch to each inversion time and draw data from the posterior."""
