@@ -97,6 +97,7 @@ class CurveAnalysis(Callback, ABC):
         assert isinstance(outputs, ForwardBackward)
         values = self.measure(trainer, pl_module, outputs)
         if self._table is None:
+            assert trainer.predict_dataloaders is not None
             num_samples = len(trainer.predict_dataloaders.dataset)
             self._table = SampleTable(*values.shape[:-1], num_samples=num_samples)
             self.record = outputs
@@ -132,9 +133,9 @@ class CurveAnalysis(Callback, ABC):
         figure = curve_figure(
             times, axis.label, self.panels(curves), self.legend, self.record.critical_time
         )
-        coordinates = {"time": times, "curve": [name for name, _ in lines], "index": index}
-        samples = dict(zip(self.quantities, values, strict=True))
-        write_samples(folder, self.name, coordinates | samples)
+        samples = {"time": times, "curve": [name for name, _ in lines], "index": index}
+        samples |= zip(self.quantities, values, strict=True)
+        write_samples(folder, self.name, samples)
         write_figure(folder, self.name, figure)
         write_csv(folder, self.name, rows)
         for column, by_name in curves.items():

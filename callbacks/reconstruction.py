@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
 from pytorch_lightning import Trainer
+from torch import Tensor
 
 from callbacks.curves import CurveAnalysis, Curves, Floats
 from lit_hier.diffusion import ForwardBackward

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
@@ -23,16 +23,17 @@ from lit_hier.plots import Panel
 class ActivationSimilarity(CurveAnalysis):
     """Standardised cosine similarity of hidden layers per inversion time (Figs. 2, 8, 16).
 
-    Before the first batch the network sees a reference set, and the mean and standard deviation of
-    every channel over its samples and positions (of every unit, where a layer has no positions) are
-    taken, exactly. Then each layer's activations for x_start and for x_reversed are centred and
-    scaled by these, flattened per sample, and compared by the cosine of their angle.
+    Before the first batch the network sees a reference set, and the mean and standard deviation
+    of every channel over its samples and positions (of every unit, where a layer has no
+    positions) are taken, exactly. Then each layer's activations for x_start and for x_reversed
+    are centred and scaled by these, flattened per sample, and compared by the cosine of their
+    angle.
 
-    Writes, besides what `CurveAnalysis` lists: `similarity.csv` with columns process, time, layer,
-    layer_index, mode, mean, median, std, sem, count; `similarity.npz` with the arrays `similarity`
-    (time, curve, index), `time`, `curve`, `index`. Logs to TensorBoard the curves `similarity/mode`
-    and `similarity/mean`, and the scalar `reference/accuracy` where the network has as many outputs
-    as classes: a check that weights and data belong together.
+    Writes, besides what `CurveAnalysis` lists: `similarity.csv` with columns process, time,
+    layer, layer_index, mode, mean, median, std, sem, count; `similarity.npz` with the arrays
+    `similarity` (time, curve, index), `time`, `curve`, `index`. Logs to TensorBoard the curves
+    `similarity/mode` and `similarity/mean`, and the scalar `reference/accuracy`: a check that
+    weights and data belong together.
 
     Args:
         network: The network looked into; it takes `x` of the data module's batches.
@@ -67,8 +68,11 @@ class ActivationSimilarity(CurveAnalysis):
             InputError: There is no data module, or what `CurveAnalysis.setup` refuses.
         """
         super().setup(trainer, pl_module, stage)
-        if stage == "predict" and getattr(trainer, "datamodule", None) is None:
-            raise InputError("data: ActivationSimilarity needs a data module for its reference set")
+        self.datamodule: LightningDataModule | None = getattr(trainer, "datamodule", None)
+        if stage == "predict" and self.datamodule is None:
+            raise InputError(
+                "data: ActivationSimilarity takes its reference set from a data module"
+            )
 
     def lines(self) -> list[tuple[str, dict[str, str | int]]]:
         """One per layer, in the network's order."""
@@ -78,7 +82,7 @@ class ActivationSimilarity(CurveAnalysis):
         """Take the statistics of the reference set."""
         super().on_predict_start(trainer, pl_module)
         self.network.to(pl_module.device)
-        loader = getattr(trainer.datamodule, f"{self.reference}_dataloader")()
+        loader = getattr(self.datamodule, f"{self.reference}_dataloader")()
         trees = {name: MomentTree() for name in self.layers}
         accuracy = MeanMetric().to(pl_module.device)
         for number, raw in zip(loader.sampler.numbers, loader, strict=True):

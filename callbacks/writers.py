@@ -42,10 +42,10 @@ def write_csv(folder: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None
         file.write("\n".join(lines).encode() + b"\n")
 
 
-def write_samples(folder: str, name: str, arrays: Mapping[str, ArrayLike]) -> None:
+def write_samples(folder: str, name: str, arrays: Mapping[str, Any]) -> None:
     """Write arrays to `{name}.npz`, for `numpy.load`."""
     with _whole_file(folder, f"{name}.npz") as file:
-        np.savez_compressed(file, **{key: np.asarray(array) for key, array in arrays.items()})
+        np.savez_compressed(file, **arrays)
 
 
 def write_figure(folder: str, name: str, figure: Figure) -> None:

@@ -29,7 +29,9 @@ def read_checkpoint(path: str | PathLike[str], argument: str) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{argument}: cannot read {path}: {error.strerror}; {_HINT}") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{argument}: {path} is no checkpoint of plain tensors; {_HINT}") from error
+        raise InputError(
+            f"{argument}: {path} is no checkpoint of plain tensors; {_HINT}"
+        ) from error
     wanted = ("state_dict", "hyper_parameters")
     if not isinstance(checkpoint, dict) or any(
         not isinstance(checkpoint.get(key), dict) for key in wanted

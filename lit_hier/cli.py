@@ -1,15 +1,18 @@
 """The command `lit-hier`: LightningCLI over this project's modules, data and callbacks."""
 
+import logging
+import re
 import sys
+import warnings
 from operator import attrgetter
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, Final, NoReturn
 
-from jsonargparse import lazy_instance
+from jsonargparse import lazy_instance  # type: ignore[attr-defined]
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 # Imported so that configs can name these classes without their modules.
 import callbacks
@@ -18,9 +21,22 @@ import lit_hier.data
 import lit_hier.modules
 import lit_hier.nn
 import lit_hier.noise
-import lit_hier.rhm  # noqa: F401
+import lit_hier.rhm
 from lit_hier.checkpoints import read_checkpoint
 from lit_hier.errors import InputError
+
+_COMMANDS: Final = {
+    "fit": "Train a model, such as an RHMClassifier.",
+    "validate": "Measure a trained model on the validation data.",
+    "test": "Measure a trained model on the test data.",
+    "predict": "Run a forward-backward experiment with a sampler, such as a BPDenoiser.",
+}
+_DESCRIPTION: Final = (
+    "Probe what diffusion models and deep networks know about hierarchical data."
+    " Each experiment is one file: lit-hier predict -c configs/demo.yaml"
+    " --model.init_args.seed 1. Classes go by their short names; lit-hier COMMAND"
+    " --model.help CLASS (likewise --data.help, --trainer.callbacks.help) tells what one takes."
+)
 
 
 class OneLineParser(LightningArgumentParser):
@@ -28,11 +44,27 @@ class OneLineParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and end with status 2."""
+        # A class that there is not fails each way of reading it; the name is what helps.
+        if unknown := re.search(r"Expected a dot import path string: (\S+)", message):
+            key = re.search(r'"([\w.]+)"', message)
+            message = (
+                f"{key.group(1) if key else 'config'}: there is no class {unknown.group(1)};"
+                " check its spelling against --help"
+            )
         _fail(message)
 
 
 class LitHierCLI(LightningCLI):
     """LightningCLI with the grammar linked from the data to the model, and safe defaults."""
+
+    def setup_parser(
+        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
+    ) -> None:
+        """Say of each command what it is for here."""
+        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+        assert self.parser._subcommands_action is not None
+        for action in self.parser._subcommands_action._choices_actions:
+            action.help = _COMMANDS[action.dest]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Give the model the data's grammar, whole or in numbers, whichever it takes."""
@@ -82,6 +114,14 @@ def _fail(message: object) -> NoReturn:
     sys.exit(2)
 
 
+def _quieten() -> None:
+    """Leave out what Lightning says that no user of this command can act on."""
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
+
+
 def main(args: ArgsType = None) -> None:
     """Run the command line.
 
@@ -91,6 +131,7 @@ def main(args: ArgsType = None) -> None:
     Raises:
         SystemExit: With status 2 and one line on standard error, if the input cannot be used.
     """
+    _quieten()
     try:
         LitHierCLI(
             LightningModule,
@@ -98,7 +139,11 @@ def main(args: ArgsType = None) -> None:
             subclass_mode_model=True,
             subclass_mode_data=True,
             parser_class=OneLineParser,
-            parser_kwargs={"version": lit_hier.__version__},
+            parser_kwargs={
+                "version": lit_hier.__version__,
+                "description": _DESCRIPTION,
+                **{name: {"description": text} for name, text in _COMMANDS.items()},
+            },
             seed_everything_default=0,
             trainer_defaults={
                 "logger": lazy_instance(
@@ -107,12 +152,19 @@ def main(args: ArgsType = None) -> None:
                 # The data modules share out whole batches themselves.
                 "use_distributed_sampler": False,
             },
+            auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             args=args,
         )
-    except (InputError, MisconfigurationException, OSError) as error:
+    except (MisconfigurationException, OSError) as error:
         _fail(error)
-    except RuntimeError as error:
-        if "loading state_dict" not in str(error):
-            raise
-        _fail(f"ckpt_path: the weights are of another model: {error}")
+    except (ValueError, RuntimeError) as error:
+        # jsonargparse wraps what a class says of its arguments in what it tried to make of them.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, InputError):
+            cause = cause.__cause__
+        if cause is not None:
+            _fail(cause)
+        if "loading state_dict" in str(error):
+            _fail(f"ckpt_path: the weights are of another model: {error}")
+        raise

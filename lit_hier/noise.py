@@ -24,10 +24,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from lit_hier.errors import InputError
 
@@ -66,7 +68,7 @@ class NoiseProcess(ABC):
             if not (0 <= time <= self.axis.end and math.isfinite(time)):
                 bound = "or more" if math.isinf(self.axis.end) else f"to {self.axis.end:g}"
                 raise InputError(f"times: {time:g} is out of range; {self.axis.label}: 0 {bound}")
-        if any(b <= a for a, b in zip(times, times[1:], strict=False)):
+        if any(b <= a for a, b in pairwise(times)):
             raise InputError("times: inversion times must ascend, each given once")
 
     def num_draws(self, num_leaves: int, num_features: int) -> int:
@@ -185,7 +187,7 @@ class GaussianNoise(NoiseProcess):
         """Diffuse one-hot vectors; float64, shape (B, d, v)."""
         # Half a step of the 2^-53 grid away from 0, so that the quantile is finite.
         eta = torch.special.ndtri(draws + 2.0**-54).view(*leaves.shape, num_features)
-        x_0 = torch.eye(num_features, dtype=eta.dtype, device=eta.device)[leaves]
+        x_0 = one_hot(leaves, num_features)
         return math.exp(-time) * x_0 + math.sqrt(-math.expm1(-2 * time)) * eta
 
     def messages(
@@ -193,6 +195,7 @@ class GaussianNoise(NoiseProcess):
     ) -> Tensor:
         """Eq. 12; at t = 0 its limit, certainty."""
         if time == 0:
-            return torch.eye(num_features, dtype=dtype, device=observed.device)[observed.argmax(-1)]
+            certain: Tensor = one_hot(observed.argmax(-1), num_features).to(dtype)
+            return certain
         scale = math.exp(-time) / -math.expm1(-2 * time)
         return torch.softmax(scale * observed, dim=-1).to(dtype)

@@ -132,7 +132,9 @@ class RHMDataModule(LightningDataModule):
             choices = torch.from_numpy(words[part, 1:].astype(np.int64))
             leaves[part] = rhm.derive(label[part], choices)[0].to(dtype)
         sizes = list(self.sizes.values())
-        for split, x, y in zip(get_args(Split), leaves.split(sizes), label.split(sizes), strict=True):
+        for split, x, y in zip(
+            get_args(Split), leaves.split(sizes), label.split(sizes), strict=True
+        ):
             self._splits[split] = RHMDataset(rhm, x, y)
 
     def _dataloader(self, split: Split) -> DataLoader[Batch]:

@@ -1,8 +1,8 @@
 r"""Belief propagation (BP) on the tree of a Random Hierarchy Model: exact Bayesian inference.
 
 .. math::
-   \tilde\nu_\uparrow^{(\ell+1)}(y) &= \sum_{y \to x_1 \dots x_s} \prod_i \nu_\uparrow^{(\ell)}(x_i)
-   && \text{(Eq. 13)} \\
+   \tilde\nu_\uparrow^{(\ell+1)}(y) &= \sum_{y \to x_1 \dots x_s}
+   \prod_i \nu_\uparrow^{(\ell)}(x_i) && \text{(Eq. 13)} \\
    \tilde\nu_\downarrow^{(\ell)}(x_1) &= \sum_{y \to x_1 \dots x_s} \nu_\downarrow^{(\ell+1)}(y)
    \prod_{i \ge 2} \nu_\uparrow^{(\ell)}(x_i) && \text{(Eq. 15)} \\
    p(x) &\propto \nu_\uparrow(x) \, \nu_\downarrow(x)
@@ -86,12 +86,16 @@ class BeliefPropagation(nn.Module):
                 f" give (B, s^L, v) = (B, {wanted[0]}, {wanted[1]})"
             )
         if not leaf_messages.is_floating_point():
-            raise InputError(f"leaf_messages is {leaf_messages.dtype}; give floating-point numbers")
+            raise InputError(
+                f"leaf_messages is {leaf_messages.dtype}; give floating-point numbers"
+            )
         if leaf_messages.dtype not in (torch.float32, torch.float64):
             leaf_messages = leaf_messages.float()
         lowest, highest = torch.aminmax(leaf_messages) if leaf_messages.numel() else (0.0, 0.0)
         if not (lowest >= 0 and highest < torch.inf):
-            raise InputError("leaf_messages must be finite and not negative; look for NaN upstream")
+            raise InputError(
+                "leaf_messages must be finite and not negative; look for NaN upstream"
+            )
         return Posterior(self, leaf_messages)
 
     def forward(self, leaf_messages: Tensor) -> Tree:
@@ -124,7 +128,7 @@ class BeliefPropagation(nn.Module):
         return self.condition(leaf_messages).sample(generator, draws)
 
     def posterior_mean(self, leaf_messages: Tensor) -> Tensor:
-        r"""Give :math:`E[x_0 \mid x_t]` of one-hot leaves: the optimal denoiser of Eq. 4's process.
+        r"""Give :math:`E[x_0 \mid x_t]` of one-hot leaves: the optimal denoiser of Eq. 4.
 
         Returns:
             Shape (B, s**L, v); the score of the diffused data follows as

@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 def _parameters(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> tuple[Floats, Floats, Floats]:
     v_, m_, s_ = (np.asarray(x, dtype=np.float64) for x in (v, m, s))
     if (v_ < 2).any() or (m_ < 1).any() or (s_ < 2).any() or (m_ * v_ > v_**s_).any():
-        raise InputError(f"v={v}, m={m}, s={s} make no grammar: v >= 2, m >= 1, s >= 2, mv <= v^s")
+        raise InputError("v, m and s make no grammar: give v >= 2, m >= 1, s >= 2 and m v <= v^s")
     return v_, m_, s_
 
 
@@ -78,9 +78,7 @@ def downward(q: ArrayLike, p: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLik
     return np.asarray(right / (right + (v - 1) * others))
 
 
-def beliefs(
-    epsilon: ArrayLike, v: int, m: int, s: int, L: int
-) -> tuple[Floats, Floats]:
+def beliefs(epsilon: ArrayLike, v: int, m: int, s: int, L: int) -> tuple[Floats, Floats]:
     """Upward and downward beliefs at all levels (Eq. 54, 57-58).
 
     Args:
@@ -139,6 +137,6 @@ def critical_belief(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Any:
 
 
 def critical_epsilon(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Any:
-    """Noise epsilon* at the transition, 1 - epsilon* + epsilon*/v = p*; NaN where there is none."""
+    """Noise at the transition, 1 - epsilon* + epsilon*/v = p*; NaN where there is none."""
     v, m, s = _parameters(v, m, s)
     return ((1 - critical_belief(v, m, s)) / (1 - 1 / v))[()]

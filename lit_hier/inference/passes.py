@@ -11,18 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lit_hier.inference.sum_product import LINEAR, Semiring, pairwise_sum, sum_product
+from lit_hier.inference.sum_product import LINEAR, Rounds, Semiring, pairwise_sum, sum_product
 
 if TYPE_CHECKING:
     from lit_hier.inference.belief_propagation import BeliefPropagation
     from lit_hier.rhm.grammar import Tree
 
-# Columns worked on at once on a CPU, so that a tile stays in the cache; the bits do not depend on it.
+# Columns worked on at once on a CPU, so that a tile stays in the cache; changes no bit.
 _CPU_TILE: Final = 8192
 
 
@@ -56,7 +56,11 @@ class Passes:
         self.scales = [scale]  # per level, what the upward messages were divided by
         for level, rounds in enumerate(bp.up_rounds):
             x = torch.cat(
-                [sum_product(part, rounds, semiring) for _, part in self._tiles(level)], dim=1
+                [
+                    sum_product(part, cast("Rounds", rounds), semiring)
+                    for _, part in self._tiles(level)
+                ],
+                dim=1,
             )
             x, scale = self._scaled(x)
             self.up.append(x)
@@ -76,8 +80,8 @@ class Passes:
     def _children(self, level: int, parents: slice) -> tuple[Tensor, ...]:
         """Give the s children's upward messages to some columns of the level above."""
         s = self.bp.tuple_size
-        part = self.up[level][:, parents.start * s : parents.stop * s]
-        return part.unflatten(1, (-1, s)).permute(2, 0, 1).contiguous().unbind(0)
+        part = self.up[level][:, parents.start * s : parents.stop * s].unflatten(1, (-1, s))
+        return tuple(part.permute(2, 0, 1).contiguous().unbind(0))
 
     def _tiles(self, level: int) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
         """Cut a level into families: columns of the level above, and their children's messages."""
@@ -98,10 +102,10 @@ class Passes:
             received = x.unflatten(1, (-1, s))
             for columns, children in self._tiles(level):
                 parent = above[:, columns].contiguous()
-                for j, rounds in enumerate(self.bp.down_rounds[level]):
+                for j, rounds in enumerate(cast("nn.ModuleList", self.bp.down_rounds[level])):
                     siblings = children[:j] + children[j + 1 :]
                     received[:, columns, j] = sum_product(
-                        (parent, *siblings), rounds, self.semiring
+                        (parent, *siblings), cast("Rounds", rounds), self.semiring
                     )
             down.append(self._scaled(x)[0])
         return down[::-1]

@@ -20,24 +20,24 @@ class Moments(NamedTuple):
     """Moments of some numbers per channel.
 
     Attributes:
-        count: How many numbers per channel, float64, shape ().
+        number: How many numbers per channel, float64, shape ().
         mean: float64, shape (C,).
         squares: Sum of squared deviations from the mean, float64, shape (C,).
     """
 
-    count: Tensor
+    number: Tensor
     mean: Tensor
     squares: Tensor
 
     def merge(self, other: "Moments") -> "Moments":
         """Moments of both sets together."""
-        count = self.count + other.count
+        number = self.number + other.number
         shift = other.mean - self.mean
-        weight = other.count / count
+        weight = other.number / number
         return Moments(
-            count,
+            number,
             self.mean + shift * weight,
-            self.squares + other.squares + shift.square() * (self.count * weight),
+            self.squares + other.squares + shift.square() * (self.number * weight),
         )
 
 
@@ -52,8 +52,8 @@ def channel_moments(x: Tensor) -> Moments:
     """
     values = x.double().unsqueeze(-1).flatten(2).transpose(0, 1).flatten(1)
     variance, mean = torch.var_mean(values, dim=1, correction=0)
-    count = torch.tensor(values.shape[1], dtype=torch.float64, device=x.device)
-    return Moments(count, mean, variance * count)
+    number = torch.tensor(values.shape[1], dtype=torch.float64, device=x.device)
+    return Moments(number, mean, variance * number)
 
 
 class MomentTree:
@@ -83,8 +83,8 @@ class MomentTree:
     def pack(self) -> Tensor:
         """Put the nodes into one float64 tensor, a row each, for another process to `unpack`."""
         rows = [
-            torch.cat((mean.new_tensor(key), count[None], mean, squares))
-            for key, (count, mean, squares) in sorted(self._nodes.items())
+            torch.cat((mean.new_tensor(key), number[None], mean, squares))
+            for key, (number, mean, squares) in sorted(self._nodes.items())
         ]
         return torch.stack(rows)
 

@@ -30,7 +30,7 @@ class Standardization(NamedTuple):
     @classmethod
     def of(cls, moments: Moments) -> "Standardization":
         """Take the mean and standard deviation of a reference set."""
-        std = (moments.squares / moments.count).sqrt()
+        std = (moments.squares / moments.number).sqrt()
         inverse = torch.where(std > 0, 1 / std, torch.zeros_like(std))
         return cls(moments.mean.float(), inverse.float())
 
@@ -44,4 +44,3 @@ class Standardization(NamedTuple):
     def num_constant(self) -> int:
         """Channels that never vary over the reference set."""
         return int((self.inverse_std == 0).sum())
-

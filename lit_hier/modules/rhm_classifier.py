@@ -7,6 +7,7 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_hier.nn import HierarchicalCNN
@@ -41,10 +42,9 @@ class RHMClassifier(LightningModule):
         self.save_hyperparameters(ignore=["optimizer"])
         self.network = HierarchicalCNN(num_features, num_classes, tuple_size, num_layers, width)
         self.optimizer = optimizer
-        self.accuracy = torch.nn.ModuleDict(
-            {f"{stage}_": MulticlassAccuracy(num_classes, average="micro")
-             for stage in ("train", "val", "test")}
-        )
+        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.val_accuracy = self.train_accuracy.clone()
+        self.test_accuracy = self.train_accuracy.clone()
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify: see `HierarchicalCNN.forward`."""
@@ -54,27 +54,27 @@ class RHMClassifier(LightningModule):
         """Make the optimizer that the config names."""
         return self.optimizer(self.parameters())
 
-    def _step(self, batch: dict[str, Tensor], stage: str) -> Tensor:
+    def _step(self, batch: dict[str, Tensor], stage: str, accuracy: Metric) -> Tensor:
         logits, label = self(batch["x"]), batch["label"]
         loss = cross_entropy(logits, label)
-        accuracy = self.accuracy[f"{stage}_"]
         accuracy(logits, label)
-        size = len(label)
-        self.log(f"{stage}/loss", loss, batch_size=size, on_epoch=True, on_step=False)
-        self.log(
-            f"{stage}/accuracy", accuracy, batch_size=size, on_epoch=True, on_step=False,
+        self.log_dict(
+            {f"{stage}/loss": loss, f"{stage}/accuracy": accuracy},
+            on_step=False,
+            on_epoch=True,
             prog_bar=True,
+            batch_size=len(label),
         )
         return loss
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of a training batch, nats."""
-        return self._step(batch, "train")
+        return self._step(batch, "train", self.train_accuracy)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Log loss and accuracy on validation data."""
-        self._step(batch, "val")
+        self._step(batch, "val", self.val_accuracy)
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Log loss and accuracy on test data."""
-        self._step(batch, "test")
+        self._step(batch, "test", self.test_accuracy)

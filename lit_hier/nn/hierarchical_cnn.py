@@ -1,5 +1,6 @@
 """A convolutional network in the shape of the Random Hierarchy Model's tree."""
 
+from itertools import pairwise
 from os import PathLike
 from typing import Self
 
@@ -55,9 +56,15 @@ class HierarchicalCNN(nn.Module):
         channels = [num_features] + num_layers * [width]
         self.layers = nn.ModuleList(
             nn.Sequential(PatchConv1d(below, above, tuple_size), nn.ReLU())
-            for below, above in zip(channels, channels[1:], strict=False)
+            for below, above in pairwise(channels)
         )
         self.readout = nn.Linear(width, num_classes)
+        # He's initialisation keeps the signal's size through any depth; torch's default loses a
+        # factor of 6 in variance per layer, and at L = 7 the network then never starts to learn.
+        for module in self.modules():
+            if isinstance(module, (nn.Conv1d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify.

@@ -34,7 +34,9 @@ def match_layers(network: nn.Module, patterns: Sequence[str]) -> list[str]:
         return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
 
     if not patterns:
-        raise InputError("layers: no pattern is given; `layers: ['*']` takes the outermost modules")
+        raise InputError(
+            "layers: no pattern is given; `layers: ['*']` takes the outermost modules"
+        )
     for pattern in patterns:
         if not any(matches(name, pattern) for name in names):
             shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")

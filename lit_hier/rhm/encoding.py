@@ -24,4 +24,5 @@ def whitened_one_hot(symbols: Tensor, num_features: int) -> Tensor:
         convolution whose kernel equals its stride likes them.
     """
     code = (torch.eye(num_features, device=symbols.device) - 1 / num_features) * num_features**0.5
-    return code[symbols.long()].transpose(1, 2)
+    encoded: Tensor = code[symbols.long()].transpose(1, 2)
+    return encoded

@@ -128,7 +128,7 @@ class RandomHierarchyModel:
             wanted = (rule.shape[0] if is_root else v, m, s)
             if tuple(rule.shape) != wanted:
                 raise InputError(
-                    f"rules[{level}] has shape {tuple(rule.shape)}, not (parents, m, s) = {wanted}:"
+                    f"rules[{level}] has shape {tuple(rule.shape)}, not {wanted} (parents, m, s):"
                     " below the root every level has v parents, and all levels share m and s"
                 )
             if rule.min() < 0 or rule.max() >= v:
@@ -183,7 +183,7 @@ class RandomHierarchyModel:
 
     @property
     def entropy(self) -> float:
-        """Entropy of a datum in nats: the logarithm of `num_data`, all data being equally likely."""
+        """Entropy of a datum, nats: the logarithm of `num_data`, as all are equally likely."""
         return math.log(self.num_classes) + self.num_choices * math.log(self.num_synonyms)
 
     def sample(
@@ -250,7 +250,7 @@ class RandomHierarchyModel:
         """
         if leaves.ndim != 2 or leaves.shape[1] != self.num_leaves:
             raise InputError(
-                f"leaves has shape {tuple(leaves.shape)}; give (num, s^L) = (num, {self.num_leaves})"
+                f"leaves has shape {tuple(leaves.shape)}; give (num, {self.num_leaves})"
             )
         symbols = leaves.long()
         known = (symbols >= 0) & (symbols < self.num_features)
