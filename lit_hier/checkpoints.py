@@ -1,6 +1,7 @@
 """Reading checkpoints without running anything that they hold."""
 
 import pickle
+import warnings
 from os import PathLike
 from typing import Any, Final
 
@@ -25,7 +26,10 @@ def read_checkpoint(path: str | PathLike[str], argument: str) -> dict[str, Any]:
         InputError: There is no such file, or it is no checkpoint of plain tensors.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # About the pickle's protocol, of files that are then refused anyway.
+            warnings.simplefilter("ignore", UserWarning)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{argument}: cannot read {path}: {error.strerror}; {_HINT}") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:

@@ -186,8 +186,8 @@ class GaussianNoise(NoiseProcess):
     def corrupt(self, leaves: Tensor, time: float, draws: Tensor, num_features: int) -> Tensor:
         """Diffuse one-hot vectors; float64, shape (B, d, v)."""
         # Half a step of the 2^-53 grid away from 0, so that the quantile is finite.
-        eta = torch.special.ndtri(draws + 2.0**-54).view(*leaves.shape, num_features)
-        x_0 = one_hot(leaves, num_features)
+        eta: Tensor = torch.special.ndtri(draws + 2.0**-54).view(*leaves.shape, num_features)
+        x_0: Tensor = one_hot(leaves, num_features)
         return math.exp(-time) * x_0 + math.sqrt(-math.expm1(-2 * time)) * eta
 
     def messages(

@@ -80,10 +80,11 @@ class BeliefPropagation(nn.Module):
     def condition(self, leaf_messages: Tensor) -> Posterior:
         """Run the upward pass once, for several questions about the same evidence."""
         wanted = (self.num_leaves, self.num_features)
-        if leaf_messages.ndim != 3 or tuple(leaf_messages.shape[1:]) != wanted:
+        shape = tuple(leaf_messages.shape)
+        if len(shape) != 3 or shape[1:] != wanted or not shape[0]:
             raise InputError(
-                f"leaf_messages has shape {tuple(leaf_messages.shape)};"
-                f" give (B, s^L, v) = (B, {wanted[0]}, {wanted[1]})"
+                f"leaf_messages has shape {shape};"
+                f" give (B, s^L, v) = (B, {wanted[0]}, {wanted[1]}) with B >= 1"
             )
         if not leaf_messages.is_floating_point():
             raise InputError(
@@ -91,7 +92,7 @@ class BeliefPropagation(nn.Module):
             )
         if leaf_messages.dtype not in (torch.float32, torch.float64):
             leaf_messages = leaf_messages.float()
-        lowest, highest = torch.aminmax(leaf_messages) if leaf_messages.numel() else (0.0, 0.0)
+        lowest, highest = torch.aminmax(leaf_messages)
         if not (lowest >= 0 and highest < torch.inf):
             raise InputError(
                 "leaf_messages must be finite and not negative; look for NaN upstream"

@@ -74,8 +74,11 @@ class Passes:
         return self.semiring.over(x, scale), scale
 
     def _lower_floor(self, scale: Tensor) -> None:
-        lowest = scale.unflatten(0, (self.batch_size, -1)).amin(1)
-        self.floor = torch.minimum(self.floor, lowest)
+        self.floor = torch.minimum(self.floor, self._by_sample(scale).amin(-1))
+
+    def _by_sample(self, x: Tensor) -> Tensor:
+        """Split columns, the last axis, into (B, nodes)."""
+        return x.unflatten(-1, (self.batch_size, -1))
 
     def _children(self, level: int, parents: slice) -> tuple[Tensor, ...]:
         """Give the s children's upward messages to some columns of the level above."""
@@ -121,7 +124,7 @@ class Passes:
             normalised = (x / pairwise_sum(x) for x in messages)
         else:
             normalised = (torch.softmax(x, dim=0) for x in messages)
-        return tuple(x.unflatten(1, (self.batch_size, -1)).permute(1, 2, 0) for x in normalised)
+        return tuple(self._by_sample(x).permute(1, 2, 0) for x in normalised)
 
     def log_evidence(self) -> Tensor:
         """Log evidence in nats, float64, shape (B,).
@@ -136,7 +139,7 @@ class Passes:
             factors = scale.double()
             if self.semiring is LINEAR:
                 factors = factors.log()
-            total = total + factors.unflatten(0, (self.batch_size, -1)).sum(1)
+            total = total + self._by_sample(factors).sum(-1)
         return total
 
     def sample(self, draws: Tensor) -> Tree:
@@ -154,7 +157,7 @@ class Passes:
             assert weights is not None
             chosen = self._choose(weights, u_level.T.flatten())
             levels.append(rules[torch.arange(len(rules), device=rules.device), chosen].flatten())
-        return tuple(x.view(self.batch_size, -1) for x in reversed(levels))
+        return tuple(self._by_sample(x) for x in reversed(levels))
 
     def _choose(self, weights: Tensor, u: Tensor) -> Tensor:
         """Draw a row for each column with probability proportional to its weights.

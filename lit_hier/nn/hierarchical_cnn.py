@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 from os import PathLike
-from typing import Self
+from typing import Self, cast
 
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -64,7 +64,7 @@ class HierarchicalCNN(nn.Module):
         for module in self.modules():
             if isinstance(module, (nn.Conv1d, nn.Linear)):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+                nn.init.zeros_(cast("Tensor", module.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify.

@@ -1,0 +1,247 @@
+"""The analyses, on a small grammar and an untrained network, against their definitions."""
+
+import csv
+import gc
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
+
+from callbacks import ActivationSimilarity, Reconstruction
+from callbacks.writers import _whole_file, time_steps
+from lit_hier.data import RHMDataModule
+from lit_hier.diffusion import ForwardBackward
+from lit_hier.errors import InputError
+from lit_hier.inference import mean_field
+from lit_hier.modules import BPDenoiser, RHMClassifier
+from lit_hier.nn import HierarchicalCNN
+from lit_hier.noise import EpsilonNoise
+from lit_hier.rhm import RandomHierarchyModel
+
+RHM = RandomHierarchyModel(6, 3, 2, 3, seed=1)
+TIMES = [0.0, 0.4, 0.8, 1.0]
+LAYERS = ["layers.0", "layers.1", "layers.2", "readout"]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec"),
+]
+
+
+class Keep(Callback):
+    """Keeps the records that a run makes."""
+
+    def __init__(self) -> None:
+        self.records: list[ForwardBackward] = []
+
+    def on_predict_batch_end(self, *args: Any) -> None:
+        self.records.append(args[2])
+
+
+def network() -> HierarchicalCNN:
+    torch.manual_seed(0)
+    return HierarchicalCNN(6, 6, 2, 3, width=10)
+
+
+def predict(
+    folder: Path, *callbacks: Callback, num: int = 50, size: int = 16, **kwargs: Any
+) -> Path:
+    data = RHMDataModule(RHM, 10, 5, 300, num, eval_batch_size=size)
+    logger = TensorBoardLogger(folder, name="run", default_hp_metric=False)
+    trainer = Trainer(
+        accelerator="cpu",
+        callbacks=list(callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **({"logger": logger} | kwargs),
+    )
+    module = BPDenoiser(RHM, EpsilonNoise(), TIMES)
+    trainer.predict(module, data, return_predictions=False)
+    return Path(logger.log_dir)
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_similarity_against_its_definition(tmp_path: Path) -> None:
+    keep, net = Keep(), network()
+    folder = predict(tmp_path, ActivationSimilarity(net, ["layers.*", "readout"]), keep)
+    data = RHMDataModule(RHM, 10, 5, 300, 50)
+    data.setup()
+    reference = data._splits["test"][torch.arange(300)]["x"]
+
+    def activations(x: Tensor) -> list[np.ndarray]:
+        """Layer by layer, without hooks."""
+        out = []
+        for layer in net.layers:
+            x = layer(x)
+            out.append(x)
+        return [a.detach().double().numpy() for a in (*out, net.readout(x.flatten(1)))]
+
+    statistics = [
+        (
+            a.mean((0, *range(2, a.ndim)), keepdims=True),
+            a.std((0, *range(2, a.ndim)), keepdims=True),
+        )
+        for a in activations(reference)
+    ]
+
+    def standard(x: Tensor) -> list[np.ndarray]:
+        pairs = zip(activations(x), statistics, strict=True)
+        return [
+            np.where(std > 0, (a - mean) / np.where(std > 0, std, 1), 0).reshape(len(a), -1)
+            for a, (mean, std) in pairs
+        ]
+
+    start = standard(torch.cat([record.x_start for record in keep.records]))
+    x_reversed = torch.cat([record.x_reversed for record in keep.records], dim=1)
+    true = np.array(
+        [
+            [
+                (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+                for a, b in zip(start, standard(x), strict=True)
+            ]
+            for x in x_reversed
+        ]
+    )
+    stored = np.load(folder / "similarity.npz", allow_pickle=False)
+    assert stored["similarity"].shape == (4, 4, 50)
+    assert np.abs(stored["similarity"] - true).max() < 1e-5
+    assert stored["time"].tolist() == TIMES
+    assert stored["curve"].tolist() == LAYERS
+    assert stored["index"].tolist() == list(range(50))
+    rows = table(folder / "similarity.csv")
+    assert ",".join(rows[0]) == "process,time,layer,layer_index,mode,mean,median,std,sem,count"
+    assert len(rows) == 16
+    for k, time in enumerate(TIMES):
+        for j, layer in enumerate(LAYERS):
+            row = rows[4 * k + j]
+            assert (row["process"], float(row["time"])) == ("epsilon", time)
+            assert (row["layer"], int(row["layer_index"])) == (layer, j)
+            assert float(row["mean"]) == pytest.approx(true[k, j].mean(), abs=1e-5)
+            assert float(row["median"]) == pytest.approx(np.median(true[k, j]), abs=1e-5)
+            assert int(row["count"]) == 50
+    assert float(rows[0]["mode"]) == 1.0
+    assert (folder / "similarity.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_reconstruction_against_its_definition(tmp_path: Path) -> None:
+    keep = Keep()
+    folder = predict(tmp_path, Reconstruction(), keep)
+    rows = table(folder / "reconstruction.csv")
+    columns = "process,time,level,marginal,unchanged,sem,count,theory"
+    assert ",".join(rows[0]).startswith(columns)
+    theory = mean_field.marginals(TIMES, 6, 3, 2, 3)
+    for k, _ in enumerate(TIMES):
+        for level in range(4):
+            row = rows[4 * k + level]
+            beliefs, unchanged = [], []
+            for record in keep.records:
+                assert record.tree_start is not None
+                assert record.tree_reversed is not None
+                assert record.marginals is not None
+                for b, symbols in enumerate(record.tree_start[level].tolist()):
+                    belief = record.marginals[level][k, b]
+                    beliefs.append(np.mean([belief[i, x] for i, x in enumerate(symbols)]))
+                    new = record.tree_reversed[level][k, b].tolist()
+                    unchanged.append(np.mean([x == y for x, y in zip(new, symbols, strict=True)]))
+            assert float(row["marginal"]) == pytest.approx(np.mean(beliefs), abs=1e-6)
+            assert float(row["unchanged"]) == pytest.approx(np.mean(unchanged), abs=1e-6)
+            sem = np.std(beliefs, ddof=1) / 50**0.5
+            assert float(row["sem"]) == pytest.approx(sem, abs=1e-6)
+            assert float(row["theory"]) == pytest.approx(theory[level, k])
+
+
+def test_batch_size_changes_rounding_only(tmp_path: Path) -> None:
+    stored = []
+    for size in (16, 50, 7):
+        similarity = ActivationSimilarity(network(), ["layers.*", "readout"])
+        folder = predict(tmp_path, similarity, Reconstruction(), size=size)
+        stored.append([np.load(folder / f"{n}.npz") for n in ("similarity", "reconstruction")])
+    for similarity, reconstruction in stored[1:]:
+        difference = np.abs(similarity["similarity"] - stored[0][0]["similarity"])
+        assert difference.max() < 1e-5
+        # The same trees, to the last symbol.
+        assert np.array_equal(reconstruction["unchanged"], stored[0][1]["unchanged"])
+
+
+class Fail(Callback):
+    """Ends a run with an error in its second batch."""
+
+    def on_predict_batch_start(self, *args: Any) -> None:
+        if args[3] == 1:
+            raise RuntimeError("the machine stopped")
+
+
+def test_a_failing_run_leaves_no_hooks_and_no_tables(tmp_path: Path) -> None:
+    net = network()
+    with pytest.raises(RuntimeError, match="the machine stopped"):
+        predict(tmp_path, ActivationSimilarity(net, ["layers.*"]), Reconstruction(), Fail())
+    assert not any(module._forward_hooks for module in net.modules())
+    left = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
+    assert left.isdisjoint({".csv", ".npz", ".png"})
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    with _whole_file(str(tmp_path), "table.csv") as file:
+        file.write(b"old")
+    with suppress(RuntimeError), _whole_file(str(tmp_path), "table.csv") as file:
+        file.write(b"ne")
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+    assert (tmp_path / "table.csv").read_bytes() == b"old"
+
+
+class Weigh(Callback):
+    """Weighs all tensors that are alive after each batch."""
+
+    def __init__(self) -> None:
+        self.bytes: list[int] = []
+
+    def on_predict_batch_start(self, *args: Any) -> None:
+        gc.collect()
+        storages = {
+            x.untyped_storage().data_ptr(): x.untyped_storage().nbytes()
+            for x in gc.get_objects()
+            if type(x) is Tensor
+        }
+        self.bytes.append(sum(storages.values()))
+
+
+def test_memory_keeps_only_the_table(tmp_path: Path) -> None:
+    weigh = Weigh()
+    analyses = (ActivationSimilarity(network(), ["layers.*", "readout"]), Reconstruction())
+    predict(tmp_path, *analyses, weigh, num=1600, size=100)
+    assert len(weigh.bytes) == 16
+    # After the first batch the tables stand; nothing else may stay.
+    assert max(weigh.bytes[2:]) - min(weigh.bytes[2:]) < 2000
+
+
+@pytest.mark.parametrize("process_times", [[0.1, 0.2], [0.0001, 0.0002]])
+def test_tensorboard_steps_are_distinct_and_ascend(process_times: list[float]) -> None:
+    steps, unit = time_steps(process_times)
+    assert steps == sorted(set(steps))
+    assert [step / unit for step in steps] == process_times
+
+
+@pytest.mark.filterwarnings("ignore:.*log_dir")
+def test_runs_that_have_nothing_to_measure_or_nowhere_to_write(tmp_path: Path) -> None:
+    similarity = ActivationSimilarity(network(), ["layers.*"])
+    with pytest.raises(InputError, match=r"trainer.logger: ActivationSimilarity needs"):
+        predict(tmp_path, similarity, logger=False)
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=CSVLogger(tmp_path),
+        callbacks=[Reconstruction()],
+        enable_progress_bar=False,
+    )
+    with pytest.raises(InputError, match=r"model: Reconstruction measures samplers"):
+        trainer.predict(RHMClassifier(6, 6, 2, 3), RHMDataModule(RHM, 10, 5, 5, 5))

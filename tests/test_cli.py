@@ -1,0 +1,307 @@
+"""The command line, through the demo's own configs."""
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from callbacks import TimeProgressBar
+from lit_hier.cli import main
+
+CONFIGS = ROOT / "configs"
+DEMO = str(CONFIGS / "demo.yaml")
+CLASSIFIER = str(CONFIGS / "demo_classifier.yaml")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory"),
+]
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo as a newcomer runs it, at its full size; its folder."""
+    folder = tmp_path_factory.mktemp("demo")
+    with inside(folder):
+        main(["fit", "-c", CLASSIFIER, "--trainer.enable_progress_bar=false"])
+        main(["predict", "-c", DEMO, "--trainer.enable_progress_bar=false"])
+    return folder
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def scalars(folder: Path, tag: str) -> list[float]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [event.value for event in events.Scalars(tag)]
+
+
+def test_the_demo_shows_the_papers_inversion(demo: Path) -> None:
+    folder = demo / "logs/demo/version_0"
+    assert scalars(folder, "reference/accuracy")[0] > 0.99
+    table = rows(folder / "similarity.csv")
+    times = sorted({float(row["time"]) for row in table})
+    assert len(times) >= 21
+    assert {int(row["count"]) for row in table} == {1000}
+
+    def curve(name: str, epsilon: float) -> list[float]:
+        return [float(row[name]) for row in table if float(row["time"]) == epsilon]
+
+    # Well below the transition deep layers and logits are the most alike, the first the least ...
+    for epsilon in (0.4, 0.5, 0.6):
+        mean = curve("mean", epsilon)
+        assert mean[0] < min(mean[1:])
+        assert min(mean[3:]) - mean[0] > 0.005
+    # ... at and above it the order is inverted.
+    for epsilon in (0.8, 0.85, 0.9):
+        mean = curve("mean", epsilon)
+        assert mean[0] > max(mean[2:])
+        assert mean == sorted(mean, reverse=True) or mean[0] - mean[-1] > 0.08
+    # The mode, of which the paper's figure is made, falls later for deep layers, but further.
+    assert curve("mode", 0.75)[0] < min(curve("mode", 0.75)[2:])
+    assert curve("mode", 0.85)[0] > max(curve("mode", 0.85)[2:])
+    levels = rows(folder / "reconstruction.csv")
+    root = [float(row["marginal"]) for row in levels if row["level"] == "5"]
+    leaf = [float(row["marginal"]) for row in levels if row["level"] == "0"]
+    assert root[0] == leaf[0] == 1
+    assert root[times.index(0.8)] < leaf[times.index(0.8)] - 0.15
+
+
+def test_the_demo_leaves_what_it_promises(demo: Path) -> None:
+    folder = demo / "logs/demo/version_0"
+    names = {path.name for path in folder.iterdir()}
+    assert {
+        "config.yaml",
+        "similarity.csv",
+        "similarity.npz",
+        "similarity.png",
+        "reconstruction.csv",
+        "reconstruction.npz",
+        "reconstruction.png",
+    } <= names
+    # The classifier's scores on validation data as it learned.
+    assert scalars(demo / "logs/demo_classifier/version_0", "val/accuracy")[-1] > 0.99
+    assert scalars(demo / "logs/demo_classifier/version_0", "train/accuracy")[-1] > 0.999
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_a_checkpoint_is_measured(
+    demo: Path, stage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = "logs/demo_classifier/classifier.ckpt"
+    with inside(demo):
+        main([stage, "-c", CLASSIFIER, "--ckpt_path", checkpoint])
+    assert "accuracy" in capsys.readouterr().out
+
+
+SMALL = ("--data.init_args.num_predict=130", "--data.init_args.eval_batch_size=50")
+
+
+def test_it_says_where_results_lie(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with inside(demo):
+        main(["predict", "-c", DEMO, *SMALL, "--model.init_args.times=[0.25, 0.5]"])
+        said = capsys.readouterr()
+        lines = said.out.splitlines()
+        found = [line.split()[-1] for line in lines if line.startswith(("table", "picture"))]
+        assert len(found) == 4
+        assert all(Path(name).is_file() for name in found)
+    assert lines[-1].startswith("look     tensorboard --logdir logs/demo/version_")
+    assert "ε = 0.25" in said.err
+    assert "ε = 0.5" in said.err
+    assert TimeProgressBar.__name__ not in said.out
+
+
+def test_as_many_processes_as_you_like_give_the_same_bits(demo: Path) -> None:
+    """Three batches, the last one smaller, on one process and on two."""
+    results = []
+    for processes in (1, 2):
+        name = f"processes_{processes}"
+        command = [
+            *(sys.executable, "-m", "lit_hier", "predict", "-c", DEMO, *SMALL),
+            *("--trainer.accelerator=cpu", f"--trainer.devices={processes}"),
+            *("--trainer.strategy=ddp", "--model.init_args.times=[0.3, 0.7, 0.9]"),
+            f"--trainer.logger.init_args.name={name}",
+        ]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        subprocess.run(command, cwd=demo, env=environment, check=True, capture_output=True)
+        results.append(demo / "logs" / name / "version_0")
+    for name in ("similarity", "reconstruction"):
+        one, two = (np.load(folder / f"{name}.npz") for folder in results)
+        assert one["index"].tolist() == list(range(130))
+        assert set(one) == set(two)
+        assert all(np.array_equal(one[key], two[key]) for key in one)
+        tables = [(folder / f"{name}.csv").read_bytes() for folder in results]
+        assert tables[0] == tables[1]
+
+
+@pytest.fixture
+def tensorboard(demo: Path) -> Iterator[str]:
+    """TensorBoard with its default loader, on loopback; its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tensorboard.main", "--logdir", str(demo / "logs/demo/version_0"),
+         "--host", "127.0.0.1", "--port", "0"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "http://" in line)
+        yield "http" + line.partition("http")[2].split()[0].rstrip("/")
+    finally:
+        process.terminate()
+        process.wait()
+        process.stderr.close()
+
+
+def test_tensorboard_serves_every_point_of_every_curve(demo: Path, tensorboard: str) -> None:
+    def get(path: str) -> object:
+        with urlopen(f"{tensorboard}/data/{path}") as reply:
+            return json.load(reply)
+
+    folder = demo / "logs/demo/version_0"
+    wanted = {}
+    for name, columns in (
+        ("similarity", ("mode", "mean")),
+        ("reconstruction", ("marginal", "unchanged", "theory")),
+    ):
+        table = rows(folder / f"{name}.csv")
+        key = "layer" if name == "similarity" else "level"
+        order = list(dict.fromkeys(row[key] for row in table))
+        for row in table:
+            k = order.index(row[key])
+            line = row[key] if name == "similarity" else f"level {row[key]}"
+            for column in columns:
+                run, tag = f"curves/{k:02d} {line}", f"{name}/{column} (epsilon x1000)"
+                points = wanted.setdefault((run, tag), [])
+                points.append((round(1000 * float(row["time"])), float(row[column])))
+    assert len(wanted) == 2 * 6 + 3 * 6
+    for _ in range(120):
+        tags = get("plugin/scalars/tags")
+        assert isinstance(tags, dict)
+        if all(tag in tags.get(run, {}) for run, tag in wanted):
+            break
+        time.sleep(0.5)
+    for (run, tag), points in wanted.items():
+        served = get("plugin/scalars/scalars?" + urlencode({"run": run, "tag": tag}))
+        assert isinstance(served, list)
+        assert [step for _, step, _ in served] == [step for step, _ in points]
+        assert [value for *_, value in served] == pytest.approx([y for _, y in points], abs=1e-6)
+    pictures = get("plugin/images/tags")
+    assert isinstance(pictures, dict)
+    assert {"similarity", "reconstruction"} <= set(pictures["."])
+
+
+def change(old: str, new: str) -> Callable[[str], str]:
+    def apply(text: str) -> str:
+        assert old in text
+        return text.replace(old, new)
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (change("num_synonyms: 4", "num_synonyms: 17"), "num_synonyms=17 .* take num_synonyms <="),
+        (change("num_predict: 1000", "num_predict: 0"), "num_predict is 0; give at least 1"),
+        (change("num_train: 60000", "num_train: 99999999999"), "num_data|makes only"),
+        (change("num_predict:", "num_predct:"), "'num_predct' is not accepted"),
+        (change("num_predict: 1000", "num_predict: many"), 'num_predict": Expected .* many'),
+        (change("callbacks:", "calbacks:"), "trainer.calbacks"),
+        (change("BPDenoiser", "BPDenoisr"), "model: there is no class BPDenoisr"),
+        (change("EpsilonNoise", "Epsilon"), "process: there is no class Epsilon;"),
+        (change("times: [0.0", "times: [-0.1"), "times: -0.1 is out of range; noise ε: 0 to 1"),
+        (change("[0.0, 0.05,", "[0.1, 0.05,"), "times: inversion times must ascend"),
+        (change("layers.*", "blocks.*"), "layers: pattern 'blocks.*' matches no layer"),
+        (change("classifier.ckpt", "none.ckpt"), "weights: cannot read .*none.ckpt: No such file"),
+        (change("seed: 0}", "seed: 0"), "config"),
+    ],
+)
+def test_a_config_that_cannot_be_used_ends_in_one_line(
+    demo: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    edit: Callable[[str], str],
+    said: str,
+) -> None:
+    config = tmp_path / "config.yaml"
+    text = edit(Path(DEMO).read_text())
+    config.write_text(text.replace("logs/demo_cl", f"{demo}/logs/demo_cl"))
+    with inside(tmp_path), pytest.raises(SystemExit) as end:
+        main(["predict", "-c", str(config)])
+    assert end.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert len(errors) == 1
+    assert errors[0].startswith("lit-hier: error: ")
+    assert re.search(said, errors[0])
+    left = {path.suffix for path in tmp_path.rglob("*")}
+    assert left.isdisjoint({".csv", ".npz", ".png"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["predict"], "required"),
+        (["predict", "-c", "none.yaml"], "File does not exist"),
+        (["predict", "-c", DEMO, "--model.init_args.times=[]"], "times: .* is empty"),
+        (["predict", "-c", DEMO, "--trainer.logger=false"], "trainer.logger: results need"),
+        (["test", "-c", CLASSIFIER, "--ckpt_path=none.ckpt"], "ckpt_path: cannot read none.ckpt"),
+        (["predict", "-c", DEMO, "--nonsense=1"], "nonsense"),
+    ],
+)
+def test_arguments_that_cannot_be_used_end_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    with inside(tmp_path), pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert re.search(said, capsys.readouterr().err)
+
+
+def test_a_foreign_checkpoint_is_refused_in_one_line(
+    demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = "--ckpt_path=logs/demo_classifier/classifier.ckpt"
+    with inside(demo), pytest.raises(SystemExit) as end:
+        main(["test", "-c", CLASSIFIER, checkpoint, "--model.init_args.width=64"])
+    assert end.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("lit-hier: error: ckpt_path: the weights are of another model")
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
+def test_help_is_there(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([stage, "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    for name in ("RHMDataModule", "BPDenoiser", "RHMClassifier", "ActivationSimilarity"):
+        assert name in text

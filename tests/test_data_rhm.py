@@ -1,0 +1,117 @@
+import math
+from itertools import chain
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lit_hier.data import RHMDataModule
+from lit_hier.data.batches import PlannedBatches
+from lit_hier.errors import InputError
+from lit_hier.rhm import RandomHierarchyModel, whitened_one_hot
+
+SPLITS = ("train", "val", "test", "predict")
+
+
+def leaves(data: RHMDataModule, split: str) -> list[tuple[int, ...]]:
+    loader = getattr(data, f"{split}_dataloader")()
+    return [tuple(row) for batch in loader for row in batch["leaves"].tolist()]
+
+
+@pytest.mark.parametrize(
+    ("rhm", "sizes"),
+    [
+        (RandomHierarchyModel(8, 3, 2, 4), (5000, 300, 200, 100)),
+        # 128 data in all, of which every one is taken.
+        (RandomHierarchyModel(4, 2, 2, 3, 1), (100, 10, 10, 8)),
+    ],
+)
+def test_splits_share_no_datum(rhm: RandomHierarchyModel, sizes: tuple[int, ...]) -> None:
+    data = RHMDataModule(rhm, *sizes, batch_size=64, eval_batch_size=30)
+    data.setup()
+    rows = {split: leaves(data, split) for split in SPLITS}
+    assert [len(rows[split]) for split in SPLITS] == list(sizes)
+    assert len(set().union(*rows.values())) == sum(sizes)
+
+
+def test_batches_hold_whitened_leaves_their_class_and_their_index() -> None:
+    rhm = RandomHierarchyModel(8, 3, 2, 4, 5)
+    data = RHMDataModule(rhm, 1000, 50, 50, 70, eval_batch_size=30)
+    data.setup("predict")
+    batches = list(data.predict_dataloader())
+    assert [len(batch["index"]) for batch in batches] == [30, 30, 10]
+    assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(70))
+    for batch in batches:
+        tree, valid = rhm.parse(batch["leaves"])
+        assert valid[-1].all()
+        assert torch.equal(tree[-1][:, 0], batch["label"])
+        assert batch["x"].shape == (len(batch["index"]), 8, 16)
+        assert batch["x"].dtype == torch.float32
+        assert torch.equal(batch["x"].argmax(1), batch["leaves"])
+
+
+def test_one_hot_vectors_of_uniform_symbols_are_white() -> None:
+    x = whitened_one_hot(torch.arange(7)[:, None], 7)[:, :, 0].double()
+    assert x.mean(0).abs().max() < 1e-6
+    covariance = x.T @ x / 7
+    assert torch.allclose(covariance, torch.eye(7).double() - 1 / 7, atol=1e-6)
+
+
+def test_held_out_data_stay_when_the_training_set_grows() -> None:
+    rhm = RandomHierarchyModel(8, 3, 2, 4)
+    small, large = (RHMDataModule(rhm, n, 50, 50, 50) for n in (100, 20_000))
+    small.setup()
+    large.setup()
+    for split in ("val", "test", "predict"):
+        assert leaves(small, split) == leaves(large, split)
+
+
+def test_the_training_set_is_fixed_and_its_order_is_not() -> None:
+    data = RHMDataModule(RandomHierarchyModel(8, 3, 2, 4), 500, 5, 5, 5, batch_size=100)
+    data.setup()
+    loader = data.train_dataloader()
+    epochs = []
+    for epoch in (0, 1, 0):
+        loader.sampler.set_epoch(epoch)
+        epochs.append([i for batch in loader for i in batch["index"].tolist()])
+    assert epochs[0] == epochs[2] != epochs[1]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(500))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (
+            (120, 5, 5, 5),
+            r"num_train \+ num_val \+ num_test \+ num_predict = 135, but .* only 128",
+        ),
+        ((10, 5, 5, 0), "num_predict is 0; give at least 1"),
+    ],
+)
+def test_splits_that_the_grammar_has_not(sizes: tuple[int, ...], message: str) -> None:
+    with pytest.raises(InputError, match=rf"^[^\n]*{message}[^\n]*$"):
+        RHMDataModule(RandomHierarchyModel(4, 2, 2, 3, 1), *sizes)
+
+
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 5))
+def test_batches_are_planned_once_and_shared_out_whole(
+    num: int, size: int, processes: int
+) -> None:
+    num_batches = math.ceil(num / size)
+    if num_batches < processes:
+        with pytest.raises(InputError, match=f"too few for {processes} processes"):
+            PlannedBatches(num, size, 0, processes)
+        return
+    alone = [batch.tolist() for batch in PlannedBatches(num, size)]
+    assert list(chain(*alone)) == list(range(num))
+    plans = [PlannedBatches(num, size, rank, processes) for rank in range(processes)]
+    assert [batch.tolist() for plan in plans for batch in plan] == alone
+    numbers = [number for plan in plans for number in plan.numbers]
+    assert numbers == list(range(num_batches))
+    shuffled = [PlannedBatches(num, size, rank, processes, 3) for rank in range(processes)]
+    whole = [batch.tolist() for batch in PlannedBatches(num, size, shuffle_seed=3)]
+    dealt = [batch.tolist() for plan in shuffled for batch in plan]
+    assert len({len(plan) for plan in shuffled}) == 1
+    assert all(batch in whole for batch in dealt)
+    assert len(dealt) == num_batches // processes * processes

@@ -1,0 +1,343 @@
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from conftest import every_datum, small_grammars
+from scipy.stats import chisquare
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lit_hier.errors import InputError
+from lit_hier.inference import BeliefPropagation, UnexplainedEvidenceError
+from lit_hier.noise import EpsilonNoise, GaussianNoise, MaskingNoise
+from lit_hier.rhm import RandomHierarchyModel, Tree
+
+GRAMMARS = small_grammars()
+
+
+def enumerate_posterior(
+    rhm: RandomHierarchyModel, messages: Tensor, prior: Tensor
+) -> tuple[Tree, Tensor, list[Tensor]]:
+    """Weigh every datum: trees, log evidence (B,), marginals per level."""
+    tree = every_datum(rhm)
+    leaf = torch.arange(tree[0].shape[1])
+    weights = messages[:, leaf, tree[0]].log().sum(-1) + prior[tree[-1][:, 0]].log()
+    evidence = torch.logsumexp(weights, 1) - math.log(rhm.num_data_per_class)
+    weights = torch.softmax(weights, 1)
+    marginals = [
+        torch.einsum(
+            "bk,knx->bnx",
+            weights,
+            torch.nn.functional.one_hot(
+                level, rhm.num_classes if level is tree[-1] else rhm.num_features
+            ).double(),
+        )
+        for level in tree
+    ]
+    return tree, evidence, marginals
+
+
+def random_messages(rhm: RandomHierarchyModel, batch: int, seed: int = 0) -> Tensor:
+    """Messages of any scale, some symbols ruled out at some leaves."""
+    g = torch.Generator().manual_seed(seed)
+    shape = (batch, rhm.num_leaves, rhm.num_features)
+    messages = torch.rand(shape, generator=g, dtype=torch.float64)
+    keep = torch.rand(shape, generator=g) < 0.9
+    true = torch.nn.functional.one_hot(rhm.sample(batch, g)[0], rhm.num_features).bool()
+    scale = torch.exp(4 * torch.randn(batch, rhm.num_leaves, 1, generator=g, dtype=torch.float64))
+    return messages * (keep | true) * scale
+
+
+def test_there_are_grammars_of_every_kind() -> None:
+    assert len(GRAMMARS) >= 30
+    assert {g.tuple_size for g in GRAMMARS} == {2, 3}
+    assert {g.num_layers for g in GRAMMARS} == {1, 2, 3}
+    assert {g.num_classes == g.num_features for g in GRAMMARS} == {True, False}
+    assert any(g.num_synonyms * g.num_features == g.num_features**g.tuple_size for g in GRAMMARS)
+
+
+@pytest.mark.parametrize("rhm", GRAMMARS, ids=repr)
+def test_inference_against_enumeration(rhm: RandomHierarchyModel) -> None:
+    messages = random_messages(rhm, 3)
+    prior = torch.rand(rhm.num_classes, dtype=torch.float64) + 0.1
+    for given in (None, prior):
+        bp = BeliefPropagation(rhm, given)
+        normal = torch.ones_like(prior) if given is None else prior
+        _, evidence, marginals = enumerate_posterior(rhm, messages, normal / normal.sum())
+        assert (bp.log_evidence(messages) - evidence).abs().max() < 1e-10
+        for mine, true in zip(bp.marginals(messages), marginals, strict=True):
+            assert mine.shape == true.shape
+            assert (mine - true).abs().max() < 1e-10
+        single = bp.marginals(messages.float())
+        assert all(level.dtype == torch.float32 for level in single)
+        for mine, true in zip(single, marginals, strict=True):
+            assert (mine - true).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("rhm", GRAMMARS, ids=repr)
+def test_posterior_samples_against_enumeration(rhm: RandomHierarchyModel) -> None:
+    """A chi-square test of 20,000 joint samples over all data (rare ones pooled)."""
+    messages = random_messages(rhm, 1, seed=1)
+    num = 20_000
+    uniform_prior = torch.full((rhm.num_classes,), 1 / rhm.num_classes).double()
+    tree = enumerate_posterior(rhm, messages, uniform_prior)[0]
+    weights = messages[0, torch.arange(rhm.num_leaves), tree[0]].prod(-1)
+    expected = num * weights / weights.sum()
+    sampled = BeliefPropagation(rhm).sample(
+        messages.expand(num, -1, -1), generator=torch.Generator().manual_seed(0)
+    )
+    parsed, valid = rhm.parse(sampled[0])
+    assert valid[-1].all()
+    assert all(torch.equal(a, b) for a, b in zip(parsed, sampled, strict=True))
+    base = rhm.num_features ** torch.arange(rhm.num_leaves)
+    codes = (tree[0] @ base).sort()
+    counts = torch.zeros(len(tree[0]))
+    counts[codes.indices] = (
+        torch.searchsorted(codes.values, sampled[0] @ base).bincount(minlength=len(counts)).float()
+    )
+    assert counts[expected == 0].sum() == 0
+    often = expected >= 10
+    observed = [*counts[often].tolist(), counts[~often].sum().item()]
+    wanted = [*expected[often].tolist(), expected[~often].sum().item()]
+    if wanted[-1] < 10:  # too little to be a cell of its own
+        observed[-2:], wanted[-2:] = [sum(observed[-2:])], [sum(wanted[-2:])]
+    if len(wanted) > 1:
+        assert chisquare(observed, wanted).pvalue > 1e-5
+
+
+RHM = RandomHierarchyModel(8, 3, 2, 4, 5, seed=1)
+TREE = RHM.sample(6, torch.Generator().manual_seed(0))
+BP = BeliefPropagation(RHM)
+
+
+def epsilon_messages(epsilon: float, dtype: torch.dtype = torch.float64) -> Tensor:
+    return EpsilonNoise().messages(TREE[0], epsilon, RHM.num_features, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_without_noise_every_latent_is_certain(dtype: torch.dtype) -> None:
+    posterior = BP.condition(epsilon_messages(0.0, dtype))
+    for belief, symbols in zip(posterior.marginals(), TREE, strict=True):
+        assert torch.equal(
+            belief, torch.nn.functional.one_hot(symbols, belief.shape[-1]).to(dtype)
+        )
+    assert all(torch.equal(a, b) for a, b in zip(posterior.sample(), TREE, strict=True))
+    expected = torch.full((6,), -RHM.entropy, dtype=dtype)
+    assert torch.allclose(posterior.log_evidence(), expected)
+
+
+def test_full_noise_gives_the_prior() -> None:
+    prior = torch.tensor([5.0, 1, 1, 2, 1], dtype=torch.float64)
+    root = BeliefPropagation(RHM, prior).marginals(epsilon_messages(1.0))[-1]
+    assert torch.allclose(root, (prior / 10).expand(6, 1, 5))
+    # Below the root the prior is the grammar's own: how often each symbol stands at each node.
+    tree = RHM.sample(200_000, torch.Generator().manual_seed(1))
+    for belief, symbols in zip(BP.marginals(epsilon_messages(1.0)), tree, strict=True):
+        seen = torch.nn.functional.one_hot(symbols, belief.shape[-1]).double().mean(0)
+        assert (belief[0] - seen).abs().max() < 0.006
+
+
+def test_a_masked_leaf_carries_no_information() -> None:
+    masked = MaskingNoise().messages(
+        torch.where(torch.arange(16) % 3 == 0, 8, TREE[0]), 0.5, 8, torch.float64
+    )
+    without = masked.clone()
+    without[:, ::3] = 7.0  # any constant message says nothing
+    for a, b in zip(BP.marginals(masked), BP.marginals(without), strict=True):
+        assert (a - b).abs().max() < 1e-14
+
+
+def test_permuting_the_alphabet_permutes_the_answer() -> None:
+    """Rename the symbols of every level: marginals are renamed likewise."""
+    g = torch.Generator().manual_seed(2)
+    names = [torch.randperm(8, generator=g) for _ in range(4)] + [torch.randperm(5, generator=g)]
+    renamed = []
+    for level, rule in enumerate(RHM.rules):
+        new = torch.empty_like(rule)
+        new[names[level + 1]] = names[level][rule]
+        renamed.append(new)
+    messages = random_messages(RHM, 4)
+    permuted = torch.empty_like(messages)
+    permuted[..., names[0]] = messages
+    other = BeliefPropagation(RandomHierarchyModel.from_rules(renamed)).marginals(permuted)
+    for name, a, b in zip(names, BP.marginals(messages), other, strict=True):
+        assert (a - b[..., name]).abs().max() < 1e-12
+
+
+def test_messages_up_and_down_make_the_marginals() -> None:
+    posterior = BP.condition(random_messages(RHM, 4))
+    for up, down, marginal in zip(
+        posterior.upward(), posterior.downward(), posterior.marginals(), strict=True
+    ):
+        for message in (up, down):
+            assert torch.allclose(message.sum(-1), torch.ones_like(message[..., 0]))
+        product = up * down
+        assert (product / product.sum(-1, keepdim=True) - marginal).abs().max() < 1e-13
+
+
+def test_scale_of_a_message_moves_only_the_evidence() -> None:
+    messages = random_messages(RHM, 4)
+    for a, b in zip(BP.marginals(messages), BP.marginals(1e-30 * messages), strict=True):
+        assert (a - b).abs().max() < 1e-13
+    shift = BP.log_evidence(messages) - BP.log_evidence(1e-30 * messages)
+    assert torch.allclose(shift, torch.full_like(shift, 16 * 30 * math.log(10)))
+
+
+def test_posterior_mean_is_the_optimal_denoiser() -> None:
+    """It lowers the squared error of Eq. 4's own guess, and its error is uncorrelated with it."""
+    rhm = RandomHierarchyModel(6, 2, 2, 4, seed=0)
+    leaves = rhm.sample(4000, torch.Generator().manual_seed(0))[0]
+    process = GaussianNoise()
+    g = torch.Generator().manual_seed(1)
+    draws = torch.rand(4000, process.num_draws(16, 6), generator=g, dtype=torch.float64)
+    x_t = process.corrupt(leaves, 0.4, draws, 6)
+    local = process.messages(x_t, 0.4, 6, torch.float64)
+    mean = BeliefPropagation(rhm).posterior_mean(local)
+    x_0 = torch.nn.functional.one_hot(leaves, 6).double()
+    assert (x_0 - mean).square().mean() < 0.8 * (x_0 - local).square().mean()
+    for regressor in (mean, local, x_t):
+        product = ((x_0 - mean) * regressor).sum((1, 2))
+        assert abs(product.mean()) < 4 * product.std() / len(product) ** 0.5
+
+
+@pytest.mark.parametrize("epsilon", [0.3, 0.75, 1.0])
+def test_deep_trees_neither_under_nor_overflow(epsilon: float) -> None:
+    rhm = RandomHierarchyModel(4, 2, 2, 16, seed=0)
+    tree = rhm.sample(2, torch.Generator().manual_seed(0))
+    bp = BeliefPropagation(rhm)
+    exact = EpsilonNoise().messages(tree[0], epsilon, 4, torch.float64)
+    scaled = exact.float() * torch.tensor([1e-30, 1e30])[:, None, None]
+    posterior = bp.condition(scaled)
+    for single, double in zip(posterior.marginals(), bp.marginals(exact), strict=True):
+        assert (single - double).abs().max() < 1e-3
+        assert torch.allclose(single.sum(-1), torch.ones_like(single[..., 0]))
+    assert rhm.parse(posterior.sample()[0])[1][-1].all()
+    reference = bp.log_evidence(exact) + 65536 * torch.tensor([-30, 30]) * math.log(10)
+    assert torch.allclose(posterior.log_evidence().double(), reference, rtol=1e-5)
+
+
+def test_evidence_far_below_the_smallest_number_is_still_exact() -> None:
+    """Two errors in one tuple, each of probability 1e-30, leave float32 but not the answer."""
+    rhm = RandomHierarchyModel(4, 1, 2, 2, seed=0)
+    trees = rhm.derive(torch.arange(4), torch.zeros(4, 3, dtype=torch.int64))
+    for tiny, dtype in ((1e-30, torch.float32), (1e-200, torch.float64)):
+        wrong = (trees[0] + 1) % 4
+        messages = EpsilonNoise().messages(wrong, 0.0, 4, dtype) + tiny
+        bp = BeliefPropagation(rhm)
+        weights = messages.double().log()[:, torch.arange(4), trees[0]].sum(-1)
+        assert torch.allclose(
+            bp.log_evidence(messages).double(), weights.logsumexp(1) - math.log(4), rtol=1e-5
+        )
+        posterior = torch.softmax(weights, 1)
+        assert (bp.marginals(messages)[-1][:, 0].double() - posterior).abs().max() < 1e-5
+        leaves = bp.sample(messages)[0]
+        assert rhm.parse(leaves)[1][-1].all()
+        # Beside such samples, the others keep their bits.
+        mixed = torch.cat((messages, torch.ones(1, 4, 4, dtype=dtype)))
+        alone = bp.marginals(mixed[4:])
+        together = bp.marginals(mixed)
+        assert all(torch.equal(a[4:], b) for a, b in zip(together, alone, strict=True))
+
+
+def test_evidence_that_no_tree_explains_names_the_samples() -> None:
+    messages = epsilon_messages(0.0)
+    known = {tuple(x) for x in RHM.rules[0].flatten(0, 1).tolist()}
+    stray = next(x for x in itertools.product(range(8), repeat=2) if x not in known)
+    messages[[1, 4], :2] = torch.eye(8, dtype=torch.float64)[list(stray)]
+    messages[5, 3] = 0.0
+    for ask in (BP.upward, BP.downward, BP.marginals, BP.log_evidence, BP.sample):
+        with pytest.raises(
+            UnexplainedEvidenceError, match=r"^[^\n]*3 of .*\(number 1, 4, 5\)"
+        ) as e:
+            ask(messages)
+        assert e.value.samples == [1, 4, 5]
+    prior = torch.ones(5)
+    prior[TREE[-1][0]] = 0
+    with pytest.raises(UnexplainedEvidenceError):
+        BeliefPropagation(RHM, prior).sample(epsilon_messages(0.0)[:1])
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        (torch.ones(16, 8), r"leaf_messages has shape \(16, 8\); give .* = \(B, 16, 8\)"),
+        (torch.ones(2, 16, 7), r"leaf_messages has shape \(2, 16, 7\)"),
+        (torch.ones(0, 16, 8), r"leaf_messages has shape \(0, 16, 8\); .* with B >= 1"),
+        (torch.ones(2, 16, 8, dtype=torch.int64), "leaf_messages is torch.int64"),
+        (-torch.ones(2, 16, 8), "leaf_messages must be finite and not negative"),
+        (torch.full((2, 16, 8), torch.nan), "leaf_messages must be finite and not negative"),
+        (torch.full((2, 16, 8), torch.inf), "leaf_messages must be finite and not negative"),
+    ],
+)
+def test_leaf_messages_that_are_none(messages: Tensor, said: str) -> None:
+    with pytest.raises(InputError, match=rf"^[^\n]*{said}[^\n]*$"):
+        BP.marginals(messages)
+
+
+@pytest.mark.parametrize(
+    "prior", [torch.ones(4), torch.zeros(5), -torch.ones(5), torch.tensor([1, 1, 1, 1, torch.nan])]
+)
+def test_class_priors_that_are_none(prior: Tensor) -> None:
+    with pytest.raises(InputError, match="class_prior"):
+        BeliefPropagation(RHM, prior)
+
+
+@pytest.mark.parametrize("process", [EpsilonNoise(), EpsilonNoise(True), MaskingNoise()])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_sample_has_the_same_bits_in_every_batch(process: Any, dtype: torch.dtype) -> None:
+    rhm = RandomHierarchyModel(16, 4, 2, 6, seed=0)
+    bp = BeliefPropagation(rhm)
+    leaves = rhm.sample(150, torch.Generator().manual_seed(0))[0]
+    noise = torch.rand(150, process.num_draws(64, 16), dtype=torch.float64)
+    messages = process.messages(process.corrupt(leaves, 0.7, noise, 16), 0.7, 16, dtype)
+    draws = torch.rand(150, 1 + rhm.num_choices, dtype=torch.float64)
+    marginals, trees = bp.marginals(messages), bp.sample(messages, draws=draws)
+    for part in (slice(0, 1), slice(3, 10), slice(1, 150), slice(149, 150)):
+        for a, b in zip(bp.marginals(messages[part]), marginals, strict=True):
+            assert torch.equal(a, b[part])
+        for a, b in zip(bp.sample(messages[part], draws=draws[part]), trees, strict=True):
+            assert torch.equal(a, b[part])
+
+
+def test_draws_of_a_wrong_shape() -> None:
+    with pytest.raises(InputError, match=r"draws has shape \(6, 15\); give \(6, 16\)"):
+        BP.sample(epsilon_messages(0.5), draws=torch.rand(6, 15))
+
+
+class LargestTensor(TorchDispatchMode):
+    """Keep the size of the largest tensor made."""
+
+    elements = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, Tensor) and tensor.numel():
+                self.elements = max(self.elements, tensor.numel())
+        return out
+
+
+@pytest.mark.parametrize(("v", "m", "s"), [(64, 2, 2), (64, 8, 2), (16, 3, 4)])
+def test_memory_per_node_grows_as_the_rules(v: int, m: int, s: int) -> None:
+    rhm = RandomHierarchyModel(v, m, s, 2)
+    bp = BeliefPropagation(rhm)
+    batch = 7
+    messages = torch.rand(batch, rhm.num_leaves, v)
+    with LargestTensor() as largest:
+        bp.marginals(messages)
+        bp.sample(messages)
+    # One message per leaf, or a chosen rule's m candidates; never v^2 or v m v.
+    columns = batch * rhm.num_leaves
+    assert largest.elements <= columns * max(v, m * s)
+
+
+def test_rules_are_buffers() -> None:
+    names = dict(BP.named_buffers())
+    assert all(torch.equal(names[f"rules_{k}"], rule) for k, rule in enumerate(RHM.rules))
+    assert all(torch.equal(a, b) for a, b in zip(BP.rules, RHM.rules, strict=True))
+    again = BeliefPropagation(RandomHierarchyModel(8, 3, 2, 4, 5, seed=1))
+    again.load_state_dict(BP.state_dict())

@@ -1,0 +1,120 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import cosine_similarity
+
+from lit_hier.errors import InputError
+from lit_hier.metrics import (
+    MomentTree,
+    SampleTable,
+    Standardization,
+    channel_moments,
+    mode,
+    summarize,
+)
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("values", "true", "tolerance"),
+    [
+        (np.clip(RNG.normal(0.3, 0.1, 10_000), -1, 1), 0.3, 0.02),
+        (2 * RNG.beta(2, 5, 20_000) - 1, 2 * 0.2 - 1, 0.03),  # skewed; its mean is at 2/7
+        (2 * RNG.beta(8, 1, 5_000) - 1, 1.0, 0.02),  # densest at the upper end
+        (2 * RNG.beta(1, 8, 5_000) - 1, -1.0, 0.02),
+        # Two peaks: the higher one, not the mean between them.
+        (np.r_[RNG.normal(-0.4, 0.05, 4_000), RNG.normal(0.6, 0.05, 6_000)], 0.6, 0.02),
+        # Many data do not change at all.
+        (np.r_[np.ones(400), RNG.uniform(-0.5, 1, 600)], 1.0, 1e-3),
+        (np.full(7, -0.25), -0.25, 1e-12),
+        (np.array([0.5]), 0.5, 1e-12),
+    ],
+)
+def test_mode_of_known_distributions(values: np.ndarray, true: float, tolerance: float) -> None:
+    assert mode(values) == pytest.approx(true, abs=tolerance)
+
+
+def test_mode_does_not_depend_on_the_order_of_samples() -> None:
+    values = RNG.normal(0.1, 0.3, 500)
+    assert mode(values) == mode(values[::-1])
+
+
+def test_summary() -> None:
+    summary = summarize(np.array([0.1, 0.2, 0.6]))
+    assert summary["mean"] == pytest.approx(0.3)
+    assert summary["median"] == 0.2
+    assert summary["std"] == pytest.approx(np.std([0.1, 0.2, 0.6], ddof=1))
+    assert summary["sem"] == pytest.approx(summary["std"] / math.sqrt(3))
+    assert summary["count"] == 3
+    assert summarize(np.array([0.4]))["sem"] == 0
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 5), (3, 4, 2)])
+def test_streamed_moments_against_one_pass(shape: tuple[int, ...]) -> None:
+    g = torch.Generator().manual_seed(0)
+    # A mean far from zero, where the difference of two large sums would lose everything.
+    x = 1e6 + torch.randn(103, *shape, generator=g)
+    tree = MomentTree()
+    for number, batch in enumerate(x.split(10)):
+        tree.add(number, channel_moments(batch))
+    values = x.double().unsqueeze(-1).flatten(2).transpose(0, 1).flatten(1)
+    total = tree.total()
+    assert total.number == values.shape[1]
+    assert torch.allclose(total.mean, values.mean(1), rtol=1e-14)
+    assert torch.allclose(total.squares / total.number, values.var(1, correction=0), rtol=1e-9)
+
+
+@given(st.integers(1, 40), st.integers(1, 6), st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_moments_have_the_same_bits_in_any_order_and_any_share(
+    num_batches: int, num_processes: int, random: object
+) -> None:
+    g = torch.Generator().manual_seed(num_batches)
+    batches = [channel_moments(torch.randn(4, 3, 2, generator=g)) for _ in range(num_batches)]
+    alone = MomentTree()
+    for number, moments in enumerate(batches):
+        alone.add(number, moments)
+        assert len(alone.pack()) <= math.log2(number + 1) + 1
+    order = list(range(num_batches))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    shares = [MomentTree() for _ in range(num_processes)]
+    for k, number in enumerate(order):
+        shares[k % num_processes].add(number, batches[number])
+    packed = [share.pack() for share in shares[: min(num_processes, num_batches)]]
+    together = MomentTree.unpack(*packed).total()
+    assert all(torch.equal(a, b) for a, b in zip(alone.total(), together, strict=True))
+
+
+def test_standardised_cosine_against_its_definition() -> None:
+    g = torch.Generator().manual_seed(0)
+    reference = 3 + 2 * torch.randn(500, 4, 6, generator=g)
+    reference[:, 2] = 1.0  # a channel that never varies
+    standardization = Standardization.of(channel_moments(reference))
+    assert standardization.num_constant == 1
+    x, y = reference[:5], reference[5:10]
+    mine = cosine_similarity(standardization(x), standardization(y))
+    a, b, r = (z[:, [0, 1, 3]].double().numpy() for z in (x, y, reference))
+    mean, std = r.mean((0, 2), keepdims=True), r.std((0, 2), keepdims=True)
+    a, b = ((a - mean) / std).reshape(5, -1), ((b - mean) / std).reshape(5, -1)
+    true = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    assert np.abs(mine.numpy() - true).max() < 1e-6
+    assert (cosine_similarity(standardization(x), standardization(x)) - 1).abs().max() < 1e-6
+
+
+def test_sample_table_takes_samples_in_any_order_and_refuses_repeats() -> None:
+    table = SampleTable(2, 3, num_samples=6)
+    values = torch.randn(2, 3, 5)
+    index = torch.tensor([5, 0, 2, 4, 1])
+    table.update(index[:2], values[..., :2])
+    table.update(index[2:], values[..., 2:])
+    seen, stored = table.compute()
+    assert seen.tolist() == [0, 1, 2, 4, 5]
+    assert torch.equal(stored, values[..., index.argsort()])
+    table.update(torch.tensor([4]), values[..., :1])
+    with pytest.raises(InputError, match="sample 4 came more than once"):
+        table.compute()
