@@ -1,14 +1,11 @@
-"""What several tests need: small grammars, enumeration, and the command line in this process."""
+"""What several tests need: small grammars, and the enumeration of their data."""
 
 import itertools
 import os
-from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
 
-from lit_hier.cli import main
 from lit_hier.rhm import RandomHierarchyModel, Tree
 
 ROOT = Path(__file__).parent.parent
@@ -16,6 +13,9 @@ ROOT = Path(__file__).parent.parent
 # One thread per process, held: the bits of a matrix product may depend on it.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# What Lightning itself still asks of jsonargparse in an older way.
+os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 
 
 def small_grammars() -> list[RandomHierarchyModel]:
@@ -45,15 +45,3 @@ def every_datum(rhm: RandomHierarchyModel) -> Tree:
     return tuple(
         torch.tensor(level) for level in zip(*[tree[::-1] for tree in trees], strict=True)
     )
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Run `lit-hier` here, in an empty folder; give the folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*args: str) -> Path:
-        main([*args, "--trainer.enable_progress_bar=false"])
-        return tmp_path
-
-    return run

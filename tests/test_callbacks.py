@@ -28,11 +28,6 @@ RHM = RandomHierarchyModel(6, 3, 2, 3, seed=1)
 TIMES = [0.0, 0.4, 0.8, 1.0]
 LAYERS = ["layers.0", "layers.1", "layers.2", "readout"]
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec"),
-]
-
 
 class Keep(Callback):
     """Keeps the records that a run makes."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
@@ -24,12 +25,6 @@ CONFIGS = ROOT / "configs"
 DEMO = str(CONFIGS / "demo.yaml")
 CLASSIFIER = str(CONFIGS / "demo_classifier.yaml")
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec"),
-    pytest.mark.filterwarnings("ignore:Checkpoint directory"),
-]
-
 
 @contextmanager
 def inside(folder: Path) -> Iterator[None]:
@@ -41,13 +36,19 @@ def inside(folder: Path) -> Iterator[None]:
         os.chdir(before)
 
 
+def lit_hier(*arguments: str) -> None:
+    """Type a command, as the shell would pass it on."""
+    with patch.object(sys, "argv", ["lit-hier", *arguments]):
+        main()
+
+
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo as a newcomer runs it, at its full size; its folder."""
     folder = tmp_path_factory.mktemp("demo")
     with inside(folder):
-        main(["fit", "-c", CLASSIFIER, "--trainer.enable_progress_bar=false"])
-        main(["predict", "-c", DEMO, "--trainer.enable_progress_bar=false"])
+        lit_hier("fit", "-c", CLASSIFIER, "--trainer.enable_progress_bar=false")
+        lit_hier("predict", "-c", DEMO, "--trainer.enable_progress_bar=false")
     return folder
 
 
@@ -116,9 +117,9 @@ def test_the_demo_leaves_what_it_promises(demo: Path) -> None:
 def test_a_checkpoint_is_measured(
     demo: Path, stage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint = "logs/demo_classifier/classifier.ckpt"
+    checkpoint = "logs/demo_classifier/weights/classifier.ckpt"
     with inside(demo):
-        main([stage, "-c", CLASSIFIER, "--ckpt_path", checkpoint])
+        lit_hier(stage, "-c", CLASSIFIER, "--ckpt_path", checkpoint)
     assert "accuracy" in capsys.readouterr().out
 
 
@@ -127,7 +128,7 @@ SMALL = ("--data.init_args.num_predict=130", "--data.init_args.eval_batch_size=5
 
 def test_it_says_where_results_lie(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with inside(demo):
-        main(["predict", "-c", DEMO, *SMALL, "--model.init_args.times=[0.25, 0.5]"])
+        lit_hier("predict", "-c", DEMO, *SMALL, "--model.init_args.times=[0.25, 0.5]")
         said = capsys.readouterr()
         lines = said.out.splitlines()
         found = [line.split()[-1] for line in lines if line.startswith(("table", "picture"))]
@@ -256,7 +257,7 @@ def test_a_config_that_cannot_be_used_ends_in_one_line(
     text = edit(Path(DEMO).read_text())
     config.write_text(text.replace("logs/demo_cl", f"{demo}/logs/demo_cl"))
     with inside(tmp_path), pytest.raises(SystemExit) as end:
-        main(["predict", "-c", str(config)])
+        lit_hier("predict", "-c", str(config))
     assert end.value.code == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(errors) == 1
@@ -281,7 +282,7 @@ def test_arguments_that_cannot_be_used_end_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     with inside(tmp_path), pytest.raises(SystemExit) as end:
-        main(arguments)
+        lit_hier(*arguments)
     assert end.value.code == 2
     assert re.search(said, capsys.readouterr().err)
 
@@ -289,9 +290,9 @@ def test_arguments_that_cannot_be_used_end_in_one_line(
 def test_a_foreign_checkpoint_is_refused_in_one_line(
     demo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    checkpoint = "--ckpt_path=logs/demo_classifier/classifier.ckpt"
+    checkpoint = "--ckpt_path=logs/demo_classifier/weights/classifier.ckpt"
     with inside(demo), pytest.raises(SystemExit) as end:
-        main(["test", "-c", CLASSIFIER, checkpoint, "--model.init_args.width=64"])
+        lit_hier("test", "-c", CLASSIFIER, checkpoint, "--model.init_args.width=64")
     assert end.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("lit-hier: error: ckpt_path: the weights are of another model")
@@ -300,7 +301,7 @@ def test_a_foreign_checkpoint_is_refused_in_one_line(
 @pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
 def test_help_is_there(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        main([stage, "--help"])
+        lit_hier(stage, "--help")
     assert end.value.code == 0
     text = capsys.readouterr().out
     for name in ("RHMDataModule", "BPDenoiser", "RHMClassifier", "ActivationSimilarity"):

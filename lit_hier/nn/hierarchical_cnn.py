@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 from os import PathLike
-from typing import Self, cast
+from typing import Self
 
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -59,12 +59,6 @@ class HierarchicalCNN(nn.Module):
             for below, above in pairwise(channels)
         )
         self.readout = nn.Linear(width, num_classes)
-        # He's initialisation keeps the signal's size through any depth; torch's default loses a
-        # factor of 6 in variance per layer, and at L = 7 the network then never starts to learn.
-        for module in self.modules():
-            if isinstance(module, (nn.Conv1d, nn.Linear)):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(cast("Tensor", module.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify.
