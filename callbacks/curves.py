@@ -108,14 +108,17 @@ class CurveAnalysis(Callback, ABC):
         assert self._table is not None
         assert self.record is not None
         index, values = self._table.to(pl_module.device).compute()
+        folder = trainer.log_dir  # asked of all processes, as it is broadcast
+        assert folder is not None
         if trainer.is_global_zero:
-            self._write(trainer, index.cpu().numpy(), values.cpu().numpy())
+            self._write(trainer, folder, index.cpu().numpy(), values.cpu().numpy())
         self._table = self.record = None
 
-    def _write(self, trainer: Trainer, index: NDArray[np.int64], values: Floats) -> None:
-        assert trainer.log_dir is not None
+    def _write(
+        self, trainer: Trainer, folder: str, index: NDArray[np.int64], values: Floats
+    ) -> None:
         assert self.record is not None
-        folder, axis, times = trainer.log_dir, self.record.axis, self.record.times.tolist()
+        axis, times = self.record.axis, self.record.times.tolist()
         lines = self.lines()
         rows = [
             {"process": axis.process, "time": time, **columns}

@@ -97,8 +97,9 @@ class LitHierCLI(LightningCLI):
 
     def after_predict(self) -> None:
         """Say where the results lie and how to look at them."""
-        if self.trainer.is_global_zero and self.trainer.log_dir is not None:
-            folder = Path(self.trainer.log_dir)
+        log_dir = self.trainer.log_dir  # asked of all processes, as it is broadcast
+        if self.trainer.is_global_zero and log_dir is not None:
+            folder = Path(log_dir)
             kinds = {".csv": "table", ".npz": "samples", ".png": "picture"}
             lines = [
                 f"{kinds[file.suffix]:<8} {file}"

@@ -152,7 +152,9 @@ def test_as_many_processes_as_you_like_give_the_same_bits(demo: Path) -> None:
             f"--trainer.logger.init_args.name={name}",
         ]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        subprocess.run(command, cwd=demo, env=environment, check=True, capture_output=True)
+        subprocess.run(
+            command, cwd=demo, env=environment, check=True, capture_output=True, timeout=200
+        )
         results.append(demo / "logs" / name / "version_0")
     for name in ("similarity", "reconstruction"):
         one, two = (np.load(folder / f"{name}.npz") for folder in results)

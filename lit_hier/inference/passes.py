@@ -29,61 +29,66 @@ _CPU_TILE: Final = 8192
 class Passes:
     """Up, down and sampling passes for one batch of leaf messages.
 
-    Where a message vanishes, results are NaN or meaningless for that sample; `floor` tells.
-
     Args:
         bp: The grammar's belief propagation.
         leaves: Leaf messages, shape (B, s**L, v), or their logarithms.
         semiring: The arithmetic: `LINEAR`, or `LOGARITHMIC`.
 
     Attributes:
-        floor: The smallest factor that a message of each sample was divided by, shape (B,): what
-            is far below it may have been lost to underflow. In `LOGARITHMIC` arithmetic its
-            logarithm, which is -inf or NaN where the evidence is impossible. The leaves' own
-            scale, which is the caller's, is left out.
+        lost: For each sample, shape (B,), a bound on what underflow has taken of any of its
+            messages so far, as a share of the message's largest entry; above 1, or NaN, nothing
+            can be said of the sample. In `LOGARITHMIC` arithmetic nothing is lost: 0, and NaN
+            where the evidence is impossible.
     """
 
     def __init__(self, bp: BeliefPropagation, leaves: Tensor, semiring: Semiring) -> None:
         self.bp = bp
         self.semiring = semiring
         self.batch_size = len(leaves)
-        self.floor = leaves.new_full((self.batch_size,), torch.inf)
+        self.lost = leaves.new_zeros(self.batch_size)
         prior = bp.class_prior if semiring is LINEAR else bp.class_prior.log()
         self.prior = prior.to(leaves.dtype)[:, None].repeat(1, self.batch_size)
         x = leaves.flatten(0, 1).T.contiguous()
         scale = x.amax(0)
         self.up = [semiring.over(x, scale)]
         self.scales = [scale]  # per level, what the upward messages were divided by
+        self.up_lost = [torch.zeros_like(scale)]
         for level, rounds in enumerate(bp.up_rounds):
-            x = torch.cat(
-                [
-                    sum_product(part, cast("Rounds", rounds), semiring)
-                    for _, part in self._tiles(level)
-                ],
-                dim=1,
-            )
-            x, scale = self._scaled(x)
+            assert isinstance(rounds, Rounds)
+            tiles = [sum_product(part, rounds, semiring) for _, part in self._tiles(level)]
+            below = self._siblings(self.up_lost[-1]).sum(-1)
+            x, scale, lost = self._scaled(torch.cat(tiles, dim=1), len(rounds.sizes) * below)
             self.up.append(x)
             self.scales.append(scale)
-        self._scaled(semiring.times(self.up[-1], self.prior))
+            self.up_lost.append(lost)
+        self.root = self._scaled(semiring.times(self.up[-1], self.prior), self.up_lost[-1])[0]
 
-    def _scaled(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Divide each column by its maximum, and lower the floor."""
+    def _scaled(self, x: Tensor, lost: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Divide each column by its maximum.
+
+        Args:
+            x: Messages, shape (symbols, columns).
+            lost: Bound on what their summands' factors had lost, shape (columns,).
+
+        Returns:
+            The scaled messages, their scales, and the bound on what they have lost.
+        """
         scale = x.amax(0)
-        self._lower_floor(scale)
-        return self.semiring.over(x, scale), scale
-
-    def _lower_floor(self, scale: Tensor) -> None:
-        self.floor = torch.minimum(self.floor, self._by_sample(scale).amin(-1))
+        if self.semiring is LINEAR:
+            lost = (torch.finfo(x.dtype).tiny + lost) / scale
+        else:
+            lost = torch.where(scale > -torch.inf, 0.0, torch.nan)
+        self.lost = torch.maximum(self.lost, self._by_sample(lost).amax(-1))
+        return self.semiring.over(x, scale), scale, lost
 
     def _by_sample(self, x: Tensor) -> Tensor:
         """Split columns, the last axis, into (B, nodes)."""
-        return x.unflatten(-1, (self.batch_size, -1))
+        split: Tensor = x.unflatten(-1, (self.batch_size, -1))
+        return split
 
     def _children(self, level: int, parents: slice) -> tuple[Tensor, ...]:
         """Give the s children's upward messages to some columns of the level above."""
-        s = self.bp.tuple_size
-        part = self.up[level][:, parents.start * s : parents.stop * s].unflatten(1, (-1, s))
+        part = self._siblings(self.up[level])[:, parents]
         return tuple(part.permute(2, 0, 1).contiguous().unbind(0))
 
     def _tiles(self, level: int) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
@@ -95,28 +100,42 @@ class Passes:
             columns = slice(start, min(start + tile, num_columns))
             yield columns, self._children(level, columns)
 
+    def _siblings(self, x: Tensor) -> Tensor:
+        """Split a level's columns, the last axis, into (families, s)."""
+        split: Tensor = x.unflatten(-1, (-1, self.bp.tuple_size))
+        return split
+
     @cached_property
     def down(self) -> list[Tensor]:
         """Downward messages, leaves first, scaled to a maximum of one."""
-        s = self.bp.tuple_size
-        down = [self.prior]
+        down, self._down_lost = [self.prior], [torch.zeros_like(self.up_lost[-1])]
         for level in reversed(range(self.bp.num_layers)):
             above, x = down[-1], torch.empty_like(self.up[level])
-            received = x.unflatten(1, (-1, s))
+            received = self._siblings(x)
+            to_children = cast("nn.ModuleList", self.bp.down_rounds[level])
             for columns, children in self._tiles(level):
                 parent = above[:, columns].contiguous()
-                for j, rounds in enumerate(cast("nn.ModuleList", self.bp.down_rounds[level])):
-                    siblings = children[:j] + children[j + 1 :]
-                    received[:, columns, j] = sum_product(
-                        (parent, *siblings), cast("Rounds", rounds), self.semiring
-                    )
-            down.append(self._scaled(x)[0])
+                for j, rounds in enumerate(to_children):
+                    operands = (parent, *children[:j], *children[j + 1 :])
+                    assert isinstance(rounds, Rounds)
+                    received[:, columns, j] = sum_product(operands, rounds, self.semiring)
+            families = self._siblings(self.up_lost[level])
+            lost = families.sum(-1, keepdim=True) - families + self._down_lost[-1][:, None]
+            num_rounds = max(len(cast("Rounds", rounds).sizes) for rounds in to_children)
+            x, _, lost = self._scaled(x, num_rounds * lost.flatten())
+            down.append(x)
+            self._down_lost.append(lost)
+        self._down_lost.reverse()
         return down[::-1]
 
     def marginals(self) -> list[Tensor]:
         """Unnormalised posterior probabilities, leaves first, scaled to a maximum of one."""
-        levels = zip(self.up, self.down, strict=True)
-        return [self._scaled(self.semiring.times(up, down))[0] for up, down in levels]
+        return [
+            self._scaled(self.semiring.times(up, down), up_lost + down_lost)[0]
+            for up, down, up_lost, down_lost in zip(
+                self.up, self.down, self.up_lost, self._down_lost, strict=True
+            )
+        ]
 
     def probabilities(self, messages: list[Tensor]) -> Tree:
         """Normalise, and turn the layout outwards: (B, nodes, symbols) per level."""
@@ -145,8 +164,7 @@ class Passes:
     def sample(self, draws: Tensor) -> Tree:
         """Draw trees from the root down; see `Posterior.sample`."""
         u = draws.T.split([1, *(self.bp.tuple_size**k for k in range(self.bp.num_layers))])
-        root = self.semiring.times(self.up[-1], self.prior)
-        levels = [self._choose(root, u[0].flatten())]
+        levels = [self._choose(self.root, u[0].flatten(), self.up_lost[-1])]
         for level, u_level in zip(reversed(range(self.bp.num_layers)), u[1:], strict=True):
             rules = self.bp.rules[level][levels[-1]]  # (columns, m, s)
             weights = None
@@ -155,18 +173,20 @@ class Passes:
                 factor = child.gather(0, symbols.T)
                 weights = factor if weights is None else self.semiring.times(weights, factor)
             assert weights is not None
-            chosen = self._choose(weights, u_level.T.flatten())
+            lost = self._siblings(self.up_lost[level]).sum(-1)
+            chosen = self._choose(weights, u_level.T.flatten(), lost)
             levels.append(rules[torch.arange(len(rules), device=rules.device), chosen].flatten())
         return tuple(self._by_sample(x) for x in reversed(levels))
 
-    def _choose(self, weights: Tensor, u: Tensor) -> Tensor:
+    def _choose(self, weights: Tensor, u: Tensor, lost: Tensor) -> Tensor:
         """Draw a row for each column with probability proportional to its weights.
 
         Args:
             weights: Shape (K, columns).
             u: Uniform numbers, float64 in [0, 1), shape (columns,).
+            lost: Bound on what the weights' factors had lost, shape (columns,).
         """
-        weights, _ = self._scaled(weights)
+        weights = self._scaled(weights, lost)[0]
         if self.semiring is not LINEAR:
             weights = weights.exp()
         if weights.dtype == torch.float32:

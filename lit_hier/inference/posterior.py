@@ -37,8 +37,9 @@ class UnexplainedEvidenceError(InputError):
 class Posterior:
     """Trees given evidence, by one upward pass; made by `BeliefPropagation.condition`.
 
-    Every question is answered in linear arithmetic; samples that came near to underflow are
-    answered again with logarithms in float64. Which samples do depends on themselves only.
+    Every question is answered in linear arithmetic; samples of which underflow may have taken
+    more than rounding does are answered again, with logarithms in float64. Which samples these
+    are depends on themselves only.
 
     Args:
         bp: The grammar's belief propagation.
@@ -56,12 +57,11 @@ class Posterior:
         """Ask the linear passes, then the logarithmic ones about the samples that they lost."""
         every_row = torch.arange(len(self._leaf_messages), device=self._leaf_messages.device)
         answers = question(self._linear, every_row)
-        # A product of two numbers above the root of the smallest one cannot vanish.
-        least = torch.finfo(self._leaf_messages.dtype).tiny ** 0.5
-        lost = every_row[~(self._linear.floor > least)]
+        rounding = torch.finfo(self._leaf_messages.dtype).eps
+        lost = every_row[~(self._linear.lost <= rounding)]
         if len(lost):
             passes = Passes(self._bp, self._leaf_messages[lost].double().log(), LOGARITHMIC)
-            impossible = ~(passes.floor > -torch.inf)
+            impossible = passes.lost.isnan()
             if impossible.any():
                 raise UnexplainedEvidenceError(lost[impossible].tolist())
             for answer, exact in zip(answers, question(passes, lost), strict=True):
