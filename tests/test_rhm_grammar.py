@@ -203,7 +203,11 @@ def test_words_are_drawn_without_replacement(radices: list[int], data: st.DataOb
         draw_distinct(np.random.default_rng(0), total + 1, radices, "words")
 
 
-def test_a_longer_draw_begins_with_the_shorter() -> None:
-    short = draw_distinct(np.random.default_rng(0), 100, [7] * 6, "words")
-    long = draw_distinct(np.random.default_rng(0), 9000, [7] * 6, "words")
-    assert np.array_equal(long[:100], short)
+@pytest.mark.parametrize("radices", [[7] * 6, [3] * 4])
+def test_a_longer_draw_begins_with_the_shorter(radices: list[int]) -> None:
+    total = math.prod(radices)
+    long = draw_distinct(np.random.default_rng(0), total, radices, "words")
+    assert len(np.unique(long, axis=0)) == total
+    for num in (10, total // 2, total - 1):
+        short = draw_distinct(np.random.default_rng(0), num, radices, "words")
+        assert np.array_equal(long[:num], short)

@@ -13,7 +13,7 @@ from lit_hier.errors import InputError
 from lit_hier.rhm import RandomHierarchyModel, whitened_one_hot
 from lit_hier.rhm.distinct import draw_distinct
 
-Split = Literal["predict", "test", "val", "train"]
+Split = Literal["train", "val", "test", "predict"]
 Batch = dict[str, Tensor]
 
 _CHUNK: Final = 65536  # data derived at a time: bounds what a tree's latents take
@@ -52,9 +52,10 @@ class RHMDataset(Dataset[Batch]):
 class RHMDataModule(LightningDataModule):
     """Training, validation, test and prediction data that have no datum in common.
 
-    All are drawn uniformly without replacement from the data of the grammar. The held-out splits
-    come first, so they stay the same when `num_train` changes (unless more than half of all data
-    are wanted). Batches are those of `RHMDataset`, planned by `PlannedBatches`.
+    All are drawn uniformly without replacement from the data of the grammar, in this order; so the
+    training set depends on (seed, num_train) alone, and whatever a later run with the same two
+    holds out, a network trained on it has not seen. Batches are those of `RHMDataset`, planned by
+    `PlannedBatches`.
 
     Args:
         rhm: The grammar.
@@ -84,10 +85,10 @@ class RHMDataModule(LightningDataModule):
         super().__init__()
         self.rhm = rhm
         self.sizes: dict[Split, int] = {
-            "predict": num_predict,
-            "test": num_test,
-            "val": num_val,
             "train": num_train,
+            "val": num_val,
+            "test": num_test,
+            "predict": num_predict,
         }
         for split, size in self.sizes.items():
             if size < 1:

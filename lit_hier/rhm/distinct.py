@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from lit_hier.errors import InputError
 
 _BLOCK: Final = 4096  # words drawn at a time
+_FEW: Final = 65536  # words in all, of which a permutation costs less than a block
 
 
 def draw_distinct(
@@ -17,9 +18,8 @@ def draw_distinct(
 ) -> NDArray[np.integer]:
     """Draw distinct words uniformly from the product of {0, ..., radix - 1} over `radices`.
 
-    Words are drawn one after another and repeats are dropped, so a longer draw from the same
-    generator begins with the shorter one. Only where more than half of all words are wanted
-    (the product is then smaller than 2 num) are they permuted instead.
+    Words are drawn one after another and repeats are dropped; where there are few in all, they
+    are permuted instead. Either way a longer draw begins with the shorter one.
 
     Args:
         generator: Source of randomness; it is advanced.
@@ -37,15 +37,17 @@ def draw_distinct(
     if num > total:
         raise InputError(f"{what}: {num} distinct ones are wanted, but only {total} exist")
     dtype = np.min_scalar_type(max(radices) - 1)
-    if 2 * num > total:
+    if total <= _FEW:
         ranks = generator.permutation(total)[:num]
         return np.stack(np.unravel_index(ranks, tuple(radices)), axis=-1).astype(dtype)
     words = np.empty((0, len(radices)), dtype)
     while (missing := num - len(words)) > 0:
-        # Blocks of one size, so that the stream of draws is the same for every `num`.
+        # So many that as many new ones as are missing may be expected among them; in blocks of
+        # one size, so that the stream of draws is the same for every `num`.
+        draws = missing * total // (total - len(words))
         fresh = [
             generator.integers(0, radices, size=(_BLOCK, len(radices))).astype(dtype)
-            for _ in range(-(-missing // _BLOCK))
+            for _ in range(draws // _BLOCK + 1)
         ]
         words = _drop_repeats(np.concatenate((words, *fresh)))
     return words[:num]
