@@ -36,13 +36,10 @@ class CurveAnalysis(Callback, ABC):
     """Of the files."""
     quantities: ClassVar[tuple[str, ...]]
     """What is measured of each sample, as arrays of the `.npz` are named."""
-    curve_columns: ClassVar[tuple[str, ...]]
-    """Columns of the table that are drawn as curves."""
+    logged: ClassVar[tuple[str, ...]]
+    """Columns of the table that TensorBoard gets as curves."""
     legend: ClassVar[str]
     """What tells the curves apart."""
-
-    record: ForwardBackward | None = None
-    """The first batch's record: its times, axis and theory are those of the run."""
 
     @abstractmethod
     def lines(self) -> list[tuple[str, dict[str, str | int]]]:
@@ -81,7 +78,6 @@ class CurveAnalysis(Callback, ABC):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin an empty table."""
         self._table: SampleTable | None = None
-        self.record = None
 
     def on_predict_batch_end(
         self,
@@ -100,30 +96,30 @@ class CurveAnalysis(Callback, ABC):
             assert trainer.predict_dataloaders is not None
             num_samples = len(trainer.predict_dataloaders.dataset)
             self._table = SampleTable(*values.shape[:-1], num_samples=num_samples)
-            self.record = outputs
+            # What all batches have in common.
+            self.axis, self.times = outputs.axis, outputs.times.tolist()
+            self.critical_time = outputs.critical_time
+            self.theory = None if outputs.theory is None else outputs.theory.tolist()
         self._table.update(outputs.index.cpu(), values.cpu())
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the processes' tables; on rank zero, write everything."""
         assert self._table is not None
-        assert self.record is not None
         index, values = self._table.to(pl_module.device).compute()
         folder = trainer.log_dir  # asked of all processes, as it is broadcast
         assert folder is not None
         if trainer.is_global_zero:
             self._write(trainer, folder, index.cpu().numpy(), values.cpu().numpy())
-        self._table = self.record = None
+        self._table = None
 
     def _write(
         self, trainer: Trainer, folder: str, index: NDArray[np.int64], values: Floats
     ) -> None:
-        assert self.record is not None
-        axis, times = self.record.axis, self.record.times.tolist()
         lines = self.lines()
         rows = [
-            {"process": axis.process, "time": time, **columns}
+            {"process": self.axis.process, "time": time, **columns}
             | self.summarise(values[:, k, j], k, j)
-            for k, time in enumerate(times)
+            for k, time in enumerate(self.times)
             for j, (_, columns) in enumerate(lines)
         ]
         curves = {
@@ -131,16 +127,17 @@ class CurveAnalysis(Callback, ABC):
                 name: np.array([row[column] for row in rows[j :: len(lines)]], dtype=np.float64)
                 for j, (name, _) in enumerate(lines)
             }
-            for column in self.curve_columns
+            for column in rows[0]
+            if column not in ("process", "time", *lines[0][1])
         }
         figure = curve_figure(
-            times, axis.label, self.panels(curves), self.legend, self.record.critical_time
+            self.times, self.axis.label, self.panels(curves), self.legend, self.critical_time
         )
-        samples = {"time": times, "curve": [name for name, _ in lines], "index": index}
+        samples = {"time": self.times, "curve": [name for name, _ in lines], "index": index}
         samples |= zip(self.quantities, values, strict=True)
         write_samples(folder, self.name, samples)
         write_figure(folder, self.name, figure)
         write_csv(folder, self.name, rows)
-        for column, by_name in curves.items():
-            log_curves(trainer.loggers, f"{self.name}/{column}", axis, times, by_name)
+        logged = {f"{self.name}/{column}": curves[column] for column in self.logged}
+        log_curves(trainer.loggers, logged, self.axis, self.times)
         log_figure(trainer.loggers, self.name, figure)

@@ -9,7 +9,7 @@ from torch import Tensor
 from callbacks.curves import CurveAnalysis, Curves, Floats
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
-from lit_hier.metrics import summarize
+from lit_hier.metrics import standard_error
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.plots import Panel
 
@@ -30,14 +30,12 @@ class Reconstruction(CurveAnalysis):
 
     name = "reconstruction"
     quantities = ("marginal", "unchanged")
-    curve_columns = ("marginal", "unchanged", "theory", "sem", "unchanged_sem")
+    logged = ("marginal", "unchanged", "theory")
     legend = "level"
 
     def lines(self) -> list[tuple[str, dict[str, str | int]]]:
         """One per level, leaves first."""
-        assert self.record is not None
-        assert self.record.tree_start is not None
-        return [(f"level {k}", {"level": k}) for k in range(len(self.record.tree_start))]
+        return [(f"level {k}", {"level": k}) for k in range(self.num_levels)]
 
     def measure(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
@@ -52,6 +50,7 @@ class Reconstruction(CurveAnalysis):
                 f"model: Reconstruction needs trees, which {type(pl_module).__name__} does not"
                 " give; use it with a BPDenoiser"
             )
+        self.num_levels = len(record.tree_start)
         marginal = [
             belief.gather(-1, true.expand(len(belief), -1, -1)[..., None]).squeeze(-1).mean(-1)
             for belief, true in zip(record.marginals, record.tree_start, strict=True)
@@ -64,16 +63,14 @@ class Reconstruction(CurveAnalysis):
 
     def summarise(self, samples: Floats, time: int, line: int) -> dict[str, float]:
         """Means over data with their standard errors, and the theory."""
-        assert self.record is not None
-        theory = torch.nan if self.record.theory is None else self.record.theory[time, line].item()
-        marginal, unchanged = (summarize(values) for values in samples)
+        marginal, unchanged = samples.astype("float64")
         return {
-            "marginal": marginal["mean"],
-            "unchanged": unchanged["mean"],
-            "sem": marginal["sem"],
-            "count": marginal["count"],
-            "theory": theory,
-            "unchanged_sem": unchanged["sem"],
+            "marginal": float(marginal.mean()),
+            "unchanged": float(unchanged.mean()),
+            "sem": standard_error(marginal),
+            "count": len(marginal),
+            "theory": self.theory[time][line] if self.theory else torch.nan,
+            "unchanged_sem": standard_error(unchanged),
         }
 
     def panels(self, curves: Mapping[str, Curves]) -> Sequence[Panel]:

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 from torchmetrics.aggregation import MeanMetric
@@ -29,6 +29,9 @@ class ActivationSimilarity(CurveAnalysis):
     are centred and scaled by these, flattened per sample, and compared by the cosine of their
     angle.
 
+    The data module's reference batches are dictionaries with the network's input `x` and the
+    class `label`, and its data loader's sampler is a `PlannedBatches`.
+
     Writes, besides what `CurveAnalysis` lists: `similarity.csv` with columns process, time,
     layer, layer_index, mode, mean, median, std, sem, count; `similarity.npz` with the arrays
     `similarity` (time, curve, index), `time`, `curve`, `index`. Logs to TensorBoard the curves
@@ -36,17 +39,18 @@ class ActivationSimilarity(CurveAnalysis):
     weights and data belong together.
 
     Args:
-        network: The network looked into; it takes `x` of the data module's batches.
+        network: The network looked into; it takes `x` of the data module's batches and gives
+            logits (B, classes).
         layers: Patterns of layer names, see `lit_hier.nn.match_layers`.
         reference: The data module's split that standardises.
 
     Raises:
-        InputError: A pattern matches no layer.
+        InputError: A pattern matches no layer; later, `x` does not fit the network.
     """
 
     name = "similarity"
     quantities = ("similarity",)
-    curve_columns = ("mode", "mean")
+    logged = ("mode", "mean")
     legend = "layer"
 
     def __init__(
@@ -62,16 +66,27 @@ class ActivationSimilarity(CurveAnalysis):
         self.standardizations: dict[str, Standardization] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse runs without a reference set.
+        """Refuse runs without a reference set, and networks that were trained on other data.
 
         Raises:
-            InputError: There is no data module, or what `CurveAnalysis.setup` refuses.
+            InputError: There is no data module; the network says what it was `trained_on`, and
+                this is not the data module's `training_set`; or what the base class refuses.
         """
         super().setup(trainer, pl_module, stage)
         self.datamodule: LightningDataModule | None = getattr(trainer, "datamodule", None)
-        if stage == "predict" and self.datamodule is None:
+        if stage != "predict":
+            return
+        if self.datamodule is None:
             raise InputError(
                 "data: ActivationSimilarity takes its reference set from a data module"
+            )
+        trained_on = getattr(self.network, "trained_on", "")
+        training_set = getattr(self.datamodule, "training_set", "")
+        if trained_on and training_set and trained_on != training_set:
+            raise InputError(
+                f"weights: the network was trained on {trained_on}, but the data are"
+                f" {training_set}: the grammar would be another, or data held out here were"
+                " trained on; give the data module the arguments of the training run"
             )
 
     def lines(self) -> list[tuple[str, dict[str, str | int]]]:
@@ -91,13 +106,21 @@ class ActivationSimilarity(CurveAnalysis):
             def see(name: str, output: Tensor, number: int = number) -> None:
                 trees[name].add(number, channel_moments(output))
 
-            predicted = self._run(trainer, batch["x"], see).argmax(1)
-            accuracy.update((predicted == batch["label"]).float())
+            try:
+                logits = self._run(trainer, batch["x"], see)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                raise InputError(
+                    f"network: {type(self.network).__name__} does not take x of shape"
+                    f" {tuple(batch['x'].shape)}: {error}"
+                ) from error
+            accuracy.update((logits.argmax(1) == batch["label"]).float())
         for name, tree in trees.items():
             if trainer.world_size > 1:
                 tree = MomentTree.unpack(*gather_all_tensors(tree.pack()))
             self.standardizations[name] = Standardization.of(tree.total())
-        self._report(trainer, len(loader.dataset), float(accuracy.compute()))
+        self._report(trainer, len(loader.dataset), float(accuracy.compute()), logits.shape[1])
 
     def _run(self, trainer: Trainer, x: Tensor, see: Callable[[str, Tensor], None]) -> Tensor:
         """Run the network under hooks that are gone afterwards."""
@@ -109,8 +132,13 @@ class ActivationSimilarity(CurveAnalysis):
             logits: Tensor = self.network(x.float())
         return logits
 
-    def _report(self, trainer: Trainer, count: int, accuracy: float) -> None:
+    def _report(self, trainer: Trainer, count: int, accuracy: float, num_classes: int) -> None:
         """Say whether weights and data fit together."""
+        if accuracy < 2 / num_classes:
+            rank_zero_warn(
+                f"reference/accuracy is {accuracy:.2%}, close to chance: do the weights belong to"
+                " this grammar and this data?"
+            )
         constant = sum(standard.num_constant for standard in self.standardizations.values())
         rank_zero_info(
             f"reference: {count} data of the {self.reference} split, accuracy {accuracy:.2%},"

@@ -70,25 +70,30 @@ def time_steps(times: Sequence[float]) -> tuple[list[int], int]:
 
 def log_curves(
     loggers: Iterable[Logger],
-    tag: str,
+    curves: Mapping[str, Mapping[str, ArrayLike]],
     axis: TimeAxis,
     times: Sequence[float],
-    curves: Mapping[str, ArrayLike],
 ) -> None:
     """Log curves to TensorBoard, each in a sub-run of its own so that one chart has them all.
 
-    The tag ends with what a step is, as `epsilon x1000`. NaN is left out.
+    Args:
+        loggers: Those that are not TensorBoard's are passed over.
+        curves: By tag, values over times by the curve's name; NaN is left out. The tag's end says
+            what a step is, as `epsilon x1000`.
+        axis: What the times mean.
+        times: Ascending.
     """
     steps, unit = time_steps(times)
     for logger in loggers:
         if not isinstance(logger, TensorBoardLogger):
             continue
-        for k, (name, values) in enumerate(curves.items()):
+        for k, name in enumerate(next(iter(curves.values()))):
             folder = Path(logger.log_dir, "curves", f"{k:02d} {name}")
             with SummaryWriter(str(folder)) as writer:
-                for step, value in zip(steps, np.asarray(values), strict=True):
-                    if np.isfinite(value):
-                        writer.add_scalar(f"{tag} ({axis.process} x{unit})", value, step)
+                for tag, by_name in curves.items():
+                    for step, value in zip(steps, np.asarray(by_name[name]), strict=True):
+                        if np.isfinite(value):
+                            writer.add_scalar(f"{tag} ({axis.process} x{unit})", value, step)
 
 
 def log_figure(loggers: Iterable[Logger], tag: str, figure: Figure) -> None:

@@ -20,7 +20,7 @@ def read_checkpoint(path: str | PathLike[str], argument: str) -> dict[str, Any]:
         argument: The user's name for it, for the error's message.
 
     Returns:
-        At least `state_dict` and `hyper_parameters`, plain tensors and primitives.
+        Plain tensors and primitives, among them a `state_dict`.
 
     Raises:
         InputError: There is no such file, or it is no checkpoint of plain tensors.
@@ -36,9 +36,6 @@ def read_checkpoint(path: str | PathLike[str], argument: str) -> dict[str, Any]:
         raise InputError(
             f"{argument}: {path} is no checkpoint of plain tensors; {_HINT}"
         ) from error
-    wanted = ("state_dict", "hyper_parameters")
-    if not isinstance(checkpoint, dict) or any(
-        not isinstance(checkpoint.get(key), dict) for key in wanted
-    ):
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise InputError(f"{argument}: {path} is no checkpoint of Lightning; {_HINT}")
     return checkpoint

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shlex
 import sys
 import warnings
 from operator import attrgetter
@@ -76,6 +77,9 @@ class LitHierCLI(LightningCLI):
                 compute_fn=attrgetter(name),
                 apply_on="instantiate",
             )
+        parser.link_arguments(
+            "data.training_set", "model.init_args.trained_on", apply_on="instantiate"
+        )
 
     def _parse_ckpt_path(self) -> None:
         """Let a checkpoint bring weights only: what the config says of the model stands."""
@@ -86,13 +90,22 @@ class LitHierCLI(LightningCLI):
         if self.subcommand == "predict":
             config.return_predictions = False
         config.weights_only = True
-        if config.ckpt_path is not None and config.ckpt_path.endswith(".ckpt"):
+        if config.ckpt_path is None and self.subcommand in ("validate", "test"):
+            raise InputError(
+                f"ckpt_path: there is nothing to {self.subcommand} but random weights;"
+                " give the checkpoint that `lit-hier fit` wrote"
+            )
+        if config.ckpt_path not in (None, "best", "last", "hpc"):
             read_checkpoint(config.ckpt_path, "ckpt_path")
+        if config.trainer.overfit_batches:
+            raise InputError("trainer.overfit_batches: leave it out; lower data.num_train instead")
         if config.trainer.logger in (False, None):
             raise InputError(
                 "trainer.logger: results need a place; leave it out or name a TensorBoardLogger"
             )
-        if config.trainer.enable_progress_bar is not False:
+        if config.trainer.enable_progress_bar is not False and "ProgressBar" not in str(
+            config.trainer.callbacks
+        ):
             self.trainer_defaults["callbacks"] = [callbacks.TimeProgressBar()]
 
     def after_predict(self) -> None:
@@ -106,7 +119,8 @@ class LitHierCLI(LightningCLI):
                 for file in sorted(folder.iterdir())
                 if file.suffix in kinds
             ]
-            lines.append(f"{'look':<8} tensorboard --logdir {folder}")
+            look = shlex.join([sys.executable, "-m", "tensorboard.main", "--logdir", str(folder)])
+            lines.append(f"{'look':<8} {look}")
             sys.stdout.write("\n".join(lines) + "\n")
 
 

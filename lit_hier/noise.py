@@ -185,8 +185,9 @@ class GaussianNoise(NoiseProcess):
 
     def corrupt(self, leaves: Tensor, time: float, draws: Tensor, num_features: int) -> Tensor:
         """Diffuse one-hot vectors; float64, shape (B, d, v)."""
-        # Half a step of the 2^-53 grid away from 0, so that the quantile is finite.
-        eta: Tensor = torch.special.ndtri(draws + 2.0**-54).view(*leaves.shape, num_features)
+        # Inside (0, 1), so that the quantile is finite.
+        inside = (draws + 2.0**-54).clamp(max=1 - 2.0**-53)
+        eta: Tensor = torch.special.ndtri(inside).view(*leaves.shape, num_features)
         x_0: Tensor = one_hot(leaves, num_features)
         return math.exp(-time) * x_0 + math.sqrt(-math.expm1(-2 * time)) * eta
 

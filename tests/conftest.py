@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import torch
+from hypothesis import settings
 
 from lit_hier.rhm import RandomHierarchyModel, Tree
 
@@ -13,6 +14,10 @@ ROOT = Path(__file__).parent.parent
 # One thread per process, held: the bits of a matrix product may depend on it.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# Tests never time anything.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # What Lightning itself still asks of jsonargparse in an older way.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"

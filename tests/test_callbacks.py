@@ -29,6 +29,9 @@ TIMES = [0.0, 0.4, 0.8, 1.0]
 LAYERS = ["layers.0", "layers.1", "layers.2", "readout"]
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*close to chance")  # the network is untrained
+
+
 class Keep(Callback):
     """Keeps the records that a run makes."""
 
@@ -168,18 +171,26 @@ def test_batch_size_changes_rounding_only(tmp_path: Path) -> None:
         assert np.array_equal(reconstruction["unchanged"], stored[0][1]["unchanged"])
 
 
-class Fail(Callback):
-    """Ends a run with an error in its second batch."""
+class Breaks(HierarchicalCNN):
+    """Fails in the middle of a forward, after the reference set and the first times."""
 
-    def on_predict_batch_start(self, *args: Any) -> None:
-        if args[3] == 1:
-            raise RuntimeError("the machine stopped")
+    passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        for k, layer in enumerate(self.layers):
+            if self.passes > 21 and k == 2:
+                raise RuntimeError("the machine stopped")
+            x = layer(x)
+        logits: Tensor = self.readout(x.flatten(1))
+        return logits
 
 
 def test_a_failing_run_leaves_no_hooks_and_no_tables(tmp_path: Path) -> None:
-    net = network()
+    net = Breaks(6, 6, 2, 3, width=10)
     with pytest.raises(RuntimeError, match="the machine stopped"):
-        predict(tmp_path, ActivationSimilarity(net, ["layers.*"]), Reconstruction(), Fail())
+        predict(tmp_path, Reconstruction(), ActivationSimilarity(net, ["layers.*"]))
+    assert net.passes == 22
     assert not any(module._forward_hooks for module in net.modules())
     left = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
     assert left.isdisjoint({".csv", ".npz", ".png"})
@@ -240,3 +251,28 @@ def test_runs_that_have_nothing_to_measure_or_nowhere_to_write(tmp_path: Path) -
     )
     with pytest.raises(InputError, match=r"model: Reconstruction measures samplers"):
         trainer.predict(RHMClassifier(6, 6, 2, 3), RHMDataModule(RHM, 10, 5, 5, 5))
+
+
+def test_weights_of_another_grammar_are_told_apart(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"reference/accuracy is .* close to chance"):
+        predict(tmp_path, ActivationSimilarity(network(), ["readout"]))
+
+
+def test_a_network_for_other_data_is_refused(tmp_path: Path) -> None:
+    deeper = HierarchicalCNN(6, 6, 2, 4, width=10)
+    with pytest.raises(InputError, match=r"network: HierarchicalCNN does not take x of shape"):
+        predict(tmp_path, ActivationSimilarity(deeper, ["readout"]))
+    other = network()
+    data = RHMDataModule(RandomHierarchyModel(6, 3, 2, 3, seed=2), 10, 5, 300, 50)
+    other.trained_on = data.training_set
+    with pytest.raises(InputError, match=r"weights: the network was trained on .* seed=0, but"):
+        predict(tmp_path, ActivationSimilarity(other, ["readout"]))
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+def test_other_precisions_show_the_same(tmp_path: Path, precision: Any) -> None:
+    similarity = ActivationSimilarity(network(), ["layers.*", "readout"])
+    folder = predict(tmp_path, similarity, precision=precision)
+    exact = predict(tmp_path, ActivationSimilarity(network(), ["layers.*", "readout"]))
+    tables = [np.load(path / "similarity.npz")["similarity"] for path in (folder, exact)]
+    assert np.abs(tables[0] - tables[1]).mean() < (1e-6 if precision == "64-true" else 0.02)

@@ -4,9 +4,11 @@ import csv
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,7 +121,9 @@ def test_a_checkpoint_is_measured(
     checkpoint = "logs/demo_classifier/weights/classifier.ckpt"
     with inside(demo):
         lit_hier(stage, "-c", CLASSIFIER, "--ckpt_path", checkpoint)
-    assert "accuracy" in capsys.readouterr().out
+    found = re.search(r"/accuracy\D+([\d.]+)", capsys.readouterr().out)
+    assert found
+    assert float(found.group(1)) > 0.99
 
 
 SMALL = ("--data.init_args.num_predict=130", "--data.init_args.eval_batch_size=50")
@@ -133,7 +137,11 @@ def test_it_says_where_results_lie(demo: Path, capsys: pytest.CaptureFixture[str
         found = [line.split()[-1] for line in lines if line.startswith(("table", "picture"))]
         assert len(found) == 4
         assert all(Path(name).is_file() for name in found)
-    assert lines[-1].startswith("look     tensorboard --logdir logs/demo/version_")
+    look = shlex.split(lines[-1])
+    assert look[0] == "look"
+    assert look[-1].startswith("logs/demo/version_")
+    help_text = subprocess.run([*look[1:-2], "--help"], check=True, capture_output=True).stdout
+    assert b"--logdir" in help_text
     assert "ε = 0.25" in said.out
     assert "ε = 0.5" in said.out
 
@@ -220,6 +228,14 @@ def test_tensorboard_serves_every_point_of_every_curve(demo: Path, tensorboard: 
     assert {"similarity", "reconstruction"} <= set(pictures["."])
 
 
+def assert_one_line(err: str, said: str) -> None:
+    """Besides Lightning's greeting, there is one line, and it says what is wrong."""
+    lines = [line for line in err.splitlines() if line and not line.startswith("Seed set to")]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("lit-hier: error: ")
+    assert re.search(said, lines[0])
+
+
 def change(old: str, new: str) -> Callable[[str], str]:
     def apply(text: str) -> str:
         assert old in text
@@ -233,6 +249,11 @@ def change(old: str, new: str) -> Callable[[str], str]:
     [
         (change("num_synonyms: 4", "num_synonyms: 17"), "num_synonyms=17 .* take num_synonyms <="),
         (change("num_predict: 1000", "num_predict: 0"), "num_predict is 0; give at least 1"),
+        (
+            change("seed: 0}", "seed: 1}"),
+            "weights: the network was trained on .* but the data are",
+        ),
+        (change("num_train: 60000", "num_train: 10"), "num_train=60000, .* num_train=10, "),
         (change("num_layers: 5", "num_layers: 2"), "num_train .* = 65000, but .* makes only 1024"),
         (change("num_predict:", "num_predct:"), "'num_predct' is not accepted"),
         (change("num_predict: 1000", "num_predict: many"), 'num_predict": Expected .* many'),
@@ -259,10 +280,7 @@ def test_a_config_that_cannot_be_used_ends_in_one_line(
     with inside(tmp_path), pytest.raises(SystemExit) as end:
         lit_hier("predict", "-c", str(config))
     assert end.value.code == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
-    assert len(errors) == 1
-    assert errors[0].startswith("lit-hier: error: ")
-    assert re.search(said, errors[0])
+    assert_one_line(capsys.readouterr().err, said)
     left = {path.suffix for path in tmp_path.rglob("*")}
     assert left.isdisjoint({".csv", ".npz", ".png"})
 
@@ -276,6 +294,23 @@ def test_a_config_that_cannot_be_used_ends_in_one_line(
         (["predict", "-c", DEMO, "--trainer.logger=false"], "trainer.logger: results need"),
         (["test", "-c", CLASSIFIER, "--ckpt_path=none.ckpt"], "ckpt_path: cannot read none.ckpt"),
         (["predict", "-c", DEMO, "--nonsense=1"], "nonsense"),
+        (["predict", "-c", DEMO, "--model.init_args.seed=-1"], "seed is -1; give 0 to"),
+        (["test", "-c", CLASSIFIER], "ckpt_path: there is nothing to test but random weights"),
+        (["test", "-c", CLASSIFIER, f"--ckpt_path={DEMO}"], "is no checkpoint of plain tensors"),
+        (
+            ["fit", "-c", CLASSIFIER, "--trainer.overfit_batches=1"],
+            "trainer.overfit_batches: leave",
+        ),
+        (
+            [
+                "predict",
+                "-c",
+                DEMO,
+                "--data.init_args.rhm=RulesFromFile",
+                "--data.init_args.rhm.init_args.path=none.yaml",
+            ],
+            "path: cannot read rules from none",
+        ),
     ],
 )
 def test_arguments_that_cannot_be_used_end_in_one_line(
@@ -284,7 +319,7 @@ def test_arguments_that_cannot_be_used_end_in_one_line(
     with inside(tmp_path), pytest.raises(SystemExit) as end:
         lit_hier(*arguments)
     assert end.value.code == 2
-    assert re.search(said, capsys.readouterr().err)
+    assert_one_line(capsys.readouterr().err, said)
 
 
 def test_a_foreign_checkpoint_is_refused_in_one_line(
@@ -306,3 +341,39 @@ def test_help_is_there(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for name in ("RHMDataModule", "BPDenoiser", "RHMClassifier", "ActivationSimilarity"):
         assert name in text
+
+
+SMALLER = ("--data.init_args.num_train=512", "--data.init_args.num_test=50")
+
+
+def test_the_paper_sized_configs_run_and_may_be_repeated(tmp_path: Path) -> None:
+    """Fig. 8's two files on little data; then the same run again from what it wrote."""
+    with inside(tmp_path), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*close to chance")
+        warnings.filterwarnings("ignore", message=".*logging interval")
+        lit_hier(
+            "fit", "-c", f"{CONFIGS}/fig8_classifier.yaml", *SMALLER, "--trainer.max_epochs=1"
+        )
+        few = ("--data.init_args.num_predict=20", "--model.init_args.times=[0.5, 0.8]")
+        lit_hier("predict", "-c", f"{CONFIGS}/fig8.yaml", *SMALLER, *few)
+        first = tmp_path / "logs/fig8/version_0"
+        lit_hier("predict", "-c", str(first / "config.yaml"))
+        again = tmp_path / "logs/fig8/version_1"
+    for name in ("similarity.csv", "reconstruction.csv"):
+        assert (first / name).read_bytes() == (again / name).read_bytes()
+
+
+def test_training_on_two_processes_shares_out_whole_batches(tmp_path: Path) -> None:
+    command = [
+        *(sys.executable, "-m", "lit_hier", "fit", "-c", CLASSIFIER),
+        *("--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"),
+        *("--data.init_args.num_train=1000", "--data.init_args.num_val=700"),
+        *("--trainer.max_epochs=1", "--trainer.log_every_n_steps=1"),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        command, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=200
+    )
+    assert (tmp_path / "logs/demo_classifier/weights/classifier.ckpt").is_file()
+    folder = tmp_path / "logs/demo_classifier/version_0"
+    assert scalars(folder, "val/accuracy")[0] == pytest.approx(1 / 16, abs=0.05)

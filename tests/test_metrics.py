@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity
 
@@ -70,7 +70,6 @@ def test_streamed_moments_against_one_pass(shape: tuple[int, ...]) -> None:
 
 
 @given(st.integers(1, 40), st.integers(1, 6), st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_moments_have_the_same_bits_in_any_order_and_any_share(
     num_batches: int, num_processes: int, random: object
 ) -> None:

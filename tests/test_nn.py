@@ -60,6 +60,16 @@ def test_a_layer_that_puts_out_no_tensor_is_named() -> None:
         network(torch.ones(1, 2))
 
 
+def test_a_layer_that_runs_twice_is_refused() -> None:
+    relu = nn.ReLU()
+    network = nn.Sequential(nn.Linear(2, 2), relu, nn.Linear(2, 2), relu)
+    with (
+        pytest.raises(InputError, match=r"layers: '1' \(ReLU\) runs more than once in a pass"),
+        watch_layers(network, ["1"], lambda name, out: None),
+    ):
+        network(torch.ones(1, 2))
+
+
 class Attack:
     """Unpickled carelessly, it makes a folder."""
 
@@ -87,7 +97,7 @@ def test_checkpoints_that_are_none_are_refused_in_one_line(tmp_path: Path) -> No
     torch.save({"state_dict": Attack(folder)}, path)
     with pytest.raises(InputError, match="is no checkpoint of plain tensors") as said["code"]:
         TrainedCNN(str(path))
-    torch.save({"state_dict": {}}, path)
+    torch.save({"weights": {}}, path)
     with pytest.raises(InputError, match="is no checkpoint of Lightning") as said["bare"]:
         TrainedCNN(str(path))
     foreign = {"state_dict": {"network.x": torch.ones(1)}, "hyper_parameters": {"width": 3}}
@@ -99,12 +109,14 @@ def test_checkpoints_that_are_none_are_refused_in_one_line(tmp_path: Path) -> No
 
 
 def test_a_trained_network_comes_back(tmp_path: Path) -> None:
-    module = RHMClassifier(5, 3, 2, 4, width=6)
+    module = RHMClassifier(5, 3, 2, 4, width=6, trained_on="data")
     checkpoint = {
         "state_dict": module.state_dict(),
         "hyper_parameters": dict(module.hparams),
     }
     torch.save(checkpoint, tmp_path / "weights.ckpt")
     x = torch.randn(2, 5, 16)
-    assert torch.equal(TrainedCNN(str(tmp_path / "weights.ckpt"))(x), module(x))
-    assert all(isinstance(value, int) for value in module.hparams.values())
+    network = TrainedCNN(str(tmp_path / "weights.ckpt"))
+    assert torch.equal(network(x), module(x))
+    assert network.trained_on == "data"
+    assert all(isinstance(value, int | str) for value in module.hparams.values())

@@ -26,7 +26,7 @@ def grammars(draw: st.DrawFn) -> RandomHierarchyModel:
 
 
 @given(grammars(), st.integers(0, 50))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_rules_are_a_grammar_and_parsing_inverts_sampling(
     rhm: RandomHierarchyModel, num: int
 ) -> None:
@@ -191,7 +191,6 @@ def test_files_that_hold_no_rules(tmp_path: Path, text: str | None, message: str
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.data())
-@settings(deadline=None)
 def test_words_are_drawn_without_replacement(radices: list[int], data: st.DataObject) -> None:
     total = math.prod(radices)
     num = data.draw(st.integers(0, total))

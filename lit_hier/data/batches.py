@@ -28,6 +28,7 @@ class PlannedBatches(Sampler[Tensor]):
         rank: This process.
         num_processes: How many share the plan.
         shuffle_seed: Shuffle anew for each epoch as (seed, epoch) says; `None` keeps the order.
+        size_name: The user's name for `batch_size`, for the error's message.
 
     Raises:
         InputError: There are fewer batches than processes, or no samples or batch size.
@@ -40,14 +41,15 @@ class PlannedBatches(Sampler[Tensor]):
         rank: int = 0,
         num_processes: int = 1,
         shuffle_seed: int | None = None,
+        size_name: str = "batch_size",
     ) -> None:
-        for name, value in (("number of samples", num_samples), ("batch_size", batch_size)):
+        for name, value in (("number of samples", num_samples), (size_name, batch_size)):
             if value < 1:
                 raise InputError(f"{name} is {value}; give at least 1")
         num_batches = -(-num_samples // batch_size)
         if num_batches < num_processes:
             raise InputError(
-                f"batch_size={batch_size} makes {num_batches} batches of {num_samples} samples,"
+                f"{size_name}={batch_size} makes {num_batches} batches of {num_samples} samples,"
                 f" too few for {num_processes} processes; take a smaller batch or fewer devices"
             )
         self.num_samples = num_samples

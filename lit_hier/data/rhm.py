@@ -1,5 +1,6 @@
 """Data of a Random Hierarchy Model, for classifiers and for denoisers."""
 
+import hashlib
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -16,6 +17,7 @@ from lit_hier.rhm.distinct import draw_distinct
 Split = Literal["train", "val", "test", "predict"]
 Batch = dict[str, Tensor]
 
+_MOST: Final = 10**9  # data that may be asked for: more would not fit into any memory
 _CHUNK: Final = 65536  # data derived at a time: bounds what a tree's latents take
 
 
@@ -59,7 +61,9 @@ class RHMDataModule(LightningDataModule):
 
     Args:
         rhm: The grammar.
-        num_train: Training data n; the set is fixed, as in the paper.
+        num_train: Training data n; the set is fixed, as in the paper. To look into a trained
+            network give the number that it was trained on, or its training data pass for held-out
+            ones.
         num_val: Validation data.
         num_test: Test data; also the usual reference set for the statistics of activations.
         num_predict: Held-out data that `lit-hier predict` turns round.
@@ -96,19 +100,36 @@ class RHMDataModule(LightningDataModule):
         if batch_size < 1 or eval_batch_size < 1:
             raise InputError("batch_size and eval_batch_size must be at least 1")
         wanted = sum(self.sizes.values())
+        if wanted > _MOST:
+            raise InputError(f"num_train and the other splits make {wanted} data; at most {_MOST}")
         if wanted > rhm.num_data:
             raise InputError(
                 f"num_train + num_val + num_test + num_predict = {wanted}, but {rhm} makes only"
                 f" {rhm.num_data} data, too few for splits that share none; ask for fewer data or"
                 " take a larger num_synonyms, tuple_size or num_layers"
             )
+        if seed < 0:
+            raise InputError(f"seed is {seed}; give at least 0")
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.seed = seed
         self._splits: dict[Split, RHMDataset] = {}
 
+    @property
+    def training_set(self) -> str:
+        """What decides the training set, in one line: grammar, rules, size, seed."""
+        rules = hashlib.sha256(b"".join(rule.numpy().tobytes() for rule in self.rhm.rules))
+        return (
+            f"{self.rhm} with rules {rules.hexdigest()[:12]},"
+            f" num_train={self.sizes['train']}, seed={self.seed}"
+        )
+
     def setup(self, stage: str | None = None) -> None:
-        """Draw all splits, once."""
+        """Draw all splits, once.
+
+        Raises:
+            InputError: The trainer would share out the batches in another way.
+        """
         if self._splits:
             return
         if self.trainer is not None and self.trainer.world_size > 1:
@@ -149,6 +170,7 @@ class RHMDataModule(LightningDataModule):
             rank,
             num_processes,
             shuffle_seed=self.seed if training else None,
+            size_name="batch_size" if training else "eval_batch_size",
         )
         return DataLoader(self._splits[split], sampler=plan, batch_size=None)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import cached_property
 from typing import TYPE_CHECKING, Final, cast
 
 import torch
@@ -35,10 +34,10 @@ class Passes:
         semiring: The arithmetic: `LINEAR`, or `LOGARITHMIC`.
 
     Attributes:
-        lost: For each sample, shape (B,), a bound on what underflow has taken of any of its
-            messages so far, as a share of the message's largest entry; above 1, or NaN, nothing
-            can be said of the sample. In `LOGARITHMIC` arithmetic nothing is lost: 0, and NaN
-            where the evidence is impossible.
+        lost: For each sample, shape (B,), a bound on what underflow has taken of any message that
+            went into the last answer, as a share of the message's largest entry; above 1, or NaN,
+            nothing can be said of the sample. In `LOGARITHMIC` arithmetic nothing is lost: 0, and
+            NaN where the evidence is impossible.
     """
 
     def __init__(self, bp: BeliefPropagation, leaves: Tensor, semiring: Semiring) -> None:
@@ -62,6 +61,8 @@ class Passes:
             self.scales.append(scale)
             self.up_lost.append(lost)
         self.root = self._scaled(semiring.times(self.up[-1], self.prior), self.up_lost[-1])[0]
+        self._up_lost_most = self.lost
+        self._down: list[Tensor] = []
 
     def _scaled(self, x: Tensor, lost: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Divide each column by its maximum.
@@ -78,8 +79,11 @@ class Passes:
             lost = (torch.finfo(x.dtype).tiny + lost) / scale
         else:
             lost = torch.where(scale > -torch.inf, 0.0, torch.nan)
-        self.lost = torch.maximum(self.lost, self._by_sample(lost).amax(-1))
+        self._note(lost)
         return self.semiring.over(x, scale), scale, lost
+
+    def _note(self, lost: Tensor) -> None:
+        self.lost = torch.maximum(self.lost, self._by_sample(lost).amax(-1))
 
     def _by_sample(self, x: Tensor) -> Tensor:
         """Split columns, the last axis, into (B, nodes)."""
@@ -105,9 +109,21 @@ class Passes:
         split: Tensor = x.unflatten(-1, (-1, self.bp.tuple_size))
         return split
 
-    @cached_property
-    def down(self) -> list[Tensor]:
+    def upward(self) -> list[Tensor]:
+        """Upward messages, leaves first, scaled to a maximum of one."""
+        self.lost = self._up_lost_most
+        return self.up
+
+    def downward(self) -> list[Tensor]:
         """Downward messages, leaves first, scaled to a maximum of one."""
+        if not self._down:
+            self._go_down()
+        self.lost = self._up_lost_most
+        for lost in self._down_lost:
+            self._note(lost)
+        return self._down
+
+    def _go_down(self) -> None:
         down, self._down_lost = [self.prior], [torch.zeros_like(self.up_lost[-1])]
         for level in reversed(range(self.bp.num_layers)):
             above, x = down[-1], torch.empty_like(self.up[level])
@@ -126,14 +142,15 @@ class Passes:
             down.append(x)
             self._down_lost.append(lost)
         self._down_lost.reverse()
-        return down[::-1]
+        self._down = down[::-1]
 
     def marginals(self) -> list[Tensor]:
         """Unnormalised posterior probabilities, leaves first, scaled to a maximum of one."""
+        down = self.downward()
         return [
-            self._scaled(self.semiring.times(up, down), up_lost + down_lost)[0]
-            for up, down, up_lost, down_lost in zip(
-                self.up, self.down, self.up_lost, self._down_lost, strict=True
+            self._scaled(self.semiring.times(x, y), x_lost + y_lost)[0]
+            for x, y, x_lost, y_lost in zip(
+                self.up, down, self.up_lost, self._down_lost, strict=True
             )
         ]
 
@@ -150,6 +167,7 @@ class Passes:
 
         Every node above the leaves chooses one of its m rules; scaling took a factor per node.
         """
+        self.lost = self._up_lost_most
         root = self.semiring.times(self.up[-1], self.prior).double()
         if self.semiring is LINEAR:
             root = root.log()
@@ -163,6 +181,7 @@ class Passes:
 
     def sample(self, draws: Tensor) -> Tree:
         """Draw trees from the root down; see `Posterior.sample`."""
+        self.lost = self._up_lost_most
         u = draws.T.split([1, *(self.bp.tuple_size**k for k in range(self.bp.num_layers))])
         levels = [self._choose(self.root, u[0].flatten(), self.up_lost[-1])]
         for level, u_level in zip(reversed(range(self.bp.num_layers)), u[1:], strict=True):

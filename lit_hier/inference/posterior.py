@@ -70,11 +70,11 @@ class Posterior:
 
     def upward(self) -> Tree:
         """Upward messages (Eq. 13-14): L + 1 tensors (B, s**(L-l), v or n), normalised."""
-        return self._answer(lambda passes, _: passes.probabilities(passes.up))
+        return self._answer(lambda passes, _: passes.probabilities(passes.upward()))
 
     def downward(self) -> Tree:
         """Downward messages (Eq. 15-16): as `upward`; at the root, the class prior."""
-        return self._answer(lambda passes, _: passes.probabilities(passes.down))
+        return self._answer(lambda passes, _: passes.probabilities(passes.downward()))
 
     def marginals(self) -> Tree:
         """Posterior probability of every symbol at every node: as `upward`."""

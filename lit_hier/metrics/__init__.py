@@ -3,7 +3,7 @@
 from lit_hier.metrics.moments import Moments, MomentTree, channel_moments
 from lit_hier.metrics.sample_table import SampleTable
 from lit_hier.metrics.similarity import Standardization
-from lit_hier.metrics.summary import mode, summarize
+from lit_hier.metrics.summary import mode, standard_error, summarize
 
 __all__ = [
     "MomentTree",
@@ -12,5 +12,6 @@ __all__ = [
     "Standardization",
     "channel_moments",
     "mode",
+    "standard_error",
     "summarize",
 ]

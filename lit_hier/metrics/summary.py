@@ -33,6 +33,16 @@ def mode(values: ArrayLike) -> float:
     return float(np.argmax(smooth) / _CELLS * 2 - 1)
 
 
+def standard_error(values: NDArray[np.floating]) -> float:
+    """Standard error of the mean, std / sqrt(N) with N - 1 in the variance's denominator.
+
+    Args:
+        values: One number per sample, shape (N,); one sample has the error 0.
+    """
+    n = len(values)
+    return float(values.std(ddof=1, dtype=np.float64)) / n**0.5 if n > 1 else 0.0
+
+
 def summarize(values: NDArray[np.floating]) -> dict[str, float]:
     """Summarise one curve's samples at one time.
 
@@ -40,16 +50,15 @@ def summarize(values: NDArray[np.floating]) -> dict[str, float]:
         values: One number per sample, shape (N,), N at least 1.
 
     Returns:
-        mode, mean, median, std (over the samples, N - 1 in the denominator; 0 for one sample),
-        sem (std / sqrt(N)) and count.
+        mode, mean, median, std (N - 1 in the denominator), sem and count.
     """
     x = np.asarray(values, dtype=np.float64)
-    std = float(x.std(ddof=1)) if len(x) > 1 else 0.0
+    sem = standard_error(x)
     return {
         "mode": mode(x),
         "mean": float(x.mean()),
         "median": float(np.median(x)),
-        "std": std,
-        "sem": std / len(x) ** 0.5,
+        "std": sem * len(x) ** 0.5,
+        "sem": sem,
         "count": len(x),
     }

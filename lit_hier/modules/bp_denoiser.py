@@ -24,10 +24,10 @@ class BPDenoiser(ForwardBackwardModule):
         rhm: The grammar; the command line takes it from the data module.
         process: How leaves are corrupted.
         times: Inversion times on the process's axis, ascending.
-        seed: Seed of the noise and of the posterior samples, at least 0.
+        seed: Seed of the noise and of the posterior samples, 0 to 2^64 - 1.
 
     Raises:
-        InputError: The times are none, out of range or out of order, or the seed is negative.
+        InputError: The times are none, out of range or out of order, or the seed is out of range.
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class BPDenoiser(ForwardBackwardModule):
     ) -> None:
         process.check_times(times)
         super().__init__(times, process.axis)
-        if seed < 0:
-            raise InputError(f"seed is {seed}; give at least 0")
+        if not 0 <= seed < 2**64:
+            raise InputError(f"seed is {seed}; give 0 to 2^64 - 1")
         self.rhm = rhm
         self.process = process
         self.seed = seed

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from lit_hier.errors import InputError
 from lit_hier.nn import HierarchicalCNN
 
 
@@ -27,6 +28,8 @@ class RHMClassifier(LightningModule):
         num_layers: L.
         width: Channels of every hidden layer.
         optimizer: Any optimizer of torch, Adam by default.
+        trained_on: What the network is trained on, kept with its weights; the command line takes
+            it from the data module (`RHMDataModule.training_set`).
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class RHMClassifier(LightningModule):
         num_layers: int,
         width: int = 128,
         optimizer: OptimizerCallable = torch.optim.Adam,
+        trained_on: str = "",
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"])
@@ -51,8 +55,15 @@ class RHMClassifier(LightningModule):
         return cast("Tensor", self.network(x))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Make the optimizer that the config names."""
-        return self.optimizer(self.parameters())
+        """Make the optimizer that the config names.
+
+        Raises:
+            InputError: Its arguments are out of range.
+        """
+        try:
+            return self.optimizer(self.parameters())
+        except ValueError as error:
+            raise InputError(f"optimizer: {error}") from error
 
     def _step(self, batch: dict[str, Tensor], stage: str, accuracy: Metric) -> Tensor:
         logits, label = self(batch["x"]), batch["label"]
@@ -63,6 +74,7 @@ class RHMClassifier(LightningModule):
             on_step=False,
             on_epoch=True,
             prog_bar=True,
+            sync_dist=True,
             batch_size=len(label),
         )
         return loss

@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 from os import PathLike
-from typing import Self
 
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -74,8 +73,11 @@ class HierarchicalCNN(nn.Module):
         logits: Tensor = self.readout(x.flatten(1))
         return logits
 
-    @classmethod
-    def from_checkpoint(cls, path: str | PathLike[str]) -> Self:
+    trained_on: str = ""
+    """What the weights were trained on, where they say; see `RHMDataModule.training_set`."""
+
+    @staticmethod
+    def from_checkpoint(path: str | PathLike[str]) -> "HierarchicalCNN":
         """Load the network of a trained `RHMClassifier`.
 
         Only numbers are read: a checkpoint that holds code is refused, not run.
@@ -86,14 +88,16 @@ class HierarchicalCNN(nn.Module):
         checkpoint = read_checkpoint(path, "weights")
         names = ("num_features", "num_classes", "tuple_size", "num_layers", "width")
         try:
-            architecture = {name: checkpoint["hyper_parameters"][name] for name in names}
+            hyper_parameters = checkpoint["hyper_parameters"]
+            architecture = {name: hyper_parameters[name] for name in names}
             state = {
                 key.removeprefix("network."): value
                 for key, value in checkpoint["state_dict"].items()
                 if key.startswith("network.")
             }
-            network = cls(**architecture)
+            network = HierarchicalCNN(**architecture)
             network.load_state_dict(state)
+            network.trained_on = str(hyper_parameters.get("trained_on", ""))
         except (KeyError, TypeError, RuntimeError) as error:
             raise InputError(
                 f"weights: {path} is of another model; give a checkpoint of an RHMClassifier"
@@ -115,3 +119,4 @@ class TrainedCNN(HierarchicalCNN):
         trained = HierarchicalCNN.from_checkpoint(weights)
         nn.Module.__init__(self)
         self.layers, self.readout = trained.layers, trained.readout
+        self.trained_on = trained.trained_on

@@ -51,10 +51,14 @@ def match_layers(network: nn.Module, patterns: Sequence[str]) -> list[str]:
 def watch_layers(
     network: nn.Module, names: Sequence[str], see: Callable[[str, Tensor], None]
 ) -> Iterator[None]:
-    """Call `see(name, output)` whenever one of the named layers has run.
+    """Call `see(name, output)` when a named layer has run; for one pass of the network.
 
     The hooks are gone when the block ends, also when it ends with an error.
+
+    Raises:
+        InputError: A layer puts out no tensor (B, C, ...), or runs twice in the pass.
     """
+    seen: set[str] = set()
 
     def hook(name: str, module: nn.Module, args: Any, output: Any) -> None:
         if not isinstance(output, Tensor) or output.ndim < 2:
@@ -62,6 +66,12 @@ def watch_layers(
                 f"layers: {name!r} ({type(module).__name__}) puts out no tensor (B, C, ...);"
                 " choose layers inside it"
             )
+        if name in seen:
+            raise InputError(
+                f"layers: {name!r} ({type(module).__name__}) runs more than once in a pass, so its"
+                " output is not one thing; choose layers around it"
+            )
+        seen.add(name)
         see(name, output)
 
     with ExitStack() as hooks:

@@ -39,7 +39,10 @@ def draw_distinct(
     dtype = np.min_scalar_type(max(radices) - 1)
     if total <= _FEW:
         ranks = generator.permutation(total)[:num]
-        return np.stack(np.unravel_index(ranks, tuple(radices)), axis=-1).astype(dtype)
+        words = np.empty((num, len(radices)), dtype)
+        for position, radix in reversed(list(enumerate(radices))):
+            ranks, words[:, position] = np.divmod(ranks, radix)
+        return words
     words = np.empty((0, len(radices)), dtype)
     while (missing := num - len(words)) > 0:
         # So many that as many new ones as are missing may be expected among them; in blocks of
