@@ -72,21 +72,22 @@ def test_the_demo_shows_the_papers_inversion(demo: Path) -> None:
     table = rows(folder / "similarity.csv")
     times = sorted({float(row["time"]) for row in table})
     assert len(times) >= 21
-    assert {int(row["count"]) for row in table} == {1000}
+    assert {int(row["count"]) for row in table} == {2000}
 
     def curve(name: str, epsilon: float) -> list[float]:
         return [float(row[name]) for row in table if float(row["time"]) == epsilon]
 
     # Well below the transition deep layers and logits are the most alike, the first the least ...
-    for epsilon in (0.4, 0.5, 0.6):
-        mean = curve("mean", epsilon)
-        assert mean[0] < min(mean[1:])
-        assert min(mean[3:]) - mean[0] > 0.005
+    below = [curve("mean", epsilon) for epsilon in times if 0.3 <= epsilon <= 0.6]
+    assert all(mean[0] < min(mean[1:4]) for mean in below)
+    rise = np.mean([[deep - mean[0] for deep in mean[3:]] for mean in below], axis=0)
+    assert rise.min() > 0.001
+    assert rise[:-1].min() > 0.002
     # ... at and above it the order is inverted.
     for epsilon in (0.8, 0.85, 0.9):
         mean = curve("mean", epsilon)
         assert mean[0] > max(mean[2:])
-        assert mean == sorted(mean, reverse=True) or mean[0] - mean[-1] > 0.08
+        assert mean[0] - max(mean[3:]) > 0.05
     # The mode, of which the paper's figure is made, falls later for deep layers, but further.
     assert curve("mode", 0.75)[0] < min(curve("mode", 0.75)[2:])
     assert curve("mode", 0.85)[0] > max(curve("mode", 0.85)[2:])
@@ -248,7 +249,7 @@ def change(old: str, new: str) -> Callable[[str], str]:
     ("edit", "said"),
     [
         (change("num_synonyms: 4", "num_synonyms: 17"), "num_synonyms=17 .* take num_synonyms <="),
-        (change("num_predict: 1000", "num_predict: 0"), "num_predict is 0; give at least 1"),
+        (change("num_predict: 2000", "num_predict: 0"), "num_predict is 0; give at least 1"),
         (
             change("seed: 0}", "seed: 1}"),
             "weights: the network was trained on .* but the data are",
@@ -256,7 +257,7 @@ def change(old: str, new: str) -> Callable[[str], str]:
         (change("num_train: 60000", "num_train: 10"), "num_train=60000, .* num_train=10, "),
         (change("num_layers: 5", "num_layers: 2"), "num_train .* = 65000, but .* makes only 1024"),
         (change("num_predict:", "num_predct:"), "'num_predct' is not accepted"),
-        (change("num_predict: 1000", "num_predict: many"), 'num_predict": Expected .* many'),
+        (change("num_predict: 2000", "num_predict: many"), 'num_predict": Expected .* many'),
         (change("callbacks:", "calbacks:"), "trainer.calbacks"),
         (change("BPDenoiser", "BPDenoisr"), "model: there is no class BPDenoisr"),
         (change("EpsilonNoise", "Epsilon"), "process: there is no class Epsilon;"),

@@ -197,7 +197,8 @@ class RandomHierarchyModel:
         Args:
             num: How many.
             generator: Source of randomness; the trees are made on its device.
-            labels: Classes to start from, integer, shape (num,); drawn uniformly if left out.
+            labels: Classes to start from, integer, shape (num,), on the generator's device if there
+                is one; drawn uniformly if left out.
 
         Returns:
             Trees: L + 1 tensors, int64; tree[l] has shape (num, s**(L-l)).
@@ -205,7 +206,9 @@ class RandomHierarchyModel:
         Raises:
             InputError: `labels` has another shape or names a class that there is not.
         """
-        device = generator.device if generator is not None else None
+        device = torch.device("cpu") if labels is None else labels.device
+        if generator is not None:
+            device = generator.device
         if labels is None:
             labels = torch.randint(self.num_classes, (num,), generator=generator, device=device)
         elif labels.shape != (num,):
