@@ -197,8 +197,8 @@ class RandomHierarchyModel:
         Args:
             num: How many.
             generator: Source of randomness; the trees are made on its device.
-            labels: Classes to start from, integer, shape (num,), on the generator's device if there
-                is one; drawn uniformly if left out.
+            labels: Classes to start from, integer, shape (num,), on the generator's device if
+                there is one; drawn uniformly if left out.
 
         Returns:
             Trees: L + 1 tensors, int64; tree[l] has shape (num, s**(L-l)).
