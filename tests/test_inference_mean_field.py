@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from scipy.optimize import brentq
 
 from lit_hier.errors import InputError
 from lit_hier.inference import mean_field
+from lit_hier.rhm import RandomHierarchyModel
 
 PARAMETERS = [(32, 8, 2), (16, 4, 2), (24, 2, 2), (10, 20, 3), (5, 1, 2), (4, 16, 3), (8, 8, 2)]
 
@@ -22,19 +22,71 @@ def test_derivative_against_finite_differences(v: int, m: int, s: int) -> None:
 
 
 @pytest.mark.parametrize(("v", "m", "s"), PARAMETERS)
-def test_critical_belief_against_root_finding(v: int, m: int, s: int) -> None:
-    p_star = mean_field.critical_belief(v, m, s)
-
-    def excess(p: float) -> float:
-        return float(mean_field.upward(p, v, m, s) - p) / ((p - 1 / v) * (1 - p))
-
-    a, b = 1 / v + 1e-7, 1 - 1e-7
-    if excess(a) * excess(b) > 0:
-        assert np.isnan(p_star)
-        assert np.isnan(mean_field.critical_epsilon(v, m, s))
+def test_fixed_points_against_root_finding(v: int, m: int, s: int) -> None:
+    """All real roots in [1/v, 1] of the polynomial (F(p) - p) x denominator, by numpy."""
+    f = (m * v - 1) / (v**s - 1)
+    share = f * (m - 1) / (m * v - 1)
+    polynomial = np.zeros(s + 2)  # highest power first
+    polynomial[0] -= 1 - f
+    polynomial[1] += 1 - share
+    polynomial[-2] -= f
+    polynomial[-1] += share
+    roots = np.roots(np.trim_zeros(polynomial, "f"))
+    real = np.sort(roots[np.abs(roots.imag) < 1e-7].real)
+    real = real[(real > 1 / v - 1e-6) & (real < 1 + 1e-6)]
+    points = mean_field.fixed_points(v, m, s)
+    mine = points.belief[~np.isnan(points.belief)]
+    inner = real[(real > 1 / v + 1e-5) & (real < 1 - 1e-5)]
+    assert np.allclose(mine, [1 / v, *inner, 1], atol=1e-7)
+    # A point attracts if iterating from beside it leads to it.
+    for p, stable in zip(points.belief, points.stable, strict=True):
+        if np.isnan(p):
+            assert not stable
+            continue
+        beside = np.clip(np.array([p - 1e-3, p + 1e-3]), 1 / v, 1)
+        near = beside[np.abs(beside - p) > 0]
+        moved = mean_field.upward(near, v, m, s)
+        assert stable == bool((np.abs(moved - p) < np.abs(near - p)).all())
+    has_transition = not np.isnan(points.belief[1])
+    density = s * mean_field.rule_density(v, m, s)
+    recovers = density < mean_field.critical_density(v, m, s)
+    assert recovers == points.stable[2]
+    assert has_transition == (recovers and points.stable[0])
+    assert has_transition == (not np.isnan(mean_field.critical_epsilon(v, m, s)))
+    nu = mean_field.critical_exponent(v, m, s)
+    if has_transition:
+        assert nu == pytest.approx(np.log(s) / np.log(points.slope[1]))
+        assert nu > 0
     else:
-        assert p_star == pytest.approx(brentq(excess, a, b, xtol=1e-14), abs=1e-9)
-        assert mean_field.upward_derivative(p_star, v, m, s) > 1  # repulsive
+        assert np.isnan(nu)
+
+
+def test_parameters_broadcast() -> None:
+    v, m = np.array([8, 16, 32])[:, None], np.array([1, 2, 4, 8])
+    points = mean_field.fixed_points(v, m, 2)
+    assert points.belief.shape == points.slope.shape == (3, 3, 4)
+    for i, j in np.ndindex(3, 4):
+        alone = mean_field.fixed_points(v[i, 0], m[j], 2).belief
+        assert np.array_equal(points.belief[:, i, j], alone, equal_nan=True)
+
+
+@pytest.mark.parametrize(("v", "m", "s"), [(4, 2, 2), (3, 2, 3), (5, 5, 2)])
+def test_maps_against_averages_over_random_rules(v: int, m: int, s: int) -> None:
+    """Average unnormalised messages over grammars, around a rule that is known to be there."""
+    p, q = 0.6, 0.5
+    up, down = np.zeros(2), np.zeros(2)
+    other = (1 - p) / (v - 1)
+    for seed in range(4000):
+        rules = RandomHierarchyModel(v, m, s, 1, seed=seed).rules[0].numpy()
+        true = rules[0, 0]
+        beliefs = np.where(np.arange(v) == true[:, None], p, other)  # (s, v)
+        weights = np.prod([beliefs[j, rules[..., j]] for j in range(s)], axis=0)  # (v, m)
+        up += weights[0].sum(), weights.sum()
+        above = np.where(np.arange(v) == 0, q, (1 - q) / (v - 1))[:, None]
+        rest = above * np.prod([beliefs[j, rules[..., j]] for j in range(1, s)], axis=0)
+        down += rest[rules[..., 0] == true[0]].sum(), rest.sum()
+    assert up[0] / up[1] == pytest.approx(mean_field.upward(p, v, m, s), rel=0.02)
+    assert down[0] / down[1] == pytest.approx(mean_field.downward(q, p, v, m, s), rel=0.02)
 
 
 def test_the_transitions_that_the_design_names() -> None:

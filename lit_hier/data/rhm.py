@@ -163,6 +163,13 @@ class RHMDataModule(LightningDataModule):
         rank, num_processes = 0, 1
         if self.trainer is not None:
             rank, num_processes = self.trainer.global_rank, self.trainer.world_size
+            limit = self.trainer.limit_predict_batches
+            share = -(-self.sizes[split] // self.eval_batch_size) // num_processes
+            if split == "predict" and int(share * limit if isinstance(limit, float) else 1) < 1:
+                raise InputError(
+                    f"trainer.limit_predict_batches={limit} leaves a process without a batch;"
+                    " lower num_predict instead"
+                )
         training = split == "train"
         plan = PlannedBatches(
             len(self._splits[split]),

@@ -19,7 +19,7 @@ recovered from noise above which it is lost, as L grows.
 All functions are vectorised: v, m, s and beliefs broadcast. Source: Appendix B of the paper.
 """
 
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +27,8 @@ from numpy.typing import ArrayLike, NDArray
 from lit_hier.errors import InputError
 
 Floats = NDArray[np.float64]
+
+_BISECTIONS: Final = 60  # more than a float64 has bits
 
 
 def _parameters(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> tuple[Floats, Floats, Floats]:
@@ -120,23 +122,67 @@ def marginals(epsilon: ArrayLike, v: int, m: int, s: int, L: int) -> Floats:
     return np.asarray(right / (right + (1 - up) * (1 - down) / (v - 1)))
 
 
-def critical_belief(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Any:
-    """Repulsive fixed point p* of Eq. 38, strictly between 1/v and 1; NaN where there is none.
+class FixedPoints(NamedTuple):
+    """Fixed points p = F(p) of the upward map, on a first axis of three.
 
-    F(p) - p vanishes at 1/v and at 1. Divided by (p - 1/v)(1 - p), it has the sign of F'(1/v) - 1
-    at one end and of 1 - F'(1) at the other, and p* is where it changes.
+    Attributes:
+        belief: 1/v, p*, 1, shape (3, ...); p* is NaN where there is none.
+        slope: F'(p) there, same shape.
+    """
+
+    belief: Floats
+    slope: Floats
+
+    @property
+    def stable(self) -> NDArray[np.bool_]:
+        """Whether the point attracts, |F'| < 1; False for a point that there is not."""
+        return np.asarray(np.abs(self.slope) < 1)
+
+
+def fixed_points(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> FixedPoints:
+    """All fixed points of Eq. 38 in [1/v, 1] with their stability (Fig. 10, left).
+
+    F(p) - p vanishes at 1/v and at 1. Where both attract, F'(1) < 1 and F'(1/v) < 1, it changes
+    its sign once between them, from minus to plus, at the repulsive p*.
     """
     v, m, s = np.broadcast_arrays(*_parameters(v, m, s))
-    low, high = np.broadcast_to(1 / v, v.shape).copy(), np.ones(v.shape)
-    exists = (upward_derivative(high, v, m, s) < 1) & (upward_derivative(low, v, m, s) < 1)
-    for _ in range(200):
+    low, high = 1 / v, np.ones(v.shape)
+    ends = upward_derivative(np.stack((low, high)), v, m, s)
+    for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         above = upward(middle, v, m, s) > middle
         low, high = np.where(above, low, middle), np.where(above, middle, high)
-    return np.where(exists, (low + high) / 2, np.nan)[()]
+    between = np.where((ends < 1).all(0), (low + high) / 2, np.nan)
+    belief = np.stack((1 / v, between, np.ones(v.shape)))
+    return FixedPoints(belief, upward_derivative(belief, v, m, s))
+
+
+def critical_belief(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Any:
+    """Repulsive fixed point p* of Eq. 38, strictly between 1/v and 1; NaN where there is none."""
+    return fixed_points(v, m, s).belief[1][()]
 
 
 def critical_epsilon(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Any:
     """Noise at the transition, 1 - epsilon* + epsilon*/v = p*; NaN where there is none."""
+    p = critical_belief(v, m, s)
+    return ((1 - p) / (1 - 1 / np.asarray(v, dtype=np.float64)))[()]
+
+
+def critical_exponent(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Any:
+    r"""Exponent of the correlation length; NaN where there is no transition.
+
+    Near the transition :math:`\xi \sim |\epsilon - \epsilon^*|^{-\nu}` with
+    :math:`\nu = \ln s / \ln F'(p^*)`: a level multiplies the distance from p* by F'(p*) and
+    lengths by s.
+    """
+    return (np.log(np.asarray(s, dtype=np.float64)) / np.log(fixed_points(v, m, s).slope[1]))[()]
+
+
+def critical_density(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Any:
+    """The s f below which the class can be recovered: F'(1) = 1 in its finite-size form (Eq. 41).
+
+    It tends to 1 as v grows. Where s `rule_density` is below it there is a transition, unless so
+    few strings are data that 1/v repels and the class is recovered at any noise below 1 (m = 1).
+    """
     v, m, s = _parameters(v, m, s)
-    return ((1 - critical_belief(v, m, s)) / (1 - 1 / v))[()]
+    return np.asarray((m * v - 1) / (m * (v - 1)))[()]
