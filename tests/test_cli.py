@@ -255,7 +255,7 @@ def change(old: str, new: str) -> Callable[[str], str]:
             "weights: the network was trained on .* but the data are",
         ),
         (change("num_train: 60000", "num_train: 10"), "num_train=60000, .* num_train=10, "),
-        (change("num_layers: 5", "num_layers: 2"), "num_train .* = 65000, but .* makes only 1024"),
+        (change("num_layers: 5", "num_layers: 2"), "num_train .* = 66000, but .* makes only 1024"),
         (change("num_predict:", "num_predct:"), "'num_predct' is not accepted"),
         (change("num_predict: 2000", "num_predict: many"), 'num_predict": Expected .* many'),
         (change("callbacks:", "calbacks:"), "trainer.calbacks"),
@@ -378,3 +378,15 @@ def test_training_on_two_processes_shares_out_whole_batches(tmp_path: Path) -> N
     assert (tmp_path / "logs/demo_classifier/weights/classifier.ckpt").is_file()
     folder = tmp_path / "logs/demo_classifier/version_0"
     assert scalars(folder, "val/accuracy")[0] == pytest.approx(1 / 16, abs=0.05)
+
+
+@pytest.mark.parametrize("figure", ["fig5", "fig7"])
+def test_figures_without_a_network(tmp_path: Path, figure: str) -> None:
+    with inside(tmp_path):
+        small = ("--data.init_args.rhm.init_args.num_layers=4", "--data.init_args.num_predict=10")
+        lit_hier("predict", "-c", f"{CONFIGS}/{figure}.yaml", *small)
+    table = rows(tmp_path / "logs" / figure / "version_0/reconstruction.csv")
+    root = [float(row["marginal"]) for row in table if row["level"] == "4"]
+    assert root[0] == 1
+    assert root[-1] < 0.1
+    assert {np.isfinite(float(row["theory"])) for row in table} == {figure == "fig7"}
