@@ -11,7 +11,7 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-# Train the classifier, turn held-out data round at 21 noise levels, draw the curves.
+# Train the classifier, turn held-out data round at 25 noise levels, draw the curves.
 demo: .venv/.installed
 	$(BIN)/lit-hier fit -c configs/demo_classifier.yaml
 	$(BIN)/lit-hier predict -c configs/demo.yaml

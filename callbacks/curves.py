@@ -68,7 +68,9 @@ class CurveAnalysis(Callback, ABC):
         if stage != "predict":
             return
         if trainer.log_dir is None or trainer.logger is None:
-            raise InputError(f"trainer.logger: {type(self).__name__} needs a TensorBoardLogger")
+            raise InputError(
+                f"trainer.logger: {type(self).__name__} needs a logger that has a folder"
+            )
         if not isinstance(pl_module, ForwardBackwardModule):
             raise InputError(
                 f"model: {type(self).__name__} measures samplers such as BPDenoiser,"

@@ -12,6 +12,7 @@ from torchmetrics.aggregation import MeanMetric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from callbacks.curves import CurveAnalysis, Curves, Floats
+from lit_hier.checkpoints import check_training_set
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.metrics import MomentTree, Standardization, channel_moments, summarize
@@ -82,12 +83,7 @@ class ActivationSimilarity(CurveAnalysis):
             )
         trained_on = getattr(self.network, "trained_on", "")
         training_set = getattr(self.datamodule, "training_set", "")
-        if trained_on and training_set and trained_on != training_set:
-            raise InputError(
-                f"weights: the network was trained on {trained_on}, but the data are"
-                f" {training_set}: the grammar would be another, or data held out here were"
-                " trained on; give the data module the arguments of the training run"
-            )
+        check_training_set(trained_on, training_set, "weights")
 
     def lines(self) -> list[tuple[str, dict[str, str | int]]]:
         """One per layer, in the network's order."""
@@ -108,9 +104,9 @@ class ActivationSimilarity(CurveAnalysis):
 
             try:
                 logits = self._run(trainer, batch["x"], see)
-            except torch.OutOfMemoryError:
-                raise
             except RuntimeError as error:
+                if "shape" not in str(error) and "size" not in str(error).lower():
+                    raise
                 raise InputError(
                     f"network: {type(self.network).__name__} does not take x of shape"
                     f" {tuple(batch['x'].shape)}: {error}"

@@ -12,6 +12,25 @@ from lit_hier.errors import InputError
 _HINT: Final = "give the .ckpt file that `lit-hier fit` wrote"
 
 
+def check_training_set(trained_on: str, training_set: str, argument: str) -> None:
+    """Refuse weights together with other data than those whose training set they have seen.
+
+    Args:
+        trained_on: What the weights say of it; empty if they say nothing.
+        training_set: What the data say (`RHMDataModule.training_set`); empty likewise.
+        argument: The user's name for the weights, for the error's message.
+
+    Raises:
+        InputError: Both say something, and not the same.
+    """
+    if trained_on and training_set and trained_on != training_set:
+        raise InputError(
+            f"{argument}: the network was trained on {trained_on}, but the data are"
+            f" {training_set}: the grammar would be another, or data held out here were"
+            " trained on; give the data module the arguments of the training run"
+        )
+
+
 def read_checkpoint(path: str | PathLike[str], argument: str) -> dict[str, Any]:
     """Read a Lightning checkpoint; one that holds code is refused, not run.
 

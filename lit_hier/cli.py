@@ -32,6 +32,15 @@ _COMMANDS: Final = {
     "test": "Measure a trained model on the test data.",
     "predict": "Run a forward-backward experiment with a sampler, such as a BPDenoiser.",
 }
+# What Lightning and torch say of the input as a RuntimeError, and what it means here.
+_TRANSLATIONS: Final = {
+    "loading state_dict": "ckpt_path: the weights are of another model: {}",
+    "SaveConfigCallback expected": (
+        "trainer.logger: this version already holds a run; leave out `version` or take another"
+    ),
+    "Early stopping conditioned": "trainer.callbacks: {}",
+}
+_SOUGHT: Final = ("best", "last", "hpc")  # what Lightning looks for among a run's own checkpoints
 _DESCRIPTION: Final = (
     "Probe what diffusion models and deep networks know about hierarchical data."
     " Each experiment is one file: lit-hier predict -c configs/demo.yaml"
@@ -90,23 +99,40 @@ class LitHierCLI(LightningCLI):
         if self.subcommand == "predict":
             config.return_predictions = False
         config.weights_only = True
-        if config.ckpt_path is None and self.subcommand in ("validate", "test"):
+        trained = self.subcommand in ("validate", "test")
+        if trained and config.ckpt_path in (None, *_SOUGHT):
             raise InputError(
                 f"ckpt_path: there is nothing to {self.subcommand} but random weights;"
                 " give the checkpoint that `lit-hier fit` wrote"
             )
-        if config.ckpt_path not in (None, "best", "last", "hpc"):
+        if config.ckpt_path not in (None, *_SOUGHT):
             read_checkpoint(config.ckpt_path, "ckpt_path")
+        if not re.fullmatch(r"auto|-?\d+|\[.*\]|\d+(,\d+)*", str(config.trainer.devices)):
+            raise InputError(
+                f"trainer.devices is {config.trainer.devices!r}; give a number, a list or auto"
+            )
         if config.trainer.overfit_batches:
             raise InputError("trainer.overfit_batches: leave it out; lower data.num_train instead")
         if config.trainer.logger in (False, None):
             raise InputError(
                 "trainer.logger: results need a place; leave it out or name a TensorBoardLogger"
             )
-        if config.trainer.enable_progress_bar is not False and "ProgressBar" not in str(
-            config.trainer.callbacks
-        ):
+        given = config.trainer.callbacks or []
+        bars = [c for c in given if str(c.get("class_path", "")).endswith("ProgressBar")]
+        if config.trainer.enable_progress_bar is not False and not bars:
             self.trainer_defaults["callbacks"] = [callbacks.TimeProgressBar()]
+
+    def before_predict(self) -> None:
+        """Refuse models that turn nothing round.
+
+        Raises:
+            InputError: The model is no sampler.
+        """
+        if not isinstance(self.model, lit_hier.modules.ForwardBackwardModule):
+            raise InputError(
+                "model: predict takes a sampler such as BPDenoiser,"
+                f" not {type(self.model).__name__}"
+            )
 
     def after_predict(self) -> None:
         """Say where the results lie and how to look at them."""
@@ -180,6 +206,7 @@ def main(args: ArgsType = None) -> None:
             cause = cause.__cause__
         if cause is not None:
             _fail(cause)
-        if "loading state_dict" in str(error):
-            _fail(f"ckpt_path: the weights are of another model: {error}")
+        for part, said in _TRANSLATIONS.items():
+            if part in str(error):
+                _fail(said.format(error))
         raise

@@ -198,5 +198,6 @@ class GaussianNoise(NoiseProcess):
         if time == 0:
             certain: Tensor = one_hot(observed.argmax(-1), num_features).to(dtype)
             return certain
-        scale = math.exp(-time) / -math.expm1(-2 * time)
+        # A time so small that the quotient overflows means certainty as well.
+        scale = math.exp(-time) / max(-math.expm1(-2 * time), 1e-300)
         return torch.softmax(scale * observed, dim=-1).to(dtype)

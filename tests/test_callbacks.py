@@ -265,6 +265,8 @@ def test_a_network_for_other_data_is_refused(tmp_path: Path) -> None:
     other = network()
     data = RHMDataModule(RandomHierarchyModel(6, 3, 2, 3, seed=2), 10, 5, 300, 50)
     other.trained_on = data.training_set
+    again = RandomHierarchyModel.from_rules(data.rhm.rules)
+    assert RHMDataModule(again, 10, 5, 5, 5).training_set == data.training_set
     with pytest.raises(InputError, match=r"weights: the network was trained on .* seed=0, but"):
         predict(tmp_path, ActivationSimilarity(other, ["readout"]))
 

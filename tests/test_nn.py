@@ -70,6 +70,15 @@ def test_a_layer_that_runs_twice_is_refused() -> None:
         network(torch.ones(1, 2))
 
 
+def test_a_layer_that_never_runs_is_refused() -> None:
+    network = HierarchicalCNN(4, 3, 2, 2, width=4)
+    with (
+        pytest.raises(InputError, match=r"layers: 'layers' \(ModuleList\) does not run in a pass"),
+        watch_layers(network, ["layers", "readout"], lambda name, out: None),
+    ):
+        network(torch.ones(1, 4, 4))
+
+
 class Attack:
     """Unpickled carelessly, it makes a folder."""
 

@@ -64,9 +64,10 @@ def test_gaussian_diffuses_as_equation_9_and_believes_as_bayes(time: float) -> N
     assert (messages - bayes).abs().max() < 1e-12
 
 
-def test_gaussian_at_time_zero_is_certain() -> None:
+@pytest.mark.parametrize("time", [0.0, 1e-320, 1e-9])
+def test_gaussian_at_time_zero_is_certain(time: float) -> None:
     process = GaussianNoise()
-    messages = process.messages(observe(process, 0.0), 0.0, v, torch.float32)
+    messages = process.messages(observe(process, time), time, v, torch.float32)
     assert torch.equal(messages, torch.eye(v)[LEAVES])
 
 

@@ -17,7 +17,7 @@ from lit_hier.rhm.distinct import draw_distinct
 Split = Literal["train", "val", "test", "predict"]
 Batch = dict[str, Tensor]
 
-_MOST: Final = 10**9  # data that may be asked for: more would not fit into any memory
+_MOST: Final = 10**10  # symbols that may be asked for: more would not fit into most memories
 _CHUNK: Final = 65536  # data derived at a time: bounds what a tree's latents take
 
 
@@ -100,8 +100,11 @@ class RHMDataModule(LightningDataModule):
         if batch_size < 1 or eval_batch_size < 1:
             raise InputError("batch_size and eval_batch_size must be at least 1")
         wanted = sum(self.sizes.values())
-        if wanted > _MOST:
-            raise InputError(f"num_train and the other splits make {wanted} data; at most {_MOST}")
+        if wanted * rhm.num_leaves > _MOST:
+            raise InputError(
+                f"num_layers and num_train ask for {wanted} data of {rhm.num_leaves} leaves;"
+                f" more than {_MOST} symbols do not fit into memory"
+            )
         if wanted > rhm.num_data:
             raise InputError(
                 f"num_train + num_val + num_test + num_predict = {wanted}, but {rhm} makes only"
@@ -120,7 +123,7 @@ class RHMDataModule(LightningDataModule):
         """What decides the training set, in one line: grammar, rules, size, seed."""
         rules = hashlib.sha256(b"".join(rule.numpy().tobytes() for rule in self.rhm.rules))
         return (
-            f"{self.rhm} with rules {rules.hexdigest()[:12]},"
+            f"an RHM{self.rhm.parameters} with rules {rules.hexdigest()[:12]},"
             f" num_train={self.sizes['train']}, seed={self.seed}"
         )
 
@@ -163,13 +166,6 @@ class RHMDataModule(LightningDataModule):
         rank, num_processes = 0, 1
         if self.trainer is not None:
             rank, num_processes = self.trainer.global_rank, self.trainer.world_size
-            limit = self.trainer.limit_predict_batches
-            share = -(-self.sizes[split] // self.eval_batch_size) // num_processes
-            if split == "predict" and int(share * limit if isinstance(limit, float) else 1) < 1:
-                raise InputError(
-                    f"trainer.limit_predict_batches={limit} leaves a process without a batch;"
-                    " lower num_predict instead"
-                )
         training = split == "train"
         plan = PlannedBatches(
             len(self._splits[split]),
@@ -179,6 +175,13 @@ class RHMDataModule(LightningDataModule):
             shuffle_seed=self.seed if training else None,
             size_name="batch_size" if training else "eval_batch_size",
         )
+        limit = None if self.trainer is None else self.trainer.limit_predict_batches
+        few = limit == 0 or (isinstance(limit, float) and int(len(plan) * limit) < 1)
+        if split == "predict" and few:
+            raise InputError(
+                f"trainer.limit_predict_batches={limit} leaves a process without a batch;"
+                " leave it out and lower num_predict instead"
+            )
         return DataLoader(self._splits[split], sampler=plan, batch_size=None)
 
     def train_dataloader(self) -> DataLoader[Batch]:

@@ -1,6 +1,6 @@
 """Training a network to tell the classes of the Random Hierarchy Model."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from lit_hier.checkpoints import check_training_set
 from lit_hier.errors import InputError
 from lit_hier.nn import HierarchicalCNN
 
@@ -64,6 +65,15 @@ class RHMClassifier(LightningModule):
             return self.optimizer(self.parameters())
         except ValueError as error:
             raise InputError(f"optimizer: {error}") from error
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights that were trained on other data than those at hand.
+
+        Raises:
+            InputError: Checkpoint and data both say what they are, and not the same.
+        """
+        trained_on = checkpoint.get("hyper_parameters", {}).get("trained_on", "")
+        check_training_set(trained_on, self.hparams["trained_on"], "ckpt_path")
 
     def _step(self, batch: dict[str, Tensor], stage: str, accuracy: Metric) -> Tensor:
         logits, label = self(batch["x"]), batch["label"]

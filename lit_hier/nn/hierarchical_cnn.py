@@ -41,6 +41,9 @@ class HierarchicalCNN(nn.Module):
         width: Channels of every hidden layer.
     """
 
+    trained_on: str = ""
+    """What the weights were trained on, where they say; see `RHMDataModule.training_set`."""
+
     def __init__(
         self,
         num_features: int,
@@ -72,9 +75,6 @@ class HierarchicalCNN(nn.Module):
             x = layer(x)
         logits: Tensor = self.readout(x.flatten(1))
         return logits
-
-    trained_on: str = ""
-    """What the weights were trained on, where they say; see `RHMDataModule.training_set`."""
 
     @staticmethod
     def from_checkpoint(path: str | PathLike[str]) -> "HierarchicalCNN":

@@ -35,7 +35,7 @@ def match_layers(network: nn.Module, patterns: Sequence[str]) -> list[str]:
 
     if not patterns:
         raise InputError(
-            "layers: no pattern is given; `layers: ['*']` takes the outermost modules"
+            "layers: no pattern is given; `layers: ['layers.*', 'readout']`, say, names some"
         )
     for pattern in patterns:
         if not any(matches(name, pattern) for name in names):
@@ -56,7 +56,7 @@ def watch_layers(
     The hooks are gone when the block ends, also when it ends with an error.
 
     Raises:
-        InputError: A layer puts out no tensor (B, C, ...), or runs twice in the pass.
+        InputError: A layer puts out no tensor (B, C, ...), runs twice in the pass, or never.
     """
     seen: set[str] = set()
 
@@ -79,3 +79,9 @@ def watch_layers(
             handle = network.get_submodule(name).register_forward_hook(partial(hook, name))
             hooks.callback(handle.remove)
         yield
+    for name in names:
+        if name not in seen:
+            kind = type(network.get_submodule(name)).__name__
+            raise InputError(
+                f"layers: {name!r} ({kind}) does not run in a pass; choose layers inside it"
+            )

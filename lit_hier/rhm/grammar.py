@@ -264,9 +264,14 @@ class RandomHierarchyModel:
             valid.append(symbols >= 0)
         return tuple(tree), tuple(valid)
 
-    def __repr__(self) -> str:
-        """Say the parameters."""
+    @property
+    def parameters(self) -> str:
+        """The five numbers, as the paper names them."""
         return (
-            f"{type(self).__name__}(v={self.num_features}, n={self.num_classes},"
+            f"(v={self.num_features}, n={self.num_classes},"
             f" m={self.num_synonyms}, s={self.tuple_size}, L={self.num_layers})"
         )
+
+    def __repr__(self) -> str:
+        """Say the class and the parameters."""
+        return f"{type(self).__name__}{self.parameters}"
