@@ -98,6 +98,8 @@ class LitHierCLI(LightningCLI):
         config = self.config[self.subcommand]
         if self.subcommand == "predict":
             config.return_predictions = False
+            if config.trainer.limit_predict_batches == 0:
+                raise InputError("trainer.limit_predict_batches=0 predicts nothing; leave it out")
         config.weights_only = True
         trained = self.subcommand in ("validate", "test")
         if trained and config.ckpt_path in (None, *_SOUGHT):

@@ -24,6 +24,7 @@ from lit_hier.cli import main
 
 CONFIGS = ROOT / "configs"
 DEMO = str(CONFIGS / "demo.yaml")
+FIG5 = str(CONFIGS / "fig5.yaml")
 CLASSIFIER = str(CONFIGS / "demo_classifier.yaml")
 
 
@@ -256,6 +257,8 @@ def change(old: str, new: str) -> Callable[[str], str]:
         ),
         (change("num_train: 60000", "num_train: 10"), "num_train=60000, .* num_train=10, "),
         (change("num_layers: 5", "num_layers: 2"), "num_train .* = 66000, but .* makes only 1024"),
+        (change('"layers.*"', '"layers"'), r"layers: 'layers' \(ModuleList\) does not run"),
+        (change("num_layers: 5", "num_layers: 30"), "num_layers and num_train ask for"),
         (change("num_predict:", "num_predct:"), "'num_predct' is not accepted"),
         (change("num_predict: 2000", "num_predict: many"), 'num_predict": Expected .* many'),
         (change("callbacks:", "calbacks:"), "trainer.calbacks"),
@@ -297,6 +300,14 @@ def test_a_config_that_cannot_be_used_ends_in_one_line(
         (["predict", "-c", DEMO, "--nonsense=1"], "nonsense"),
         (["predict", "-c", DEMO, "--model.init_args.seed=-1"], "seed is -1; give 0 to"),
         (["test", "-c", CLASSIFIER], "ckpt_path: there is nothing to test but random weights"),
+        (["test", "-c", CLASSIFIER, "--ckpt_path=last"], "ckpt_path: there is nothing to test"),
+        (["predict", "-c", CLASSIFIER], "model: predict takes a sampler such as BPDenoiser"),
+        (["predict", "-c", FIG5, "--trainer.limit_predict_batches=0.1"], "=0.1 leaves a process"),
+        (["predict", "-c", FIG5, "--trainer.devices=abc"], "trainer.devices is 'abc'; give"),
+        (
+            ["predict", "-c", FIG5, "--trainer.limit_predict_batches=0"],
+            "trainer.limit_predict_batches=0 predicts nothing",
+        ),
         (["test", "-c", CLASSIFIER, f"--ckpt_path={DEMO}"], "is no checkpoint of plain tensors"),
         (
             ["fit", "-c", CLASSIFIER, "--trainer.overfit_batches=1"],
@@ -332,6 +343,27 @@ def test_a_foreign_checkpoint_is_refused_in_one_line(
     assert end.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("lit-hier: error: ckpt_path: the weights are of another model")
+
+
+@pytest.mark.parametrize(
+    "argument", ["--data.init_args.num_train=10", "--data.init_args.rhm.init_args.seed=1"]
+)
+def test_a_network_is_not_tested_on_what_it_was_trained_on(
+    demo: Path, capsys: pytest.CaptureFixture[str], argument: str
+) -> None:
+    checkpoint = "--ckpt_path=logs/demo_classifier/weights/classifier.ckpt"
+    with inside(demo), pytest.raises(SystemExit) as end:
+        lit_hier("test", "-c", CLASSIFIER, checkpoint, argument)
+    assert end.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(r"^lit-hier: error: ckpt_path: the network was trained on .*=60000, ", last)
+
+
+def test_a_run_is_not_written_over(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with inside(demo), pytest.raises(SystemExit) as end:
+        lit_hier("predict", "-c", DEMO, *SMALL, "--trainer.logger.init_args.version=0")
+    assert end.value.code == 2
+    assert "this version already holds a run" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])

@@ -176,8 +176,7 @@ class RHMDataModule(LightningDataModule):
             size_name="batch_size" if training else "eval_batch_size",
         )
         limit = None if self.trainer is None else self.trainer.limit_predict_batches
-        few = limit == 0 or (isinstance(limit, float) and int(len(plan) * limit) < 1)
-        if split == "predict" and few:
+        if split == "predict" and isinstance(limit, float) and len(plan) * limit < 1:
             raise InputError(
                 f"trainer.limit_predict_batches={limit} leaves a process without a batch;"
                 " leave it out and lower num_predict instead"
