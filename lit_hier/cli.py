@@ -94,7 +94,11 @@ class LitHierCLI(LightningCLI):
         """Let a checkpoint bring weights only: what the config says of the model stands."""
 
     def before_instantiate_classes(self) -> None:
-        """Read weights as plain tensors, keep no predictions, show the inversion time."""
+        """Refuse what is known to fail later; read weights as plain tensors; keep no predictions.
+
+        Raises:
+            InputError: Trainer options that would measure nothing, or no usable checkpoint.
+        """
         config = self.config[self.subcommand]
         if self.subcommand == "predict":
             config.return_predictions = False
@@ -120,6 +124,7 @@ class LitHierCLI(LightningCLI):
                 "trainer.logger: results need a place; leave it out or name a TensorBoardLogger"
             )
         given = config.trainer.callbacks or []
+        given = given if isinstance(given, list) else [given]  # one alone needs no list
         bars = [c for c in given if str(c.get("class_path", "")).endswith("ProgressBar")]
         if config.trainer.enable_progress_bar is not False and not bars:
             self.trainer_defaults["callbacks"] = [callbacks.TimeProgressBar()]

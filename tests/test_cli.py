@@ -422,3 +422,12 @@ def test_figures_without_a_network(tmp_path: Path, figure: str) -> None:
     assert root[0] == 1
     assert root[-1] < 0.1
     assert {np.isfinite(float(row["theory"])) for row in table} == {figure == "fig7"}
+
+
+def test_one_callback_alone_needs_no_list(tmp_path: Path) -> None:
+    text = Path(FIG5).read_text().replace("- class_path: Recon", "class_path: Recon")
+    (tmp_path / "config.yaml").write_text(text)
+    with inside(tmp_path):
+        small = ("--data.init_args.rhm.init_args.num_layers=2", "--data.init_args.num_predict=4")
+        lit_hier("predict", "-c", "config.yaml", *small)
+    assert (tmp_path / "logs/fig5/version_0/reconstruction.csv").is_file()

@@ -1,7 +1,7 @@
 """Data of a Random Hierarchy Model, for classifiers and for denoisers."""
 
 import hashlib
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -157,10 +157,8 @@ class RHMDataModule(LightningDataModule):
             choices = torch.from_numpy(words[part, 1:].astype(np.int64))
             leaves[part] = rhm.derive(label[part], choices)[0].to(dtype)
         sizes = list(self.sizes.values())
-        for split, x, y in zip(
-            get_args(Split), leaves.split(sizes), label.split(sizes), strict=True
-        ):
-            self._splits[split] = RHMDataset(rhm, x, y)
+        parts = zip(self.sizes, leaves.split(sizes), label.split(sizes), strict=True)
+        self._splits = {split: RHMDataset(rhm, x, y) for split, x, y in parts}
 
     def _dataloader(self, split: Split) -> DataLoader[Batch]:
         rank, num_processes = 0, 1
