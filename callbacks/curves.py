@@ -1,35 +1,85 @@
-"""What the analyses share: a table filled per sample, written as curves when the run ends."""
+"""What the analyses with curves share: a table filled per sample, summarised when the run ends."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
+from callbacks.analysis import Analysis
 from callbacks.writers import log_curves, log_figure, write_csv, write_figure, write_samples
-from lit_hier.diffusion import ForwardBackward
+from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
-from lit_hier.metrics import SampleTable
+from lit_hier.metrics import SampleTable, deviation
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.plots import Panel, curve_figure
 
 Floats = NDArray[np.floating]
 Curves = Mapping[str, Floats]
 """Values over times by the curve's name, shallow to deep."""
+Row = dict[str, Any]
 
 
-class CurveAnalysis(Callback, ABC):
+@dataclass(frozen=True)
+class Line:
+    """One curve of the results.
+
+    Attributes:
+        name: As pictures and TensorBoard show it.
+        columns: What says in tables which it is.
+        curve: Which of the measured curves.
+        sources: Whose samples are averaged; the theory is the first one's.
+    """
+
+    name: str
+    columns: Mapping[str, str | int | float]
+    curve: int
+    sources: Sequence[int] = (0,)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is known at the end of a run.
+
+    Attributes:
+        x: What curves are drawn against, shape (T,).
+        xlabel: What that is.
+        lines: The curves.
+        curves: By column of the table, then by the curve's name.
+        values: What was measured of each sample, shape (quantities, T, measured curves, N).
+        source: Where each sample is from, int64, shape (N,).
+    """
+
+    x: Floats
+    xlabel: str
+    lines: Sequence[Line]
+    curves: Mapping[str, Curves]
+    values: Floats
+    source: NDArray[np.int64]
+
+
+class CurveAnalysis(Analysis):
     """Measures numbers per sample and inversion time of a `predict` run, and writes curves.
 
     A subclass says what it measures and how samples are summarised and drawn; this class gathers
     the samples of all processes and, on rank zero, writes into the logger's directory `{name}.csv`
-    (a row per time and curve), `{name}.npz` (the numbers of every sample), `{name}.png`, and logs
-    TensorBoard's curves `{name}/{column}`, one sub-run per curve, and the picture `{name}`. Each
-    file is written whole or not at all, after the last batch. In memory it keeps the numbers of
-    the table and nothing else that grows with the samples.
+    (a row per time and curve), `{name}.npz` (the numbers of every sample), `{name}.png`, and,
+    where there is a theory to compare with, `{name}_deviation.csv`; it logs TensorBoard's curves
+    `{name}/{column}`, one sub-run per curve, and the picture `{name}`. In memory it keeps the
+    numbers of the table and nothing else that grows with the samples.
+
+    `{name}_deviation.csv` has a row per curve, with the columns of `lit_hier.metrics.deviation`.
+
+    Args:
+        against: What pictures are drawn against: the inversion time, or the effective noise
+            epsilon(t) that the run measures at its leaves (Eq. 60), which then is a last column
+            of the table too.
     """
 
     name: ClassVar[str]
@@ -40,10 +90,18 @@ class CurveAnalysis(Callback, ABC):
     """Columns of the table that TensorBoard gets as curves."""
     legend: ClassVar[str]
     """What tells the curves apart."""
+    compared: ClassVar[tuple[str, str]] = ("", "")
+    """Columns of measurement and theory, where there is one."""
+
+    def __init__(self, against: Literal["time", "effective_noise"] = "time") -> None:
+        super().__init__()
+        self.against = against
+        self.noise: Floats | None = None
+        """Effective noise at each time, where curves are drawn against it."""
 
     @abstractmethod
-    def lines(self) -> list[tuple[str, dict[str, str | int]]]:
-        """List the curves, shallow to deep: a name, and the columns that say which it is."""
+    def lines(self) -> Iterable[Line]:
+        """List the curves, shallow to deep."""
 
     @abstractmethod
     def measure(
@@ -52,94 +110,182 @@ class CurveAnalysis(Callback, ABC):
         """Measure a batch: shape (quantities, T, curves, B)."""
 
     @abstractmethod
-    def summarise(self, samples: Floats, time: int, line: int) -> dict[str, float]:
-        """Make the columns of one row from the samples, shape (quantities, N)."""
+    def summarise(
+        self, samples: Floats, sources: NDArray[np.int64], time: int, line: Line
+    ) -> dict[str, float]:
+        """Make the columns of one row.
 
-    @abstractmethod
-    def panels(self, curves: Mapping[str, Curves]) -> Sequence[Panel]:
+        Args:
+            samples: What was measured, shape (quantities, N).
+            sources: Where each sample is from, shape (N,).
+            time: Number of the time.
+            line: The curve.
+        """
+
+    def curve_names(self) -> list[str]:
+        """Name the measured curves, for the `.npz`."""
+        return [line.name for line in self.lines()]
+
+    def panels(self, results: Results) -> Sequence[Panel]:
         """Arrange the columns' curves in panels."""
+        return ()
+
+    def figures(self, results: Results) -> dict[str, Figure]:
+        """Draw the pictures, by the name of their file."""
+        critical = self.critical_time(results.lines[0])
+        panels = self.panels(results)
+        figure = curve_figure(results.x, results.xlabel, panels, self.legend, critical)
+        return {self.name: figure}
+
+    def tables(self, results: Results) -> dict[str, list[Row]]:
+        """Make the tables besides `{name}.csv`, by the name of their file."""
+        if not any(self.compared):
+            return {}
+        measured, theory = (results.curves[column] for column in self.compared)
+        rows: list[Row] = [
+            {
+                **line.columns,
+                **deviation(
+                    results.x, measured[line.name], theory[line.name], self.critical_time(line)
+                ),
+            }
+            for line in results.lines
+            if not np.isnan(theory[line.name]).any()
+        ]
+        return {f"{self.name}_deviation": rows} if rows else {}
+
+    def theory(self, line: Line, name: str) -> Floats:
+        """Give what theory predicts for a curve, shape (T,); NaN where it says nothing."""
+        predicted = self.sources[line.sources[0]].theory.get(name)
+        if predicted is None:
+            return np.full(len(self.times), np.nan)
+        curve: Floats = predicted[:, line.curve].numpy()
+        return curve
+
+    def critical_time(self, line: Line) -> float:
+        """Give the predicted transition, in the unit of what is drawn against; NaN for none."""
+        return self.sources[line.sources[0]].critical_time
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse runs that give nothing to measure, or have no place for the results.
+        """Remember what all batches have in common.
 
         Raises:
-            InputError: There is no logger with a directory, or the module is no sampler.
+            InputError: There is one inversion time alone, or what `Analysis` refuses.
         """
-        if stage != "predict":
-            return
-        if trainer.log_dir is None or trainer.logger is None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "predict":
+            assert isinstance(pl_module, ForwardBackwardModule)
+            if len(pl_module.times) < 2:
+                raise InputError(
+                    f"times: {type(self).__name__} draws curves; give at least two times"
+                )
+            self.axis, self.times = pl_module.axis, pl_module.times
+            self.sources: tuple[Source, ...] = pl_module.sources
+
+    def one_kind(self) -> range:
+        """Check that all sources may be averaged, and give their numbers.
+
+        Raises:
+            InputError: They differ in more than chance.
+        """
+        if any(source.parameters != self.sources[0].parameters for source in self.sources):
             raise InputError(
-                f"trainer.logger: {type(self).__name__} needs a logger that has a folder"
+                f"data.rhm: {type(self).__name__} averages over grammars that differ in their seed"
+                " alone; give one num_synonyms and one num_layers, or measure with Transition"
             )
-        if not isinstance(pl_module, ForwardBackwardModule):
+        return range(len(self.sources))
+
+    def kinds(self) -> list[list[int]]:
+        """Sort the sources: those that differ in nothing but chance stand together."""
+        kinds: dict[tuple[int, ...], list[int]] = {}
+        for number, source in enumerate(self.sources):
+            kinds.setdefault(tuple(source.parameters.values()), []).append(number)
+        return list(kinds.values())
+
+    def numbers(self, source: int) -> tuple[int, int, int, int]:
+        """Give the v, m, s and L of a source that is a grammar.
+
+        Raises:
+            InputError: It is none.
+        """
+        given = self.sources[source].parameters
+        if not {"v", "m", "s", "L"} <= set(given):
             raise InputError(
-                f"model: {type(self).__name__} measures samplers such as BPDenoiser,"
-                f" not {type(pl_module).__name__}"
+                f"model: {type(self).__name__} is for grammars; use it with a BPDenoiser"
             )
+        return given["v"], given["m"], given["s"], given["L"]
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin an empty table."""
-        self._table: SampleTable | None = None
+        self._tables: list[SampleTable] = []
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+    def see(
+        self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> None:
         """Measure a batch."""
-        assert isinstance(pl_module, ForwardBackwardModule)
-        assert isinstance(outputs, ForwardBackward)
-        values = self.measure(trainer, pl_module, outputs)
-        if self._table is None:
+        values = [self.measure(trainer, pl_module, record), torch.tensor(record.source)]
+        if self.against == "effective_noise":
+            if record.effective_noise is None:
+                raise InputError(
+                    f"against: {type(pl_module).__name__} measures no effective noise; leave it"
+                    " out to draw against the time"
+                )
+            values.append(record.effective_noise)
+        if not self._tables:
             assert trainer.predict_dataloaders is not None
             num_samples = len(trainer.predict_dataloaders.dataset)
-            self._table = SampleTable(*values.shape[:-1], num_samples=num_samples)
-            # What all batches have in common.
-            self.axis, self.times = outputs.axis, outputs.times.tolist()
-            self.critical_time = outputs.critical_time
-            self.theory = None if outputs.theory is None else outputs.theory.tolist()
-        self._table.update(outputs.index.cpu(), values.cpu())
+            self._tables = [SampleTable(*x.shape[:-1], num_samples=num_samples) for x in values]
+        for table, x in zip(self._tables, values, strict=True):
+            table.update(record.index.cpu(), x.cpu())
 
-    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather the processes' tables; on rank zero, write everything."""
-        assert self._table is not None
-        index, values = self._table.to(pl_module.device).compute()
-        folder = trainer.log_dir  # asked of all processes, as it is broadcast
-        assert folder is not None
-        if trainer.is_global_zero:
-            self._write(trainer, folder, index.cpu().numpy(), values.cpu().numpy())
-        self._table = None
+    def unite(self, pl_module: ForwardBackwardModule) -> list[NDArray[Any]]:
+        """Gather the processes' tables: sample indices, values, sources, effective noise."""
+        tables = [table.to(pl_module.device).compute() for table in self._tables]
+        self._tables = []
+        return [tables[0][0].cpu().numpy(), *(values.cpu().numpy() for _, values in tables)]
 
-    def _write(
-        self, trainer: Trainer, folder: str, index: NDArray[np.int64], values: Floats
-    ) -> None:
-        lines = self.lines()
-        rows = [
-            {"process": self.axis.process, "time": time, **columns}
-            | self.summarise(values[:, k, j], k, j)
-            for k, time in enumerate(self.times)
-            for j, (_, columns) in enumerate(lines)
-        ]
+    def write(self, trainer: Trainer, folder: str, measured: list[NDArray[Any]]) -> None:
+        """Summarise, and write everything."""
+        index, values, source, *noise = measured
+        source = source.astype(np.int64)
+        self.noise = noise[0].astype(np.float64).mean(-1) if noise else None
+        masks = [(line, np.isin(source, line.sources)) for line in self.lines()]
+        masks = [(line, mask) for line, mask in masks if mask.any()]
+        lines = [line for line, _ in masks]
+        rows: list[Row] = []
+        for k, time in enumerate(self.times):
+            for line, mask in masks:
+                columns = self.summarise(values[:, k, line.curve, mask], source[mask], k, line)
+                rows.append(
+                    {"process": self.axis.process, "time": time, **line.columns, **columns}
+                )
+                if self.noise is not None:
+                    rows[-1]["effective_noise"] = float(self.noise[k])
         curves = {
             column: {
-                name: np.array([row[column] for row in rows[j :: len(lines)]], dtype=np.float64)
-                for j, (name, _) in enumerate(lines)
+                line.name: np.array([row[column] for row in rows[j :: len(lines)]], dtype=float)
+                for j, line in enumerate(lines)
             }
             for column in rows[0]
-            if column not in ("process", "time", *lines[0][1])
+            if column not in ("process", "time", *lines[0].columns)
         }
-        figure = curve_figure(
-            self.times, self.axis.label, self.panels(curves), self.legend, self.critical_time
+        results = Results(
+            np.array(self.times) if self.noise is None else self.noise,
+            self.axis.label if self.noise is None else "effective noise ε(t)",
+            lines,
+            curves,
+            values,
+            source,
         )
-        samples = {"time": self.times, "curve": [name for name, _ in lines], "index": index}
+        measured_curves = {"time": self.times, "curve": self.curve_names()}
+        samples = {**measured_curves, "index": index, "source": source}
         samples |= zip(self.quantities, values, strict=True)
         write_samples(folder, self.name, samples)
-        write_figure(folder, self.name, figure)
+        for name, figure in self.figures(results).items():
+            write_figure(folder, name, figure)
+            log_figure(trainer.loggers, name, figure)
+        for name, table in self.tables(results).items():
+            write_csv(folder, name, table)
         write_csv(folder, self.name, rows)
         logged = {f"{self.name}/{column}": curves[column] for column in self.logged}
         log_curves(trainer.loggers, logged, self.axis, self.times)
-        log_figure(trainer.loggers, self.name, figure)

@@ -1,15 +1,19 @@
 """How much of a datum's tree survives the forward-backward experiment."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from callbacks.curves import CurveAnalysis, Curves, Floats
+from callbacks.beliefs import belief_in_truth
+from callbacks.curves import CurveAnalysis, Floats, Line, Results
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
-from lit_hier.metrics import standard_error
+from lit_hier.inference import mean_field
+from lit_hier.metrics import standard_error, std_between
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.plots import Panel
 
@@ -17,25 +21,34 @@ from lit_hier.plots import Panel
 class Reconstruction(CurveAnalysis):
     """Probability of the true symbol, and the share of unchanged symbols, per level (Figs. 5, 7).
 
-    Both are averaged over the nodes of a level, then over data: `marginal` is the posterior
-    probability that belief propagation gives the symbol of x_start, `unchanged` says how often
-    the sample drawn from the posterior has it again. Their expectations are equal.
+    Both are averaged over the nodes of a level, then over data, then over grammars: `marginal` is
+    the posterior probability that belief propagation gives the symbol of x_start, `unchanged` says
+    how often the sample drawn from the posterior has it again. Their expectations are equal.
 
     Writes, besides what `CurveAnalysis` lists: `reconstruction.csv` with columns process, time,
     level, marginal, unchanged, sem (of `marginal`, over data), count, theory (mean field; NaN
-    where it says nothing), unchanged_sem; `reconstruction.npz` with the arrays `marginal` and
-    `unchanged` (time, curve, index), `time`, `curve`, `index`. Logs to TensorBoard the curves
-    `reconstruction/marginal`, `reconstruction/unchanged` and `reconstruction/theory`.
+    where it says nothing), unchanged_sem, grammars, grammar_std (standard deviation of
+    `marginal` between grammars; 0 for one); `reconstruction.npz` with the arrays `marginal` and
+    `unchanged` (time, curve, index), `time`, `curve`, `index`, `source`. Logs to TensorBoard the
+    curves `reconstruction/marginal`, `reconstruction/unchanged` and `reconstruction/theory`.
+
+    Against the effective noise, the theory is that of the epsilon-process at the measured
+    epsilon(t), whatever the process: how good an approximation it is (Fig. 15, right).
+
+    Args:
+        against: See `CurveAnalysis`.
     """
 
     name = "reconstruction"
     quantities = ("marginal", "unchanged")
     logged = ("marginal", "unchanged", "theory")
     legend = "level"
+    compared = ("marginal", "theory")
 
-    def lines(self) -> list[tuple[str, dict[str, str | int]]]:
+    def lines(self) -> list[Line]:
         """One per level, leaves first."""
-        return [(f"level {k}", {"level": k}) for k in range(self.num_levels)]
+        sources = self.one_kind()
+        return [Line(f"level {k}", {"level": k}, k, sources) for k in range(self.num_levels)]
 
     def measure(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
@@ -50,10 +63,11 @@ class Reconstruction(CurveAnalysis):
                 f"model: Reconstruction needs trees, which {type(pl_module).__name__} does not"
                 " give; use it with a BPDenoiser"
             )
+        self.one_kind()
         self.num_levels = len(record.tree_start)
         marginal = [
-            belief.gather(-1, true.expand(len(belief), -1, -1)[..., None]).squeeze(-1).mean(-1)
-            for belief, true in zip(record.marginals, record.tree_start, strict=True)
+            belief_in_truth(beliefs, true).mean(-1)
+            for beliefs, true in zip(record.marginals, record.tree_start, strict=True)
         ]
         unchanged = [
             (new == true).float().mean(-1)
@@ -61,26 +75,52 @@ class Reconstruction(CurveAnalysis):
         ]
         return torch.stack((torch.stack(marginal, 1), torch.stack(unchanged, 1)))
 
-    def summarise(self, samples: Floats, time: int, line: int) -> dict[str, float]:
-        """Means over data with their standard errors, and the theory."""
+    def theory(self, line: Line, name: str) -> Floats:
+        """What the sampler's sources say, or the epsilon-process at the effective noise."""
+        given = self.sources[0].parameters
+        if self.noise is None or not given or given["n"] != given["v"]:
+            return super().theory(line, name)
+        v, m, s, L = (given[key] for key in "vmsL")
+        curve: Floats = mean_field.marginals(np.clip(self.noise, 0, 1), v, m, s, L)[line.curve]
+        return curve
+
+    def critical_time(self, line: Line) -> float:
+        """Likewise."""
+        given = self.sources[0].parameters
+        if self.noise is None or not given or given["n"] != given["v"]:
+            return super().critical_time(line)
+        return float(mean_field.critical_epsilon(given["v"], given["m"], given["s"]))
+
+    def summarise(
+        self, samples: Floats, sources: NDArray[np.int64], time: int, line: Line
+    ) -> dict[str, float]:
+        """Means over data with their standard errors, the theory, the spread of the grammars."""
         marginal, unchanged = samples.astype("float64")
         return {
             "marginal": float(marginal.mean()),
             "unchanged": float(unchanged.mean()),
             "sem": standard_error(marginal),
             "count": len(marginal),
-            "theory": self.theory[time][line] if self.theory else torch.nan,
+            "theory": float(self.theory(line, "marginal")[time]),
             "unchanged_sem": standard_error(unchanged),
+            "grammars": len(np.unique(sources)),
+            "grammar_std": std_between(marginal, sources),
         }
 
-    def panels(self, curves: Mapping[str, Curves]) -> Sequence[Panel]:
-        """Marginals with the theory over them, beside the samples."""
+    def panels(self, results: Results) -> Sequence[Panel]:
+        """Marginals with the theory over them, beside the samples.
+
+        The band shows the spread of the grammars or, of one grammar, the standard error.
+        """
+        curves = results.curves
+        several = any(number.max() > 1 for number in curves["grammars"].values())
         return [
             Panel(
                 "probability of the true symbol",
                 curves["marginal"],
-                bands=curves["sem"],
+                bands=curves["grammar_std" if several else "sem"],
                 theory=curves["theory"],
+                theory_label=self.sources[0].theory_name,
             ),
             Panel("unchanged symbols", curves["unchanged"], bands=curves["unchanged_sem"]),
         ]

@@ -1,9 +1,11 @@
 """How alike a network finds data before and after the forward-backward experiment."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from torch.nn.functional import cosine_similarity
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from callbacks.curves import CurveAnalysis, Curves, Floats
+from callbacks.curves import CurveAnalysis, Floats, Line, Results
 from lit_hier.checkpoints import check_training_set
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
@@ -35,15 +37,16 @@ class ActivationSimilarity(CurveAnalysis):
 
     Writes, besides what `CurveAnalysis` lists: `similarity.csv` with columns process, time,
     layer, layer_index, mode, mean, median, std, sem, count; `similarity.npz` with the arrays
-    `similarity` (time, curve, index), `time`, `curve`, `index`. Logs to TensorBoard the curves
-    `similarity/mode` and `similarity/mean`, and the scalar `reference/accuracy`: a check that
-    weights and data belong together.
+    `similarity` (time, curve, index), `time`, `curve`, `index`, `source`. Logs to TensorBoard the
+    curves `similarity/mode` and `similarity/mean`, and the scalar `reference/accuracy` of a
+    classifier: a check that weights and data belong together.
 
     Args:
         network: The network looked into; it takes `x` of the data module's batches and gives
-            logits (B, classes).
+            logits (B, classes), or something of another shape if it is no classifier.
         layers: Patterns of layer names, see `lit_hier.nn.match_layers`.
         reference: The data module's split that standardises.
+        against: See `CurveAnalysis`.
 
     Raises:
         InputError: A pattern matches no layer; later, `x` does not fit the network.
@@ -59,8 +62,9 @@ class ActivationSimilarity(CurveAnalysis):
         network: nn.Module,
         layers: list[str],
         reference: Literal["val", "test", "predict"] = "test",
+        against: Literal["time", "effective_noise"] = "time",
     ) -> None:
-        super().__init__()
+        super().__init__(against)
         self.network = network.eval().requires_grad_(False)
         self.layers = match_layers(network, layers)
         self.reference = reference
@@ -85,9 +89,13 @@ class ActivationSimilarity(CurveAnalysis):
         training_set = getattr(self.datamodule, "training_set", "")
         check_training_set(trained_on, training_set, "weights")
 
-    def lines(self) -> list[tuple[str, dict[str, str | int]]]:
+    def lines(self) -> list[Line]:
         """One per layer, in the network's order."""
-        return [(name, {"layer": name, "layer_index": k}) for k, name in enumerate(self.layers)]
+        sources = self.one_kind()
+        return [
+            Line(name, {"layer": name, "layer_index": k}, k, sources)
+            for k, name in enumerate(self.layers)
+        ]
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the statistics of the reference set."""
@@ -111,12 +119,15 @@ class ActivationSimilarity(CurveAnalysis):
                     f"network: {type(self.network).__name__} does not take x of shape"
                     f" {tuple(batch['x'].shape)}: {error}"
                 ) from error
-            accuracy.update((logits.argmax(1) == batch["label"]).float())
+            is_classifier = logits.ndim == 2
+            if is_classifier:
+                accuracy.update((logits.argmax(1) == batch["label"]).float())
         for name, tree in trees.items():
             if trainer.world_size > 1:
                 tree = MomentTree.unpack(*gather_all_tensors(tree.pack()))
             self.standardizations[name] = Standardization.of(tree.total())
-        self._report(trainer, len(loader.dataset), float(accuracy.compute()), logits.shape[1])
+        if is_classifier:
+            self._report(trainer, len(loader.dataset), float(accuracy.compute()), logits.shape[1])
 
     def _run(self, trainer: Trainer, x: Tensor, see: Callable[[str, Tensor], None]) -> Tensor:
         """Run the network under hooks that are gone afterwards."""
@@ -130,7 +141,7 @@ class ActivationSimilarity(CurveAnalysis):
 
     def _report(self, trainer: Trainer, count: int, accuracy: float, num_classes: int) -> None:
         """Say whether weights and data fit together."""
-        if accuracy < 2 / num_classes:
+        if accuracy < min(2 / num_classes, (1 + 1 / num_classes) / 2):
             rank_zero_warn(
                 f"reference/accuracy is {accuracy:.2%}, close to chance: do the weights belong to"
                 " this grammar and this data?"
@@ -162,13 +173,15 @@ class ActivationSimilarity(CurveAnalysis):
             self._run(trainer, record.x_reversed[k], see_reversed)
         return torch.stack([torch.stack(values) for values in alike.values()], dim=1)[None]
 
-    def summarise(self, samples: Floats, time: int, line: int) -> dict[str, float]:
+    def summarise(
+        self, samples: Floats, sources: NDArray[np.int64], time: int, line: Line
+    ) -> dict[str, float]:
         """Mode, mean, median, std, sem, count."""
         return summarize(samples[0])
 
-    def panels(self, curves: Mapping[str, Curves]) -> Sequence[Panel]:
+    def panels(self, results: Results) -> Sequence[Panel]:
         """The mode, as in the paper, beside the mean."""
         return [
-            Panel("cosine similarity, mode over data", curves["mode"]),
-            Panel("cosine similarity, mean over data", curves["mean"]),
+            Panel("cosine similarity, mode over data", results.curves["mode"]),
+            Panel("cosine similarity, mean over data", results.curves["mean"]),
         ]

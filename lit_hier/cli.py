@@ -5,7 +5,7 @@ import re
 import shlex
 import sys
 import warnings
-from operator import attrgetter
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -19,12 +19,14 @@ from pytorch_lightning.loggers import TensorBoardLogger
 import callbacks
 import lit_hier
 import lit_hier.data
+import lit_hier.gaussian
 import lit_hier.modules
 import lit_hier.nn
 import lit_hier.noise
 import lit_hier.rhm
 from lit_hier.checkpoints import read_checkpoint
 from lit_hier.errors import InputError
+from lit_hier.rhm import Grammars, members
 
 _COMMANDS: Final = {
     "fit": "Train a model, such as an RHMClassifier.",
@@ -77,13 +79,16 @@ class LitHierCLI(LightningCLI):
             action.help = _COMMANDS[action.dest]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Give the model the data's grammar, whole or in numbers, whichever it takes."""
-        parser.link_arguments("data.rhm", "model.init_args.rhm", apply_on="instantiate")
+        """Give the model what the data are drawn from, whole or in numbers, as it takes it."""
+        for whole in ("rhm", "distribution"):
+            parser.link_arguments(
+                f"data.{whole}", f"model.init_args.{whole}", apply_on="instantiate"
+            )
         for name in ("num_features", "num_classes", "tuple_size", "num_layers"):
             parser.link_arguments(
                 "data.rhm",
                 f"model.init_args.{name}",
-                compute_fn=attrgetter(name),
+                compute_fn=partial(_number, name),
                 apply_on="instantiate",
             )
         parser.link_arguments(
@@ -155,6 +160,12 @@ class LitHierCLI(LightningCLI):
             look = shlex.join([sys.executable, "-m", "tensorboard.main", "--logdir", str(folder)])
             lines.append(f"{'look':<8} {look}")
             sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _number(name: str, rhm: Grammars) -> int:
+    """Give a number that a network is built from: the first grammar's."""
+    number: int = getattr(members(rhm)[0], name)
+    return number
 
 
 def _fail(message: object) -> NoReturn:

@@ -25,13 +25,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from lit_hier.errors import InputError
+
+_CERTAIN: Final = 144.0  # signal-to-noise ratio above which effective noise is below 1e-12
+_NODES: Final = 601  # of the grids on which effective noise is integrated
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,18 @@ class NoiseProcess(ABC):
     def num_draws(self, num_leaves: int, num_features: int) -> int:
         """Uniform numbers that `corrupt` takes per datum."""
         return 0
+
+    @abstractmethod
+    def effective_noise(self, time: float, num_features: int) -> float:
+        r"""Expect the mean belief in a wrong symbol, times v: the epsilon of this time.
+
+        .. math:: \epsilon(t) = v \, \langle \nu_\uparrow^{(0)}(x' \ne x) \rangle
+           \qquad \text{(Eq. 60)}
+
+        Args:
+            time: Inversion time.
+            num_features: v.
+        """
 
     @abstractmethod
     def corrupt(self, leaves: Tensor, time: float, draws: Tensor, num_features: int) -> Tensor:
@@ -128,6 +144,14 @@ class EpsilonNoise(NoiseProcess):
         """Two per leaf where strings are corrupted, none otherwise."""
         return 2 * num_leaves if self.strings else 0
 
+    def effective_noise(self, time: float, num_features: int) -> float:
+        """Epsilon itself; with strings, where the belief may centre on a wrong symbol, more."""
+        right = 1 - time + time / num_features
+        if not self.strings:
+            return time
+        wrong = time / num_features
+        return (1 - right**2 - (1 - right) * wrong) * num_features / (num_features - 1)
+
     def corrupt(self, leaves: Tensor, time: float, draws: Tensor, num_features: int) -> Tensor:
         """Replace symbols, where `strings` asks for it; int64, shape (B, d)."""
         if not self.strings:
@@ -156,6 +180,10 @@ class MaskingNoise(NoiseProcess):
         """One per leaf."""
         return num_leaves
 
+    def effective_noise(self, time: float, num_features: int) -> float:
+        """The masked fraction."""
+        return time
+
     def corrupt(self, leaves: Tensor, time: float, draws: Tensor, num_features: int) -> Tensor:
         """Erase leaves; int64 in {0, ..., v}, shape (B, d)."""
         return torch.where(draws < time, num_features, leaves)
@@ -167,6 +195,30 @@ class MaskingNoise(NoiseProcess):
         kept = torch.eye(num_features, dtype=dtype)
         masked = torch.full((1, num_features), 1 / num_features, dtype=dtype)
         return torch.cat((kept, masked)).to(observed.device)[observed]
+
+
+def diffuse(x_0: Tensor, time: float, draws: Tensor) -> Tensor:
+    r"""Add Gaussian noise (Eq. 9).
+
+    .. math:: x_t = \sqrt{\alpha_t} x_0 + \sqrt{1 - \alpha_t} \eta, \qquad \alpha_t = e^{-2t}
+
+    Args:
+        x_0: Shape (B, ...).
+        time: Diffusion time t.
+        draws: Uniform numbers in [0, 1), float64, as many as x_0 has.
+
+    Returns:
+        float64, the shape of x_0.
+    """
+    eta = normal(draws).view(x_0.shape)
+    return math.exp(-time) * x_0 + math.sqrt(-math.expm1(-2 * time)) * eta
+
+
+def normal(draws: Tensor) -> Tensor:
+    """Turn uniform numbers in [0, 1) into standard normal ones, by the quantile."""
+    # Inside (0, 1), so that the quantile is finite.
+    quantiles: Tensor = torch.special.ndtri((draws + 2.0**-54).clamp(max=1 - 2.0**-53))
+    return quantiles
 
 
 class GaussianNoise(NoiseProcess):
@@ -183,13 +235,34 @@ class GaussianNoise(NoiseProcess):
         """One per leaf and symbol."""
         return num_leaves * num_features
 
+    def effective_noise(self, time: float, num_features: int) -> float:
+        r"""Integrate Eq. 60 numerically, to better than 1e-6.
+
+        Eq. 12 is a softmax of independent normal numbers of standard deviation
+        :math:`b = \sqrt{\alpha_t / (1 - \alpha_t)}` and of mean 0, but :math:`b^2` for the true
+        symbol. A softmax is the probability that its entry is the largest once Gumbel numbers G
+        are added, so with H the distribution of :math:`b \eta + G` and h its density
+
+        .. math:: \langle \nu_\uparrow(x) \rangle = \int h(y - b^2) \, H(y)^{v - 1} \, dy, \qquad
+           \epsilon = \frac{v}{v - 1} \big( 1 - \langle \nu_\uparrow(x) \rangle \big)
+        """
+        snr = 1 / math.expm1(2 * time) if time else math.inf
+        if snr > _CERTAIN:
+            return 0.0
+        b = math.sqrt(snr)
+        eta, step = np.linspace(-9, 9, _NODES, retstep=True)
+        weights = np.exp(-(eta**2) / 2) * step / math.sqrt(2 * math.pi)
+        # h falls below 1e-16 outside of this: G > -4 and G < 40, up to nine deviations of b eta.
+        z = np.linspace(-4 - 9 * b, 40 + 9 * b, _NODES)
+        gumbel = np.exp(b * eta - z[:, None])
+        density = (gumbel * np.exp(-gumbel)) @ weights
+        others = (np.exp(-math.exp(-snr) * gumbel) @ weights) ** (num_features - 1)
+        right = float(np.trapezoid(density * others, z))
+        return (1 - right) * num_features / (num_features - 1)
+
     def corrupt(self, leaves: Tensor, time: float, draws: Tensor, num_features: int) -> Tensor:
         """Diffuse one-hot vectors; float64, shape (B, d, v)."""
-        # Inside (0, 1), so that the quantile is finite.
-        inside = (draws + 2.0**-54).clamp(max=1 - 2.0**-53)
-        eta: Tensor = torch.special.ndtri(inside).view(*leaves.shape, num_features)
-        x_0: Tensor = one_hot(leaves, num_features)
-        return math.exp(-time) * x_0 + math.sqrt(-math.expm1(-2 * time)) * eta
+        return diffuse(one_hot(leaves, num_features), time, draws)
 
     def messages(
         self, observed: Tensor, time: float, num_features: int, dtype: torch.dtype

@@ -23,6 +23,7 @@ class Purpose(IntEnum):
 
     CORRUPTION = 0
     POSTERIOR = 1
+    DATA = 2
 
 
 def uniform(seed: int, purpose: Purpose, index: Tensor, time: float, num: int) -> Tensor:

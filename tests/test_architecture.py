@@ -11,6 +11,7 @@ ROOMS = [
     {"errors"},
     {"checkpoints", "streams"},
     {"rhm", "noise", "metrics", "plots"},
+    {"gaussian"},
     {"inference", "diffusion", "nn"},
     {"data"},
     {"modules"},
@@ -19,7 +20,7 @@ ROOMS = [
     {"__main__"},
 ]
 RANKS = {name: rank for rank, names in enumerate(ROOMS) for name in names}
-WITHOUT_LIGHTNING = set.union(*ROOMS[:4])
+WITHOUT_LIGHTNING = set.union(*ROOMS[:5])
 FILES = [
     path
     for folder in ("lit_hier", "callbacks")

@@ -71,15 +71,21 @@ def test_double_precision_when_asked_for() -> None:
 
 
 def test_theory_is_given_where_it_holds() -> None:
-    record = BPDenoiser(RHM, EpsilonNoise(), TIMES).predict_step(batch([0]), 0)
-    assert record.theory is not None
-    assert torch.equal(record.theory.T, torch.from_numpy(mean_field.marginals(TIMES, 8, 3, 2, 4)))
-    assert record.critical_time == mean_field.critical_epsilon(8, 3, 2)
+    (source,) = BPDenoiser(RHM, EpsilonNoise(), TIMES).sources
+    assert source.parameters == {"v": 8, "n": 8, "m": 3, "s": 2, "L": 4}
+    up, down = mean_field.beliefs(TIMES, 8, 3, 2, 4)
+    both = mean_field.marginals(TIMES, 8, 3, 2, 4)
+    for name, belief in (("upward", up), ("downward", down), ("marginal", both)):
+        assert torch.equal(source.theory[name].T, torch.from_numpy(belief))
+    assert source.critical_time == mean_field.critical_epsilon(8, 3, 2)
+    other = RandomHierarchyModel(8, 3, 2, 4, num_classes=5)
+    denoisers = [BPDenoiser(other, EpsilonNoise(), TIMES)]
     for process in (EpsilonNoise(True), MaskingNoise(), GaussianNoise()):
-        record = BPDenoiser(RHM, process, TIMES).predict_step(batch([0]), 0)
-        assert record.theory is not None
-        assert record.theory.isnan().all()
-        assert math.isnan(record.critical_time)
+        denoisers.append(BPDenoiser(RHM, process, TIMES))
+    for denoiser in denoisers:
+        (source,) = denoiser.sources
+        assert all(source.theory[name].isnan().all() for name in ("upward", "marginal"))
+        assert math.isnan(source.critical_time)
 
 
 @pytest.mark.parametrize(

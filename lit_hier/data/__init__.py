@@ -1,5 +1,6 @@
 """LightningDataModules."""
 
+from lit_hier.data.gaussian import GaussianDataModule
 from lit_hier.data.rhm import RHMDataModule
 
-__all__ = ["RHMDataModule"]
+__all__ = ["GaussianDataModule", "RHMDataModule"]

@@ -1,13 +1,17 @@
 """Batches planned once from the index list and shared out whole among processes."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
+from pytorch_lightning import Trainer
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lit_hier.errors import InputError
+
+Batch = dict[str, Tensor]
 
 
 class PlannedBatches(Sampler[Tensor]):
@@ -24,11 +28,12 @@ class PlannedBatches(Sampler[Tensor]):
 
     Args:
         num_samples: Samples, at least 1.
-        batch_size: Samples per batch; the last one of the plan may be smaller.
+        batch_size: Samples per batch; the last one of a block may be smaller.
         rank: This process.
         num_processes: How many share the plan.
         shuffle_seed: Shuffle anew for each epoch as (seed, epoch) says; `None` keeps the order.
         size_name: The user's name for `batch_size`, for the error's message.
+        num_blocks: Blocks of equally many samples; no batch has samples of two.
 
     Raises:
         InputError: There are fewer batches than processes, or no samples or batch size.
@@ -42,11 +47,14 @@ class PlannedBatches(Sampler[Tensor]):
         num_processes: int = 1,
         shuffle_seed: int | None = None,
         size_name: str = "batch_size",
+        num_blocks: int = 1,
     ) -> None:
         for name, value in (("number of samples", num_samples), (size_name, batch_size)):
             if value < 1:
                 raise InputError(f"{name} is {value}; give at least 1")
-        num_batches = -(-num_samples // batch_size)
+        self.block_size = num_samples // num_blocks
+        self.batches_per_block = -(-self.block_size // batch_size)
+        num_batches = num_blocks * self.batches_per_block
         if num_batches < num_processes:
             raise InputError(
                 f"{size_name}={batch_size} makes {num_batches} batches of {num_samples} samples,"
@@ -77,5 +85,56 @@ class PlannedBatches(Sampler[Tensor]):
             generator = np.random.default_rng([self.shuffle_seed, self.epoch])
             order = torch.from_numpy(generator.permutation(self.num_samples))
         for number in self.numbers:
-            start = number * self.batch_size
-            yield order[start : start + self.batch_size]
+            block, place = divmod(number, self.batches_per_block)
+            end = (block + 1) * self.block_size
+            start = block * self.block_size + place * self.batch_size
+            yield order[start : min(start + self.batch_size, end)]
+
+
+def check_sharing(trainer: Trainer | None) -> None:
+    """Check that the trainer leaves it to the data module to share out batches.
+
+    Raises:
+        InputError: It would share them out in another way.
+    """
+    if (
+        trainer is not None
+        and trainer.world_size > 1
+        and trainer._accelerator_connector.use_distributed_sampler
+    ):
+        raise InputError(
+            "trainer.use_distributed_sampler: set it to false;"
+            " the data module shares out its batches itself"
+        )
+
+
+def planned_loader(
+    trainer: Trainer | None,
+    dataset: Dataset[Batch],
+    batch_size: int,
+    limited: bool = False,
+    **plan: Any,
+) -> DataLoader[Batch]:
+    """Load a data set, whose items are whole batches, as `PlannedBatches` plans.
+
+    Args:
+        trainer: Says which process this is; without one there is one process.
+        dataset: Takes a tensor of indices.
+        batch_size: Samples per batch.
+        limited: Whether the trainer's `limit_predict_batches` holds.
+        **plan: See `PlannedBatches`.
+
+    Raises:
+        InputError: A process would be left without a batch.
+    """
+    rank, num_processes, limit = 0, 1, None
+    if trainer is not None:
+        rank, num_processes = trainer.global_rank, trainer.world_size
+        limit = trainer.limit_predict_batches
+    sampler = PlannedBatches(len(dataset), batch_size, rank, num_processes, **plan)  # type: ignore[arg-type]
+    if limited and isinstance(limit, float) and len(sampler) * limit < 1:
+        raise InputError(
+            f"trainer.limit_predict_batches={limit} leaves a process without a batch;"
+            " leave it out and lower num_predict instead"
+        )
+    return DataLoader(dataset, sampler=sampler, batch_size=None)

@@ -1,6 +1,7 @@
 """Data of a Random Hierarchy Model, for classifiers and for denoisers."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import numpy as np
@@ -9,46 +10,55 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lit_hier.data.batches import PlannedBatches
+from lit_hier.data.batches import Batch, check_sharing, planned_loader
 from lit_hier.errors import InputError
-from lit_hier.rhm import RandomHierarchyModel, whitened_one_hot
+from lit_hier.rhm import Grammars, RandomHierarchyModel, members, whitened_one_hot
 from lit_hier.rhm.distinct import draw_distinct
 
 Split = Literal["train", "val", "test", "predict"]
-Batch = dict[str, Tensor]
 
 _MOST: Final = 10**10  # symbols that may be asked for: more would not fit into most memories
 _CHUNK: Final = 65536  # data derived at a time: bounds what a tree's latents take
 
 
 class RHMDataset(Dataset[Batch]):
-    """Leaves and classes; an item is a whole batch.
+    """Leaves and classes of one or several grammars; an item is a whole batch.
+
+    Sample g N + i is datum i of grammar g.
 
     Args:
-        rhm: The grammar.
-        leaves: Any integer type, shape (N, s**L).
-        label: Classes, shape (N,).
+        grammars: G of them.
+        leaves: One tensor per grammar, any integer type, shape (N, s**L).
+        label: Classes, shape (G, N).
     """
 
-    def __init__(self, rhm: RandomHierarchyModel, leaves: Tensor, label: Tensor) -> None:
-        self.rhm = rhm
+    def __init__(
+        self, grammars: Sequence[RandomHierarchyModel], leaves: Sequence[Tensor], label: Tensor
+    ) -> None:
+        self.grammars = grammars
         self.leaves = leaves
         self.label = label
 
     def __len__(self) -> int:
-        """Data."""
-        return len(self.label)
+        """Data of all grammars."""
+        return self.label.numel()
 
     def __getitem__(self, index: Tensor) -> Batch:
-        """Give a batch.
+        """Give a batch: samples of one grammar.
 
         Returns:
             `x`, whitened one-hot leaves, float32, (B, v, s**L); `label`, int64, (B,); `leaves`,
-            int64, (B, s**L); `index`, the sample indices asked for, int64, (B,).
+            int64, (B, s**L); `index`, the sample indices asked for, int64, (B,); `source`, the
+            number of the grammar, int64, ().
         """
-        leaves = self.leaves[index].long()
-        x = whitened_one_hot(leaves, self.rhm.num_features)
-        return {"x": x, "label": self.label[index].long(), "leaves": leaves, "index": index}
+        num_each = self.label.shape[1]
+        source, first = index // num_each, int(index[0]) // num_each
+        assert (source == first).all(), "a batch is of one grammar"
+        rows = index - first * num_each
+        leaves = self.leaves[first][rows].long()
+        x = whitened_one_hot(leaves, self.grammars[first].num_features)
+        label = self.label[first, rows].long()
+        return {"x": x, "label": label, "leaves": leaves, "index": index, "source": source[0]}
 
 
 class RHMDataModule(LightningDataModule):
@@ -57,10 +67,11 @@ class RHMDataModule(LightningDataModule):
     All are drawn uniformly without replacement from the data of the grammar, in this order; so the
     training set depends on (seed, num_train) alone, and whatever a later run with the same two
     holds out, a network trained on it has not seen. Batches are those of `RHMDataset`, planned by
-    `PlannedBatches`.
+    `PlannedBatches`. Of an ensemble, each grammar has as many data as the numbers say, and each
+    batch is of one grammar.
 
     Args:
-        rhm: The grammar.
+        rhm: The grammar, or an ensemble of them.
         num_train: Training data n; the set is fixed, as in the paper. To look into a trained
             network give the number that it was trained on, or its training data pass for held-out
             ones.
@@ -77,7 +88,7 @@ class RHMDataModule(LightningDataModule):
 
     def __init__(
         self,
-        rhm: RandomHierarchyModel,
+        rhm: Grammars,
         num_train: int = 60_000,
         num_val: int = 2_000,
         num_test: int = 2_000,
@@ -88,6 +99,7 @@ class RHMDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.rhm = rhm
+        self.grammars = members(rhm)
         self.sizes: dict[Split, int] = {
             "train": num_train,
             "val": num_val,
@@ -95,22 +107,25 @@ class RHMDataModule(LightningDataModule):
             "predict": num_predict,
         }
         for split, size in self.sizes.items():
-            if size < 1:
-                raise InputError(f"num_{split} is {size}; give at least 1")
+            least = 1 if split == "predict" else 0
+            if size < least:
+                raise InputError(f"num_{split} is {size}; give at least {least}")
         if batch_size < 1 or eval_batch_size < 1:
             raise InputError("batch_size and eval_batch_size must be at least 1")
         wanted = sum(self.sizes.values())
-        if wanted * rhm.num_leaves > _MOST:
+        if wanted * sum(grammar.num_leaves for grammar in self.grammars) > _MOST:
             raise InputError(
-                f"num_layers and num_train ask for {wanted} data of {rhm.num_leaves} leaves;"
+                f"num_layers and num_train ask for {wanted} data of"
+                f" {max(grammar.num_leaves for grammar in self.grammars)} leaves;"
                 f" more than {_MOST} symbols do not fit into memory"
             )
-        if wanted > rhm.num_data:
-            raise InputError(
-                f"num_train + num_val + num_test + num_predict = {wanted}, but {rhm} makes only"
-                f" {rhm.num_data} data, too few for splits that share none; ask for fewer data or"
-                " take a larger num_synonyms, tuple_size or num_layers"
-            )
+        for grammar in self.grammars:
+            if wanted > grammar.num_data:
+                raise InputError(
+                    f"num_train + num_val + num_test + num_predict = {wanted}, but {grammar} makes"
+                    f" only {grammar.num_data} data, too few for splits that share none; ask for"
+                    " fewer data or take a larger num_synonyms, tuple_size or num_layers"
+                )
         if seed < 0:
             raise InputError(f"seed is {seed}; give at least 0")
         self.batch_size = batch_size
@@ -121,9 +136,12 @@ class RHMDataModule(LightningDataModule):
     @property
     def training_set(self) -> str:
         """What decides the training set, in one line: grammar, rules, size, seed."""
-        rules = hashlib.sha256(b"".join(rule.numpy().tobytes() for rule in self.rhm.rules))
+        if len(self.grammars) > 1:
+            return f"{len(self.grammars)} grammars"
+        rhm = self.grammars[0]
+        rules = hashlib.sha256(b"".join(rule.numpy().tobytes() for rule in rhm.rules))
         return (
-            f"an RHM{self.rhm.parameters} with rules {rules.hexdigest()[:12]},"
+            f"an RHM{rhm.parameters} with rules {rules.hexdigest()[:12]},"
             f" num_train={self.sizes['train']}, seed={self.seed}"
         )
 
@@ -135,16 +153,21 @@ class RHMDataModule(LightningDataModule):
         """
         if self._splits:
             return
-        if self.trainer is not None and self.trainer.world_size > 1:
-            connector = self.trainer._accelerator_connector
-            if connector.use_distributed_sampler:
-                raise InputError(
-                    "trainer.use_distributed_sampler: set it to false;"
-                    " the data module shares out its batches itself"
-                )
-        rhm = self.rhm
+        check_sharing(self.trainer)
+        sizes = list(self.sizes.values())
+        drawn = [self._draw(number) for number in range(len(self.grammars))]
+        leaves = zip(*(x.split(sizes) for x, _ in drawn), strict=True)
+        labels = zip(*(y.split(sizes) for _, y in drawn), strict=True)
+        self._splits = {
+            split: RHMDataset(self.grammars, x, torch.stack(y))
+            for split, x, y in zip(self.sizes, leaves, labels, strict=True)
+        }
+
+    def _draw(self, number: int) -> tuple[Tensor, Tensor]:
+        """Draw the data of one grammar for all splits: leaves and classes."""
+        rhm = self.grammars[number]
         words = draw_distinct(
-            np.random.default_rng(self.seed),
+            np.random.default_rng([self.seed, number]),
             sum(self.sizes.values()),
             [rhm.num_classes] + [rhm.num_synonyms] * rhm.num_choices,
             what="data",
@@ -156,30 +179,23 @@ class RHMDataModule(LightningDataModule):
             part = slice(start, start + _CHUNK)
             choices = torch.from_numpy(words[part, 1:].astype(np.int64))
             leaves[part] = rhm.derive(label[part], choices)[0].to(dtype)
-        sizes = list(self.sizes.values())
-        parts = zip(self.sizes, leaves.split(sizes), label.split(sizes), strict=True)
-        self._splits = {split: RHMDataset(rhm, x, y) for split, x, y in parts}
+        return leaves, label
 
     def _dataloader(self, split: Split) -> DataLoader[Batch]:
-        rank, num_processes = 0, 1
-        if self.trainer is not None:
-            rank, num_processes = self.trainer.global_rank, self.trainer.world_size
         training = split == "train"
-        plan = PlannedBatches(
-            len(self._splits[split]),
+        if not self.sizes[split]:
+            raise InputError(f"num_{split} is 0; give at least 1")
+        if training and len(self.grammars) > 1:
+            raise InputError(f"rhm: a network learns the data of one grammar, not of {self.rhm}")
+        return planned_loader(
+            self.trainer,
+            self._splits[split],
             self.batch_size if training else self.eval_batch_size,
-            rank,
-            num_processes,
             shuffle_seed=self.seed if training else None,
             size_name="batch_size" if training else "eval_batch_size",
+            num_blocks=len(self.grammars),
+            limited=split == "predict",
         )
-        limit = None if self.trainer is None else self.trainer.limit_predict_batches
-        if split == "predict" and isinstance(limit, float) and len(plan) * limit < 1:
-            raise InputError(
-                f"trainer.limit_predict_batches={limit} leaves a process without a batch;"
-                " leave it out and lower num_predict instead"
-            )
-        return DataLoader(self._splits[split], sampler=plan, batch_size=None)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Training data, shuffled anew each epoch."""

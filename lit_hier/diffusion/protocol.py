@@ -4,12 +4,32 @@ r"""The record of a forward-backward experiment (Section 2.2).
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from lit_hier.noise import TimeAxis
 from lit_hier.rhm.grammar import Tree
+
+
+@dataclass(frozen=True)
+class Source:
+    """What data come from, such as one grammar of an ensemble, and what theory says of it.
+
+    Attributes:
+        parameters: Its numbers by name; sources that differ in none may be averaged.
+        theory: Predictions by the name of what they predict, float64, shape (T, curves); NaN
+            where the theory says nothing. For the RHM `upward`, `downward` and `marginal`, the
+            mean-field beliefs in the true symbol, a curve per level.
+        theory_name: What the theory is called, for legends.
+        critical_time: Where the theory puts the transition; NaN where it says nothing.
+    """
+
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    theory: Mapping[str, Tensor] = field(default_factory=dict)
+    theory_name: str = "theory"
+    critical_time: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -23,12 +43,16 @@ class ForwardBackward:
         axis: What these times mean.
         index: Sample indices within the run, int64, shape (B,).
         label: Classes of x_start, int64, shape (B,).
-        tree_start: For the RHM, the trees of x_start: L + 1 tensors (B, nodes), int64.
-        tree_reversed: For the RHM, the trees of the samples: L + 1 tensors (T, B, nodes).
-        marginals: For the RHM, posterior probabilities: L + 1 tensors (T, B, nodes, symbols).
-        theory: For the RHM, the mean-field probability of the true symbol, float64, shape
-            (T, L + 1); NaN where the theory says nothing.
-        critical_time: Where the theory puts the transition; NaN where it says nothing.
+        tree_start: The latents of x_start, level by level: for the RHM, L + 1 tensors
+            (B, nodes), int64.
+        tree_reversed: The latents of the samples: tensors (T, B, nodes).
+        marginals: Posterior probabilities of the latents: tensors (T, B, nodes, symbols).
+        upward: For the RHM, if the sampler was asked for messages, the upward ones, like
+            `marginals`.
+        downward: Likewise.
+        effective_noise: For discrete data, the mean belief in a wrong symbol at a leaf before
+            inference, times v (Eq. 60), float64, shape (T, B).
+        source: Which of the sampler's sources the batch is from.
     """
 
     x_start: Tensor
@@ -40,5 +64,7 @@ class ForwardBackward:
     tree_start: Tree | None = None
     tree_reversed: Tree | None = None
     marginals: Tree | None = None
-    theory: Tensor | None = None
-    critical_time: float = math.nan
+    upward: Tree | None = None
+    downward: Tree | None = None
+    effective_noise: Tensor | None = None
+    source: int = 0

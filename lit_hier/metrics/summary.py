@@ -43,6 +43,17 @@ def standard_error(values: NDArray[np.floating]) -> float:
     return float(values.std(ddof=1, dtype=np.float64)) / n**0.5 if n > 1 else 0.0
 
 
+def std_between(values: NDArray[np.floating], groups: NDArray[np.integer]) -> float:
+    """Standard deviation of the groups' means, their number less one in the denominator.
+
+    Args:
+        values: One number per sample, shape (N,).
+        groups: The group of each sample, shape (N,); one group has the deviation 0.
+    """
+    means = [values[groups == group].mean(dtype=np.float64) for group in np.unique(groups)]
+    return float(np.std(means, ddof=1)) if len(means) > 1 else 0.0
+
+
 def summarize(values: NDArray[np.floating]) -> dict[str, float]:
     """Summarise one curve's samples at one time.
 

@@ -1,16 +1,17 @@
 """The exact denoiser of RHM data, as a sampler of the forward-backward experiment."""
 
 import math
+from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lit_hier.diffusion import ForwardBackward
+from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
 from lit_hier.inference import BeliefPropagation, mean_field
 from lit_hier.modules.forward_backward import ForwardBackwardModule
 from lit_hier.noise import EpsilonNoise, NoiseProcess
-from lit_hier.rhm import RandomHierarchyModel, whitened_one_hot
+from lit_hier.rhm import Grammars, RandomHierarchyModel, Tree, members, whitened_one_hot
 from lit_hier.streams import Purpose, uniform
 
 
@@ -21,10 +22,12 @@ class BPDenoiser(ForwardBackwardModule):
     time) only. Computes in the trainer's precision where that is 64-true, else in float32.
 
     Args:
-        rhm: The grammar; the command line takes it from the data module.
+        rhm: The grammar, or an ensemble of them; the command line takes it from the data module.
         process: How leaves are corrupted.
         times: Inversion times on the process's axis, ascending.
         seed: Seed of the noise and of the posterior samples, 0 to 2^64 - 1.
+        messages: Whether records hold upward and downward messages too; they take as much memory
+            again as the marginals, twice.
 
     Raises:
         InputError: The times are none, out of range or out of order, or the seed is out of range.
@@ -32,54 +35,57 @@ class BPDenoiser(ForwardBackwardModule):
 
     def __init__(
         self,
-        rhm: RandomHierarchyModel,
+        rhm: Grammars,
         process: NoiseProcess,
         times: list[float],
         seed: int = 0,
+        messages: bool = False,
     ) -> None:
         process.check_times(times)
         super().__init__(times, process.axis)
         if not 0 <= seed < 2**64:
             raise InputError(f"seed is {seed}; give 0 to 2^64 - 1")
-        self.rhm = rhm
+        self.grammars = members(rhm)
         self.process = process
         self.seed = seed
-        self.belief_propagation = BeliefPropagation(rhm)
+        self.messages = messages
+        self.belief_propagations = nn.ModuleList(map(BeliefPropagation, self.grammars))
+        self.sources = self._sources()
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> ForwardBackward:
         """Corrupt a batch to each time, condition on it, draw a tree.
 
         Args:
-            batch: `leaves`, (B, s**L), `index`, (B,), and `x`, as `RHMDataset` gives them.
+            batch: `leaves`, (B, s**L), `index`, (B,), `x` and `source`, as `RHMDataset` gives
+                them.
             batch_idx: Unused.
 
         Raises:
             InputError: Leaves that are no data of the grammar.
         """
-        index, v = batch["index"], self.rhm.num_features
-        tree_start, valid = self.rhm.parse(batch["leaves"])
-        if not valid[-1].all():
-            stray = index[~valid[-1].flatten()].tolist()
-            raise InputError(
-                f"sample {stray[0]} (and {len(stray) - 1} more) is no datum of {self.rhm};"
-                " give the grammar that made the data"
-            )
+        index, source = batch["index"], int(batch["source"])
+        rhm, belief_propagation = self.grammars[source], self.belief_propagations[source]
+        assert isinstance(belief_propagation, BeliefPropagation)
+        tree_start = _parse(rhm, batch["leaves"], index)
+        v, true = rhm.num_features, tree_start[0][..., None]
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
-        num_noise = self.process.num_draws(self.rhm.num_leaves, v)
-        trees, marginals = [], []
+        num_noise = self.process.num_draws(rhm.num_leaves, v)
+        trees, marginals, upward, downward, effective = [], [], [], [], []
         for time in self.track(self.times):
             noise = uniform(self.seed, Purpose.CORRUPTION, index, time, num_noise)
             observed = self.process.corrupt(tree_start[0], time, noise, v)
-            posterior = self.belief_propagation.condition(
-                self.process.messages(observed, time, v, dtype)
-            )
-            num_draws = 1 + self.rhm.num_choices
-            draws = uniform(self.seed, Purpose.POSTERIOR, index, time, num_draws)
+            leaf_messages = self.process.messages(observed, time, v, dtype)
+            wrong = 1 - leaf_messages.gather(-1, true).squeeze(-1).double().mean(-1)
+            effective.append(wrong * v / (v - 1))
+            posterior = belief_propagation.condition(leaf_messages)
+            draws = uniform(self.seed, Purpose.POSTERIOR, index, time, 1 + rhm.num_choices)
             trees.append(posterior.sample(draws=draws))
             marginals.append(posterior.marginals())
-        tree_reversed = tuple(map(torch.stack, zip(*trees, strict=True)))
+            if self.messages:
+                upward.append(posterior.upward())
+                downward.append(posterior.downward())
+        tree_reversed = _over_times(trees)
         x_reversed = whitened_one_hot(tree_reversed[0].flatten(0, 1), v)
-        theory, critical_time = self._theory()
         return ForwardBackward(
             x_start=batch["x"],
             x_reversed=x_reversed.unflatten(0, (len(self.times), -1)),
@@ -89,17 +95,55 @@ class BPDenoiser(ForwardBackwardModule):
             label=batch["label"],
             tree_start=tree_start,
             tree_reversed=tree_reversed,
-            marginals=tuple(map(torch.stack, zip(*marginals, strict=True))),
-            theory=theory,
-            critical_time=critical_time,
+            marginals=_over_times(marginals),
+            upward=_over_times(upward) if self.messages else None,
+            downward=_over_times(downward) if self.messages else None,
+            effective_noise=torch.stack(effective),
+            source=source,
         )
 
-    def _theory(self) -> tuple[Tensor, float]:
-        """Mean-field probabilities (Eq. 59) and transition where the theory applies, else NaN."""
-        rhm, times = self.rhm, self.times
-        v, m, s, L = rhm.num_features, rhm.num_synonyms, rhm.tuple_size, rhm.num_layers
+    def _sources(self) -> tuple[Source, ...]:
+        """Say of each grammar what mean field predicts (Eq. 54-59), NaN where it does not apply.
+
+        It is a theory of beliefs that are centred on the true symbols, and of n = v.
+        """
+        times = self.times
         centred = isinstance(self.process, EpsilonNoise) and not self.process.strings
-        if not centred or rhm.num_classes != v:
-            return torch.full((len(times), L + 1), torch.nan, dtype=torch.float64), math.nan
-        theory = torch.from_numpy(mean_field.marginals(times, v, m, s, L)).T
-        return theory, float(mean_field.critical_epsilon(v, m, s))
+
+        @cache
+        def source(v: int, n: int, m: int, s: int, L: int) -> Source:
+            effective = [self.process.effective_noise(time, v) for time in times]
+            theory = {"effective_noise": torch.tensor(effective, dtype=torch.float64)[:, None]}
+            critical_time = math.nan
+            beliefs = torch.full((3, len(times), L + 1), torch.nan, dtype=torch.float64)
+            if centred and n == v:
+                up, down = mean_field.beliefs(times, v, m, s, L)
+                both = mean_field.marginals(times, v, m, s, L)
+                beliefs = torch.stack([torch.from_numpy(x.T) for x in (up, down, both)])
+                critical_time = float(mean_field.critical_epsilon(v, m, s))
+            names = ("upward", "downward", "marginal")
+            theory |= dict(zip(names, beliefs, strict=True))
+            parameters = {"v": v, "n": n, "m": m, "s": s, "L": L}
+            return Source(parameters, theory, "mean field", critical_time)
+
+        return tuple(
+            source(
+                rhm.num_features, rhm.num_classes, rhm.num_synonyms, rhm.tuple_size, rhm.num_layers
+            )
+            for rhm in self.grammars
+        )
+
+
+def _parse(rhm: RandomHierarchyModel, leaves: Tensor, index: Tensor) -> Tree:
+    tree, valid = rhm.parse(leaves)
+    if not valid[-1].all():
+        stray = index[~valid[-1].flatten()].tolist()
+        raise InputError(
+            f"sample {stray[0]} (and {len(stray) - 1} more) is no datum of {rhm};"
+            " give the grammar that made the data"
+        )
+    return tree
+
+
+def _over_times(trees: list[Tree]) -> Tree:
+    return tuple(map(torch.stack, zip(*trees, strict=True)))

@@ -6,7 +6,7 @@ from typing import Any
 
 from pytorch_lightning import LightningModule
 
-from lit_hier.diffusion import ForwardBackward
+from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.noise import TimeAxis
 
 
@@ -24,6 +24,7 @@ class ForwardBackwardModule(LightningModule, ABC):
     Attributes:
         times: Inversion times, ascending.
         axis: What they mean.
+        sources: What the run's data come from; records say which.
         track: Wraps the times as `predict_step` goes through them; a progress bar puts itself
             here.
     """
@@ -32,6 +33,7 @@ class ForwardBackwardModule(LightningModule, ABC):
         super().__init__()
         self.axis = axis
         self.times = tuple(float(time) for time in times)
+        self.sources: tuple[Source, ...] = (Source(),)
         self.track: Callable[[Iterable[float]], Iterable[float]] = _untracked
 
     @abstractmethod

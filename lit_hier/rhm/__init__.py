@@ -1,13 +1,17 @@
 """What the Random Hierarchy Model is: rules, sampling, parsing, counting."""
 
 from lit_hier.rhm.encoding import whitened_one_hot
+from lit_hier.rhm.ensemble import GrammarEnsemble, Grammars, members
 from lit_hier.rhm.files import RulesFromFile, read_rules, write_rules
 from lit_hier.rhm.grammar import RandomHierarchyModel, Tree
 
 __all__ = [
+    "GrammarEnsemble",
+    "Grammars",
     "RandomHierarchyModel",
     "RulesFromFile",
     "Tree",
+    "members",
     "read_rules",
     "whitened_one_hot",
     "write_rules",

@@ -1,0 +1,130 @@
+"""What belief propagation sends up and down the tree, level by level."""
+
+from typing import Final
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from pytorch_lightning import Trainer
+from torch import Tensor
+
+from callbacks.curves import CurveAnalysis, Floats, Line, Results
+from lit_hier.diffusion import ForwardBackward
+from lit_hier.errors import InputError
+from lit_hier.metrics import std_between
+from lit_hier.modules import ForwardBackwardModule
+from lit_hier.plots import level_figure
+from lit_hier.rhm import Tree
+
+MESSAGES: Final = ("upward", "downward", "marginal")
+
+
+def beliefs_of(record: ForwardBackward, analysis: str) -> tuple[Tree, Tree, Tree]:
+    """Give a record's upward messages, downward messages and marginals.
+
+    Raises:
+        InputError: It has none.
+    """
+    if record.upward is None or record.downward is None or record.marginals is None:
+        raise InputError(
+            f"model: {analysis} needs messages; use it with a BPDenoiser that has messages: true"
+        )
+    return record.upward, record.downward, record.marginals
+
+
+def belief_in_truth(beliefs: Tensor, true: Tensor) -> Tensor:
+    """Give the beliefs (T, B, nodes, symbols) in the true symbols (B, nodes): (T, B, nodes)."""
+    chosen = true.expand(len(beliefs), -1, -1)[..., None]
+    return beliefs.gather(-1, chosen).squeeze(-1)
+
+
+class Beliefs(CurveAnalysis):
+    """Averages of upward, downward and marginal beliefs per level (Figs. 12, 13, 14).
+
+    Each message is a distribution over symbols; `largest` is its largest probability, which the
+    paper shows, and `true` the probability of the true symbol, which the theory predicts. They
+    agree where inference succeeds. Averages and standard deviations are over all nodes of a level
+    and all data of all grammars.
+
+    Writes, besides what `CurveAnalysis` lists: `beliefs.csv` with columns process, time, message
+    (upward, downward or marginal), level, true, true_std, largest, largest_std, count (of data),
+    theory, grammars, grammar_std (of `true`); `beliefs.npz` with the arrays `true`,
+    `true_variance`, `largest` and `largest_variance` (time, curve, index), means and variances
+    over the nodes of each datum, and `time`, `curve`, `index`, `source`; instead of `beliefs.png`
+    one picture per message: `beliefs_upward.png`, `beliefs_downward.png`, `beliefs_marginal.png`.
+    Logs to TensorBoard the curves `beliefs/true`, `beliefs/largest`, `beliefs/theory`.
+
+    The sampler must give messages: `messages: true`.
+
+    Args:
+        against: See `CurveAnalysis`.
+    """
+
+    name = "beliefs"
+    quantities = ("true", "true_variance", "largest", "largest_variance")
+    logged = ("true", "largest", "theory")
+    legend = "level"
+    compared = ("true", "theory")
+
+    def lines(self) -> list[Line]:
+        """Levels of upward messages, of downward ones, of marginals; each leaves first."""
+        sources = self.one_kind()
+        pairs = [(message, k) for message in MESSAGES for k in range(self.num_levels)]
+        return [
+            Line(f"{message} {k}", {"message": message, "level": k}, number, sources)
+            for number, (message, k) in enumerate(pairs)
+        ]
+
+    def measure(
+        self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
+    ) -> Tensor:
+        """Take means and variances over the nodes of each level: shape (4, T, 3 levels, B)."""
+        self.one_kind()
+        given = beliefs_of(record, type(self).__name__)
+        assert record.tree_start is not None
+        self.num_levels = len(record.tree_start)
+        curves = []
+        for tree in given:
+            for beliefs, true in zip(tree, record.tree_start, strict=True):
+                moments = []
+                for values in (belief_in_truth(beliefs, true), beliefs.amax(-1)):
+                    variance, mean = torch.var_mean(values.double(), dim=-1, correction=0)
+                    moments += [mean, variance]
+                curves.append(torch.stack(moments))
+        return torch.stack(curves, dim=2)
+
+    def theory(self, line: Line, name: str) -> Floats:
+        """The mean-field belief at the line's level."""
+        level = int(line.columns["level"])
+        return super().theory(Line(line.name, line.columns, level, line.sources), name)
+
+    def summarise(
+        self, samples: Floats, sources: NDArray[np.int64], time: int, line: Line
+    ) -> dict[str, float]:
+        """Means and standard deviations over nodes and data, the theory, the grammars' spread."""
+        true, true_variance, largest, largest_variance = samples.astype("float64")
+        return {
+            "true": float(true.mean()),
+            "true_std": float(np.sqrt(true.var() + true_variance.mean())),
+            "largest": float(largest.mean()),
+            "largest_std": float(np.sqrt(largest.var() + largest_variance.mean())),
+            "count": len(true),
+            "theory": float(self.theory(line, str(line.columns["message"]))[time]),
+            "grammars": len(np.unique(sources)),
+            "grammar_std": std_between(true, sources),
+        }
+
+    def figures(self, results: Results) -> dict[str, Figure]:
+        """One picture per message: all levels, then each with its standard deviation."""
+        figures = {}
+        for message in MESSAGES:
+            lines = [line for line in results.lines if line.columns["message"] == message]
+            columns = {
+                column: {f"level {x.columns['level']}": by_name[x.name] for x in lines}
+                for column, by_name in results.curves.items()
+            }
+            figures[f"{self.name}_{message}"] = level_figure(
+                results.x, results.xlabel, f"{message} belief", columns
+            )
+        return figures

@@ -1,0 +1,106 @@
+r"""A mixture of Gaussians: data that have classes, and no hierarchy.
+
+.. math:: x_0 = a \, \mu_c + \eta, \qquad
+   p(c \mid x_t) \propto \exp\Big( -\frac{\lVert x_t - \sqrt{\alpha_t} a \mu_c \rVert^2}{2} \Big)
+
+as the variance of x_t within a class is :math:`\alpha_t + 1 - \alpha_t = 1`. The mean of each
+class has the same power in all its Fourier modes, and so has the noise: no scale is special. The
+class is lost in a crossover around :math:`t = \frac12 \ln(a^2 d)`.
+
+Source: SI Appendix 5 of the later text compares with it; Biroli and Mezard, "Generative diffusion
+in very large dimensions" (2023), for the crossover.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lit_hier.errors import InputError
+from lit_hier.gaussian.distribution import Distribution, PosteriorDraw, correlation
+from lit_hier.noise import normal
+
+
+class GaussianMixture(Distribution):
+    """Equally likely classes, each a Gaussian of variance 1 around a mean of white spectrum.
+
+    The means have random phases; those of two classes are opposite.
+
+    Args:
+        size: Positions per side, at least 4.
+        dimensions: 1 or 2.
+        num_classes: At least 2.
+        separation: a, the root mean square of a class's mean.
+        seed: Seed of the means.
+
+    Attributes:
+        means: Of the classes, float64, shape (classes, 1, *spatial).
+
+    Raises:
+        InputError: An argument is out of range.
+    """
+
+    def __init__(
+        self,
+        size: int = 32,
+        dimensions: int = 2,
+        num_classes: int = 2,
+        separation: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        for name, value, least in (("size", size, 4), ("num_classes", num_classes, 2)):
+            if value < least:
+                raise InputError(f"{name} is {value}; give at least {least}")
+        if dimensions not in (1, 2):
+            raise InputError(f"dimensions is {dimensions}; give 1 or 2")
+        if not (separation > 0 and math.isfinite(separation)):
+            raise InputError(f"separation is {separation}; give a positive number")
+        if seed < 0:
+            raise InputError(f"seed is {seed}; give at least 0")
+        self.shape = (1, *[size] * dimensions)
+        self.num_classes = num_classes
+        white = np.random.default_rng(seed).standard_normal((num_classes, *self.shape))
+        axes = tuple(range(-dimensions, 0))
+        modes = torch.fft.rfftn(torch.from_numpy(white), dim=axes, norm="ortho")
+        flat = torch.fft.irfftn(modes / modes.abs(), s=self.shape[1:], dim=axes, norm="ortho")
+        if num_classes == 2:
+            flat[1] = -flat[0]
+        self.means = separation * flat
+
+    def sample(self, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw classes, then data around their means."""
+        label = (draws[:, 0] * self.num_classes).long()
+        x_0: Tensor = self.means.to(draws.device)[label] + self._white(draws)
+        return x_0, label
+
+    def posterior(self, x_t: Tensor, time: float, draws: Tensor) -> PosteriorDraw:
+        """Draw a class from its posterior, then a datum from the posterior given the class."""
+        means = self.means.to(x_t.device)
+        distance = (x_t[:, None] - math.exp(-time) * means).flatten(2).square().sum(-1)
+        probabilities = torch.softmax(-distance / 2, dim=1)
+        cumulative = probabilities.cumsum(1)
+        threshold = draws[:, :1] * cumulative[:, -1:]
+        label = (cumulative <= threshold).sum(1).clamp(max=self.num_classes - 1)
+        mean = means[label]
+        r = float(correlation(torch.ones(()), time))
+        centre = mean + r * (math.exp(time) * x_t - mean)
+        return PosteriorDraw(centre + math.sqrt(1 - r) * self._white(draws), label, probabilities)
+
+    def class_theory(self, time: float) -> float:
+        r"""Expect the posterior probability of the true one of two classes.
+
+        Their log odds are normal with mean :math:`\delta^2 / 2` and variance :math:`\delta^2`,
+        where :math:`\delta^2 = \alpha_t \lVert a \mu_1 - a \mu_2 \rVert^2`; NaN for more classes.
+        """
+        if self.num_classes > 2:
+            return math.nan
+        delta = math.exp(-time) * float((self.means[0] - self.means[1]).norm())
+        nodes, step = np.linspace(-9, 9, 2001, retstep=True)
+        weights = np.exp(-(nodes**2) / 2) * step / math.sqrt(2 * math.pi)
+        odds = np.clip(delta**2 / 2 + delta * nodes, -700, 700)
+        return float(weights @ (1 / (1 + np.exp(-odds))))
+
+    def _white(self, draws: Tensor) -> Tensor:
+        white: Tensor = normal(draws[:, 1:]).unflatten(1, self.shape)
+        return white
