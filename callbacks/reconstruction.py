@@ -1,5 +1,6 @@
 """How much of a datum's tree survives the forward-backward experiment."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,7 +34,7 @@ class Reconstruction(CurveAnalysis):
     curves `reconstruction/marginal`, `reconstruction/unchanged` and `reconstruction/theory`.
 
     Against the effective noise, the theory is that of the epsilon-process at the measured
-    epsilon(t), whatever the process: how good an approximation it is (Fig. 15, right).
+    epsilon(t), whatever the process is: no prediction, but a comparison (Fig. 15, right).
 
     Args:
         against: See `CurveAnalysis`.
@@ -85,11 +86,8 @@ class Reconstruction(CurveAnalysis):
         return curve
 
     def critical_time(self, line: Line) -> float:
-        """Likewise."""
-        given = self.sources[0].parameters
-        if self.noise is None or not given or given["n"] != given["v"]:
-            return super().critical_time(line)
-        return float(mean_field.critical_epsilon(given["v"], given["m"], given["s"]))
+        """The predicted transition; against the effective noise there is no prediction."""
+        return math.nan if self.noise is not None else super().critical_time(line)
 
     def summarise(
         self, samples: Floats, sources: NDArray[np.int64], time: int, line: Line
@@ -120,7 +118,9 @@ class Reconstruction(CurveAnalysis):
                 curves["marginal"],
                 bands=curves["grammar_std" if several else "sem"],
                 theory=curves["theory"],
-                theory_label=self.sources[0].theory_name,
+                theory_label=(
+                    self.sources[0].theory_name if self.noise is None else "mean field, ε-process"
+                ),
             ),
             Panel("unchanged symbols", curves["unchanged"], bands=curves["unchanged_sem"]),
         ]

@@ -65,13 +65,14 @@ class Transition(CurveAnalysis):
         """Look at the root: shape (2, T, 1, B).
 
         Raises:
-            InputError: The record has no trees.
+            InputError: The record has no trees, or none of a grammar.
         """
         if record.tree_start is None or record.tree_reversed is None or record.marginals is None:
             raise InputError(
                 f"model: Transition needs trees, which {type(pl_module).__name__} does not give;"
                 " use it with a BPDenoiser"
             )
+        self.numbers(record.source)
         true = record.tree_start[-1]
         marginal = belief_in_truth(record.marginals[-1], true)
         unchanged = (record.tree_reversed[-1] == true).to(marginal)

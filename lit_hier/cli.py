@@ -26,7 +26,7 @@ import lit_hier.noise
 import lit_hier.rhm
 from lit_hier.checkpoints import read_checkpoint
 from lit_hier.errors import InputError
-from lit_hier.rhm import Grammars, members
+from lit_hier.rhm import Grammars
 
 _COMMANDS: Final = {
     "fit": "Train a model, such as an RHMClassifier.",
@@ -164,7 +164,7 @@ class LitHierCLI(LightningCLI):
 
 def _number(name: str, rhm: Grammars) -> int:
     """Give a number that a network is built from: the first grammar's."""
-    number: int = getattr(members(rhm)[0], name)
+    number: int = getattr(rhm.grammars[0], name)
     return number
 
 

@@ -2,6 +2,8 @@
 
 import itertools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -50,3 +52,14 @@ def every_datum(rhm: RandomHierarchyModel) -> Tree:
     return tuple(
         torch.tensor(level) for level in zip(*[tree[::-1] for tree in trees], strict=True)
     )
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """Work in another folder."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)

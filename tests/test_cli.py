@@ -10,7 +10,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 from urllib.parse import urlencode
@@ -18,7 +17,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, inside
 
 from lit_hier.cli import main
 
@@ -26,16 +25,6 @@ CONFIGS = ROOT / "configs"
 DEMO = str(CONFIGS / "demo.yaml")
 FIG5 = str(CONFIGS / "fig5.yaml")
 CLASSIFIER = str(CONFIGS / "demo_classifier.yaml")
-
-
-@contextmanager
-def inside(folder: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 def lit_hier(*arguments: str) -> None:
@@ -410,18 +399,6 @@ def test_training_on_two_processes_shares_out_whole_batches(tmp_path: Path) -> N
     assert (tmp_path / "logs/demo_classifier/weights/classifier.ckpt").is_file()
     folder = tmp_path / "logs/demo_classifier/version_0"
     assert scalars(folder, "val/accuracy")[0] == pytest.approx(1 / 16, abs=0.05)
-
-
-@pytest.mark.parametrize("figure", ["fig5", "fig7"])
-def test_figures_without_a_network(tmp_path: Path, figure: str) -> None:
-    with inside(tmp_path):
-        small = ("--data.init_args.rhm.init_args.num_layers=4", "--data.init_args.num_predict=10")
-        lit_hier("predict", "-c", f"{CONFIGS}/{figure}.yaml", *small)
-    table = rows(tmp_path / "logs" / figure / "version_0/reconstruction.csv")
-    root = [float(row["marginal"]) for row in table if row["level"] == "4"]
-    assert root[0] == 1
-    assert root[-1] < 0.1
-    assert {np.isfinite(float(row["theory"])) for row in table} == {figure == "fig7"}
 
 
 def test_one_callback_alone_needs_no_list(tmp_path: Path) -> None:

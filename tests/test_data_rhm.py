@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lit_hier.data import RHMDataModule
 from lit_hier.data.batches import PlannedBatches
 from lit_hier.errors import InputError
-from lit_hier.rhm import RandomHierarchyModel, whitened_one_hot
+from lit_hier.rhm import GrammarEnsemble, RandomHierarchyModel, whitened_one_hot
 
 SPLITS = ("train", "val", "test", "predict")
 
@@ -93,6 +93,70 @@ def test_the_training_set_is_fixed_and_its_order_is_not() -> None:
 def test_splits_that_the_grammar_has_not(sizes: tuple[int, ...], message: str) -> None:
     with pytest.raises(InputError, match=rf"^[^\n]*{message}[^\n]*$"):
         RHMDataModule(RandomHierarchyModel(4, 2, 2, 3, 1), *sizes)
+
+
+def test_an_ensemble_gives_batches_of_one_grammar_each() -> None:
+    ensemble = GrammarEnsemble(8, [3, 2], 2, [4, 3], seeds=[5, 0])
+    data = RHMDataModule(ensemble, 0, 0, 4, 7, eval_batch_size=3)
+    data.setup("predict")
+    batches = list(data.predict_dataloader())
+    sizes = [3, 3, 1] * 8
+    assert [len(batch["index"]) for batch in batches] == sizes
+    assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(56))
+    for number, batch in enumerate(batches):
+        assert int(batch["source"]) == number // 3
+        rhm = ensemble.grammars[number // 3]
+        tree, valid = rhm.parse(batch["leaves"])
+        assert valid[-1].all()
+        assert torch.equal(tree[-1][:, 0], batch["label"])
+    # The first grammar's data are those that it has alone; the others' words are their own.
+    alone = RHMDataModule(ensemble.grammars[0], 0, 0, 4, 7)
+    alone.setup()
+    assert leaves(alone, "predict") == leaves(data, "predict")[:7]
+    labels = torch.cat([batch["label"] for batch in batches]).view(8, 7)
+    assert len({tuple(row) for row in labels.tolist()}) == 8
+
+
+def test_an_ensemble_teaches_no_network() -> None:
+    data = RHMDataModule(GrammarEnsemble(8, 3, 2, 3, seeds=[0, 1]), 10, 5, 5, 5)
+    data.setup()
+    with pytest.raises(InputError, match="rhm: a network learns the data of one grammar, not of"):
+        data.train_dataloader()
+
+
+def test_a_split_that_is_left_out_is_missed_when_it_is_asked_for() -> None:
+    data = RHMDataModule(RandomHierarchyModel(8, 3, 2, 3), 0, 0, 0, 5)
+    data.setup()
+    assert len(leaves(data, "predict")) == 5
+    for split in ("train", "val", "test"):
+        with pytest.raises(InputError, match=f"num_{split} is 0; give at least 1"):
+            leaves(data, split)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seeds": []}, "seeds: the list is empty; give at least one"),
+        ({"seeds": [0, 1, 0]}, r"seeds: \[0, 1, 0\] says something twice"),
+        ({"num_synonyms": []}, "num_synonyms: the list is empty"),
+        ({"num_synonyms": [3, 9]}, "num_synonyms=9 .* take num_synonyms <= 8"),
+        ({"num_layers": [3, 0]}, "num_layers is 0; give at least 1"),
+        ({"seeds": [-1]}, "seed is -1; give at least 0"),
+    ],
+)
+def test_ensembles_that_there_are_not(arguments: dict[str, list[int]], message: str) -> None:
+    given = {"num_synonyms": 3, "num_layers": 3, "seeds": [0], **arguments}
+    with pytest.raises(InputError, match=rf"^[^\n]*{message}[^\n]*$"):
+        GrammarEnsemble(8, given["num_synonyms"], 2, given["num_layers"], seeds=given["seeds"])
+
+
+def test_an_ensembles_grammars_are_those_of_their_numbers_and_seeds() -> None:
+    ensemble = GrammarEnsemble(8, [3, 2], 2, 3, seeds=[5, 0])
+    wanted = [(3, 5), (3, 0), (2, 5), (2, 0)]
+    for rhm, (m, seed) in zip(ensemble.grammars, wanted, strict=True):
+        same = RandomHierarchyModel(8, m, 2, 3, seed=seed)
+        assert same.grammars == (same,)
+        assert all(torch.equal(a, b) for a, b in zip(rhm.rules, same.rules, strict=True))
 
 
 @given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 5))

@@ -9,12 +9,17 @@ from torch.nn.functional import cosine_similarity
 
 from lit_hier.errors import InputError
 from lit_hier.metrics import (
+    Histogram,
     MomentTree,
     SampleTable,
     Standardization,
     channel_moments,
+    crossing,
+    deviation,
     mode,
+    std_between,
     summarize,
+    transition,
 )
 
 RNG = np.random.default_rng(0)
@@ -117,3 +122,52 @@ def test_sample_table_takes_samples_in_any_order_and_refuses_repeats() -> None:
     table.update(torch.tensor([4]), values[..., :1])
     with pytest.raises(InputError, match="sample 4 came more than once"):
         table.compute()
+
+
+def test_a_transition_is_found_between_points() -> None:
+    x = np.linspace(0, 1, 101)
+    chance, steepness = 0.2, 10
+    y = chance + (1 - chance) / (1 + np.exp(steepness * (x - 0.503)))
+    place, width = transition(x, y, chance)
+    assert place == pytest.approx(0.503, abs=1e-4)
+    assert width == pytest.approx(2 * np.log(3) / steepness, abs=1e-3)
+    assert crossing([0, 1, 2], [1, 0.5, 0], 0.5) == 1
+    assert crossing([0, 1, 2], [1, 0.6, 0.2], 0.5) == pytest.approx(1.25)
+    # The first of several crossings; none where the curve starts below or stays above.
+    assert crossing([0, 1, 2, 3], [1, 0, 1, 0], 0.5) == 0.5
+    assert math.isnan(crossing([0, 1], [0.4, 0.1], 0.5))
+    assert math.isnan(crossing([0, 1], [1, 0.6], 0.5))
+    assert np.isnan(transition(x, np.ones(101), chance)).all()
+
+
+def test_the_spread_between_groups_is_that_of_their_means() -> None:
+    values, groups = np.array([1.0, 3, 10, 10, 6, 6]), np.array([0, 0, 4, 4, 2, 2])
+    assert std_between(values, groups) == pytest.approx(np.std([2, 10, 6], ddof=1))
+    assert std_between(values, np.zeros(6, dtype=int)) == 0
+
+
+def test_deviations_inside_and_outside_of_the_window() -> None:
+    x = np.array([0.1, 0.5, 0.52, 0.9])
+    found = deviation(x, np.array([1, 0.5, 0.3, 0.0]), np.array([0.9, 0.5, 0.6, 0.02]), 0.5)
+    wanted = {"largest": 0.3, "at": 0.52, "mean": 0.105, "critical": 0.5}
+    wanted |= {"largest_outside": 0.1, "mean_outside": 0.06}
+    assert found == pytest.approx(wanted)
+    none = deviation(x, np.ones(4), np.array([1, 1, 0.6, 1]), math.nan)
+    assert none["largest_outside"] == none["largest"] == pytest.approx(0.4)
+
+
+def test_histograms_count_and_average_to_the_same_bits_in_any_order() -> None:
+    values = torch.from_numpy(RNG.beta(1, 3, (40, 25))).float()
+    values[0, :3] = torch.tensor([0.0, 1.0, 1.0])
+    one, other = Histogram(2, num_bins=10), Histogram(2, num_bins=10)
+    for row in values:
+        one.update((1,), row)
+    for part in values.flip(0).split(7):
+        other.update((1,), part)
+    (counts, means), (again, same) = one.compute(), other.compute()
+    assert torch.equal(counts, again)
+    assert torch.equal(means[1], same[1])
+    assert counts[1].tolist() == np.histogram(values, bins=10, range=(0, 1))[0].tolist()
+    assert float(means[1]) == pytest.approx(float(values.double().mean()), abs=1e-8)
+    assert not counts[0].any()
+    assert means[0].isnan()

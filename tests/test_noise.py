@@ -3,7 +3,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare, kstest, norm
+from scipy.integrate import dblquad, quad
+from scipy.special import expit
+from scipy.stats import chisquare, kstest, multivariate_normal, norm
 
 from lit_hier.errors import InputError
 from lit_hier.noise import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess
@@ -83,3 +85,48 @@ def test_only_diffusion_goes_on_after_time_one() -> None:
     GaussianNoise().check_times([0.0, 7.0])
     with pytest.raises(InputError, match=r"times: 1\.5 is out of range; noise ε: 0 to 1"):
         EpsilonNoise().check_times([1.5])
+
+
+PROCESSES = [EpsilonNoise(), EpsilonNoise(strings=True), MaskingNoise(), GaussianNoise()]
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("time", [0.02, 0.3, 0.8])
+def test_effective_noise_is_the_mean_belief_in_wrong_symbols(
+    process: NoiseProcess, time: float
+) -> None:
+    index = torch.arange(20)
+    draws = uniform(1, Purpose.CORRUPTION, index, time, process.num_draws(d, v))
+    leaves = LEAVES.expand(20, -1)
+    messages = process.messages(process.corrupt(leaves, time, draws, v), time, v, torch.float64)
+    wrong = messages.sum(-1) - messages.gather(-1, leaves[..., None]).squeeze(-1)
+    noise = wrong / (v - 1) * v
+    error = float(noise.std()) / noise.numel() ** 0.5
+    expected = process.effective_noise(time, v)
+    assert expected == pytest.approx(float(noise.mean()), abs=5 * error + 1e-12)
+
+
+@pytest.mark.parametrize("time", [0.004, 0.03, 0.1, 0.5, 3.0])
+def test_effective_noise_of_diffusion_against_other_integrals(time: float) -> None:
+    """Two symbols: one integral over the log odds; three: two, over correlated log odds."""
+    snr = 1 / math.expm1(2 * time)
+    spread = math.sqrt(2 * snr)
+    right, _ = quad(lambda z: expit(snr + spread * z) * norm.pdf(z), -12, 12, epsabs=1e-10)
+    assert GaussianNoise().effective_noise(time, 2) == pytest.approx(2 * (1 - right), abs=1e-7)
+    pair = multivariate_normal([0, 0], [[1, 0.5], [0.5, 1]])
+
+    def believed(y: float, z: float) -> float:
+        odds = np.exp(np.clip([spread * y - snr, spread * z - snr], -700, 300)).sum()
+        return float(pair.pdf([y, z]) / (1 + odds))
+
+    right, _ = dblquad(believed, -7, 7, -7, 7, epsabs=1e-6)
+    assert GaussianNoise().effective_noise(time, 3) == pytest.approx(1.5 * (1 - right), abs=1e-5)
+
+
+def test_effective_noise_begins_with_none_and_rises_to_all() -> None:
+    for process in PROCESSES:
+        end = min(process.axis.end, 30.0)
+        noise = [process.effective_noise(time, v) for time in np.linspace(0, end, 40)]
+        assert noise[0] == 0
+        assert noise[-1] == pytest.approx(1, abs=1e-9)
+        assert (np.diff(noise) > -1e-12).all()

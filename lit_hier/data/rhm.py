@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lit_hier.data.batches import Batch, check_sharing, planned_loader
 from lit_hier.errors import InputError
-from lit_hier.rhm import Grammars, RandomHierarchyModel, members, whitened_one_hot
+from lit_hier.rhm import Grammars, RandomHierarchyModel, whitened_one_hot
 from lit_hier.rhm.distinct import draw_distinct
 
 Split = Literal["train", "val", "test", "predict"]
@@ -99,7 +99,7 @@ class RHMDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.rhm = rhm
-        self.grammars = members(rhm)
+        self.grammars = rhm.grammars
         self.sizes: dict[Split, int] = {
             "train": num_train,
             "val": num_val,

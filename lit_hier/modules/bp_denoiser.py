@@ -11,7 +11,7 @@ from lit_hier.errors import InputError
 from lit_hier.inference import BeliefPropagation, mean_field
 from lit_hier.modules.forward_backward import ForwardBackwardModule
 from lit_hier.noise import EpsilonNoise, NoiseProcess
-from lit_hier.rhm import Grammars, RandomHierarchyModel, Tree, members, whitened_one_hot
+from lit_hier.rhm import Grammars, RandomHierarchyModel, Tree, whitened_one_hot
 from lit_hier.streams import Purpose, uniform
 
 
@@ -45,7 +45,7 @@ class BPDenoiser(ForwardBackwardModule):
         super().__init__(times, process.axis)
         if not 0 <= seed < 2**64:
             raise InputError(f"seed is {seed}; give 0 to 2^64 - 1")
-        self.grammars = members(rhm)
+        self.grammars = rhm.grammars
         self.process = process
         self.seed = seed
         self.messages = messages

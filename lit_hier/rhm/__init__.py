@@ -1,9 +1,9 @@
 """What the Random Hierarchy Model is: rules, sampling, parsing, counting."""
 
 from lit_hier.rhm.encoding import whitened_one_hot
-from lit_hier.rhm.ensemble import GrammarEnsemble, Grammars, members
+from lit_hier.rhm.ensemble import GrammarEnsemble
 from lit_hier.rhm.files import RulesFromFile, read_rules, write_rules
-from lit_hier.rhm.grammar import RandomHierarchyModel, Tree
+from lit_hier.rhm.grammar import Grammars, RandomHierarchyModel, Tree
 
 __all__ = [
     "GrammarEnsemble",
@@ -11,7 +11,6 @@ __all__ = [
     "RandomHierarchyModel",
     "RulesFromFile",
     "Tree",
-    "members",
     "read_rules",
     "whitened_one_hot",
     "write_rules",

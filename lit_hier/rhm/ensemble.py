@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from itertools import product
 
 from lit_hier.errors import InputError
-from lit_hier.rhm.grammar import RandomHierarchyModel
+from lit_hier.rhm.grammar import Grammars, RandomHierarchyModel
 
 
-class GrammarEnsemble:
+class GrammarEnsemble(Grammars):
     """Random grammars of several numbers of synonyms, several depths, several seeds of the rules.
 
     Args:
@@ -17,9 +17,6 @@ class GrammarEnsemble:
         num_layers: L, one or a list.
         num_classes: n; v where it is left out.
         seeds: Seeds of the rules, each given once; every pair (m, L) has one grammar per seed.
-
-    Attributes:
-        grammars: All of them, by m, then L, then seed.
 
     Raises:
         InputError: A list is empty or says something twice, or the numbers make no grammar.
@@ -44,25 +41,21 @@ class GrammarEnsemble:
                 raise InputError(f"{name}: the list is empty; give at least one")
             if len(set(values)) < len(values):
                 raise InputError(f"{name}: {values} says something twice; give each number once")
-        self.grammars = tuple(
+        self._grammars = tuple(
             RandomHierarchyModel(num_features, m, tuple_size, L, num_classes, seed)
             for m, L, seed in product(*choices.values())
         )
+
+    @property
+    def grammars(self) -> tuple[RandomHierarchyModel, ...]:
+        """All of them, by m, then L, then seed."""
+        return self._grammars
 
     def __repr__(self) -> str:
         """Say how many there are and the first one's parameters."""
         first, *others = self.grammars
         more = f" and {len(others)} more" if others else ""
         return f"{type(self).__name__} of {first}{more}"
-
-
-Grammars = RandomHierarchyModel | GrammarEnsemble
-"""One grammar or an ensemble of them."""
-
-
-def members(rhm: Grammars) -> tuple[RandomHierarchyModel, ...]:
-    """Give the grammars of an ensemble, or the one grammar."""
-    return rhm.grammars if isinstance(rhm, GrammarEnsemble) else (rhm,)
 
 
 def _several(values: int | list[int]) -> list[int]:

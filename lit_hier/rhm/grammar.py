@@ -15,6 +15,7 @@ Data: The Random Hierarchy Model" (2023).
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -30,7 +31,16 @@ Tree = tuple[Tensor, ...]
 """One tensor per level, leaves first: tree[l] has shape (num, s**(L-l)), int64."""
 
 
-class RandomHierarchyModel:
+class Grammars(ABC):
+    """One grammar or several: what data and denoisers are made for."""
+
+    @property
+    @abstractmethod
+    def grammars(self) -> "tuple[RandomHierarchyModel, ...]":
+        """Each of them."""
+
+
+class RandomHierarchyModel(Grammars):
     """A grammar: its rules, its data, and the way back from data to latents.
 
     Args:
@@ -156,6 +166,11 @@ class RandomHierarchyModel:
         self.num_classes, self.num_synonyms, self.tuple_size = rules[-1].shape
         self.num_layers = len(rules)
         self._parsers = tuple(LevelParser(rule, num_features) for rule in rules)
+
+    @property
+    def grammars(self) -> "tuple[RandomHierarchyModel, ...]":
+        """This one."""
+        return (self,)
 
     @property
     def num_leaves(self) -> int:

@@ -1,0 +1,334 @@
+"""The analyses of belief propagation's theory, on small ensembles, against their definitions."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from callbacks import (
+    BeliefHistogram,
+    Beliefs,
+    EffectiveNoise,
+    IterationMap,
+    Reconstruction,
+    Transition,
+)
+from lit_hier.data import GaussianDataModule, RHMDataModule
+from lit_hier.diffusion import ForwardBackward
+from lit_hier.errors import InputError
+from lit_hier.gaussian import GaussianMixture, GaussianRandomField
+from lit_hier.inference import mean_field
+from lit_hier.metrics import transition
+from lit_hier.modules import BPDenoiser, GaussianDenoiser
+from lit_hier.noise import EpsilonNoise, GaussianNoise, NoiseProcess
+from lit_hier.rhm import GrammarEnsemble
+
+TIMES = [0.0, 0.3, 0.5, 0.7, 0.9, 1.0]
+SEEDS = [0, 1, 2]
+NUM = 14
+
+
+class Keep(Callback):
+    """Keeps the records that a run makes."""
+
+    def __init__(self) -> None:
+        self.records: list[ForwardBackward] = []
+
+    def on_predict_batch_end(self, *args: Any) -> None:
+        self.records.append(args[2])
+
+
+def run(folder: Path, module: Any, data: Any, *callbacks: Callback) -> Path:
+    logger = TensorBoardLogger(folder, name="run", default_hp_metric=False)
+    trainer = Trainer(
+        accelerator="cpu",
+        callbacks=list(callbacks),
+        logger=logger,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.predict(module, data, return_predictions=False)
+    return Path(logger.log_dir)
+
+
+def predict(
+    folder: Path,
+    *callbacks: Callback,
+    m: int | list[int] = 3,
+    L: int | list[int] = 3,
+    process: NoiseProcess | None = None,
+    times: list[float] = TIMES,
+    messages: bool = True,
+) -> tuple[Path, list[ForwardBackward]]:
+    rhm = GrammarEnsemble(6, m, 2, L, seeds=SEEDS)
+    data = RHMDataModule(rhm, 0, 0, 0, NUM, eval_batch_size=10)
+    module = BPDenoiser(rhm, process or EpsilonNoise(), times, messages=messages)
+    keep = Keep()
+    return run(folder, module, data, *callbacks, keep), keep.records
+
+
+def table(path: Path) -> list[dict[str, Any]]:
+    def number(text: str) -> float | str:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+    with path.open() as file:
+        return [{key: number(x) for key, x in row.items()} for row in csv.DictReader(file)]
+
+
+def by_source(
+    records: list[ForwardBackward], tree: str, level: int, time: int
+) -> dict[int, np.ndarray]:
+    """All distributions at a level: by grammar, shape (data, nodes, v)."""
+    found: dict[int, list[np.ndarray]] = {}
+    for record in records:
+        beliefs = getattr(record, tree)[level][time].numpy().astype(float)
+        found.setdefault(record.source, []).append(beliefs)
+    return {source: np.concatenate(parts) for source, parts in found.items()}
+
+
+def truths(records: list[ForwardBackward], level: int) -> dict[int, np.ndarray]:
+    found: dict[int, list[np.ndarray]] = {}
+    for record in records:
+        assert record.tree_start is not None
+        found.setdefault(record.source, []).append(record.tree_start[level].numpy())
+    return {source: np.concatenate(parts) for source, parts in found.items()}
+
+
+MESSAGES = {"upward": "upward", "downward": "downward", "marginal": "marginals"}
+
+
+def test_beliefs_against_their_definition(tmp_path: Path) -> None:
+    folder, records = predict(tmp_path, Beliefs())
+    rows = table(folder / "beliefs.csv")
+    assert len(rows) == len(TIMES) * 3 * 4
+    up, down = mean_field.beliefs(TIMES, 6, 3, 2, 3)
+    theory = {"upward": up, "downward": down, "marginal": mean_field.marginals(TIMES, 6, 3, 2, 3)}
+    for row in rows:
+        time, level, name = TIMES.index(row["time"]), int(row["level"]), row["message"]
+        beliefs, true = by_source(records, MESSAGES[name], level, time), truths(records, level)
+        right = {
+            s: np.take_along_axis(b, true[s][..., None], -1)[..., 0] for s, b in beliefs.items()
+        }
+        values = np.concatenate(list(right.values()))
+        largest = np.concatenate([b.max(-1) for b in beliefs.values()])
+        wanted = {
+            "true": values.mean(),
+            "true_std": values.std(),
+            "largest": largest.mean(),
+            "largest_std": largest.std(),
+            "count": 3 * NUM,
+            "theory": theory[name][level, time],
+            "grammars": 3,
+            "grammar_std": np.std([x.mean() for x in right.values()], ddof=1),
+        }
+        assert {key: row[key] for key in wanted} == pytest.approx(wanted, abs=1e-6)
+    for message in MESSAGES:
+        picture = (folder / f"beliefs_{message}.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+    deviations = table(folder / "beliefs_deviation.csv")
+    assert [(row["message"], row["level"]) for row in deviations] == [
+        (message, level) for message in MESSAGES for level in range(4)
+    ]
+    for row in deviations:
+        same = [r for r in rows if all(r[key] == row[key] for key in ("message", "level"))]
+        distance = [abs(r["true"] - r["theory"]) for r in same]
+        assert row["largest"] == pytest.approx(max(distance))
+        assert row["mean"] == pytest.approx(np.mean(distance))
+        assert row["at"] == TIMES[int(np.argmax(distance))]
+
+
+def test_a_belief_histogram_counts_every_entry_once(tmp_path: Path) -> None:
+    folder, records = predict(tmp_path, BeliefHistogram(0.5, num_bins=20))
+    rows = table(folder / "belief_histogram.csv")
+    assert len(rows) == 3 * 4 * 20
+    for message, tree in MESSAGES.items():
+        for level in range(4):
+            here = [row for row in rows if row["message"] == message and row["level"] == level]
+            beliefs, true = by_source(records, tree, level, 2), truths(records, level)
+            is_true = np.concatenate([true[s][..., None] == np.arange(6) for s in beliefs])
+            values = np.concatenate(list(beliefs.values())).astype(np.float32)
+            for key, mask in (("true", is_true), ("other", ~is_true)):
+                bins = np.minimum((values[mask] * np.float32(20)).astype(int), 19)
+                assert [row[key] for row in here] == np.bincount(bins, minlength=20).tolist()
+    assert (folder / "belief_histogram.png").is_file()
+
+
+def test_the_spread_of_grammars_is_in_the_reconstruction(tmp_path: Path) -> None:
+    folder, records = predict(tmp_path, Reconstruction(), messages=False)
+    for row in table(folder / "reconstruction.csv"):
+        time, level = TIMES.index(row["time"]), int(row["level"])
+        beliefs, true = by_source(records, "marginals", level, time), truths(records, level)
+        means = [np.take_along_axis(b, true[s][..., None], -1).mean() for s, b in beliefs.items()]
+        assert row["marginal"] == pytest.approx(np.mean(means), abs=1e-6)
+        assert row["grammar_std"] == pytest.approx(np.std(means, ddof=1), abs=1e-6)
+        assert (row["grammars"], row["count"]) == (3, 3 * NUM)
+    stored = np.load(folder / "reconstruction.npz", allow_pickle=False)
+    assert stored["source"].tolist() == [0] * NUM + [1] * NUM + [2] * NUM
+
+
+def test_effective_noise_is_measured_and_drawn_against(tmp_path: Path) -> None:
+    times = [0.0, 0.05, 0.2, 1.0]
+    folder, _ = predict(
+        tmp_path,
+        EffectiveNoise(),
+        Reconstruction(against="effective_noise"),
+        process=GaussianNoise(),
+        times=times,
+    )
+    rows = table(folder / "effective_noise.csv")
+    assert [row["time"] for row in rows] == times
+    for row in rows:
+        assert row["quadrature"] == GaussianNoise().effective_noise(row["time"], 6)
+        assert row["noise"] == pytest.approx(row["quadrature"], abs=5 * row["sem"] + 1e-6)
+    noise = {row["time"]: row["noise"] for row in rows}
+    for row in table(folder / "reconstruction.csv"):
+        assert row["effective_noise"] == pytest.approx(noise[row["time"]], abs=1e-7)
+        theory = mean_field.marginals(row["effective_noise"], 6, 3, 2, 3)[int(row["level"])]
+        assert row["theory"] == pytest.approx(theory)
+
+
+def test_the_epsilon_process_carries_its_own_noise(tmp_path: Path) -> None:
+    folder, _ = predict(tmp_path, EffectiveNoise())
+    rows = table(folder / "effective_noise.csv")
+    assert [row["noise"] for row in rows] == pytest.approx(TIMES, abs=1e-6)
+
+
+def test_the_iteration_map_has_each_m_for_itself(tmp_path: Path) -> None:
+    folder, records = predict(tmp_path, IterationMap(), m=[2, 5])
+    rows = table(folder / "iteration_map.csv")
+    assert len(rows) == len(TIMES) * 2 * 4
+    for row in rows:
+        time, level, m = TIMES.index(row["time"]), int(row["level"]), int(row["m"])
+        assert row["s_f"] == pytest.approx(2 * (6 * m - 1) / 35)
+        beliefs, true = by_source(records, "upward", level, time), truths(records, level)
+        mine = range(3) if m == 2 else range(3, 6)
+        means = [np.take_along_axis(beliefs[s], true[s][..., None], -1).mean() for s in mine]
+        assert row["belief"] == pytest.approx(np.mean(means), abs=1e-6)
+        theory = mean_field.beliefs(row["time"], 6, m, 2, 3)[0][level]
+        assert row["theory"] == pytest.approx(theory)
+    assert (folder / "iteration_map.png").is_file()
+
+
+def test_transitions_of_several_grammars(tmp_path: Path) -> None:
+    folder, records = predict(tmp_path, Transition(), m=[2, 5], L=[2, 3], messages=False)
+    rows = table(folder / "transition.csv")
+    assert len(rows) == len(TIMES) * 4
+    kinds = [(2, 2), (2, 3), (5, 2), (5, 3)]
+    curves: dict[tuple[int, int], list[float]] = {kind: [] for kind in kinds}
+    theories: dict[tuple[int, int], list[float]] = {kind: [] for kind in kinds}
+    for row in rows:
+        m, L, time = int(row["m"]), int(row["L"]), TIMES.index(row["time"])
+        beliefs, true = by_source(records, "marginals", -1, time), truths(records, -1)
+        first = 3 * kinds.index((m, L))
+        mine = range(first, first + 3)
+        means = [np.take_along_axis(beliefs[s], true[s][..., None], -1).mean() for s in mine]
+        assert row["marginal"] == pytest.approx(np.mean(means), abs=1e-6)
+        assert row["grammar_std"] == pytest.approx(np.std(means, ddof=1), abs=1e-6)
+        assert row["theory"] == pytest.approx(mean_field.marginals(row["time"], 6, m, 2, L)[-1])
+        assert row["count"] == 3 * NUM
+        curves[m, L].append(row["marginal"])
+        theories[m, L].append(row["theory"])
+    for row in table(folder / "transition_points.csv"):
+        kind = int(row["m"]), int(row["L"])
+        place, width = transition(TIMES, curves[kind], 1 / 6)
+        assert row["place"] == pytest.approx(place, nan_ok=True)
+        assert row["width"] == pytest.approx(width, nan_ok=True)
+        place, width = transition(TIMES, theories[kind], 1 / 6)
+        assert row["theory_place"] == pytest.approx(place, nan_ok=True)
+        critical = mean_field.critical_epsilon(6, kind[0], 2)
+        assert row["critical"] == pytest.approx(critical, nan_ok=True)
+    assert (folder / "transition.png").is_file()
+    # A phase diagram needs one depth.
+    assert not (folder / "phase_diagram.png").exists()
+    folder, _ = predict(tmp_path, Transition(), m=[2, 5], messages=False)
+    assert (folder / "phase_diagram.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("callback", "arguments", "message"),
+    [
+        (Beliefs(), {"messages": False}, "model: Beliefs needs messages; .* messages: true"),
+        (IterationMap(), {"messages": False}, "model: IterationMap needs messages"),
+        (BeliefHistogram(0.5), {"messages": False}, "model: BeliefHistogram needs messages"),
+        (BeliefHistogram(0.4), {}, "time is 0.4; give one of the sampler's times"),
+        (Beliefs(), {"m": [2, 3]}, "data.rhm: Beliefs averages over grammars that differ in"),
+        (Reconstruction(), {"L": [2, 3]}, "data.rhm: Reconstruction averages over grammars"),
+        (IterationMap(), {"L": [2, 3]}, "data.rhm: IterationMap needs grammars of one num_layers"),
+        (Reconstruction(), {"times": [0.5]}, "times: Reconstruction draws curves; give at least"),
+    ],
+)
+def test_runs_that_a_callback_cannot_measure(
+    tmp_path: Path, callback: Callback, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=rf"^{message}[^\n]*$"):
+        predict(tmp_path, callback, **arguments)
+    left = {path.suffix for path in tmp_path.rglob("*")}
+    assert left.isdisjoint({".csv", ".npz", ".png"})
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (EffectiveNoise(), "model: EffectiveNoise needs leaves"),
+        (Transition(), "model: Transition needs trees"),
+        (Beliefs(), "model: Beliefs needs messages"),
+        (Reconstruction("effective_noise"), "model: Reconstruction needs trees"),
+    ],
+)
+def test_models_without_a_grammar_are_refused(
+    tmp_path: Path, callback: Callback, message: str
+) -> None:
+    field = GaussianRandomField(8)
+    with pytest.raises(InputError, match=message):
+        run(
+            tmp_path,
+            GaussianDenoiser(field, [0.1, 1.0]),
+            GaussianDataModule(field, 5, 5),
+            callback,
+        )
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (Reconstruction("effective_noise"), "against: GaussianDenoiser measures no effective"),
+        (Transition(), "model: Transition is for grammars; use it with a BPDenoiser"),
+    ],
+)
+def test_a_mixture_is_no_grammar(tmp_path: Path, callback: Callback, message: str) -> None:
+    mixture = GaussianMixture(8)
+    data = GaussianDataModule(mixture, 5, 5)
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, GaussianDenoiser(mixture, [0.1, 1.0]), data, callback)
+
+
+@pytest.mark.parametrize("argument", ["num_bins", "num_levels"])
+def test_a_histogram_needs_bins_and_levels(argument: str) -> None:
+    with pytest.raises(InputError, match=f"{argument} is 0; give at least 1"):
+        BeliefHistogram(**{argument: 0})
+
+
+def test_a_part_of_an_ensemble_is_reported_as_such(tmp_path: Path) -> None:
+    """What a limited run did not reach is left out, not invented."""
+    rhm = GrammarEnsemble(6, [2, 5], 2, 3, seeds=[0])
+    data = RHMDataModule(rhm, 0, 0, 0, NUM, eval_batch_size=10)
+    logger = TensorBoardLogger(tmp_path, name="run", default_hp_metric=False)
+    trainer = Trainer(
+        accelerator="cpu",
+        callbacks=[Transition()],
+        logger=logger,
+        enable_progress_bar=False,
+        limit_predict_batches=2,
+    )
+    trainer.predict(BPDenoiser(rhm, EpsilonNoise(), TIMES), data, return_predictions=False)
+    rows = table(Path(logger.log_dir) / "transition.csv")
+    assert {row["m"] for row in rows} == {2}
+    assert not any(math.isnan(row["marginal"]) for row in rows)

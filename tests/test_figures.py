@@ -1,0 +1,242 @@
+"""Every figure's config: small, for its files; and at the paper's depth, for what it must show."""
+
+import csv
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from conftest import ROOT, inside
+
+from lit_hier.cli import main
+from lit_hier.gaussian import GaussianRandomField
+from lit_hier.gaussian.distribution import correlation
+from lit_hier.gaussian.field import wavenumber
+from lit_hier.inference import mean_field
+
+CONFIGS = ROOT / "configs"
+FIGURES = {
+    "fig5": {"reconstruction.png"},
+    "fig6": {"transition.png", "phase_diagram.png", "transition_points.csv"},
+    "fig7": {"reconstruction.png", "reconstruction_deviation.csv"},
+    "fig10": {"iteration_map.png", "iteration_map_deviation.csv", "phase_diagram.png"},
+    "fig11_14": {
+        *("belief_histogram.csv", "belief_histogram.png", "beliefs.csv", "beliefs_deviation.csv"),
+        *("beliefs_upward.png", "beliefs_downward.png", "beliefs_marginal.png"),
+    },
+    "fig15": {
+        *("effective_noise.csv", "effective_noise.png", "effective_noise_deviation.csv"),
+        *("reconstruction.csv", "reconstruction.png", "reconstruction_deviation.csv"),
+    },
+    "transition": {"transition.csv", "transition.png", "transition_points.csv"},
+}
+
+
+def predict(folder: Path, figure: str, *arguments: str) -> Path:
+    """Draw a figure as its config says it is done; where the results lie."""
+    config = CONFIGS / f"{figure}.yaml"
+    command = config.read_text().splitlines()
+    assert f"# lit-hier predict -c configs/{figure}.yaml" in command
+    given = [*arguments, "--trainer.enable_progress_bar=false"]
+    with inside(folder), patch.object(sys, "argv", ["x", "predict", "-c", str(config), *given]):
+        main()
+    return folder / "logs" / figure / "version_0"
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def column(table: list[dict[str, str]], name: str, **which: object) -> np.ndarray:
+    chosen = [row for row in table if all(row[key] == str(x) for key, x in which.items())]
+    return np.array([float(row[name]) for row in chosen])
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_each_figure_has_its_files(tmp_path: Path, figure: str) -> None:
+    folder = predict(tmp_path, figure, "-c", str(CONFIGS / "fast.yaml"))
+    assert FIGURES[figure] <= {path.name for path in folder.iterdir()}
+    for table in folder.glob("*.csv"):
+        numbers = [value for row in rows(table) for value in row.values()]
+        assert numbers
+        if table.stem in ("reconstruction", "beliefs"):
+            assert set(column(rows(table), "grammars")) == {2}
+
+
+def test_an_ensembles_grammars_may_be_given_in_the_shell(tmp_path: Path) -> None:
+    seeds = "--data.init_args.rhm.init_args.seeds=[3,4,5]"
+    folder = predict(tmp_path, "fig7", "-c", str(CONFIGS / "fast.yaml"), seeds)
+    assert set(column(rows(folder / "reconstruction.csv"), "grammars")) == {3}
+
+
+SHALLOW = "--data.init_args.rhm.init_args.num_layers=2"
+
+
+@pytest.mark.parametrize(
+    ("figure", "argument", "said"),
+    [
+        ("fig7", "--data.init_args.rhm.init_args.seeds=[]", "seeds: the list is empty; give at"),
+        ("fig7", "--data.init_args.rhm.init_args.seeds=[1,1]", "seeds: [1, 1] says something"),
+        ("fig7", "--data.init_args.rhm.init_args.num_synonyms=33", "num_synonyms=33"),
+        ("fig7", "--data.init_args.rhm.init_args.num_synonyms=[2,4]", "data.rhm: Reconstruction"),
+        ("fig7", "--model.init_args.times=[0.5]", "times: Reconstruction draws curves; give"),
+        ("fig7", "--model.init_args.times=[0.5,1.5]", "times: 1.5 is out of range; noise ε"),
+        ("fig11_14", "--model.init_args.messages=false", "model: BeliefHistogram needs messages"),
+        ("fig11_14", "--model.init_args.times=[0.1,0.9]", "time is 0.5; give one of the"),
+        ("gaussian_field", "--model.init_args.times=[-1.0,1.0]", "times: -1 is out of range"),
+        ("gaussian_field", "--data.init_args.num_predict=0", "num_predict is 0; give at least"),
+    ],
+)
+def test_bad_input_ends_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], figure: str, argument: str, said: str
+) -> None:
+    small = (SHALLOW, argument) if figure.startswith("fig") else (argument,)
+    with pytest.raises(SystemExit) as end:
+        predict(tmp_path, figure, *small)
+    assert end.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"lit-hier: error: {said}")
+    left = {path.suffix for path in tmp_path.rglob("*")}
+    assert left.isdisjoint({".csv", ".npz", ".png"})
+
+
+FEW = ("--data.init_args.rhm.init_args.seeds=[0,1]", "--data.init_args.num_predict=16")
+
+
+def test_fig7_meets_the_theory_at_the_papers_depth(tmp_path: Path) -> None:
+    """The root and the leaves outside of a window of 0.04, all levels, and the place."""
+    folder = predict(tmp_path, "fig7", *FEW)
+    deviation = rows(folder / "reconstruction_deviation.csv")
+    assert [row["level"] for row in deviation] == [str(level) for level in range(11)]
+    outside = column(deviation, "largest_outside")
+    assert outside[0] < 0.005
+    assert outside[10] < 0.03
+    assert outside.max() < 0.03
+    assert column(deviation, "largest").max() < 0.1
+    table = rows(folder / "reconstruction.csv")
+    times, root = column(table, "time", level=10), column(table, "marginal", level=10)
+    critical = mean_field.critical_epsilon(32, 8, 2)
+    assert np.interp(-0.5, -root, times) == pytest.approx(critical, abs=0.02)
+
+
+def test_the_transition_sharpens_with_depth(tmp_path: Path) -> None:
+    """L = 6, 8, 10 and 12: widths shrink as the theory says, places go to epsilon*."""
+    few = ("--data.init_args.rhm.init_args.seeds=[0,1]", "--data.init_args.num_predict=8")
+    points = rows(predict(tmp_path, "transition", *few) / "transition_points.csv")
+    assert column(points, "L").tolist() == [6, 8, 10, 12]
+    place, width = column(points, "place"), column(points, "width")
+    critical = mean_field.critical_epsilon(32, 8, 2)
+    assert place[2] == pytest.approx(critical, abs=0.02)
+    assert (np.diff(np.abs(place - critical)) < 0).all()
+    assert (np.diff(width) < 0).all()
+    assert width == pytest.approx(column(points, "theory_width"), rel=0.2)
+    assert place == pytest.approx(column(points, "theory_place"), abs=0.005)
+
+
+def test_the_phase_diagram_follows_the_predicted_line(tmp_path: Path) -> None:
+    """At L = 8: data far below the line keep their class, data far above it lose it."""
+    small = ("--data.init_args.rhm.init_args.num_layers=8", "--data.init_args.num_predict=8")
+    seeds = "--data.init_args.rhm.init_args.seeds=[0]"
+    folder = predict(tmp_path, "fig6", seeds, *small)
+    table = rows(folder / "transition.csv")
+    assert min(column(table, "s_f")) == pytest.approx(1 / 16, rel=0.04)
+    assert max(column(table, "s_f")) == 2
+    for m in range(2, 13):
+        critical = mean_field.critical_epsilon(32, m, 2)
+        times, marginal = column(table, "time", m=m), column(table, "marginal", m=m)
+        assert (marginal[times < critical - 0.15] > 0.9).all()
+        assert (marginal[times > critical + 0.15] < 0.1).all()
+    points = rows(folder / "transition_points.csv")
+    assert np.isnan(column(points, "critical", m=1)).all()
+    assert np.isnan(column(points, "critical", m=32)).all()
+    assert column(points, "place") == pytest.approx(column(points, "theory_place"), abs=0.03)
+
+
+def test_upward_beliefs_meet_the_theory_and_downward_ones_follow_it(tmp_path: Path) -> None:
+    """Figs. 12 to 14: agreement, except that downward messages fluctuate at little noise."""
+    few = (FEW[0], "--data.init_args.num_predict=4")
+    folder = predict(tmp_path, "fig11_14", *few)
+    deviation = rows(folder / "beliefs_deviation.csv")
+    for message, most in (("upward", 0.03), ("marginal", 0.03), ("downward", 0.2)):
+        assert column(deviation, "largest_outside", message=message).max() < most
+    table = rows(folder / "beliefs.csv")
+    low = {"message": "downward", "time": 0.1}
+    spread = [
+        column(table, "true_std", message=name, time=0.1)[3] for name in ("upward", "downward")
+    ]
+    assert spread[1] > 0.15 > 0.02 > spread[0]
+    # More noise, less spread.
+    assert (
+        column(table, "true_std", **low)[3] > column(table, "true_std", **low | {"time": 0.8})[3]
+    )
+
+
+def test_diffusion_in_time_looks_like_the_epsilon_process_and_comes_earlier(
+    tmp_path: Path,
+) -> None:
+    """Fig. 15: measured and integrated effective noise agree; levels invert, at less noise."""
+    few = (FEW[0], "--data.init_args.num_predict=8")
+    folder = predict(tmp_path, "fig15", *few)
+    for row in rows(folder / "effective_noise.csv"):
+        error = 5 * float(row["sem"]) + 1e-5
+        assert float(row["noise"]) == pytest.approx(float(row["quadrature"]), abs=error)
+    table = rows(folder / "reconstruction.csv")
+    noise = column(table, "effective_noise", level=0)
+    leaf, root = (column(table, "marginal", level=level) for level in (0, 10))
+    assert (root - leaf)[(noise > 0.05) & (noise < 0.3)].min() > 0
+    assert (leaf - root)[(noise > 0.5) & (noise < 0.9)].min() > 0.1
+    assert 0.4 < np.interp(-0.5, -root, noise) < 0.5
+
+
+def test_a_fields_bands_keep_their_order_at_all_times(tmp_path: Path) -> None:
+    """No inversion: the coarser, the more alike, as the closed form says."""
+    small = ("--data.init_args.num_predict=100", "--data.init_args.num_test=100")
+    table = rows(predict(tmp_path, "gaussian_field", *small) / "similarity.csv")
+    field = GaussianRandomField(64, 2, 2.0)
+    k = wavenumber(64, 2)
+    means, errors, theories = [], [], []
+    for j in range(6):
+        low, high = (2.0 ** (5 - j) if j < 5 else 0.5), 2.0 ** (6 - j)
+        power = np.where((k >= low) & (k < high), field.spectrum, 0.0)
+        power[:, 1:-1] *= 2
+        times = column(table, "time", layer=f"bands.{j}")
+        theories.append([
+            float((power * correlation(field.spectrum, t).numpy()).sum() / power.sum())
+            for t in times
+        ])  # fmt: skip
+        means.append(column(table, "mean", layer=f"bands.{j}"))
+        errors.append(column(table, "sem", layer=f"bands.{j}"))
+    mean, error, theory = np.array(means), np.array(errors), np.array(theories)
+    # Of the coarser bands' few modes the cosine is a little less alike.
+    assert np.abs(mean[:4] - theory[:4]).max() < 0.02
+    assert np.abs(mean[4:] - theory[4:]).max() < 0.1
+    assert (np.diff(theory, axis=0)[:, 1:] > 0).all()
+    noise = 4 * np.hypot(error[1:], error[:-1])
+    assert (np.diff(mean, axis=0) > -noise).all()
+    apart = (np.diff(theory, axis=0) > 0.05) & (noise < 0.05)
+    assert apart.sum() > 30
+    assert (np.diff(mean, axis=0)[apart] > 0).all()
+
+
+def test_a_mixtures_class_crosses_over_and_no_scale_is_kept(tmp_path: Path) -> None:
+    small = ("--data.init_args.num_predict=300", "--data.init_args.num_test=100")
+    folder = predict(tmp_path, "gaussian_mixture", *small)
+    table = rows(folder / "reconstruction.csv")
+    time, marginal, unchanged = (column(table, name) for name in ("time", "marginal", "unchanged"))
+    assert (marginal[time <= 1.5] > 0.999).all()
+    assert (unchanged[time <= 1.5] == 1).all()
+    assert marginal[-1] == pytest.approx(0.5, abs=0.02)
+    error = 5 * column(table, "sem") + 1e-6
+    assert (np.abs(marginal - column(table, "theory")) < error).all()
+    # It is gradual, where the class of a deep tree falls within 0.02 of epsilon.
+    falling = time[(marginal > 0.6) & (marginal < 0.9)]
+    assert falling.max() - falling.min() > 0.5
+    similarity = rows(folder / "similarity.csv")
+    bands = np.array([column(similarity, "mean", layer=f"bands.{j}") for j in range(5)])
+    # All scales change alike, before, while and after the class is lost.
+    assert np.abs(bands[:4] - bands[0]).max() < 0.04
+    assert np.abs(bands[4] - bands[0]).max() < 0.1
+    assert np.abs(bands[:, -1]).max() < 0.1
