@@ -130,24 +130,33 @@ class Transition(CurveAnalysis):
         """The curves and, with several m, the phase diagram."""
         curves = results.curves
         panels = [
-            Panel("probability of the true class", curves["marginal"], theory=curves["theory"]),
+            Panel(
+                "probability of the true class",
+                curves["marginal"],
+                bands=curves["grammar_std"],
+                theory=curves["theory"],
+            ),
             Panel("unchanged classes", curves["unchanged"]),
         ]
         criticals = {self.critical_time(line) for line in results.lines}
         critical = criticals.pop() if len(criticals) == 1 else np.nan
         figure = curve_figure(results.x, results.xlabel, panels, self.legend, critical)
         figures = {self.name: figure}
-        marginal = [curves["marginal"][line.name] for line in results.lines]
         densities = [float(line.columns["s_f"]) for line in results.lines]
         if len(set(densities)) == len(densities) > 1:
             v, _, s, _ = self.numbers(results.lines[0].sources[0])
             # The theory knows no integers: a smooth line.
             m = np.linspace(1, v ** (s - 1), 400)
+            places, theory = (
+                [transition(results.x, y, 1 / v)[0] for y in curves[name].values()]
+                for name in ("marginal", "theory")
+            )
             figures["phase_diagram"] = phase_figure(
                 results.x,
                 densities,
-                np.stack(marginal),
-                [transition(results.x, y, 1 / v)[0] for y in marginal],
+                np.stack(list(curves["marginal"].values())),
+                places,
+                theory,
                 (mean_field.critical_epsilon(v, m, s), s * mean_field.rule_density(v, m, s)),
                 labels=(results.xlabel, "s f", "probability of the true class"),
             )

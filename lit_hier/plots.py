@@ -209,6 +209,7 @@ def phase_figure(
     y: Sequence[float],
     values: NDArray[np.floating],
     places: Sequence[float],
+    theory: Sequence[float],
     predicted: tuple[ArrayLike, ArrayLike],
     labels: tuple[str, str, str],
 ) -> Figure:
@@ -219,7 +220,8 @@ def phase_figure(
         y: The other parameter, ascending, K of them.
         values: Probabilities, shape (K, T).
         places: Where each row is half way down; NaN where it is not.
-        predicted: The predicted line: x and y.
+        theory: Where the theory of rows of this size says so.
+        predicted: The predicted line of infinite trees: x and y.
         labels: Of x, y and the values.
     """
     figure = Figure(figsize=(6.4, 4.8), dpi=130, layout="constrained")
@@ -227,6 +229,7 @@ def phase_figure(
     mesh = ax.pcolormesh(np.asarray(x), y, values, shading="nearest", vmin=0, vmax=1)
     figure.colorbar(mesh, label=labels[2])
     ax.plot(*predicted, color="white", linewidth=1.6, label="predicted transition, L → ∞")
+    ax.plot(theory, y, "w--", linewidth=1, label="predicted half way down")
     ax.plot(places, y, "o", color="C3", markersize=4, label="half way down")
     ax.axhline(1, color="white", linestyle=":", linewidth=1)
     ax.set(xlabel=labels[0], ylabel=labels[1])
