@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from callbacks.curves import CurveAnalysis, Floats, Line, Results
+from callbacks.curves import CurveAnalysis, Curves, Floats, Line, Results
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.metrics import std_between
@@ -53,7 +53,8 @@ class Beliefs(CurveAnalysis):
     `true_variance`, `largest` and `largest_variance` (time, curve, index), means and variances
     over the nodes of each datum, and `time`, `curve`, `index`, `source`; instead of `beliefs.png`
     one picture per message: `beliefs_upward.png`, `beliefs_downward.png`, `beliefs_marginal.png`.
-    Logs to TensorBoard the curves `beliefs/true`, `beliefs/largest`, `beliefs/theory`.
+    Logs to TensorBoard the curves `beliefs/MESSAGE/true`, `beliefs/MESSAGE/largest` and
+    `beliefs/MESSAGE/theory`.
 
     The sampler must give messages: `messages: true`.
 
@@ -117,14 +118,25 @@ class Beliefs(CurveAnalysis):
 
     def figures(self, results: Results) -> dict[str, Figure]:
         """One picture per message: all levels, then each with its standard deviation."""
-        figures = {}
-        for message in MESSAGES:
-            lines = [line for line in results.lines if line.columns["message"] == message]
-            columns = {
-                column: {f"level {x.columns['level']}": by_name[x.name] for x in lines}
-                for column, by_name in results.curves.items()
-            }
-            figures[f"{self.name}_{message}"] = level_figure(
-                results.x, results.xlabel, f"{message} belief", columns
+        return {
+            f"{self.name}_{message}": level_figure(
+                results.x, results.xlabel, f"{message} belief", self._levels(results, message)
             )
-        return figures
+            for message in MESSAGES
+        }
+
+    def charts(self, results: Results) -> dict[str, Curves]:
+        """One chart per message."""
+        return {
+            f"{self.name}/{message}/{column}": self._levels(results, message)[column]
+            for message in MESSAGES
+            for column in self.logged
+        }
+
+    def _levels(self, results: Results, message: str) -> dict[str, Curves]:
+        """Give one message's columns by level."""
+        lines = [line for line in results.lines if line.columns["message"] == message]
+        return {
+            column: {f"level {line.columns['level']}": by_name[line.name] for line in lines}
+            for column, by_name in results.curves.items()
+        }

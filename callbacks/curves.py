@@ -137,6 +137,10 @@ class CurveAnalysis(Analysis):
         figure = curve_figure(results.x, results.xlabel, panels, self.legend, critical)
         return {self.name: figure}
 
+    def charts(self, results: Results) -> dict[str, Curves]:
+        """Choose TensorBoard's curves, by tag; all tags have the same curves."""
+        return {f"{self.name}/{column}": results.curves[column] for column in self.logged}
+
     def tables(self, results: Results) -> dict[str, list[Row]]:
         """Make the tables besides `{name}.csv`, by the name of their file."""
         if not any(self.compared):
@@ -287,5 +291,4 @@ class CurveAnalysis(Analysis):
         for name, table in self.tables(results).items():
             write_csv(folder, name, table)
         write_csv(folder, self.name, rows)
-        logged = {f"{self.name}/{column}": curves[column] for column in self.logged}
-        log_curves(trainer.loggers, logged, self.axis, self.times)
+        log_curves(trainer.loggers, self.charts(results), self.axis, self.times)

@@ -68,6 +68,13 @@ def test_parameters_broadcast() -> None:
     for i, j in np.ndindex(3, 4):
         alone = mean_field.fixed_points(v[i, 0], m[j], 2).belief
         assert np.array_equal(points.belief[:, i, j], alone, equal_nan=True)
+    epsilon = np.linspace(0, 1, 5)[:, None, None]
+    up, down = mean_field.beliefs(epsilon, v, m, 2, 4)
+    both = mean_field.marginals(epsilon, v, m, 2, 4)
+    assert up.shape == down.shape == both.shape == (5, 5, 3, 4)
+    for i, j in np.ndindex(3, 4):
+        alone = mean_field.marginals(np.linspace(0, 1, 5), v[i, 0], m[j], 2, 4)
+        assert np.array_equal(both[..., i, j], alone)
 
 
 @pytest.mark.parametrize(("v", "m", "s"), [(4, 2, 2), (3, 2, 3), (5, 5, 2)])

@@ -80,11 +80,13 @@ def downward(q: ArrayLike, p: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLik
     return np.asarray(right / (right + (v - 1) * others))
 
 
-def beliefs(epsilon: ArrayLike, v: int, m: int, s: int, L: int) -> tuple[Floats, Floats]:
+def beliefs(
+    epsilon: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike, L: int
+) -> tuple[Floats, Floats]:
     """Upward and downward beliefs at all levels (Eq. 54, 57-58).
 
     Args:
-        epsilon: Noise in [0, 1], any shape (...).
+        epsilon: Noise in [0, 1]; it broadcasts with v, m and s to a shape (...).
         v: Symbols.
         m: Synonyms.
         s: Branching.
@@ -92,34 +94,33 @@ def beliefs(epsilon: ArrayLike, v: int, m: int, s: int, L: int) -> tuple[Floats,
 
     Returns:
         Upward and downward beliefs in the true symbol, each (L + 1, ...), leaves first.
+
+    Raises:
+        InputError: The noise or L is out of range, or the numbers make no grammar.
     """
     if L < 1:
         raise InputError(f"L is {L}; give at least 1")
-    up = [_belief(epsilon, _parameters(v, m, s)[0])]
+    v, m, s = _parameters(v, m, s)
+    leaves, v, m, s = np.broadcast_arrays(_belief(epsilon, v), v, m, s)
+    up = [leaves]
     for _ in range(L):
         up.append(upward(up[-1], v, m, s))
-    down = [np.full_like(up[0], 1 / v)]
+    down = [1 / v]
     for p in reversed(up[:-1]):
         down.append(downward(down[-1], p, v, m, s))
     return np.stack(up), np.stack(down[::-1])
 
 
-def marginals(epsilon: ArrayLike, v: int, m: int, s: int, L: int) -> Floats:
-    """Posterior probability of the true symbol at every level (Eq. 59).
-
-    Args:
-        epsilon: Noise in [0, 1], any shape (...).
-        v: Symbols.
-        m: Synonyms.
-        s: Branching.
-        L: Depth.
+def marginals(epsilon: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike, L: int) -> Floats:
+    """Posterior probability of the true symbol at every level (Eq. 59): see `beliefs`.
 
     Returns:
         Shape (L + 1, ...), leaves first.
     """
     up, down = beliefs(epsilon, v, m, s, L)
     right = up * down
-    return np.asarray(right / (right + (1 - up) * (1 - down) / (v - 1)))
+    wrong = (1 - up) * (1 - down) / (np.asarray(v, dtype=np.float64) - 1)
+    return np.asarray(right / (right + wrong))
 
 
 class FixedPoints(NamedTuple):
