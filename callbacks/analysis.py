@@ -1,13 +1,21 @@
 """What all analyses of a forward-backward experiment share: when they see, reduce and write."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar, Final
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.modules import ForwardBackwardModule
+
+_ARGUMENTS: Final = {
+    "v": "num_features",
+    "n": "num_classes",
+    "m": "num_synonyms",
+    "s": "tuple_size",
+    "L": "num_layers",
+}
 
 
 class Analysis(Callback, ABC):
@@ -16,6 +24,13 @@ class Analysis(Callback, ABC):
     What the processes have measured is united once, after the last batch; rank zero writes, each
     file whole or not at all.
     """
+
+    name: str
+    """Of the files."""
+    needs_messages: ClassVar[bool] = False
+    """Whether records must hold upward and downward messages."""
+    varied: ClassVar[frozenset[str]] = frozenset()
+    """Parameters in which the grammars of a run may differ, beside the seed of their rules."""
 
     @abstractmethod
     def see(
@@ -32,22 +47,61 @@ class Analysis(Callback, ABC):
         """Write what `unite` gave; called on rank zero."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse runs that give nothing to measure, or have no place for the results.
+        """Remember where the run's data come from; refuse runs that give nothing to measure.
 
         Raises:
-            InputError: There is no logger with a directory, or the module is no sampler.
+            InputError: There is no logger with a directory, the module is no sampler, its records
+                have too little, its grammars have no common average, or another analysis writes
+                the same files.
         """
         if stage != "predict":
             return
+        kind = type(self).__name__
         if trainer.log_dir is None or trainer.logger is None:
-            raise InputError(
-                f"trainer.logger: {type(self).__name__} needs a logger that has a folder"
-            )
+            raise InputError(f"trainer.logger: {kind} needs a logger that has a folder")
         if not isinstance(pl_module, ForwardBackwardModule):
             raise InputError(
-                f"model: {type(self).__name__} measures samplers such as BPDenoiser,"
+                f"model: {kind} measures samplers such as BPDenoiser,"
                 f" not {type(pl_module).__name__}"
             )
+        analyses = [other for other in trainer.callbacks if isinstance(other, Analysis)]  # type: ignore[attr-defined]
+        if sum(other.name == self.name for other in analyses) > 1:
+            raise InputError(
+                f"trainer.callbacks: two of them would write {self.name}.csv; leave out one {kind}"
+            )
+        if self.needs_messages and not pl_module.messages:
+            raise InputError(
+                f"model: {kind} needs messages; use it with a BPDenoiser that has messages: true"
+            )
+        self.axis, self.times = pl_module.axis, pl_module.times
+        self.sources = pl_module.sources
+        for name, value in self.sources[0].parameters.items():
+            differ = any(source.parameters[name] != value for source in self.sources)
+            if differ and name not in self.varied:
+                raise InputError(
+                    f"data.rhm: {kind} takes grammars of one {_ARGUMENTS[name]}; give one, or"
+                    " measure with Transition"
+                )
+
+    def kinds(self) -> list[list[int]]:
+        """Sort the sources by their parameters: those that differ in none stand together."""
+        kinds: dict[tuple[int, ...], list[int]] = {}
+        for number, source in enumerate(self.sources):
+            kinds.setdefault(tuple(source.parameters.values()), []).append(number)
+        return [kinds[key] for key in sorted(kinds)]
+
+    def numbers(self, source: int) -> tuple[int, int, int, int]:
+        """Give the v, m, s and L of a source that is a grammar.
+
+        Raises:
+            InputError: It is none.
+        """
+        given = self.sources[source].parameters
+        if not given:
+            raise InputError(
+                f"model: {type(self).__name__} is for grammars; use it with a BPDenoiser"
+            )
+        return given["v"], given["m"], given["s"], given["L"]
 
     def on_predict_batch_end(
         self,

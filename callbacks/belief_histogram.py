@@ -23,8 +23,9 @@ class BeliefHistogram(Analysis):
 
     Writes `belief_histogram.csv` with columns process, time, message (upward, downward or
     marginal), level, low, high (the bin's ends), true, other (how many probabilities of true and
-    of other symbols lie there), and `belief_histogram.png`: the lowest levels, the measured mean
-    of the true symbols' beliefs and the mean-field theory. Logs the picture to TensorBoard.
+    of other symbols lie there), `belief_histogram_deviation.csv` with columns message, level, mean
+    (of the true symbols' beliefs), theory (mean field), distance, and `belief_histogram.png` of
+    the lowest levels. Logs the picture to TensorBoard.
 
     The sampler must give messages: `messages: true`.
 
@@ -38,6 +39,7 @@ class BeliefHistogram(Analysis):
     """
 
     name = "belief_histogram"
+    needs_messages = True
 
     def __init__(self, time: float = 0.5, num_bins: int = 64, num_levels: int = 5) -> None:
         super().__init__()
@@ -52,12 +54,9 @@ class BeliefHistogram(Analysis):
         """Find the time; refuse what `Analysis` does."""
         super().setup(trainer, pl_module, stage)
         if stage == "predict":
-            assert isinstance(pl_module, ForwardBackwardModule)
-            if self.time not in pl_module.times:
+            if self.time not in self.times:
                 raise InputError(f"time is {self.time:g}; give one of the sampler's times")
-            self.axis = pl_module.axis
-            self.theory = pl_module.sources[0].theory
-            self._number = pl_module.times.index(self.time)
+            self._number = self.times.index(self.time)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count."""
@@ -67,7 +66,7 @@ class BeliefHistogram(Analysis):
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> None:
         """Count a batch."""
-        given = beliefs_of(record, type(self).__name__)
+        given = beliefs_of(record)
         assert record.tree_start is not None
         if self._histogram is None:
             shape = (len(MESSAGES), len(record.tree_start), 2)
@@ -103,13 +102,24 @@ class BeliefHistogram(Analysis):
             for message, level, k in np.ndindex(*counts.shape[:2], self.num_bins)
         ]
         write_csv(folder, self.name, rows)
+        predicted = [self.sources[0].theory[name][self._number] for name in MESSAGES]
+        mean, theory = means[..., 0].numpy(), torch.stack(predicted).numpy()
+        deviations = [
+            {
+                "message": MESSAGES[message],
+                "level": level,
+                "mean": mean[message, level],
+                "theory": theory[message, level],
+                "distance": abs(mean[message, level] - theory[message, level]),
+            }
+            for message, level in np.ndindex(*mean.shape)
+        ]
+        write_csv(folder, f"{self.name}_deviation", deviations)
         shown = slice(0, self.num_levels)
-        nothing = torch.full((self._number + 1, counts.shape[1]), torch.nan)
-        theory = [self.theory.get(name, nothing)[self._number, shown] for name in MESSAGES]
         figure = histogram_figure(
             counts[:, shown].numpy(),
-            means[:, shown, 0].numpy(),
-            torch.stack(theory).numpy(),
+            mean[:, shown],
+            theory[:, shown],
             [f"{message} belief" for message in MESSAGES],
             f"{self.axis.label} = {self.time:g}",
         )

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from callbacks.curves import CurveAnalysis, Curves, Floats, Line, Results
 from lit_hier.diffusion import ForwardBackward
-from lit_hier.errors import InputError
 from lit_hier.metrics import std_between
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.plots import level_figure
@@ -20,16 +19,11 @@ from lit_hier.rhm import Tree
 MESSAGES: Final = ("upward", "downward", "marginal")
 
 
-def beliefs_of(record: ForwardBackward, analysis: str) -> tuple[Tree, Tree, Tree]:
-    """Give a record's upward messages, downward messages and marginals.
-
-    Raises:
-        InputError: It has none.
-    """
-    if record.upward is None or record.downward is None or record.marginals is None:
-        raise InputError(
-            f"model: {analysis} needs messages; use it with a BPDenoiser that has messages: true"
-        )
+def beliefs_of(record: ForwardBackward) -> tuple[Tree, Tree, Tree]:
+    """Give a record's upward messages, downward messages and marginals."""
+    assert record.upward is not None
+    assert record.downward is not None
+    assert record.marginals is not None
     return record.upward, record.downward, record.marginals
 
 
@@ -67,13 +61,14 @@ class Beliefs(CurveAnalysis):
     logged = ("true", "largest", "theory")
     legend = "level"
     compared = ("true", "theory")
+    needs_messages = True
 
     def lines(self) -> list[Line]:
         """Levels of upward messages, of downward ones, of marginals; each leaves first."""
-        sources = self.one_kind()
+        sources = range(len(self.sources))
         pairs = [(message, k) for message in MESSAGES for k in range(self.num_levels)]
         return [
-            Line(f"{message} {k}", {"message": message, "level": k}, number, sources)
+            Line(f"{message} {k}", {"message": message, "level": k}, number, k, sources)
             for number, (message, k) in enumerate(pairs)
         ]
 
@@ -81,8 +76,7 @@ class Beliefs(CurveAnalysis):
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> Tensor:
         """Take means and variances over the nodes of each level: shape (4, T, 3 levels, B)."""
-        self.one_kind()
-        given = beliefs_of(record, type(self).__name__)
+        given = beliefs_of(record)
         assert record.tree_start is not None
         self.num_levels = len(record.tree_start)
         curves = []
@@ -94,11 +88,6 @@ class Beliefs(CurveAnalysis):
                     moments += [mean, variance]
                 curves.append(torch.stack(moments))
         return torch.stack(curves, dim=2)
-
-    def theory(self, line: Line, name: str) -> Floats:
-        """The mean-field belief at the line's level."""
-        level = int(line.columns["level"])
-        return super().theory(Line(line.name, line.columns, level, line.sources), name)
 
     def summarise(
         self, samples: Floats, sources: NDArray[np.int64], time: int, line: Line

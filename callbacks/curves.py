@@ -14,7 +14,7 @@ from torch import Tensor
 
 from callbacks.analysis import Analysis
 from callbacks.writers import log_curves, log_figure, write_csv, write_figure, write_samples
-from lit_hier.diffusion import ForwardBackward, Source
+from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.metrics import SampleTable, deviation
 from lit_hier.modules import ForwardBackwardModule
@@ -34,13 +34,15 @@ class Line:
         name: As pictures and TensorBoard show it.
         columns: What says in tables which it is.
         curve: Which of the measured curves.
+        predicted: Which of the theory's curves.
         sources: Whose samples are averaged; the theory is the first one's.
     """
 
     name: str
     columns: Mapping[str, str | int | float]
     curve: int
-    sources: Sequence[int] = (0,)
+    predicted: int
+    sources: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -74,16 +76,15 @@ class CurveAnalysis(Analysis):
     `{name}/{column}`, one sub-run per curve, and the picture `{name}`. In memory it keeps the
     numbers of the table and nothing else that grows with the samples.
 
-    `{name}_deviation.csv` has a row per curve, with the columns of `lit_hier.metrics.deviation`.
+    `{name}_deviation.csv` has a row per curve of which theory says something at all times, with
+    the columns of `lit_hier.metrics.deviation`.
 
     Args:
         against: What pictures are drawn against: the inversion time, or the effective noise
             epsilon(t) that the run measures at its leaves (Eq. 60), which then is a last column
-            of the table too.
+            of the table too; all names then end in `_against_noise`.
     """
 
-    name: ClassVar[str]
-    """Of the files."""
     quantities: ClassVar[tuple[str, ...]]
     """What is measured of each sample, as arrays of the `.npz` are named."""
     logged: ClassVar[tuple[str, ...]]
@@ -96,6 +97,8 @@ class CurveAnalysis(Analysis):
     def __init__(self, against: Literal["time", "effective_noise"] = "time") -> None:
         super().__init__()
         self.against = against
+        if against == "effective_noise":
+            self.name = f"{self.name}_against_noise"
         self.noise: Floats | None = None
         """Effective noise at each time, where curves are drawn against it."""
 
@@ -163,7 +166,7 @@ class CurveAnalysis(Analysis):
         predicted = self.sources[line.sources[0]].theory.get(name)
         if predicted is None:
             return np.full(len(self.times), np.nan)
-        curve: Floats = predicted[:, line.curve].numpy()
+        curve: Floats = predicted[:, line.predicted].numpy()
         return curve
 
     def critical_time(self, line: Line) -> float:
@@ -171,53 +174,10 @@ class CurveAnalysis(Analysis):
         return self.sources[line.sources[0]].critical_time
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Remember what all batches have in common.
-
-        Raises:
-            InputError: There is one inversion time alone, or what `Analysis` refuses.
-        """
+        """Refuse a single inversion time, and what `Analysis` does."""
         super().setup(trainer, pl_module, stage)
-        if stage == "predict":
-            assert isinstance(pl_module, ForwardBackwardModule)
-            if len(pl_module.times) < 2:
-                raise InputError(
-                    f"times: {type(self).__name__} draws curves; give at least two times"
-                )
-            self.axis, self.times = pl_module.axis, pl_module.times
-            self.sources: tuple[Source, ...] = pl_module.sources
-
-    def one_kind(self) -> range:
-        """Check that all sources may be averaged, and give their numbers.
-
-        Raises:
-            InputError: They differ in more than chance.
-        """
-        if any(source.parameters != self.sources[0].parameters for source in self.sources):
-            raise InputError(
-                f"data.rhm: {type(self).__name__} averages over grammars that differ in their seed"
-                " alone; give one num_synonyms and one num_layers, or measure with Transition"
-            )
-        return range(len(self.sources))
-
-    def kinds(self) -> list[list[int]]:
-        """Sort the sources: those that differ in nothing but chance stand together."""
-        kinds: dict[tuple[int, ...], list[int]] = {}
-        for number, source in enumerate(self.sources):
-            kinds.setdefault(tuple(source.parameters.values()), []).append(number)
-        return list(kinds.values())
-
-    def numbers(self, source: int) -> tuple[int, int, int, int]:
-        """Give the v, m, s and L of a source that is a grammar.
-
-        Raises:
-            InputError: It is none.
-        """
-        given = self.sources[source].parameters
-        if not {"v", "m", "s", "L"} <= set(given):
-            raise InputError(
-                f"model: {type(self).__name__} is for grammars; use it with a BPDenoiser"
-            )
-        return given["v"], given["m"], given["s"], given["L"]
+        if stage == "predict" and len(self.times) < 2:
+            raise InputError(f"times: {type(self).__name__} draws curves; give at least two times")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin an empty table."""

@@ -32,13 +32,14 @@ class EffectiveNoise(CurveAnalysis):
     logged = ("noise", "quadrature")
     legend = "effective noise"
     compared = ("noise", "quadrature")
+    varied = frozenset("nmsL")
 
     def __init__(self) -> None:
         super().__init__()
 
     def lines(self) -> list[Line]:
         """One: all leaves."""
-        return [Line("leaves", {}, 0, range(len(self.sources)))]
+        return [Line("leaves", {}, 0, 0, range(len(self.sources)))]
 
     def measure(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward

@@ -48,8 +48,8 @@ class Reconstruction(CurveAnalysis):
 
     def lines(self) -> list[Line]:
         """One per level, leaves first."""
-        sources = self.one_kind()
-        return [Line(f"level {k}", {"level": k}, k, sources) for k in range(self.num_levels)]
+        sources = range(len(self.sources))
+        return [Line(f"level {k}", {"level": k}, k, k, sources) for k in range(self.num_levels)]
 
     def measure(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
@@ -64,7 +64,6 @@ class Reconstruction(CurveAnalysis):
                 f"model: Reconstruction needs trees, which {type(pl_module).__name__} does not"
                 " give; use it with a BPDenoiser"
             )
-        self.one_kind()
         self.num_levels = len(record.tree_start)
         marginal = [
             belief_in_truth(beliefs, true).mean(-1)

@@ -91,9 +91,9 @@ class ActivationSimilarity(CurveAnalysis):
 
     def lines(self) -> list[Line]:
         """One per layer, in the network's order."""
-        sources = self.one_kind()
+        sources = range(len(self.sources))
         return [
-            Line(name, {"layer": name, "layer_index": k}, k, sources)
+            Line(name, {"layer": name, "layer_index": k}, k, k, sources)
             for k, name in enumerate(self.layers)
         ]
 

@@ -40,19 +40,20 @@ class Transition(CurveAnalysis):
     logged = ("marginal", "unchanged", "theory")
     legend = "grammars"
     compared = ("marginal", "theory")
+    varied = frozenset("mL")
 
     def __init__(self) -> None:
         super().__init__()
 
     def lines(self) -> list[Line]:
-        """One per (m, L)."""
-        kinds = [(numbers, *self.numbers(numbers[0])) for numbers in self.kinds()]
+        """One per (m, L), ascending."""
+        kinds = [(sources, *self.numbers(sources[0])) for sources in self.kinds()]
         several_m, several_L = (len({kind[k] for kind in kinds}) > 1 for k in (2, 4))
         lines = []
-        for numbers, v, m, s, L in kinds:
+        for sources, v, m, s, L in kinds:
             s_f = float(s * mean_field.rule_density(v, m, s))
             names = [f"m = {m}"] * several_m + [f"L = {L}"] * (several_L or not several_m)
-            lines.append(Line(", ".join(names), {"m": m, "L": L, "s_f": s_f}, 0, numbers))
+            lines.append(Line(", ".join(names), {"m": m, "L": L, "s_f": s_f}, 0, L, sources))
         return lines
 
     def curve_names(self) -> list[str]:
@@ -78,10 +79,6 @@ class Transition(CurveAnalysis):
         unchanged = (record.tree_reversed[-1] == true).to(marginal)
         return torch.stack((marginal, unchanged)).transpose(-1, -2)
 
-    def theory(self, line: Line, name: str) -> Floats:
-        """The mean-field belief at the root, the last level."""
-        return super().theory(Line(line.name, line.columns, -1, line.sources), name)
-
     def summarise(
         self, samples: Floats, sources: NDArray[np.int64], time: int, line: Line
     ) -> dict[str, float]:
@@ -99,32 +96,37 @@ class Transition(CurveAnalysis):
 
     def tables(self, results: Results) -> dict[str, list[Row]]:
         """Places and widths of the transitions, measured and predicted."""
+        return {**super().tables(results), f"{self.name}_points": self._points(results)}
+
+    def _points(self, results: Results) -> list[Row]:
         rows: list[Row] = []
         for line in results.lines:
-            given = self.sources[line.sources[0]].parameters
             v, m, s, _ = self.numbers(line.sources[0])
-            chance = 1 / given["n"]
-            curves = [results.curves[name][line.name] for name in ("marginal", "theory")]
-            (place, width), theory = (transition(results.x, y, chance) for y in curves)
+            chance = 1 / self.sources[line.sources[0]].parameters["n"]
+            measured, theory = (
+                transition(results.x, results.curves[name][line.name], chance)
+                for name in ("marginal", "theory")
+            )
             of_grammars = [
                 transition(results.x, results.values[0, :, 0, results.source == k].mean(0), chance)
-                for k in line.sources
+                for k in np.intersect1d(line.sources, results.source)
             ]
+            places = np.array([place for place, _ in of_grammars])
+            critical = self.critical_time(line)
+            exponent = float(mean_field.critical_exponent(v, m, s))
             rows.append(
                 {
                     **line.columns,
-                    "place": place,
-                    "width": width,
-                    "place_std": float(np.std([x for x, _ in of_grammars], ddof=1))
-                    if len(of_grammars) > 1
-                    else 0.0,
+                    "place": measured[0],
+                    "width": measured[1],
+                    "place_std": std_between(places, np.arange(len(places))),
                     "theory_place": theory[0],
                     "theory_width": theory[1],
-                    "critical": self.critical_time(line),
-                    "exponent": float(mean_field.critical_exponent(v, m, s)),
+                    "critical": critical,
+                    "exponent": exponent if np.isfinite(critical) else np.nan,
                 }
             )
-        return {**super().tables(results), f"{self.name}_points": rows}
+        return rows
 
     def figures(self, results: Results) -> dict[str, Figure]:
         """The curves and, with several m, the phase diagram."""
@@ -142,21 +144,19 @@ class Transition(CurveAnalysis):
         critical = criticals.pop() if len(criticals) == 1 else np.nan
         figure = curve_figure(results.x, results.xlabel, panels, self.legend, critical)
         figures = {self.name: figure}
-        densities = [float(line.columns["s_f"]) for line in results.lines]
+        points = self._points(results)
+        densities = [row["s_f"] for row in points]
         if len(set(densities)) == len(densities) > 1:
             v, _, s, _ = self.numbers(results.lines[0].sources[0])
-            # The theory knows no integers: a smooth line.
-            m = np.linspace(1, v ** (s - 1), 400)
-            places, theory = (
-                [transition(results.x, y, 1 / v)[0] for y in curves[name].values()]
-                for name in ("marginal", "theory")
-            )
+            # The theory knows no integers: a smooth line, where there is a theory.
+            applies = np.isfinite(list(curves["theory"].values())).all()
+            m = np.linspace(1, v ** (s - 1), 400 if applies else 0)
             figures["phase_diagram"] = phase_figure(
                 results.x,
                 densities,
                 np.stack(list(curves["marginal"].values())),
-                places,
-                theory,
+                [row["place"] for row in points],
+                [row["theory_place"] for row in points],
                 (mean_field.critical_epsilon(v, m, s), s * mean_field.rule_density(v, m, s)),
                 labels=(results.xlabel, "s f", "probability of the true class"),
             )

@@ -246,7 +246,7 @@ class GaussianNoise(NoiseProcess):
         .. math:: \langle \nu_\uparrow(x) \rangle = \int h(y - b^2) \, H(y)^{v - 1} \, dy, \qquad
            \epsilon = \frac{v}{v - 1} \big( 1 - \langle \nu_\uparrow(x) \rangle \big)
         """
-        snr = 1 / math.expm1(2 * time) if time else math.inf
+        snr = math.exp(-2 * time) / -math.expm1(-2 * time) if time else math.inf
         if snr > _CERTAIN:
             return 0.0
         b = math.sqrt(snr)

@@ -171,7 +171,7 @@ class MapCurve:
 
     Attributes:
         label: Which it is.
-        theory: p and F(p).
+        theory: p and F(p); empty for none.
         points: Measured p and F(p).
         fixed: Fixed points; NaN for those that there are not.
         stable: Whether each attracts.
@@ -192,7 +192,8 @@ def map_figure(curves: Sequence[MapCurve], xlabel: str, ylabel: str) -> Figure:
     for k, curve in enumerate(curves):
         colour = f"C{k}"
         ax.plot(*curve.points, "o", color=colour, markersize=3, alpha=0.35, markeredgewidth=0)
-        ax.plot(*curve.theory, color=colour, linewidth=1.4, label=curve.label)
+        ax.plot(*curve.theory, color=colour, linewidth=1.4)
+        ax.plot([], [], color=colour, label=curve.label)
         for point, stable in zip(curve.fixed, curve.stable, strict=True):
             face = colour if stable else "white"
             ax.plot(point, point, "s", color=colour, markerfacecolor=face, markersize=7)
@@ -221,15 +222,17 @@ def phase_figure(
         values: Probabilities, shape (K, T).
         places: Where each row is half way down; NaN where it is not.
         theory: Where the theory of rows of this size says so.
-        predicted: The predicted line of infinite trees: x and y.
+        predicted: The predicted line of infinite trees: x and y; empty for none.
         labels: Of x, y and the values.
     """
     figure = Figure(figsize=(6.4, 4.8), dpi=130, layout="constrained")
     ax = figure.subplots()
     mesh = ax.pcolormesh(np.asarray(x), y, values, shading="nearest", vmin=0, vmax=1)
     figure.colorbar(mesh, label=labels[2])
-    ax.plot(*predicted, color="white", linewidth=1.6, label="predicted transition, L → ∞")
-    ax.plot(theory, y, "w--", linewidth=1, label="predicted half way down")
+    if np.size(predicted[0]):
+        ax.plot(*predicted, color="white", linewidth=1.6, label="predicted transition, L → ∞")
+    if np.isfinite(theory).any():
+        ax.plot(theory, y, "w--", linewidth=1, label="predicted half way down")
     ax.plot(places, y, "o", color="C3", markersize=4, label="half way down")
     ax.axhline(1, color="white", linestyle=":", linewidth=1)
     ax.set(xlabel=labels[0], ylabel=labels[1])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -23,9 +24,8 @@ from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.gaussian import GaussianMixture, GaussianRandomField
 from lit_hier.inference import mean_field
-from lit_hier.metrics import transition
 from lit_hier.modules import BPDenoiser, GaussianDenoiser
-from lit_hier.noise import EpsilonNoise, GaussianNoise, NoiseProcess
+from lit_hier.noise import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess
 from lit_hier.rhm import GrammarEnsemble
 
 TIMES = [0.0, 0.3, 0.5, 0.7, 0.9, 1.0]
@@ -179,6 +179,7 @@ def test_effective_noise_is_measured_and_drawn_against(tmp_path: Path) -> None:
     folder, _ = predict(
         tmp_path,
         EffectiveNoise(),
+        Reconstruction(),
         Reconstruction(against="effective_noise"),
         process=GaussianNoise(),
         times=times,
@@ -189,7 +190,7 @@ def test_effective_noise_is_measured_and_drawn_against(tmp_path: Path) -> None:
         assert row["quadrature"] == GaussianNoise().effective_noise(row["time"], 6)
         assert row["noise"] == pytest.approx(row["quadrature"], abs=5 * row["sem"] + 1e-6)
     noise = {row["time"]: row["noise"] for row in rows}
-    for row in table(folder / "reconstruction.csv"):
+    for row in table(folder / "reconstruction_against_noise.csv"):
         assert row["effective_noise"] == pytest.approx(noise[row["time"]], abs=1e-7)
         theory = mean_field.marginals(row["effective_noise"], 6, 3, 2, 3)[int(row["level"])]
         assert row["theory"] == pytest.approx(theory)
@@ -202,19 +203,39 @@ def test_the_epsilon_process_carries_its_own_noise(tmp_path: Path) -> None:
 
 
 def test_the_iteration_map_has_each_m_for_itself(tmp_path: Path) -> None:
-    folder, records = predict(tmp_path, IterationMap(), m=[2, 5])
+    folder, records = predict(tmp_path, IterationMap(), m=[5, 2])
     rows = table(folder / "iteration_map.csv")
-    assert len(rows) == len(TIMES) * 2 * 4
+    assert len(rows) == len(TIMES) * 2 * 3
     for row in rows:
         time, level, m = TIMES.index(row["time"]), int(row["level"]), int(row["m"])
         assert row["s_f"] == pytest.approx(2 * (6 * m - 1) / 35)
-        beliefs, true = by_source(records, "upward", level, time), truths(records, level)
-        mine = range(3) if m == 2 else range(3, 6)
-        means = [np.take_along_axis(beliefs[s], true[s][..., None], -1).mean() for s in mine]
-        assert row["belief"] == pytest.approx(np.mean(means), abs=1e-6)
-        theory = mean_field.beliefs(row["time"], 6, m, 2, 3)[0][level]
-        assert row["theory"] == pytest.approx(theory)
+        mine = range(3) if m == 5 else range(3, 6)
+        for key, where in (("belief", level), ("above", level + 1)):
+            beliefs, true = by_source(records, "upward", where, time), truths(records, where)
+            means = [np.take_along_axis(beliefs[s], true[s][..., None], -1).mean() for s in mine]
+            assert row[key] == pytest.approx(np.mean(means), abs=1e-6)
+        # Equation 38, spelled out.
+        intact, f = row["belief"] ** 2, (6 * m - 1) / 35
+        right = intact + f * (m - 1) / (6 * m - 1) * (1 - intact)
+        assert row["theory"] == pytest.approx(right / (intact + f * (1 - intact)))
+        assert row["grammar_std"] == pytest.approx(np.std(means, ddof=1), abs=1e-6)
     assert (folder / "iteration_map.png").is_file()
+
+
+def test_no_theory_is_invented_for_other_processes(tmp_path: Path) -> None:
+    analyses = (IterationMap(), Transition(), Reconstruction(), BeliefHistogram(0.5))
+    folder, _ = predict(tmp_path, *analyses[:2], m=[2, 3], process=MaskingNoise())
+    for name in ("iteration_map", "transition"):
+        assert all(math.isnan(row["theory"]) for row in table(folder / f"{name}.csv"))
+        assert not (folder / f"{name}_deviation.csv").exists()
+        assert (folder / f"{name}.png").is_file()
+    for row in table(folder / "transition_points.csv"):
+        assert all(math.isnan(row[key]) for key in ("theory_place", "critical", "exponent"))
+        assert 0 < row["place"] < 1
+    folder, _ = predict(tmp_path, *analyses[2:], process=MaskingNoise())
+    assert all(math.isnan(row["theory"]) for row in table(folder / "reconstruction.csv"))
+    means = table(folder / "belief_histogram_deviation.csv")
+    assert all(math.isnan(row["distance"]) for row in means)
 
 
 def test_transitions_of_several_grammars(tmp_path: Path) -> None:
@@ -222,7 +243,7 @@ def test_transitions_of_several_grammars(tmp_path: Path) -> None:
     rows = table(folder / "transition.csv")
     assert len(rows) == len(TIMES) * 4
     kinds = [(2, 2), (2, 3), (5, 2), (5, 3)]
-    curves: dict[tuple[int, int], list[float]] = {kind: [] for kind in kinds}
+    of_grammars: dict[tuple[int, int], list[list[float]]] = {kind: [] for kind in kinds}
     theories: dict[tuple[int, int], list[float]] = {kind: [] for kind in kinds}
     for row in rows:
         m, L, time = int(row["m"]), int(row["L"]), TIMES.index(row["time"])
@@ -234,17 +255,30 @@ def test_transitions_of_several_grammars(tmp_path: Path) -> None:
         assert row["grammar_std"] == pytest.approx(np.std(means, ddof=1), abs=1e-6)
         assert row["theory"] == pytest.approx(mean_field.marginals(row["time"], 6, m, 2, L)[-1])
         assert row["count"] == 3 * NUM
-        curves[m, L].append(row["marginal"])
+        of_grammars[m, L].append([float(mean) for mean in means])
         theories[m, L].append(row["theory"])
-    for row in table(folder / "transition_points.csv"):
+    points = table(folder / "transition_points.csv")
+    assert [(int(row["m"]), int(row["L"])) for row in points] == kinds
+
+    def fall(y: Any, share: float) -> float:
+        """Where a falling curve is at a share of the way from chance to 1, by numpy."""
+        level = 1 / 6 + share * 5 / 6
+        return float(np.interp(-level, -np.asarray(y), TIMES))
+
+    for row in points:
         kind = int(row["m"]), int(row["L"])
-        place, width = transition(TIMES, curves[kind], 1 / 6)
-        assert row["place"] == pytest.approx(place, nan_ok=True)
-        assert row["width"] == pytest.approx(width, nan_ok=True)
-        place, width = transition(TIMES, theories[kind], 1 / 6)
-        assert row["theory_place"] == pytest.approx(place, nan_ok=True)
-        critical = mean_field.critical_epsilon(6, kind[0], 2)
-        assert row["critical"] == pytest.approx(critical, nan_ok=True)
+        each = np.array(of_grammars[kind])
+        for curve, prefix in ((each.mean(1), ""), (theories[kind], "theory_")):
+            assert row[f"{prefix}place"] == pytest.approx(fall(curve, 0.5), abs=1e-6)
+            width = fall(curve, 0.25) - fall(curve, 0.75)
+            assert row[f"{prefix}width"] == pytest.approx(width, abs=1e-6)
+        places = [fall(curve, 0.5) for curve in each.T]
+        assert row["place_std"] == pytest.approx(np.std(places, ddof=1), abs=1e-6)
+        for key, value in (
+            ("critical", mean_field.critical_epsilon(6, kind[0], 2)),
+            ("exponent", mean_field.critical_exponent(6, kind[0], 2)),
+        ):
+            assert row[key] == pytest.approx(value, nan_ok=True)
     assert (folder / "transition.png").is_file()
     # A phase diagram needs one depth.
     assert not (folder / "phase_diagram.png").exists()
@@ -259,9 +293,14 @@ def test_transitions_of_several_grammars(tmp_path: Path) -> None:
         (IterationMap(), {"messages": False}, "model: IterationMap needs messages"),
         (BeliefHistogram(0.5), {"messages": False}, "model: BeliefHistogram needs messages"),
         (BeliefHistogram(0.4), {}, "time is 0.4; give one of the sampler's times"),
-        (Beliefs(), {"m": [2, 3]}, "data.rhm: Beliefs averages over grammars that differ in"),
-        (Reconstruction(), {"L": [2, 3]}, "data.rhm: Reconstruction averages over grammars"),
-        (IterationMap(), {"L": [2, 3]}, "data.rhm: IterationMap needs grammars of one num_layers"),
+        (
+            BeliefHistogram(),
+            {"m": [2, 3]},
+            "data.rhm: BeliefHistogram takes grammars of one",
+        ),
+        (Beliefs(), {"m": [2, 3]}, "data.rhm: Beliefs takes grammars of one num_synonyms"),
+        (Reconstruction(), {"L": [2, 3]}, "data.rhm: Reconstruction takes grammars of one num_l"),
+        (IterationMap(), {"L": [2, 3]}, "data.rhm: IterationMap takes grammars of one num_layers"),
         (Reconstruction(), {"times": [0.5]}, "times: Reconstruction draws curves; give at least"),
     ],
 )
@@ -277,6 +316,7 @@ def test_runs_that_a_callback_cannot_measure(
 @pytest.mark.parametrize(
     ("callback", "message"),
     [
+        (IterationMap(), "model: IterationMap needs messages"),
         (EffectiveNoise(), "model: EffectiveNoise needs leaves"),
         (Transition(), "model: Transition needs trees"),
         (Beliefs(), "model: Beliefs needs messages"),
@@ -318,17 +358,49 @@ def test_a_histogram_needs_bins_and_levels(argument: str) -> None:
 
 def test_a_part_of_an_ensemble_is_reported_as_such(tmp_path: Path) -> None:
     """What a limited run did not reach is left out, not invented."""
-    rhm = GrammarEnsemble(6, [2, 5], 2, 3, seeds=[0])
+    rhm = GrammarEnsemble(6, [5, 2], 2, 3, seeds=[0, 1])
     data = RHMDataModule(rhm, 0, 0, 0, NUM, eval_batch_size=10)
     logger = TensorBoardLogger(tmp_path, name="run", default_hp_metric=False)
     trainer = Trainer(
         accelerator="cpu",
-        callbacks=[Transition()],
+        callbacks=[Transition(), IterationMap()],
         logger=logger,
         enable_progress_bar=False,
         limit_predict_batches=2,
     )
-    trainer.predict(BPDenoiser(rhm, EpsilonNoise(), TIMES), data, return_predictions=False)
-    rows = table(Path(logger.log_dir) / "transition.csv")
-    assert {row["m"] for row in rows} == {2}
-    assert not any(math.isnan(row["marginal"]) for row in rows)
+    module = BPDenoiser(rhm, EpsilonNoise(), TIMES, messages=True)
+    trainer.predict(module, data, return_predictions=False)
+    folder = Path(logger.log_dir)
+    for name in ("transition", "iteration_map"):
+        rows = table(folder / f"{name}.csv")
+        assert {(row["m"], row["grammars"], row["grammar_std"]) for row in rows} == {(5, 1, 0)}
+    (row,) = table(folder / "transition_points.csv")
+    assert (row["m"], row["place_std"]) == (5, 0)
+    assert 0 < row["place"] < 1
+
+
+def test_two_analyses_do_not_write_over_each_other(tmp_path: Path) -> None:
+    message = r"trainer.callbacks: two of them would write transition.csv; leave out one"
+    with pytest.raises(InputError, match=message):
+        predict(tmp_path, Transition(), Transition())
+
+
+def test_models_need_data_of_their_kind() -> None:
+    nothing: Any = None
+    with pytest.raises(InputError, match="model: BPDenoiser needs data of a grammar"):
+        BPDenoiser(nothing, EpsilonNoise(), TIMES)
+    with pytest.raises(InputError, match="model: GaussianDenoiser needs data of a distribution"):
+        GaussianDenoiser(nothing, TIMES)
+
+
+def test_long_times_end_in_noise(tmp_path: Path) -> None:
+    """Where exp(2 t) overflows."""
+    folder, _ = predict(tmp_path, Reconstruction(), process=GaussianNoise(), times=[0.1, 800.0])
+    last = [row for row in table(folder / "reconstruction.csv") if row["time"] == 800]
+    assert last[-1]["marginal"] == pytest.approx(1 / 6, abs=1e-3)
+    for distribution in (GaussianRandomField(8), GaussianMixture(8)):
+        data = GaussianDataModule(distribution, 5, 5)
+        record = GaussianDenoiser(distribution, [0.1, 800.0]).predict_step(
+            data.predict_set[torch.arange(5)], 0
+        )
+        assert record.x_reversed.isfinite().all()

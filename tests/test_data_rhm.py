@@ -1,6 +1,7 @@
 import math
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -151,7 +152,7 @@ def test_ensembles_that_there_are_not(arguments: dict[str, list[int]], message: 
 
 
 def test_an_ensembles_grammars_are_those_of_their_numbers_and_seeds() -> None:
-    ensemble = GrammarEnsemble(8, [3, 2], 2, 3, seeds=[5, 0])
+    ensemble = GrammarEnsemble(8, (3, 2), 2, np.int64(3), seeds=[5, 0])  # type: ignore[arg-type]
     wanted = [(3, 5), (3, 0), (2, 5), (2, 0)]
     for rhm, (m, seed) in zip(ensemble.grammars, wanted, strict=True):
         same = RandomHierarchyModel(8, m, 2, 3, seed=seed)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lit_hier.data import GaussianDataModule
 from lit_hier.errors import InputError
+from lit_hier.fourier import wavenumber
 from lit_hier.gaussian import Distribution, GaussianMixture, GaussianRandomField
-from lit_hier.gaussian.field import wavenumber
 from lit_hier.modules import GaussianDenoiser
 from lit_hier.nn import FourierBands
 from lit_hier.streams import Purpose, uniform
@@ -147,7 +147,10 @@ def test_bands_take_an_image_apart(size: int, dimensions: int) -> None:
         (lambda: GaussianMixture(num_classes=1), "num_classes is 1; give at least 2"),
         (lambda: GaussianMixture(separation=0), "separation is 0; give a positive number"),
         (lambda: GaussianMixture(seed=-1), "seed is -1; give at least 0"),
-        (lambda: FourierBands(3), "size and dimensions are 3 and 2"),
+        (lambda: GaussianRandomField(20_000), "size is 20000; give at least 4, and at most"),
+        (lambda: GaussianRandomField(64, exponent=-300), "exponent is -300; give a smaller one"),
+        (lambda: FourierBands(3), "size is 3; give at least 4"),
+        (lambda: FourierBands(8)(torch.ones(1, 1, 8)), "network: FourierBands is for 8 x 8 pos"),
         (lambda: GaussianDataModule(FIELDS[0], num_test=0), "num_test is 0; give at least 1"),
         (lambda: GaussianDataModule(FIELDS[0], seed=-1), "seed is -1"),
         (lambda: GaussianDenoiser(FIELDS[0], []), "times: the list of inversion times is empty"),

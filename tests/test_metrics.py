@@ -138,6 +138,8 @@ def test_a_transition_is_found_between_points() -> None:
     assert math.isnan(crossing([0, 1], [0.4, 0.1], 0.5))
     assert math.isnan(crossing([0, 1], [1, 0.6], 0.5))
     assert np.isnan(transition(x, np.ones(101), chance)).all()
+    assert np.isnan(transition(x, np.ones(101), 1)).all()
+    assert crossing([0, 1], [1, 1], 1) == 0
 
 
 def test_the_spread_between_groups_is_that_of_their_means() -> None:
@@ -154,6 +156,9 @@ def test_deviations_inside_and_outside_of_the_window() -> None:
     assert found == pytest.approx(wanted)
     none = deviation(x, np.ones(4), np.array([1, 1, 0.6, 1]), math.nan)
     assert none["largest_outside"] == none["largest"] == pytest.approx(0.4)
+    inside = deviation(x[1:3], np.ones(2), np.ones(2), 0.5)
+    assert math.isnan(inside["largest_outside"])
+    assert math.isnan(inside["mean_outside"])
 
 
 def test_histograms_count_and_average_to_the_same_bits_in_any_order() -> None:

@@ -21,7 +21,8 @@ class Source:
         parameters: Its numbers by name; sources that differ in none may be averaged.
         theory: Predictions by the name of what they predict, float64, shape (T, curves); NaN
             where the theory says nothing. For the RHM `upward`, `downward` and `marginal`, the
-            mean-field beliefs in the true symbol, a curve per level.
+            mean-field beliefs in the true symbol, a curve per level, and `effective_noise`, one
+            curve.
         theory_name: What the theory is called, for legends.
         critical_time: Where the theory puts the transition; NaN where it says nothing.
     """

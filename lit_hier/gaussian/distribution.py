@@ -5,19 +5,18 @@ All diffuse as :math:`x_t = \sqrt{\alpha_t} x_0 + \sqrt{1 - \alpha_t} \eta` with
 :math:`\sigma^2`, given :math:`x_t`, is again Gaussian:
 
 .. math::
-   E[x_0 \mid x_t] = \mu + r \, \frac{x_t - \sqrt{\alpha_t} \mu}{\sqrt{\alpha_t}}, \qquad
-   \mathrm{Var}[x_0 \mid x_t] = \sigma^2 (1 - r), \qquad
-   r = \frac{\alpha_t \sigma^2}{\alpha_t \sigma^2 + 1 - \alpha_t}
-
-and r is also the correlation of :math:`x_0` with a sample :math:`\hat x_0(t)` of this posterior.
+   E[x_0 \mid x_t] = \mu + \frac{\sqrt{\alpha_t} \sigma^2}{\alpha_t \sigma^2 + 1 - \alpha_t}
+   (x_t - \sqrt{\alpha_t} \mu), \qquad
+   \mathrm{Var}[x_0 \mid x_t] = \frac{(1 - \alpha_t) \sigma^2}{\alpha_t \sigma^2 + 1 - \alpha_t}
 """
 
 import math
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
+
+from lit_hier.noise import normal
 
 
 class PosteriorDraw(NamedTuple):
@@ -71,14 +70,11 @@ class Distribution(ABC):
             draws: As in `sample`.
         """
 
+    def white(self, draws: Tensor) -> Tensor:
+        """Make white noise, shape (B, 1, *spatial), of all draws but the first."""
+        noise: Tensor = normal(draws[:, 1:]).unflatten(1, self.shape)
+        return noise
+
     def class_theory(self, time: float) -> float:
         """Expect the posterior probability of the true class; NaN where nothing is known."""
         return 1.0 if self.num_classes == 1 else math.nan
-
-
-def correlation(variance: Tensor, time: float) -> Tensor:
-    """Give r for each variance: the correlation of x_0 with its posterior sample."""
-    signal, noise = math.exp(-2 * time) * variance, -math.expm1(-2 * time)
-    r = torch.as_tensor(signal / (signal + noise))
-    # A component that never varies comes back as it was.
-    return torch.where(variance > 0, r, 0.0)

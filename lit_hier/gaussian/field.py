@@ -13,16 +13,8 @@ import torch
 from torch import Tensor
 
 from lit_hier.errors import InputError
-from lit_hier.gaussian.distribution import Distribution, PosteriorDraw, correlation
-from lit_hier.noise import normal
-
-
-def wavenumber(size: int, dimensions: int) -> Tensor:
-    """Give |k| of the modes of `torch.fft.rfftn`, in periods per side, float64."""
-    full, half = torch.fft.fftfreq(size) * size, torch.fft.rfftfreq(size) * size
-    grid = torch.meshgrid(*[full.double()] * (dimensions - 1), half.double(), indexing="ij")
-    norm: Tensor = torch.stack(grid).norm(dim=0)
-    return norm
+from lit_hier.fourier import check_grid, wavenumber
+from lit_hier.gaussian.distribution import Distribution, PosteriorDraw
 
 
 class GaussianRandomField(Distribution):
@@ -43,12 +35,7 @@ class GaussianRandomField(Distribution):
     num_classes = 1
 
     def __init__(self, size: int = 64, dimensions: int = 2, exponent: float = 2.0) -> None:
-        if size < 4:
-            raise InputError(f"size is {size}; give at least 4")
-        if dimensions not in (1, 2):
-            raise InputError(f"dimensions is {dimensions}; give 1 or 2")
-        if not math.isfinite(exponent):
-            raise InputError(f"exponent is {exponent}; give a finite number")
+        check_grid(size, dimensions)
         self.shape = (1, *[size] * dimensions)
         self._axes = tuple(range(-dimensions, 0))
         k = wavenumber(size, dimensions)
@@ -58,23 +45,38 @@ class GaussianRandomField(Distribution):
         number[0] = 1
         number[-1] = 2 if size % 2 else 1
         self.spectrum = power * size**dimensions / (power * number).sum()
+        if not self.spectrum.isfinite().all():
+            raise InputError(f"exponent is {exponent}; give a smaller one, the spectrum overflows")
 
     def sample(self, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Filter white noise."""
-        x_0 = self._filter(self._white(draws), self.spectrum.sqrt())
+        x_0 = self._filter(self.white(draws), self.spectrum.sqrt())
         return x_0, torch.zeros(len(draws), dtype=torch.int64, device=draws.device)
 
     def posterior(self, x_t: Tensor, time: float, draws: Tensor) -> PosteriorDraw:
         """Draw each mode from its own posterior."""
-        r = correlation(self.spectrum, time)
-        mean = self._filter(x_t, r * math.exp(time))
-        x_0 = mean + self._filter(self._white(draws), (self.spectrum * (1 - r)).sqrt())
+        sqrt_alpha, noise = math.exp(-time), -math.expm1(-2 * time)
+        signal = sqrt_alpha**2 * self.spectrum
+        # Modes without power have none at any time; at t = 0 they would be 0/0.
+        total = torch.where(self.spectrum > 0, signal + noise, 1.0)
+        mean = self._filter(x_t, sqrt_alpha * self.spectrum / total)
+        spread = (noise * self.spectrum / total).sqrt()
+        x_0 = mean + self._filter(self.white(draws), spread)
         label = torch.zeros(len(x_t), dtype=torch.int64, device=x_t.device)
         return PosteriorDraw(x_0, label, torch.ones(len(x_t), 1).to(x_0))
 
-    def _white(self, draws: Tensor) -> Tensor:
-        white: Tensor = normal(draws[:, 1:]).unflatten(1, self.shape)
-        return white
+    def similarity(self, time: float) -> Tensor:
+        r"""Give each mode's correlation of x_0 with a posterior sample.
+
+        .. math:: r = \frac{\alpha_t P(k)}{\alpha_t P(k) + 1 - \alpha_t}
+
+        Returns:
+            float64, shape of `spectrum`; 0 where there is no power.
+        """
+        signal = math.exp(-2 * time) * self.spectrum
+        total = torch.where(signal > 0, signal - math.expm1(-2 * time), 1.0)
+        ratio: Tensor = signal / total
+        return ratio
 
     def _filter(self, x: Tensor, gain: Tensor) -> Tensor:
         modes = torch.fft.rfftn(x, dim=self._axes, norm="ortho") * gain.to(x.device)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from lit_hier.errors import InputError
-from lit_hier.gaussian.distribution import Distribution, PosteriorDraw, correlation
-from lit_hier.noise import normal
+from lit_hier.fourier import check_grid
+from lit_hier.gaussian.distribution import Distribution, PosteriorDraw
 
 
 class GaussianMixture(Distribution):
@@ -49,11 +49,9 @@ class GaussianMixture(Distribution):
         separation: float = 1.0,
         seed: int = 0,
     ) -> None:
-        for name, value, least in (("size", size, 4), ("num_classes", num_classes, 2)):
-            if value < least:
-                raise InputError(f"{name} is {value}; give at least {least}")
-        if dimensions not in (1, 2):
-            raise InputError(f"dimensions is {dimensions}; give 1 or 2")
+        check_grid(size, dimensions)
+        if num_classes < 2:
+            raise InputError(f"num_classes is {num_classes}; give at least 2")
         if not (separation > 0 and math.isfinite(separation)):
             raise InputError(f"separation is {separation}; give a positive number")
         if seed < 0:
@@ -71,7 +69,7 @@ class GaussianMixture(Distribution):
     def sample(self, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Draw classes, then data around their means."""
         label = (draws[:, 0] * self.num_classes).long()
-        x_0: Tensor = self.means.to(draws.device)[label] + self._white(draws)
+        x_0: Tensor = self.means.to(draws.device)[label] + self.white(draws)
         return x_0, label
 
     def posterior(self, x_t: Tensor, time: float, draws: Tensor) -> PosteriorDraw:
@@ -82,10 +80,10 @@ class GaussianMixture(Distribution):
         cumulative = probabilities.cumsum(1)
         threshold = draws[:, :1] * cumulative[:, -1:]
         label = (cumulative <= threshold).sum(1).clamp(max=self.num_classes - 1)
-        mean = means[label]
-        r = float(correlation(torch.ones(()), time))
-        centre = mean + r * (math.exp(time) * x_t - mean)
-        return PosteriorDraw(centre + math.sqrt(1 - r) * self._white(draws), label, probabilities)
+        mean, sqrt_alpha = means[label], math.exp(-time)
+        centre = mean + sqrt_alpha * (x_t - sqrt_alpha * mean)
+        spread = math.sqrt(-math.expm1(-2 * time))
+        return PosteriorDraw(centre + spread * self.white(draws), label, probabilities)
 
     def class_theory(self, time: float) -> float:
         r"""Expect the posterior probability of the true one of two classes.
@@ -100,7 +98,3 @@ class GaussianMixture(Distribution):
         weights = np.exp(-(nodes**2) / 2) * step / math.sqrt(2 * math.pi)
         odds = np.clip(delta**2 / 2 + delta * nodes, -700, 700)
         return float(weights @ (1 / (1 + np.exp(-odds))))
-
-    def _white(self, draws: Tensor) -> Tensor:
-        white: Tensor = normal(draws[:, 1:]).unflatten(1, self.shape)
-        return white

@@ -22,9 +22,11 @@ def crossing(x: ArrayLike, y: ArrayLike, level: float) -> float:
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     below = np.flatnonzero(y <= level)
-    if not len(below) or (below[0] == 0 and y[0] < level):
+    if not len(below):
         return math.nan
-    k = max(int(below[0]), 1)
+    k = int(below[0])
+    if k == 0:
+        return float(x[0]) if y[0] == level else math.nan
     return float(x[k - 1] + (x[k] - x[k - 1]) * (y[k - 1] - level) / (y[k - 1] - y[k]))
 
 
@@ -34,11 +36,13 @@ def transition(x: ArrayLike, y: ArrayLike, chance: float) -> tuple[float, float]
     Args:
         x: Ascending, shape (T,).
         y: Probabilities, shape (T,).
-        chance: Where they end.
+        chance: Where they end, below 1; from 1 to 1 there is no way to fall.
 
     Returns:
         Where the curve is half way, and how far apart it is three quarters and one quarter of the
         way up; NaN where it does not get there.
     """
+    if chance >= 1:
+        return math.nan, math.nan
     half, high, low = (crossing(x, y, chance + q * (1 - chance)) for q in (0.5, *_QUARTERS))
     return half, low - high

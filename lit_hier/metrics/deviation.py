@@ -1,5 +1,6 @@
 """How far a measurement is from its theory."""
 
+import math
 from typing import Final
 
 import numpy as np
@@ -17,14 +18,15 @@ def deviation(
     """Compare a curve with its prediction.
 
     Args:
-        x: Inversion times, shape (T,).
+        x: What the curves are drawn against, shape (T,).
         measured: Shape (T,).
         theory: Shape (T,).
         critical: The predicted transition; NaN for none.
 
     Returns:
-        largest (distance), at (the time of it), mean, critical, and largest_outside and
-        mean_outside: the same over the times further than `WINDOW` from the transition.
+        largest (distance), at (the x of it), mean, critical, and largest_outside and
+        mean_outside: the same over the x further than `WINDOW` from the transition; NaN where
+        there are none.
     """
     distance = np.abs(measured - theory).astype(np.float64)
     outside = distance[~(np.abs(x - critical) <= WINDOW)]
@@ -33,6 +35,6 @@ def deviation(
         "at": float(x[distance.argmax()]),
         "mean": float(distance.mean()),
         "critical": critical,
-        "largest_outside": float(outside.max(initial=0)),
-        "mean_outside": float(outside.mean()) if len(outside) else 0.0,
+        "largest_outside": float(outside.max()) if len(outside) else math.nan,
+        "mean_outside": float(outside.mean()) if len(outside) else math.nan,
     }

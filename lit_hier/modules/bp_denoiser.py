@@ -30,7 +30,8 @@ class BPDenoiser(ForwardBackwardModule):
             again as the marginals, twice.
 
     Raises:
-        InputError: The times are none, out of range or out of order, or the seed is out of range.
+        InputError: There is no grammar, the times are none, out of range or out of order, or the
+            seed is out of range.
     """
 
     def __init__(
@@ -41,13 +42,12 @@ class BPDenoiser(ForwardBackwardModule):
         seed: int = 0,
         messages: bool = False,
     ) -> None:
+        if not isinstance(rhm, Grammars):
+            raise InputError("model: BPDenoiser needs data of a grammar; give an RHMDataModule")
         process.check_times(times)
-        super().__init__(times, process.axis)
-        if not 0 <= seed < 2**64:
-            raise InputError(f"seed is {seed}; give 0 to 2^64 - 1")
+        super().__init__(times, process.axis, seed)
         self.grammars = rhm.grammars
         self.process = process
-        self.seed = seed
         self.messages = messages
         self.belief_propagations = nn.ModuleList(map(BeliefPropagation, self.grammars))
         self.sources = self._sources()
@@ -56,14 +56,14 @@ class BPDenoiser(ForwardBackwardModule):
         """Corrupt a batch to each time, condition on it, draw a tree.
 
         Args:
-            batch: `leaves`, (B, s**L), `index`, (B,), `x` and `source`, as `RHMDataset` gives
-                them.
+            batch: `leaves`, (B, s**L), `index`, (B,), `x`, `label`, and `source`, the number of
+                the grammar, 0 where it is left out; as `RHMDataset` gives them.
             batch_idx: Unused.
 
         Raises:
             InputError: Leaves that are no data of the grammar.
         """
-        index, source = batch["index"], int(batch["source"])
+        index, source = batch["index"], int(batch.get("source", 0))
         rhm, belief_propagation = self.grammars[source], self.belief_propagations[source]
         assert isinstance(belief_propagation, BeliefPropagation)
         tree_start = _parse(rhm, batch["leaves"], index)

@@ -7,6 +7,7 @@ from typing import Any
 from pytorch_lightning import LightningModule
 
 from lit_hier.diffusion import ForwardBackward, Source
+from lit_hier.errors import InputError
 from lit_hier.noise import TimeAxis
 
 
@@ -20,17 +21,28 @@ class ForwardBackwardModule(LightningModule, ABC):
     Args:
         times: Inversion times, ascending.
         axis: What they mean.
+        seed: Seed of all that is random, 0 to 2^64 - 1.
 
     Attributes:
         times: Inversion times, ascending.
         axis: What they mean.
+        seed: As given.
+        messages: Whether records hold upward and downward messages.
         sources: What the run's data come from; records say which.
         track: Wraps the times as `predict_step` goes through them; a progress bar puts itself
             here.
+
+    Raises:
+        InputError: The seed is out of range.
     """
 
-    def __init__(self, times: Sequence[float], axis: TimeAxis) -> None:
+    messages = False
+
+    def __init__(self, times: Sequence[float], axis: TimeAxis, seed: int = 0) -> None:
         super().__init__()
+        if not 0 <= seed < 2**64:
+            raise InputError(f"seed is {seed}; give 0 to 2^64 - 1")
+        self.seed = seed
         self.axis = axis
         self.times = tuple(float(time) for time in times)
         self.sources: tuple[Source, ...] = (Source(),)

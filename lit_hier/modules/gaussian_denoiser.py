@@ -23,17 +23,19 @@ class GaussianDenoiser(ForwardBackwardModule):
         seed: Seed of the noise and of the posterior samples, 0 to 2^64 - 1.
 
     Raises:
-        InputError: The times are none, negative or out of order, or the seed is out of range.
+        InputError: There is no distribution, the times are none, negative or out of order, or the
+            seed is out of range.
     """
 
     def __init__(self, distribution: Distribution, times: list[float], seed: int = 0) -> None:
+        if not isinstance(distribution, Distribution):
+            raise InputError(
+                "model: GaussianDenoiser needs data of a distribution; give a GaussianDataModule"
+            )
         process = GaussianNoise()
         process.check_times(times)
-        super().__init__(times, process.axis)
-        if not 0 <= seed < 2**64:
-            raise InputError(f"seed is {seed}; give 0 to 2^64 - 1")
+        super().__init__(times, process.axis, seed)
         self.distribution = distribution
-        self.seed = seed
         theory = [distribution.class_theory(time) for time in self.times]
         marginal = torch.tensor(theory, dtype=torch.float64)[:, None]
         self.sources = (Source(theory={"marginal": marginal}, theory_name="quadrature"),)

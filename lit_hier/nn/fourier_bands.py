@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_hier.errors import InputError
-from lit_hier.gaussian.field import wavenumber
+from lit_hier.fourier import check_grid, wavenumber
 
 
 class BandPass(nn.Module):
@@ -48,16 +48,23 @@ class FourierBands(nn.Module):
 
     def __init__(self, size: int, dimensions: int = 2) -> None:
         super().__init__()
-        if size < 4 or dimensions not in (1, 2):
-            raise InputError(
-                f"size and dimensions are {size} and {dimensions}; give at least 4, and 1 or 2"
-            )
+        check_grid(size, dimensions)
+        self.shape = (size,) * dimensions
         k = wavenumber(size, dimensions)
         octave = k.clamp(min=1).log2().floor().long()
         masks = [octave == j for j in reversed(range(int(octave.max()) + 1))]
-        self.bands = nn.ModuleList(BandPass(mask, (size,) * dimensions) for mask in masks)
+        self.bands = nn.ModuleList(BandPass(mask, self.shape) for mask in masks)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Take x, shape (B, C, *positions), apart and put it together again."""
+        """Take x, shape (B, C, *positions), apart and put it together again.
+
+        Raises:
+            InputError: x has another number of positions.
+        """
+        if x.shape[2:] != self.shape:
+            raise InputError(
+                f"network: FourierBands is for {' x '.join(map(str, self.shape))} positions, but x"
+                f" has shape {tuple(x.shape)}; give its size and dimensions"
+            )
         parts = [band(x) for band in self.bands]
         return torch.stack(parts).sum(0)

@@ -25,9 +25,9 @@ class GrammarEnsemble(Grammars):
     def __init__(
         self,
         num_features: int,
-        num_synonyms: int | list[int],
+        num_synonyms: int | Sequence[int],
         tuple_size: int,
-        num_layers: int | list[int],
+        num_layers: int | Sequence[int],
         num_classes: int | None = None,
         seeds: Sequence[int] = (0,),
     ) -> None:
@@ -58,5 +58,5 @@ class GrammarEnsemble(Grammars):
         return f"{type(self).__name__} of {first}{more}"
 
 
-def _several(values: int | list[int]) -> list[int]:
-    return [values] if isinstance(values, int) else list(values)
+def _several(values: int | Sequence[int]) -> list[int]:
+    return list(values) if isinstance(values, Sequence) else [int(values)]

@@ -1,0 +1,28 @@
+"""Fourier modes of real data on a periodic grid."""
+
+import torch
+from torch import Tensor
+
+from lit_hier.errors import InputError
+
+_MOST = 2**26  # positions of a grid
+
+
+def check_grid(size: int, dimensions: int) -> None:
+    """Refuse grids that there are not, or that would not fit into memory.
+
+    Raises:
+        InputError: The size or the number of dimensions is out of range.
+    """
+    if dimensions not in (1, 2):
+        raise InputError(f"dimensions is {dimensions}; give 1 or 2")
+    if not (size >= 4 and size**dimensions <= _MOST):
+        raise InputError(f"size is {size}; give at least 4, and at most {_MOST} positions in all")
+
+
+def wavenumber(size: int, dimensions: int) -> Tensor:
+    """Give |k| of the modes of `torch.fft.rfftn`, in periods per side, float64."""
+    full, half = torch.fft.fftfreq(size) * size, torch.fft.rfftfreq(size) * size
+    grid = torch.meshgrid(*[full.double()] * (dimensions - 1), half.double(), indexing="ij")
+    norm: Tensor = torch.stack(grid).norm(dim=0)
+    return norm
