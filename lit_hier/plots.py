@@ -232,8 +232,8 @@ def phase_figure(
     if np.size(predicted[0]):
         ax.plot(*predicted, color="white", linewidth=1.6, label="predicted transition, L → ∞")
     if np.isfinite(theory).any():
-        ax.plot(theory, y, "w--", linewidth=1, label="predicted half way down")
-    ax.plot(places, y, "o", color="C3", markersize=4, label="half way down")
+        ax.plot(theory, y, "w--", linewidth=1, label="predicted half way down, this L")
+    ax.plot(places, y, "o", color="C3", markersize=4, label="measured half way down")
     ax.axhline(1, color="white", linestyle=":", linewidth=1)
     ax.set(xlabel=labels[0], ylabel=labels[1])
     legend = ax.legend(fontsize="small", loc="upper right", facecolor="0.35")
