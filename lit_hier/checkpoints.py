@@ -31,30 +31,40 @@ def check_training_set(trained_on: str, training_set: str, argument: str) -> Non
         )
 
 
-def read_checkpoint(path: str | PathLike[str], argument: str) -> dict[str, Any]:
-    """Read a Lightning checkpoint; one that holds code is refused, not run.
+def read_tensors(path: str | PathLike[str], argument: str, hint: str) -> Any:
+    """Read a file that `torch.save` wrote; one that holds code is refused, not run.
 
     Args:
         path: The file.
         argument: The user's name for it, for the error's message.
+        hint: What file to give instead.
 
     Returns:
-        Plain tensors and primitives, among them a `state_dict`.
+        Plain tensors and primitives, on the CPU.
 
     Raises:
-        InputError: There is no such file, or it is no checkpoint of plain tensors.
+        InputError: There is no such file, or it is none of plain tensors.
     """
     try:
         with warnings.catch_warnings():
             # About the pickle's protocol, of files that are then refused anyway.
             warnings.simplefilter("ignore", UserWarning)
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise InputError(f"{argument}: cannot read {path}: {error.strerror}; {_HINT}") from error
+        raise InputError(f"{argument}: cannot read {path}: {error.strerror}; {hint}") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise InputError(
-            f"{argument}: {path} is no checkpoint of plain tensors; {_HINT}"
+            f"{argument}: {path} is no checkpoint of plain tensors; {hint}"
         ) from error
+
+
+def read_checkpoint(path: str | PathLike[str], argument: str) -> dict[str, Any]:
+    """Read a Lightning checkpoint: see `read_tensors`.
+
+    Returns:
+        Plain tensors and primitives, among them a `state_dict`.
+    """
+    checkpoint = read_tensors(path, argument, _HINT)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise InputError(f"{argument}: {path} is no checkpoint of Lightning; {_HINT}")
     return checkpoint

@@ -54,3 +54,22 @@ def uniform(seed: int, purpose: Purpose, index: Tensor, time: float, num: int) -
         np.random.Generator(bits).random(out=draws[row : row + len(run)])
         row += len(run)
     return torch.from_numpy(draws[:, :num].copy()).to(index.device)
+
+
+def generators(seed: int, index: Tensor, time: int) -> list[torch.Generator]:
+    """Make a generator for each sample at one inversion step, for draws that come one by one.
+
+    Args:
+        seed: The run's seed, at least 0.
+        index: Sample indices, int64, shape (B,).
+        time: Inversion step.
+
+    Returns:
+        Generators on the CPU, each seeded by (seed, sample index, step) alone.
+    """
+    made = []
+    for sample in index.tolist():
+        sequence = np.random.SeedSequence(seed, spawn_key=(sample, time))
+        (state,) = sequence.generate_state(1, np.uint64)
+        made.append(torch.Generator().manual_seed(int(state >> 1)))
+    return made

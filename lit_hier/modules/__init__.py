@@ -1,8 +1,15 @@
 """LightningModules."""
 
 from lit_hier.modules.bp_denoiser import BPDenoiser
+from lit_hier.modules.ddpm_sampler import DDPMSampler
 from lit_hier.modules.forward_backward import ForwardBackwardModule
 from lit_hier.modules.gaussian_denoiser import GaussianDenoiser
 from lit_hier.modules.rhm_classifier import RHMClassifier
 
-__all__ = ["BPDenoiser", "ForwardBackwardModule", "GaussianDenoiser", "RHMClassifier"]
+__all__ = [
+    "BPDenoiser",
+    "DDPMSampler",
+    "ForwardBackwardModule",
+    "GaussianDenoiser",
+    "RHMClassifier",
+]

@@ -1,0 +1,183 @@
+r"""Turning images round with a diffusers model: noise to a step, then the reverse process back.
+
+The T steps that a model was trained on are respaced to S, at :math:`\tau_j = \mathrm{round}(j (T -
+1) / (S - 1))`. Inversion step k leaves an image as it is for k = 0 and is pure noise for k = S; in
+between the image is noised to
+
+.. math:: x_k = \sqrt{\bar\alpha_{\tau_k}} x_0 + \sqrt{1 - \bar\alpha_{\tau_k}} \, \eta
+
+Then, by name:
+
+- `aligned`: the model is told the steps k, k - 1, ..., 0: each at its own signal-to-noise ratio.
+- `released`: it is told k - 1, ..., 0, as the published code does.
+
+For k = S both tell S - 1, ..., 0.
+
+Source: Nichol and Dhariwal, "Improved denoising diffusion probabilistic models" (2021), for the
+respacing; Section 2.2 of the paper for the experiment.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lit_hier.errors import InputError
+
+Convention = Literal["aligned", "released"]
+Denoise = Callable[[Tensor, int], Tensor]
+"""Takes x_t, (N, C, H, W), and the step of training that it is told; gives the model's output."""
+
+
+class ReverseProcess:
+    """A diffusers scheduler, set to S respaced steps with tables in float64.
+
+    Args:
+        scheduler: Any diffusers scheduler; it is copied. One that takes a list of steps gets the
+            respaced ones, another chooses S by its own spacing.
+        num_steps: S.
+        convention: Where the model begins, see above.
+
+    Attributes:
+        timesteps: Steps of training, ascending, S of them.
+        alphas_cumprod: Of all T steps, float64.
+
+    Raises:
+        InputError: S is out of range.
+    """
+
+    def __init__(
+        self, scheduler: Any, num_steps: int = 250, convention: Convention = "aligned"
+    ) -> None:
+        num_train = int(scheduler.config.num_train_timesteps)
+        if not 2 <= num_steps <= num_train:
+            raise InputError(f"num_steps is {num_steps}; give 2 to {num_train}")
+        if convention not in ("aligned", "released"):
+            raise InputError(f"convention is {convention!r}; give aligned or released")
+        self.convention = convention
+        self.num_steps = num_steps
+        self._scheduler = copy.deepcopy(scheduler)
+        if "timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
+            steps = [round(j * (num_train - 1) / (num_steps - 1)) for j in range(num_steps)]
+            self._scheduler.set_timesteps(timesteps=steps[::-1])
+        else:
+            self._scheduler.set_timesteps(num_steps)
+        self.timesteps = [int(step) for step in self._scheduler.timesteps.flip(0)]
+        self.alphas_cumprod = torch.cumprod(1 - _betas(self._scheduler), 0)
+        self._scheduler.alphas_cumprod = self.alphas_cumprod
+        if hasattr(self._scheduler, "one"):
+            self._scheduler.one = torch.ones((), dtype=torch.float64)
+
+    def check(self, steps: Sequence[int]) -> None:
+        """Refuse inversion steps that there are not.
+
+        Raises:
+            InputError: One is out of range, or they do not ascend.
+        """
+        for k in steps:
+            if not 0 <= k <= self.num_steps:
+                raise InputError(f"times: step {k} is out of range; give 0 to {self.num_steps}")
+        if list(steps) != sorted(set(steps)):
+            raise InputError("times: inversion steps must ascend, each given once")
+
+    def num_evaluations(self, k: int) -> int:
+        """Count the model's evaluations for one image turned round at step k."""
+        if k in (0, self.num_steps) or self.convention == "released":
+            return k
+        return k + 1
+
+    def noise(self, x_0: Tensor, k: int, eta: Tensor) -> Tensor:
+        """Noise images to an inversion step.
+
+        Args:
+            x_0: float32, shape (B, C, H, W).
+            k: Inversion step.
+            eta: Standard normal numbers, same shape.
+        """
+        if k == 0:
+            return x_0
+        if k == self.num_steps:
+            return eta
+        alpha = self.alphas_cumprod[self.timesteps[k]]
+        x_k: Tensor = float(alpha.sqrt()) * x_0 + float((1 - alpha).sqrt()) * eta
+        return x_k
+
+    def turn_round(
+        self,
+        denoise: Denoise,
+        x_0: Tensor,
+        steps: Sequence[int],
+        generators: Sequence[list[torch.Generator]],
+        batch_size: int,
+        track: Callable[[Iterable[float]], Iterable[float]] = iter,
+    ) -> Tensor:
+        """Turn images round at several inversion steps in one reverse sweep.
+
+        Each inversion step joins the sweep where its own reverse process begins, and the model
+        sees whatever is under way together.
+
+        Args:
+            denoise: The model.
+            x_0: Images, float32, shape (B, C, H, W).
+            steps: Inversion steps, ascending.
+            generators: For each inversion step one generator per image: it makes the noise first
+                and then all that the scheduler adds.
+            batch_size: The most images that the model is given at once.
+            track: Wraps the respaced steps as the sweep goes down them.
+
+        Returns:
+            Shape (steps, B, C, H, W), float32; not clipped.
+        """
+        self.check(steps)
+        x = [
+            self.noise(x_0, k, _normal(x_0, own)) for k, own in zip(steps, generators, strict=True)
+        ]
+        schedulers = [copy.deepcopy(self._scheduler) for _ in steps]
+        begins = [self.num_evaluations(k) - 1 for k in steps]
+        for step in track(range(max(begins), -1, -1)):
+            j = int(step)
+            active = [g for g, begin in enumerate(begins) if begin >= j]
+            told = self.timesteps[j]
+            under_way = torch.cat([x[g] for g in active])
+            outputs = [denoise(part, told).float() for part in under_way.split(batch_size)]
+            for g, output in zip(active, torch.cat(outputs).split(len(x_0)), strict=True):
+                if begins[g] == j and hasattr(schedulers[g], "set_begin_index"):
+                    schedulers[g].set_begin_index(self.num_steps - 1 - j)
+                x[g] = _step(schedulers[g], output, told, x[g], generators[g])
+        return torch.stack(x)
+
+
+def _betas(scheduler: Any) -> Tensor:
+    """Give the variances of the noise that training added, float64; linear ones exactly."""
+    config = scheduler.config
+    plain = not config.get("rescale_betas_zero_snr", False)
+    if config.beta_schedule == "linear" and config.get("trained_betas") is None and plain:
+        ends = config.beta_start, config.beta_end
+        return torch.linspace(*ends, config.num_train_timesteps, dtype=torch.float64)
+    betas: Tensor = scheduler.betas.double()
+    return betas
+
+
+def _normal(like: Tensor, generators: list[torch.Generator]) -> Tensor:
+    """Draw standard normal numbers, each image's from its own generator."""
+    shape = like.shape[1:]
+    return torch.stack([torch.randn(shape, generator=own) for own in generators]).to(like.device)
+
+
+def _step(
+    scheduler: Any, output: Tensor, told: int, x: Tensor, generators: list[torch.Generator]
+) -> Tensor:
+    """Take one step back with the scheduler's own rule."""
+    random = "generator" in inspect.signature(scheduler.step).parameters
+    arguments = {"generator": generators} if random else {}
+    if output.shape[1] > x.shape[1] and not _learns_variance(scheduler):
+        output = output[:, : x.shape[1]]
+    stepped: Tensor = scheduler.step(output, told, x, **arguments).prev_sample
+    return stepped
+
+
+def _learns_variance(scheduler: Any) -> bool:
+    return scheduler.config.get("variance_type") in ("learned", "learned_range")

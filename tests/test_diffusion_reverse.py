@@ -1,0 +1,154 @@
+"""The reverse process against its formulas in float64, and one sweep against many."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+from torch import Tensor
+
+from lit_hier.diffusion.adm import adm_scheduler
+from lit_hier.diffusion.reverse import ReverseProcess
+from lit_hier.errors import InputError
+from lit_hier.streams import generators
+
+B, SHAPE = 5, (3, 8, 8)
+INDEX = torch.tensor([3, 4, 9, 0, 7])
+
+
+def images() -> Tensor:
+    return torch.rand(B, *SHAPE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def model(x: Tensor, told: int) -> Tensor:
+    """Something smooth that depends on all of its input; six channels of output."""
+    mixed = torch.tanh(x + 0.3 * x.roll(1, dims=1) + told / 1000)
+    return torch.cat((mixed, torch.tanh(x.flip(1))), dim=1)
+
+
+def turn(
+    process: ReverseProcess, steps: list[int], batch_size: int = 4, index: Tensor = INDEX
+) -> Tensor:
+    x_0 = images()[: len(index)]
+    own = [generators(0, index, k) for k in steps]
+    return process.turn_round(model, x_0, steps, own, batch_size)
+
+
+def test_respaced_steps_are_those_of_the_original() -> None:
+    process = ReverseProcess(adm_scheduler(), 250)
+    named = {25: 100, 50: 201, 100: 401, 125: 502, 150: 602, 200: 802, 225: 903, 249: 999}
+    assert {k: process.timesteps[k] for k in named} == named
+    assert process.timesteps == sorted(set(process.timesteps))
+    assert len(process.timesteps) == 250
+
+
+def test_every_step_is_the_posterior_in_float64() -> None:
+    """Direct transcription of the improved DDPM's posterior, at all 250 steps."""
+    process = ReverseProcess(adm_scheduler(), 250)
+    alphas = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000, dtype=np.float64))[process.timesteps]
+    before = np.append(1.0, alphas[:-1])
+    betas = 1 - alphas / before
+    variance = betas * (1 - before) / (1 - alphas)
+    lowest = np.log(np.append(variance[1], variance[1:]))
+    x = images()[:2]
+    for j in range(250):
+        own = generators(1, torch.arange(2), j)
+        eta = torch.cat([torch.randn(1, *SHAPE, generator=g) for g in own]).double().numpy()
+        output = model(x, process.timesteps[j])
+        scheduler: Any = process._scheduler
+        stepped = scheduler.step(
+            output, process.timesteps[j], x, generator=generators(1, torch.arange(2), j)
+        ).prev_sample
+        epsilon, share = (part.double().numpy() for part in output.chunk(2, dim=1))
+        now = x.double().numpy()
+        x_0 = (now - np.sqrt(1 - alphas[j]) * epsilon) / np.sqrt(alphas[j])
+        x_0 = np.clip(x_0, -1, 1)
+        mean = np.sqrt(before[j]) * betas[j] / (1 - alphas[j]) * x_0
+        mean = mean + np.sqrt(1 - betas[j]) * (1 - before[j]) / (1 - alphas[j]) * now
+        share = (share + 1) / 2
+        spread = np.exp(0.5 * (share * np.log(betas[j]) + (1 - share) * lowest[j]))
+        true = mean + (spread * eta if j else 0)
+        assert np.abs(stepped.numpy() - true).max() < 1e-6 * max(1, np.abs(true).max())
+
+
+@pytest.mark.parametrize("convention", ["aligned", "released"])
+def test_no_step_returns_the_image_and_all_steps_forget_it(convention: Any) -> None:
+    process = ReverseProcess(adm_scheduler(), 20, convention)
+    out = turn(process, [0, 20])
+    assert torch.equal(out[0], images())
+    own = [generators(0, INDEX, 20)]
+    other = process.turn_round(model, torch.zeros(B, *SHAPE), [20], own, 4)
+    assert torch.equal(out[1], other[0])
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        adm_scheduler(),
+        DDPMScheduler(variance_type="fixed_small"),
+        DDIMScheduler(timestep_spacing="leading"),
+        DPMSolverMultistepScheduler(),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+@pytest.mark.parametrize("convention", ["aligned", "released"])
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers
+def test_one_sweep_equals_a_run_for_each_step(scheduler: Any, convention: Any) -> None:
+    process = ReverseProcess(scheduler, 20, convention)
+    steps = [1, 3, 4, 11, 20]
+    together = turn(process, steps, batch_size=7)
+    alone = torch.cat([turn(process, [k], batch_size=100) for k in steps])
+    assert (together - alone).abs().max() < 1e-5 * max(1.0, float(alone.abs().max()))
+    assert together.isfinite().all()
+
+
+def test_an_image_depends_on_itself_alone() -> None:
+    process = ReverseProcess(adm_scheduler(), 20)
+    whole, part = turn(process, [5, 9]), turn(process, [5, 9], index=INDEX[:2])
+    assert torch.allclose(whole[:, :2], part, atol=1e-6)
+    numbers = [torch.randn(4, generator=g) for g in generators(0, INDEX, 5)]
+    again = [torch.randn(4, generator=g) for g in generators(0, INDEX[2:3], 5)]
+    assert torch.equal(numbers[2], again[0])
+    assert len({tuple(x.tolist()) for x in numbers}) == B
+
+
+@pytest.mark.parametrize(("convention", "number"), [("aligned", 6 + 12 + 20), ("released", 36)])
+def test_the_model_is_told_every_step_once_and_never_given_too_many(
+    convention: Any, number: int
+) -> None:
+    process = ReverseProcess(adm_scheduler(), 20, convention)
+    told: list[int] = []
+    sizes: list[int] = []
+
+    def watched(x: Tensor, step: int) -> Tensor:
+        told.append(step)
+        sizes.append(len(x))
+        return model(x, step)
+
+    steps = [0, 5, 11, 20]
+    own = [generators(0, INDEX, k) for k in steps]
+    process.turn_round(watched, images(), steps, own, batch_size=4)
+    assert told == sorted(told, reverse=True)
+    assert set(told) == set(process.timesteps)
+    assert max(sizes) <= 4
+    assert sum(sizes) == B * number == B * sum(map(process.num_evaluations, steps))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"num_steps": 1}, "num_steps is 1; give 2 to 1000"),
+        ({"num_steps": 1001}, "num_steps is 1001"),
+        ({"convention": "other"}, "convention is 'other'; give aligned or released"),
+    ],
+)
+def test_arguments_that_cannot_be_used(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        ReverseProcess(adm_scheduler(), **arguments)
+
+
+@pytest.mark.parametrize("steps", [[-1], [21], [3, 2], [4, 4]])
+def test_steps_that_there_are_not(steps: list[int]) -> None:
+    with pytest.raises(InputError, match=r"^times: "):
+        ReverseProcess(adm_scheduler(), 20).turn_round(model, images(), steps, [], 4)
