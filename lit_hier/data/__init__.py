@@ -1,6 +1,7 @@
 """LightningDataModules."""
 
+from lit_hier.data.digits import DigitsDataModule
 from lit_hier.data.gaussian import GaussianDataModule
 from lit_hier.data.rhm import RHMDataModule
 
-__all__ = ["GaussianDataModule", "RHMDataModule"]
+__all__ = ["DigitsDataModule", "GaussianDataModule", "RHMDataModule"]

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
+from diffusers.utils.logging import disable_progress_bar
 
 from lit_hier.diffusion.adm import adm_scheduler, load_adm
 from lit_hier.errors import InputError
@@ -28,8 +29,9 @@ def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any
         return load_adm(source, argument=argument), adm_scheduler()
     if Path(source).is_dir() and not Path(source, "model_index.json").is_file():
         raise InputError(f"{argument}: {source} is no pipeline folder: it has no model_index.json")
+    disable_progress_bar()
     try:
-        pipeline = DiffusionPipeline.from_pretrained(source)
+        pipeline = DiffusionPipeline.from_pretrained(source, low_cpu_mem_usage=False)
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{argument}: cannot load {source}: {reason}") from error

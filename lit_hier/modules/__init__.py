@@ -2,6 +2,7 @@
 
 from lit_hier.modules.bp_denoiser import BPDenoiser
 from lit_hier.modules.ddpm_sampler import DDPMSampler
+from lit_hier.modules.ddpm_trainer import DDPMTrainer
 from lit_hier.modules.forward_backward import ForwardBackwardModule
 from lit_hier.modules.gaussian_denoiser import GaussianDenoiser
 from lit_hier.modules.rhm_classifier import RHMClassifier
@@ -9,6 +10,7 @@ from lit_hier.modules.rhm_classifier import RHMClassifier
 __all__ = [
     "BPDenoiser",
     "DDPMSampler",
+    "DDPMTrainer",
     "ForwardBackwardModule",
     "GaussianDenoiser",
     "RHMClassifier",

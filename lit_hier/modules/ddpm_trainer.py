@@ -1,0 +1,139 @@
+"""Training a small denoising diffusion model, where no pretrained one is at hand."""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor
+from torch.nn.functional import mse_loss
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from lit_hier.errors import InputError
+
+_GROUPS: Final = 8
+
+
+class DDPMTrainer(LightningModule):
+    r"""A U-Net that learns to tell the noise in images.
+
+    .. math:: E \, \lVert \eta - \hat\eta(x_t, t) \rVert^2, \qquad
+       x_t = \sqrt{\bar\alpha_t} x_0 + \sqrt{1 - \bar\alpha_t} \eta
+
+    Logs `train/loss` and `val/loss`, mean squared errors per pixel; the latter with the averaged
+    weights and the same noise every time. When training ends, the averaged weights are written as
+    a diffusers pipeline folder, for `DDPMSampler`.
+
+    Source: Ho, Jain and Abbeel, "Denoising diffusion probabilistic models" (2020).
+
+    Args:
+        size: Pixels per side; a multiple of 2 for each width but the first.
+        save_to: The pipeline's folder; what is there is replaced.
+        channels: Of an image.
+        widths: Channels of each level, multiples of 8; the last level attends to all positions.
+        num_train_timesteps: T.
+        ema_decay: How much of the averaged weights a step keeps.
+        optimizer: Any optimizer of torch, AdamW by default.
+
+    Raises:
+        InputError: The numbers make no network.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        save_to: str,
+        channels: int = 1,
+        widths: Sequence[int] = (32, 64),
+        num_train_timesteps: int = 1000,
+        ema_decay: float = 0.995,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+    ) -> None:
+        super().__init__()
+        if not widths or any(width < _GROUPS or width % _GROUPS for width in widths):
+            raise InputError(f"widths is {list(widths)}; give multiples of {_GROUPS}")
+        factor = 2 ** (len(widths) - 1)
+        if size < factor or size % factor:
+            raise InputError(f"size is {size}; give a multiple of {factor}, as widths has levels")
+        if not 0 <= ema_decay < 1:
+            raise InputError(f"ema_decay is {ema_decay}; give at least 0 and less than 1")
+        self.save_hyperparameters(ignore=["optimizer"])
+        lower = ["DownBlock2D"] * (len(widths) - 1)
+        self.model = UNet2DModel(
+            sample_size=size,
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=tuple(widths),
+            down_block_types=(*lower, "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", *(["UpBlock2D"] * len(lower))),
+            norm_num_groups=_GROUPS,
+            attention_head_dim=_GROUPS,
+        )
+        averaging = get_ema_multi_avg_fn(ema_decay)
+        self.averaged = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
+        self.averaged.requires_grad_(False)
+        self.scheduler = DDPMScheduler(num_train_timesteps)
+        self.save_to = save_to
+        self.optimizer = optimizer
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Make the optimizer that the config names.
+
+        Raises:
+            InputError: Its arguments are out of range.
+        """
+        try:
+            return self.optimizer(self.model.parameters())
+        except ValueError as error:
+            raise InputError(f"optimizer: {error}") from error
+
+    def _loss(self, model: Any, x_0: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        eta = torch.randn(x_0.shape, generator=generator, device=_of(generator, x_0)).to(x_0)
+        num, end = len(x_0), self.scheduler.config.num_train_timesteps
+        t = torch.randint(end, (num,), generator=generator, device=_of(generator, x_0))
+        t = t.to(x_0.device)
+        return mse_loss(model(self.scheduler.add_noise(x_0, eta, t), t).sample, eta)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Mean squared error of the noise in a training batch."""
+        loss = self._loss(self.model, batch["x"])
+        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True,
+                 batch_size=len(batch["x"]))  # fmt: skip
+        return loss
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Move the averaged weights."""
+        self.averaged.update_parameters(self.model)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log the error of the averaged weights, with noise that belongs to the batch."""
+        generator = torch.Generator().manual_seed(batch_idx)
+        loss = self._loss(self.averaged, batch["x"], generator)
+        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["x"]))
+
+    def on_train_end(self) -> None:
+        """Write the pipeline, whole or not at all."""
+        if not self.trainer.is_global_zero:
+            return
+        target = Path(self.save_to)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            DDPMPipeline(self.averaged.module, self.scheduler).save_pretrained(draft)
+            draft.chmod(0o755)
+            if target.is_dir():
+                shutil.rmtree(target)
+            draft.replace(target)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+
+
+def _of(generator: torch.Generator | None, x: Tensor) -> torch.device:
+    """Say where to draw: where the generator is, or where the data are."""
+    return x.device if generator is None else generator.device

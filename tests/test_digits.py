@@ -1,0 +1,119 @@
+"""The embedded images, and a diffusion model trained on them through the command line."""
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, inside
+from diffusers import DiffusionPipeline
+
+from lit_hier.cli import main
+from lit_hier.data import DigitsDataModule
+from lit_hier.errors import InputError
+from lit_hier.modules import DDPMTrainer
+
+SPLITS = ("train", "val", "test", "predict")
+
+
+def lit_hier(folder: Path, *arguments: str) -> None:
+    given = [*arguments, "--trainer.enable_progress_bar=false"]
+    with inside(folder), patch.object(sys, "argv", ["lit-hier", *given]):
+        main()
+
+
+def test_digits_are_split_without_overlap() -> None:
+    data = DigitsDataModule(num_test=300, num_predict=200, num_val=100, eval_batch_size=64)
+    data.setup()
+    batches = {split: list(getattr(data, f"{split}_dataloader")()) for split in SPLITS}
+    sizes = {split: sum(len(batch["label"]) for batch in batches[split]) for split in SPLITS}
+    assert sizes == {"train": 1197, "val": 100, "test": 300, "predict": 200}
+    from sklearn.datasets import load_digits
+
+    found = np.concatenate(
+        [(b["x"].flatten(1).numpy() + 1) / 2 * 16 for part in batches.values() for b in part]
+    )
+    original = load_digits().data
+    assert np.abs(np.sort(found, axis=0) - np.sort(original, axis=0)).max() < 0.04
+    labels = [batch["label"] for part in batches.values() for batch in part]
+    assert torch.cat(labels).bincount().tolist() == np.bincount(load_digits().target).tolist()
+    index = torch.cat([batch["index"] for batch in batches["predict"]])
+    assert index.tolist() == list(range(200))
+    again = DigitsDataModule(num_test=300, num_predict=200, num_val=100, eval_batch_size=64)
+    again.setup()
+    first = next(iter(again.predict_dataloader()))
+    assert torch.equal(first["x"], batches["predict"][0]["x"])
+    other = DigitsDataModule(size=12, seed=1)
+    other.setup()
+    enlarged = next(iter(other.test_dataloader()))["x"]
+    assert enlarged.shape[1:] == (1, 12, 12)
+    assert enlarged.abs().max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: DigitsDataModule(num_predict=0), "num_predict is 0; give at least 1"),
+        (lambda: DigitsDataModule(num_test=1500), r"num_test \+ num_predict \+ num_val = 1800 of"),
+        (lambda: DigitsDataModule(size=7), "size is 7; give at least 8"),
+        (lambda: DigitsDataModule(seed=-1), "seed is -1"),
+        (lambda: DDPMTrainer(8, "x", widths=[12]), r"widths is \[12\]; give multiples of 8"),
+        (lambda: DDPMTrainer(9, "x"), "size is 9; give a multiple of 2"),
+        (lambda: DDPMTrainer(8, "x", ema_decay=1), "ema_decay is 1; give at least 0 and less"),
+    ],
+)
+def test_arguments_that_cannot_be_used(build: Any, said: str) -> None:
+    with pytest.raises(InputError, match=rf"^{said}[^\n]*$"):
+        build()
+
+
+@pytest.mark.filterwarnings("ignore:.*logging interval")
+def test_a_model_learns_digits_and_turns_them_round(tmp_path: Path) -> None:
+    """The two configs, on a smaller network and fewer epochs."""
+    configs = ROOT / "configs"
+    short = ("--trainer.max_epochs=3", "--model.init_args.widths=[8,16]")
+    lit_hier(tmp_path, "fit", "-c", f"{configs}/digits_ddpm.yaml", *short)
+    folder = tmp_path / "logs/digits_ddpm"
+    unet = DiffusionPipeline.from_pretrained(folder / "pipeline", low_cpu_mem_usage=False).unet
+    assert unet.config.in_channels == 1
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
+    few = ("--data.init_args.num_predict=30", "--model.init_args.num_steps=10")
+    times = "--model.init_args.times=[0,3,6,10]"
+    lit_hier(tmp_path, "predict", "-c", f"{configs}/digits.yaml", *few, times)
+    with (tmp_path / "logs/digits/version_0/similarity.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["process"] for row in rows} == {"ddpm"}
+    start = [float(row["mean"]) for row in rows if float(row["time"]) == 0]
+    assert start == pytest.approx([1, 1, 1], abs=1e-5)
+    end = [float(row["mean"]) for row in rows if float(row["time"]) == 10]
+    assert max(end) < 0.5
+
+
+def test_training_lowers_the_loss_and_averages_the_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = DDPMTrainer(8, str(tmp_path / "pipeline"), widths=[8, 16], ema_decay=0.5)
+    data = DigitsDataModule()
+    data.setup()
+    x_0 = data._splits["train"][torch.arange(64)]["x"]
+    optimizer = module.configure_optimizers()
+    before = module._loss(module.model, x_0, torch.Generator().manual_seed(0))
+    start = [value.clone() for value in module.model.parameters()]
+    for _ in range(30):
+        optimizer.zero_grad()
+        module._loss(module.model, x_0).backward()
+        optimizer.step()
+    after = module._loss(module.model, x_0, torch.Generator().manual_seed(0))
+    assert after < before
+    # The first update takes the weights as they are, the second the mean with decay 1/2.
+    module.on_train_batch_end()
+    first = [value.clone() for value in module.model.parameters()]
+    with torch.no_grad():
+        for value, old in zip(module.model.parameters(), start, strict=True):
+            value.copy_(old)
+    module.on_train_batch_end()
+    halves = zip(module.averaged.module.parameters(), start, first, strict=True)
+    assert all(torch.allclose(mean, (a + b) / 2, atol=1e-6) for mean, a, b in halves)
