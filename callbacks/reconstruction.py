@@ -19,6 +19,29 @@ from lit_hier.modules import ForwardBackwardModule
 from lit_hier.plots import Panel
 
 
+def summarise_truth(
+    samples: Floats, sources: NDArray[np.int64], theory: float
+) -> dict[str, float]:
+    """Make the columns that say how much of the truth is left.
+
+    Args:
+        samples: Probability of the true symbols and share of unchanged ones, shape (2, N).
+        sources: Where each sample is from, shape (N,).
+        theory: The predicted probability.
+    """
+    marginal, unchanged = samples.astype("float64")
+    return {
+        "marginal": float(marginal.mean()),
+        "unchanged": float(unchanged.mean()),
+        "sem": standard_error(marginal),
+        "count": len(marginal),
+        "theory": float(theory),
+        "unchanged_sem": standard_error(unchanged),
+        "grammars": len(np.unique(sources)),
+        "grammar_std": std_between(marginal, sources),
+    }
+
+
 class Reconstruction(CurveAnalysis):
     """Probability of the true symbol, and the share of unchanged symbols, per level (Figs. 5, 7).
 
@@ -92,17 +115,7 @@ class Reconstruction(CurveAnalysis):
         self, samples: Floats, sources: NDArray[np.int64], time: int, line: Line
     ) -> dict[str, float]:
         """Means over data with their standard errors, the theory, the spread of the grammars."""
-        marginal, unchanged = samples.astype("float64")
-        return {
-            "marginal": float(marginal.mean()),
-            "unchanged": float(unchanged.mean()),
-            "sem": standard_error(marginal),
-            "count": len(marginal),
-            "theory": float(self.theory(line, "marginal")[time]),
-            "unchanged_sem": standard_error(unchanged),
-            "grammars": len(np.unique(sources)),
-            "grammar_std": std_between(marginal, sources),
-        }
+        return summarise_truth(samples, sources, self.theory(line, "marginal")[time])
 
     def panels(self, results: Results) -> Sequence[Panel]:
         """Marginals with the theory over them, beside the samples.

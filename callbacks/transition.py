@@ -9,10 +9,11 @@ from torch import Tensor
 
 from callbacks.beliefs import belief_in_truth
 from callbacks.curves import CurveAnalysis, Floats, Line, Results, Row
+from callbacks.reconstruction import summarise_truth
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.inference import mean_field
-from lit_hier.metrics import standard_error, std_between, transition
+from lit_hier.metrics import std_between, transition
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.plots import Panel, curve_figure, phase_figure
 
@@ -26,8 +27,8 @@ class Transition(CurveAnalysis):
 
     Writes, besides what `CurveAnalysis` lists: `transition.csv` with columns process, time, m, L,
     s_f (s f, with Eq. 29's f), marginal, unchanged, sem (of `marginal`, over data), count, theory,
-    grammars, grammar_std; `transition_points.csv` with a row per (m, L): m, L, s_f, place (where
-    `marginal` is half way from 1 to chance), width (from three quarters to one quarter of the
+    unchanged_sem, grammars, grammar_std; `transition_points.csv` with a row per (m, L): m, L,
+    s_f, place (where `marginal` is half way from 1 to chance), width (from three quarters to one quarter of the
     way), place_std (between grammars), theory_place and theory_width (the same of the theory at
     this depth), critical (where the theory puts the transition as L grows), exponent (nu);
     `transition.npz` with the arrays `marginal` and `unchanged` (time, curve, index), `time`,
@@ -83,16 +84,7 @@ class Transition(CurveAnalysis):
         self, samples: Floats, sources: NDArray[np.int64], time: int, line: Line
     ) -> dict[str, float]:
         """Means over data with their standard errors, the theory, the spread of the grammars."""
-        marginal, unchanged = samples.astype("float64")
-        return {
-            "marginal": float(marginal.mean()),
-            "unchanged": float(unchanged.mean()),
-            "sem": standard_error(marginal),
-            "count": len(marginal),
-            "theory": float(self.theory(line, "marginal")[time]),
-            "grammars": len(np.unique(sources)),
-            "grammar_std": std_between(marginal, sources),
-        }
+        return summarise_truth(samples, sources, self.theory(line, "marginal")[time])
 
     def tables(self, results: Results) -> dict[str, list[Row]]:
         """Places and widths of the transitions, measured and predicted."""
@@ -138,7 +130,7 @@ class Transition(CurveAnalysis):
                 bands=curves["grammar_std"],
                 theory=curves["theory"],
             ),
-            Panel("unchanged classes", curves["unchanged"]),
+            Panel("unchanged classes", curves["unchanged"], bands=curves["unchanged_sem"]),
         ]
         criticals = {self.critical_time(line) for line in results.lines}
         critical = criticals.pop() if len(criticals) == 1 else np.nan
