@@ -30,8 +30,8 @@ class Transition(CurveAnalysis):
     unchanged_sem, grammars, grammar_std; `transition_points.csv` with a row per (m, L): m, L,
     s_f, place (where `marginal` is half way from 1 to chance), width (from three quarters to one
     quarter of the way), place_std (between grammars), theory_place and theory_width (the same of
-    the theory at this depth), critical (where the theory puts the transition as L grows), exponent (nu);
-    `transition.npz` with the arrays `marginal` and `unchanged` (time, curve, index), `time`,
+    the theory at this depth), critical (where the theory puts the transition as L grows), exponent
+    (nu); `transition.npz` with the arrays `marginal` and `unchanged` (time, curve, index), `time`,
     `curve`, `index`, `source`; with several m, `phase_diagram.png`. Logs to TensorBoard the curves
     `transition/marginal`, `transition/unchanged` and `transition/theory`.
     """
