@@ -17,6 +17,23 @@ from lit_hier.inference import mean_field
 from lit_hier.metrics import standard_error, std_between
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.plots import Panel
+from lit_hier.rhm import Tree
+
+
+def trees_of(
+    record: ForwardBackward, analysis: CurveAnalysis, pl_module: ForwardBackwardModule
+) -> tuple[Tree, Tree, Tree]:
+    """Give a record's trees, before and after, and its marginals.
+
+    Raises:
+        InputError: It has none.
+    """
+    if record.tree_start is None or record.tree_reversed is None or record.marginals is None:
+        raise InputError(
+            f"model: {type(analysis).__name__} needs trees, which {type(pl_module).__name__} does"
+            " not give; use it with a BPDenoiser"
+        )
+    return record.tree_start, record.tree_reversed, record.marginals
 
 
 def summarise_truth(
@@ -82,19 +99,15 @@ class Reconstruction(CurveAnalysis):
         Raises:
             InputError: The record has no trees.
         """
-        if record.tree_start is None or record.tree_reversed is None or record.marginals is None:
-            raise InputError(
-                f"model: Reconstruction needs trees, which {type(pl_module).__name__} does not"
-                " give; use it with a BPDenoiser"
-            )
-        self.num_levels = len(record.tree_start)
+        tree_start, tree_reversed, marginals = trees_of(record, self, pl_module)
+        self.num_levels = len(tree_start)
         marginal = [
             belief_in_truth(beliefs, true).mean(-1)
-            for beliefs, true in zip(record.marginals, record.tree_start, strict=True)
+            for beliefs, true in zip(marginals, tree_start, strict=True)
         ]
         unchanged = [
             (new == true).float().mean(-1)
-            for new, true in zip(record.tree_reversed, record.tree_start, strict=True)
+            for new, true in zip(tree_reversed, tree_start, strict=True)
         ]
         return torch.stack((torch.stack(marginal, 1), torch.stack(unchanged, 1)))
 

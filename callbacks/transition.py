@@ -9,9 +9,8 @@ from torch import Tensor
 
 from callbacks.beliefs import belief_in_truth
 from callbacks.curves import CurveAnalysis, Floats, Line, Results, Row
-from callbacks.reconstruction import summarise_truth
+from callbacks.reconstruction import summarise_truth, trees_of
 from lit_hier.diffusion import ForwardBackward
-from lit_hier.errors import InputError
 from lit_hier.inference import mean_field
 from lit_hier.metrics import std_between, transition
 from lit_hier.modules import ForwardBackwardModule
@@ -69,15 +68,10 @@ class Transition(CurveAnalysis):
         Raises:
             InputError: The record has no trees, or none of a grammar.
         """
-        if record.tree_start is None or record.tree_reversed is None or record.marginals is None:
-            raise InputError(
-                f"model: Transition needs trees, which {type(pl_module).__name__} does not give;"
-                " use it with a BPDenoiser"
-            )
+        tree_start, tree_reversed, marginals = trees_of(record, self, pl_module)
         self.numbers(record.source)
-        true = record.tree_start[-1]
-        marginal = belief_in_truth(record.marginals[-1], true)
-        unchanged = (record.tree_reversed[-1] == true).to(marginal)
+        marginal = belief_in_truth(marginals[-1], tree_start[-1])
+        unchanged = (tree_reversed[-1] == tree_start[-1]).to(marginal)
         return torch.stack((marginal, unchanged)).transpose(-1, -2)
 
     def summarise(

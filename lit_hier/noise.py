@@ -29,6 +29,7 @@ from typing import ClassVar, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -214,6 +215,12 @@ def diffuse(x_0: Tensor, time: float, draws: Tensor) -> Tensor:
     return math.exp(-time) * x_0 + math.sqrt(-math.expm1(-2 * time)) * eta
 
 
+def normal_grid(num: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give nodes and weights that integrate smooth functions of a standard normal number."""
+    nodes, step = np.linspace(-9, 9, num, retstep=True)
+    return nodes, np.exp(-(nodes**2) / 2) * step / math.sqrt(2 * math.pi)
+
+
 def normal(draws: Tensor) -> Tensor:
     """Turn uniform numbers in [0, 1) into standard normal ones, by the quantile."""
     # Inside (0, 1), so that the quantile is finite.
@@ -250,8 +257,7 @@ class GaussianNoise(NoiseProcess):
         if snr > _CERTAIN:
             return 0.0
         b = math.sqrt(snr)
-        eta, step = np.linspace(-9, 9, _NODES, retstep=True)
-        weights = np.exp(-(eta**2) / 2) * step / math.sqrt(2 * math.pi)
+        eta, weights = normal_grid(_NODES)
         # h falls below 1e-16 outside of this: G > -4 and G < 40, up to nine deviations of b eta.
         z = np.linspace(-4 - 9 * b, 40 + 9 * b, _NODES)
         gumbel = np.exp(b * eta - z[:, None])

@@ -25,19 +25,18 @@ Source: Dhariwal and Nichol, "Diffusion models beat GANs on image synthesis" (20
 """
 
 import argparse
-import shutil
 import sys
-import tempfile
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor
 
 from lit_hier.checkpoints import read_tensors
+from lit_hier.diffusion.pipelines import write_pipeline
 from lit_hier.errors import InputError
 
 _HEAD_CHANNELS: Final = 64
@@ -76,8 +75,7 @@ def unet_config(weights: Mapping[str, Tensor], sample_size: int = 256) -> dict[s
     Raises:
         KeyError: A parameter is missing that every such network has.
     """
-    num_blocks = len({name.split(".")[1] for name in weights if name.startswith("input_blocks.")})
-    num_levels = num_blocks // 3
+    num_levels = _num_levels(weights)
     first = [f"input_blocks.{1 + 3 * level}" for level in range(num_levels)]
     channels = [weights[f"{block}.0.out_layers.3.weight"].shape[0] for block in first]
     attends = [f"{block}.1.qkv.weight" in weights for block in first]
@@ -107,7 +105,13 @@ def unet_config(weights: Mapping[str, Tensor], sample_size: int = 256) -> dict[s
     }
 
 
-def _place(module: str, num_levels: int) -> str:
+def _num_levels(weights: Mapping[str, Tensor]) -> int:
+    """Count resolutions: each has three input blocks."""
+    blocks = {name.split(".")[1] for name in weights if name.startswith("input_blocks.")}
+    return len(blocks) // 3
+
+
+def _place(module: str) -> str:
     """Say where a module of guided-diffusion, such as `input_blocks.4.1`, is in diffusers."""
     side, *numbers = module.split(".")
     if module in _ENDS or side == "middle_block":
@@ -130,12 +134,11 @@ def convert(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         KeyError: A name that has no place.
         ValueError: Likewise.
     """
-    num_blocks = len({name.split(".")[1] for name in weights if name.startswith("input_blocks.")})
-    upsamplers = {
-        f"output_blocks.{3 * level + 2}.{entry}": f"up_blocks.{level}.upsamplers.0"
-        for level in range(num_blocks // 3 - 1)
-        for entry in (2 if f"output_blocks.{3 * level + 2}.1.qkv.weight" in weights else 1,)
-    }
+    upsamplers = {}
+    for level in range(_num_levels(weights) - 1):
+        block = f"output_blocks.{3 * level + 2}"
+        last = 2 if f"{block}.1.qkv.weight" in weights else 1
+        upsamplers[f"{block}.{last}"] = f"up_blocks.{level}.upsamplers.0"
     converted: dict[str, Tensor] = {}
     for name, value in weights.items():
         path, kind = name.rsplit(".", 1)
@@ -144,7 +147,7 @@ def convert(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         block = ".".join(path.split(".")[: 2 if path.startswith("middle_block") else 3])
         inner = path[len(block) + 1 :]
-        place = upsamplers.get(block) or _place(block, num_blocks // 3)
+        place = upsamplers.get(block) or _place(block)
         if inner == "qkv":
             # Rows run over (heads, 3, channels of a head).
             heads = value.flatten(1) if kind == "weight" else value
@@ -216,16 +219,7 @@ def save_pipeline(path: str | PathLike[str], folder: str | PathLike[str]) -> Non
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"folder: {target} already holds something; give a new one")
-    pipeline = DDPMPipeline(load_adm(path), adm_scheduler())
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        pipeline.save_pretrained(draft)
-        draft.chmod(0o755)
-        draft.replace(target)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+    write_pipeline(load_adm(path), adm_scheduler(), target)
 
 
 def main() -> None:

@@ -173,11 +173,12 @@ def _step(
     """Take one step back with the scheduler's own rule."""
     random = "generator" in inspect.signature(scheduler.step).parameters
     arguments = {"generator": generators} if random else {}
-    if output.shape[1] > x.shape[1] and not _learns_variance(scheduler):
+    if output.shape[1] > x.shape[1] and not learns_variance(scheduler):
         output = output[:, : x.shape[1]]
     stepped: Tensor = scheduler.step(output, told, x, **arguments).prev_sample
     return stepped
 
 
-def _learns_variance(scheduler: Any) -> bool:
+def learns_variance(scheduler: Any) -> bool:
+    """Say whether a scheduler takes the model's second half of channels as the variance."""
     return scheduler.config.get("variance_type") in ("learned", "learned_range")

@@ -20,6 +20,7 @@ from torch import Tensor
 from lit_hier.errors import InputError
 from lit_hier.fourier import check_grid
 from lit_hier.gaussian.distribution import Distribution, PosteriorDraw
+from lit_hier.noise import normal_grid
 
 
 class GaussianMixture(Distribution):
@@ -94,7 +95,6 @@ class GaussianMixture(Distribution):
         if self.num_classes > 2:
             return math.nan
         delta = math.exp(-time) * float((self.means[0] - self.means[1]).norm())
-        nodes, step = np.linspace(-9, 9, 2001, retstep=True)
-        weights = np.exp(-(nodes**2) / 2) * step / math.sqrt(2 * math.pi)
+        nodes, weights = normal_grid(2001)
         odds = np.clip(delta**2 / 2 + delta * nodes, -700, 700)
         return float(weights @ (1 / (1 + np.exp(-odds))))

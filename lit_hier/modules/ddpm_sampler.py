@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.diffusion.pretrained import load_pretrained
-from lit_hier.diffusion.reverse import Convention, ReverseProcess
+from lit_hier.diffusion.reverse import Convention, ReverseProcess, learns_variance
 from lit_hier.errors import InputError
 from lit_hier.modules.forward_backward import ForwardBackwardModule
 from lit_hier.noise import TimeAxis
@@ -112,9 +112,8 @@ def quantise(x: Tensor) -> Tensor:
 
 def _check_channels(model: Any, scheduler: Any) -> None:
     """Refuse a model that gives a variance where none is taken, or none where one is needed."""
-    learned = scheduler.config.get("variance_type") in ("learned", "learned_range")
     given, images = model.config.out_channels, model.config.in_channels
-    if learned and given != 2 * images:
+    if learns_variance(scheduler) and given != 2 * images:
         raise InputError(
             f"scheduler: variance_type={scheduler.config.variance_type} needs a model with"
             f" {2 * images} output channels, this one has {given}; take fixed_small"

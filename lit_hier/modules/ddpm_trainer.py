@@ -1,20 +1,19 @@
 """Training a small denoising diffusion model, where no pretrained one is at hand."""
 
-import shutil
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler, UNet2DModel
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn.functional import mse_loss
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from lit_hier.diffusion.pipelines import write_pipeline
 from lit_hier.errors import InputError
+from lit_hier.modules.optimizer import make_optimizer
 
 _GROUPS: Final = 8
 
@@ -87,10 +86,7 @@ class DDPMTrainer(LightningModule):
         Raises:
             InputError: Its arguments are out of range.
         """
-        try:
-            return self.optimizer(self.model.parameters())
-        except ValueError as error:
-            raise InputError(f"optimizer: {error}") from error
+        return make_optimizer(self.optimizer, self.model.parameters())
 
     def _loss(self, model: Any, x_0: Tensor, generator: torch.Generator | None = None) -> Tensor:
         eta = torch.randn(x_0.shape, generator=generator, device=_of(generator, x_0)).to(x_0)
@@ -118,20 +114,8 @@ class DDPMTrainer(LightningModule):
 
     def on_train_end(self) -> None:
         """Write the pipeline, whole or not at all."""
-        if not self.trainer.is_global_zero:
-            return
-        target = Path(self.save_to)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
-            DDPMPipeline(self.averaged.module, self.scheduler).save_pretrained(draft)
-            draft.chmod(0o755)
-            if target.is_dir():
-                shutil.rmtree(target)
-            draft.replace(target)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
+        if self.trainer.is_global_zero:
+            write_pipeline(self.averaged.module, self.scheduler, self.save_to)
 
 
 def _of(generator: torch.Generator | None, x: Tensor) -> torch.device:

@@ -11,7 +11,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_hier.checkpoints import check_training_set
-from lit_hier.errors import InputError
+from lit_hier.modules.optimizer import make_optimizer
 from lit_hier.nn import HierarchicalCNN
 
 
@@ -61,10 +61,7 @@ class RHMClassifier(LightningModule):
         Raises:
             InputError: Its arguments are out of range.
         """
-        try:
-            return self.optimizer(self.parameters())
-        except ValueError as error:
-            raise InputError(f"optimizer: {error}") from error
+        return make_optimizer(self.optimizer, self.parameters())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that were trained on other data than those at hand.
