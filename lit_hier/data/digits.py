@@ -1,16 +1,16 @@
 """Real images that need no download: the handwritten digits that scikit-learn brings along."""
 
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningDataModule
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from lit_hier.data.batches import Batch, check_sharing, planned_loader
+from lit_hier.data.batches import Batch, check_sharing
+from lit_hier.data.splits import Split, SplitDataModule
 from lit_hier.errors import InputError
 
 _BRIGHTEST: Final = 16  # of scikit-learn's digits
@@ -44,7 +44,7 @@ class ImageDataset(Dataset[Batch]):
         return {"x": x, "label": self.label[index], "index": index}
 
 
-class DigitsDataModule(LightningDataModule):
+class DigitsDataModule(SplitDataModule):
     """1,797 handwritten digits in grey, of 8 x 8 pixels or enlarged; ten classes.
 
     They are shuffled once by the seed, then split: test first, then prediction, validation and,
@@ -73,7 +73,7 @@ class DigitsDataModule(LightningDataModule):
         eval_batch_size: int = 100,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, eval_batch_size, seed)
         numbers = {"num_test": num_test, "num_predict": num_predict, "num_val": num_val}
         numbers |= {"batch_size": batch_size, "eval_batch_size": eval_batch_size}
         for name, value in numbers.items():
@@ -91,10 +91,6 @@ class DigitsDataModule(LightningDataModule):
             )
         self.size = size
         self.sizes = [num_test, num_predict, num_val, _NUM - held_out]
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.seed = seed
-        self._splits: dict[str, ImageDataset] = {}
 
     @property
     def training_set(self) -> str:
@@ -112,36 +108,9 @@ class DigitsDataModule(LightningDataModule):
             grey = interpolate(grey, size=(self.size, self.size), mode="bilinear")
         pixels = (grey * 255).round().to(torch.uint8)
         order = torch.from_numpy(np.random.default_rng(self.seed).permutation(_NUM))
-        names = ("test", "predict", "val", "train")
+        names: tuple[Split, ...] = ("test", "predict", "val", "train")
         classes = torch.from_numpy(label).long()
         self._splits = {
             name: ImageDataset(pixels[part], classes[part])
             for name, part in zip(names, order.split(self.sizes), strict=True)
         }
-
-    def _loader(self, split: Literal["train", "val", "test", "predict"]) -> DataLoader[Batch]:
-        training = split == "train"
-        return planned_loader(
-            self.trainer,
-            self._splits[split],
-            self.batch_size if training else self.eval_batch_size,
-            limited=split == "predict",
-            shuffle_seed=self.seed if training else None,
-            size_name="batch_size" if training else "eval_batch_size",
-        )
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Training images, shuffled anew each epoch."""
-        return self._loader("train")
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Validation images, in order."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """Test images, in order."""
-        return self._loader("test")
-
-    def predict_dataloader(self) -> DataLoader[Batch]:
-        """Held-out images to be turned round, in order; an item's index is its sample index."""
-        return self._loader("predict")

@@ -2,20 +2,18 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lit_hier.data.batches import Batch, check_sharing, planned_loader
+from lit_hier.data.batches import Batch, check_sharing
+from lit_hier.data.splits import Split, SplitDataModule
 from lit_hier.errors import InputError
 from lit_hier.rhm import Grammars, RandomHierarchyModel, whitened_one_hot
 from lit_hier.rhm.distinct import draw_distinct
-
-Split = Literal["train", "val", "test", "predict"]
 
 _MOST: Final = 10**10  # symbols that may be asked for: more would not fit into most memories
 _CHUNK: Final = 65536  # data derived at a time: bounds what a tree's latents take
@@ -61,7 +59,7 @@ class RHMDataset(Dataset[Batch]):
         return {"x": x, "label": label, "leaves": leaves, "index": index, "source": source[0]}
 
 
-class RHMDataModule(LightningDataModule):
+class RHMDataModule(SplitDataModule):
     """Training, validation, test and prediction data that have no datum in common.
 
     All are drawn uniformly without replacement from the data of the grammar, in this order; so the
@@ -97,7 +95,7 @@ class RHMDataModule(LightningDataModule):
         eval_batch_size: int = 500,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, eval_batch_size, seed, num_blocks=len(rhm.grammars))
         self.rhm = rhm
         self.grammars = rhm.grammars
         self.sizes: dict[Split, int] = {
@@ -128,10 +126,6 @@ class RHMDataModule(LightningDataModule):
                 )
         if seed < 0:
             raise InputError(f"seed is {seed}; give at least 0")
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.seed = seed
-        self._splits: dict[Split, RHMDataset] = {}
 
     @property
     def training_set(self) -> str:
@@ -182,33 +176,8 @@ class RHMDataModule(LightningDataModule):
         return leaves, label
 
     def _dataloader(self, split: Split) -> DataLoader[Batch]:
-        training = split == "train"
         if not self.sizes[split]:
             raise InputError(f"num_{split} is 0; give at least 1")
-        if training and len(self.grammars) > 1:
+        if split == "train" and len(self.grammars) > 1:
             raise InputError(f"rhm: a network learns the data of one grammar, not of {self.rhm}")
-        return planned_loader(
-            self.trainer,
-            self._splits[split],
-            self.batch_size if training else self.eval_batch_size,
-            shuffle_seed=self.seed if training else None,
-            size_name="batch_size" if training else "eval_batch_size",
-            num_blocks=len(self.grammars),
-            limited=split == "predict",
-        )
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Training data, shuffled anew each epoch."""
-        return self._dataloader("train")
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Validation data, in order."""
-        return self._dataloader("val")
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """Test data, in order."""
-        return self._dataloader("test")
-
-    def predict_dataloader(self) -> DataLoader[Batch]:
-        """Held-out data to be turned round, in order; an item's index is its sample index."""
-        return self._dataloader("predict")
+        return super()._dataloader(split)

@@ -1,0 +1,59 @@
+"""What data modules share that hold their splits in memory."""
+
+from typing import Literal
+
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from lit_hier.data.batches import Batch, planned_loader
+
+Split = Literal["train", "val", "test", "predict"]
+
+
+class SplitDataModule(LightningDataModule):
+    """Loads each split as `PlannedBatches` plans; a subclass fills `_splits` in `setup`.
+
+    Args:
+        batch_size: Samples per batch in training.
+        eval_batch_size: Samples per batch elsewhere.
+        seed: Seed of the shuffles in training.
+        num_blocks: Blocks of equally many samples in each split; no batch has samples of two.
+    """
+
+    def __init__(
+        self, batch_size: int, eval_batch_size: int, seed: int, num_blocks: int = 1
+    ) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.seed = seed
+        self.num_blocks = num_blocks
+        self._splits: dict[Split, Dataset[Batch]] = {}
+
+    def _dataloader(self, split: Split) -> DataLoader[Batch]:
+        training = split == "train"
+        return planned_loader(
+            self.trainer,
+            self._splits[split],
+            self.batch_size if training else self.eval_batch_size,
+            limited=split == "predict",
+            shuffle_seed=self.seed if training else None,
+            size_name="batch_size" if training else "eval_batch_size",
+            num_blocks=self.num_blocks,
+        )
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Training data, shuffled anew each epoch."""
+        return self._dataloader("train")
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Validation data, in order."""
+        return self._dataloader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Test data, in order."""
+        return self._dataloader("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Held-out data to be turned round, in order; an item's index is its sample index."""
+        return self._dataloader("predict")
