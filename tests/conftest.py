@@ -1,14 +1,18 @@
 """What several tests need: small grammars, and the enumeration of their data."""
 
+import csv
 import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from hypothesis import settings
+from pytorch_lightning import Callback
 
+from lit_hier.diffusion import ForwardBackward
 from lit_hier.rhm import RandomHierarchyModel, Tree
 
 ROOT = Path(__file__).parent.parent
@@ -63,3 +67,19 @@ def inside(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """Read a table that a run wrote."""
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+class Keep(Callback):
+    """Keeps the records that a run makes."""
+
+    def __init__(self) -> None:
+        self.records: list[ForwardBackward] = []
+
+    def on_predict_batch_end(self, *args: Any) -> None:
+        self.records.append(args[2])

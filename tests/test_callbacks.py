@@ -1,6 +1,5 @@
 """The analyses, on a small grammar and an untrained network, against their definitions."""
 
-import csv
 import gc
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import Keep, rows
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
@@ -16,7 +16,6 @@ from torch import Tensor
 from callbacks import ActivationSimilarity, Reconstruction
 from callbacks.writers import _whole_file, time_steps
 from lit_hier.data import RHMDataModule
-from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.inference import mean_field
 from lit_hier.modules import BPDenoiser, RHMClassifier
@@ -30,16 +29,6 @@ LAYERS = ["layers.0", "layers.1", "layers.2", "readout"]
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*close to chance")  # the network is untrained
-
-
-class Keep(Callback):
-    """Keeps the records that a run makes."""
-
-    def __init__(self) -> None:
-        self.records: list[ForwardBackward] = []
-
-    def on_predict_batch_end(self, *args: Any) -> None:
-        self.records.append(args[2])
 
 
 def network() -> HierarchicalCNN:
@@ -62,11 +51,6 @@ def predict(
     module = BPDenoiser(RHM, EpsilonNoise(), TIMES)
     trainer.predict(module, data, return_predictions=False)
     return Path(logger.log_dir)
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 def test_similarity_against_its_definition(tmp_path: Path) -> None:
@@ -116,31 +100,31 @@ def test_similarity_against_its_definition(tmp_path: Path) -> None:
     assert stored["time"].tolist() == TIMES
     assert stored["curve"].tolist() == LAYERS
     assert stored["index"].tolist() == list(range(50))
-    rows = table(folder / "similarity.csv")
-    assert ",".join(rows[0]) == "process,time,layer,layer_index,mode,mean,median,std,sem,count"
-    assert len(rows) == 16
+    table = rows(folder / "similarity.csv")
+    assert ",".join(table[0]) == "process,time,layer,layer_index,mode,mean,median,std,sem,count"
+    assert len(table) == 16
     for k, time in enumerate(TIMES):
         for j, layer in enumerate(LAYERS):
-            row = rows[4 * k + j]
+            row = table[4 * k + j]
             assert (row["process"], float(row["time"])) == ("epsilon", time)
             assert (row["layer"], int(row["layer_index"])) == (layer, j)
             assert float(row["mean"]) == pytest.approx(true[k, j].mean(), abs=1e-5)
             assert float(row["median"]) == pytest.approx(np.median(true[k, j]), abs=1e-5)
             assert int(row["count"]) == 50
-    assert float(rows[0]["mode"]) == 1.0
+    assert float(table[0]["mode"]) == 1.0
     assert (folder / "similarity.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_reconstruction_against_its_definition(tmp_path: Path) -> None:
     keep = Keep()
     folder = predict(tmp_path, Reconstruction(), keep)
-    rows = table(folder / "reconstruction.csv")
+    table = rows(folder / "reconstruction.csv")
     columns = "process,time,level,marginal,unchanged,sem,count,theory"
-    assert ",".join(rows[0]).startswith(columns)
+    assert ",".join(table[0]).startswith(columns)
     theory = mean_field.marginals(TIMES, 6, 3, 2, 3)
     for k, _ in enumerate(TIMES):
         for level in range(4):
-            row = rows[4 * k + level]
+            row = table[4 * k + level]
             beliefs, unchanged = [], []
             for record in keep.records:
                 assert record.tree_start is not None

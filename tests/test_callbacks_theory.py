@@ -1,6 +1,5 @@
 """The analyses of belief propagation's theory, on small ensembles, against their definitions."""
 
-import csv
 import math
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import Keep, rows
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -31,16 +31,6 @@ from lit_hier.rhm import GrammarEnsemble
 TIMES = [0.0, 0.3, 0.5, 0.7, 0.9, 1.0]
 SEEDS = [0, 1, 2]
 NUM = 14
-
-
-class Keep(Callback):
-    """Keeps the records that a run makes."""
-
-    def __init__(self) -> None:
-        self.records: list[ForwardBackward] = []
-
-    def on_predict_batch_end(self, *args: Any) -> None:
-        self.records.append(args[2])
 
 
 def run(folder: Path, module: Any, data: Any, *callbacks: Callback) -> Path:
@@ -79,8 +69,7 @@ def table(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             return text
 
-    with path.open() as file:
-        return [{key: number(x) for key, x in row.items()} for row in csv.DictReader(file)]
+    return [{key: number(x) for key, x in row.items()} for row in rows(path)]
 
 
 def by_source(

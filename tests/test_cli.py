@@ -1,6 +1,5 @@
 """The command line, through the demo's own configs."""
 
-import csv
 import json
 import os
 import re
@@ -17,7 +16,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from conftest import ROOT, inside
+from conftest import ROOT, inside, rows
 
 from lit_hier.cli import main
 
@@ -41,11 +40,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lit_hier("fit", "-c", CLASSIFIER, "--trainer.enable_progress_bar=false")
         lit_hier("predict", "-c", DEMO, "--trainer.enable_progress_bar=false")
     return folder
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 def scalars(folder: Path, tag: str) -> list[float]:

@@ -1,6 +1,5 @@
 """The embedded images, and a diffusion model trained on them through the command line."""
 
-import csv
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, inside
+from conftest import ROOT, inside, rows
 from diffusers import DiffusionPipeline
 
 from lit_hier.cli import main
@@ -84,12 +83,11 @@ def test_a_model_learns_digits_and_turns_them_round(tmp_path: Path) -> None:
     few = ("--data.init_args.num_predict=30", "--model.init_args.num_steps=10")
     times = "--model.init_args.times=[0,3,6,10]"
     lit_hier(tmp_path, "predict", "-c", f"{configs}/digits.yaml", *few, times)
-    with (tmp_path / "logs/digits/version_0/similarity.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert {row["process"] for row in rows} == {"ddpm"}
-    start = [float(row["mean"]) for row in rows if float(row["time"]) == 0]
+    table = rows(tmp_path / "logs/digits/version_0/similarity.csv")
+    assert {row["process"] for row in table} == {"ddpm"}
+    start = [float(row["mean"]) for row in table if float(row["time"]) == 0]
     assert start == pytest.approx([1, 1, 1], abs=1e-5)
-    end = [float(row["mean"]) for row in rows if float(row["time"]) == 10]
+    end = [float(row["mean"]) for row in table if float(row["time"]) == 10]
     assert max(end) < 0.5
 
 

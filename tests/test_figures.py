@@ -1,6 +1,5 @@
 """Every figure's config: small, for its files; and at the paper's depth, for what it must show."""
 
-import csv
 import os
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from conftest import ROOT, inside
+from conftest import ROOT, inside, rows
 
 from lit_hier.cli import main
 from lit_hier.fourier import wavenumber
@@ -44,11 +43,6 @@ def predict(folder: Path, figure: str, *arguments: str) -> Path:
     with inside(folder), patch.object(sys, "argv", ["x", "predict", "-c", str(config), *given]):
         main()
     return folder / "logs" / figure / "version_0"
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 def column(table: list[dict[str, str]], name: str, **which: object) -> np.ndarray:
