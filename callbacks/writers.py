@@ -1,11 +1,8 @@
 """Files and logs of an analysis, each written whole or not at all."""
 
-import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,43 +11,27 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
 from lit_hier.noise import TimeAxis
+from lit_hier.whole_files import whole_file
 
 _FINEST: Final = 9  # decimals of a time that TensorBoard's integer axis can keep
 
 
-@contextmanager
-def _whole_file(folder: str, name: str) -> Iterator[IO[bytes]]:
-    """Open a file that appears under its name only when all of it is on the disk."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    descriptor, draft = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(draft).chmod(0o644)
-        Path(draft).replace(Path(folder, name))
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
-
-
 def write_csv(folder: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a tidy table `{name}.csv`; numbers keep all their digits."""
-    with _whole_file(folder, f"{name}.csv") as file:
+    with whole_file(Path(folder, f"{name}.csv")) as file:
         lines = [",".join(rows[0])] + [",".join(map(str, row.values())) for row in rows]
         file.write("\n".join(lines).encode() + b"\n")
 
 
 def write_samples(folder: str, name: str, arrays: Mapping[str, Any]) -> None:
     """Write arrays to `{name}.npz`, for `numpy.load`."""
-    with _whole_file(folder, f"{name}.npz") as file:
+    with whole_file(Path(folder, f"{name}.npz")) as file:
         np.savez_compressed(file, **arrays)
 
 
 def write_figure(folder: str, name: str, figure: Figure) -> None:
     """Write `{name}.png`."""
-    with _whole_file(folder, f"{name}.png") as file:
+    with whole_file(Path(folder, f"{name}.png")) as file:
         figure.savefig(file, format="png")
 
 

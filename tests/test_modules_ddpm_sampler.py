@@ -9,7 +9,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from lit_hier.errors import InputError
 from lit_hier.modules import DDPMSampler
-from lit_hier.modules.ddpm_sampler import quantise
+from lit_hier.pixels import quantise
 
 STEPS = [0, 2, 5, 10]
 

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from lit_hier.data.batches import Batch, check_sharing
 from lit_hier.data.splits import Split, SplitDataModule
 from lit_hier.errors import InputError
+from lit_hier.pixels import from_levels
 
 _BRIGHTEST: Final = 16  # of scikit-learn's digits
 _NUM: Final = 1797
@@ -40,7 +41,7 @@ class ImageDataset(Dataset[Batch]):
             `x`, float32 in [-1, 1], (B, C, H, W); `label`, int64, (B,); `index`, the sample
             indices asked for, int64, (B,).
         """
-        x = self.images[index].float() / 127.5 - 1
+        x = from_levels(self.images[index])
         return {"x": x, "label": self.label[index], "index": index}
 
 

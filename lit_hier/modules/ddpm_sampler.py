@@ -12,6 +12,7 @@ from lit_hier.diffusion.reverse import Convention, ReverseProcess, learns_varian
 from lit_hier.errors import InputError
 from lit_hier.modules.forward_backward import ForwardBackwardModule
 from lit_hier.noise import TimeAxis
+from lit_hier.pixels import quantise
 from lit_hier.streams import generators
 
 
@@ -103,11 +104,6 @@ class DDPMSampler(ForwardBackwardModule):
     def _denoise(self, x: Tensor, told: int) -> Tensor:
         output: Tensor = self.model(x, told).sample
         return output
-
-
-def quantise(x: Tensor) -> Tensor:
-    """Round images in [-1, 1] to the 256 levels of a picture file."""
-    return ((x.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
 
 
 def _check_channels(model: Any, scheduler: Any) -> None:
