@@ -1,11 +1,13 @@
 """What all analyses of a forward-backward experiment share: when they see, reduce and write."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lit_hier.diffusion import ForwardBackward
+from lit_hier.diffusion import REMEDIES, ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.modules import ForwardBackwardModule
 
@@ -31,6 +33,8 @@ class Analysis(Callback, ABC):
     """Whether records must hold upward and downward messages."""
     varied: ClassVar[frozenset[str]] = frozenset()
     """Parameters in which the grammars of a run may differ, beside the seed of their rules."""
+    remedies: Mapping[str, int]
+    """At the end of a run on images from files: how many were skipped, converted, enlarged."""
 
     @abstractmethod
     def see(
@@ -83,6 +87,10 @@ class Analysis(Callback, ABC):
                     " measure with Transition"
                 )
 
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count remedies from none."""
+        self._remedies = torch.zeros(1 + len(REMEDIES), dtype=torch.int64)
+
     def kinds(self) -> list[list[int]]:
         """Sort the sources by their parameters: those that differ in none stand together."""
         kinds: dict[tuple[int, ...], list[int]] = {}
@@ -115,12 +123,20 @@ class Analysis(Callback, ABC):
         """Measure a batch."""
         assert isinstance(pl_module, ForwardBackwardModule)
         assert isinstance(outputs, ForwardBackward)
+        if outputs.remedies is not None:
+            self._remedies[0] = 1
+            self._remedies[1:] += outputs.remedies.cpu()
+        if not len(outputs.index):  # none of the batch's images could be read
+            return
         self.see(trainer, pl_module, outputs)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Unite the processes' measurements; on rank zero, write everything."""
         assert isinstance(pl_module, ForwardBackwardModule)
         measured = self.unite(pl_module)
+        summed = trainer.strategy.reduce(self._remedies.to(pl_module.device), reduce_op="sum")
+        any_files, *counts = summed.tolist()
+        self.remedies = dict(zip(REMEDIES, counts, strict=True)) if any_files else {}
         folder = trainer.log_dir  # asked of all processes, as it is broadcast
         assert folder is not None
         if trainer.is_global_zero:

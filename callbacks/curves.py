@@ -77,7 +77,8 @@ class CurveAnalysis(Analysis):
     numbers of the table and nothing else that grows with the samples.
 
     `{name}_deviation.csv` has a row per curve of which theory says something at all times, with
-    the columns of `lit_hier.metrics.deviation`.
+    the columns of `lit_hier.metrics.deviation`. Of images from files, the table's last columns say
+    how many were skipped (unreadable), converted (of another mode) and enlarged (too small).
 
     Args:
         against: What pictures are drawn against: the inversion time, or the effective noise
@@ -181,6 +182,7 @@ class CurveAnalysis(Analysis):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin an empty table."""
+        super().on_predict_start(trainer, pl_module)
         self._tables: list[SampleTable] = []
 
     def see(
@@ -203,7 +205,13 @@ class CurveAnalysis(Analysis):
             table.update(record.index.cpu(), x.cpu())
 
     def unite(self, pl_module: ForwardBackwardModule) -> list[NDArray[Any]]:
-        """Gather the processes' tables: sample indices, values, sources, effective noise."""
+        """Gather the processes' tables: sample indices, values, sources, effective noise.
+
+        Raises:
+            InputError: There was nothing to measure.
+        """
+        if not self._tables:
+            raise InputError("data: none of this process's images can be read; give others")
         tables = [table.to(pl_module.device).compute() for table in self._tables]
         self._tables = []
         return [tables[0][0].cpu().numpy(), *(values.cpu().numpy() for _, values in tables)]
@@ -225,6 +233,7 @@ class CurveAnalysis(Analysis):
                 )
                 if self.noise is not None:
                     rows[-1]["effective_noise"] = float(self.noise[k])
+                rows[-1].update(self.remedies)
         curves = {
             column: {
                 line.name: np.array([row[column] for row in rows[j :: len(lines)]], dtype=float)

@@ -1,11 +1,13 @@
-"""Reading checkpoints without running anything that they hold."""
+"""Reading checkpoints without running anything that they hold; telling weights apart."""
 
+import hashlib
 import pickle
 import warnings
 from os import PathLike
 from typing import Any, Final
 
 import torch
+from torch import nn
 
 from lit_hier.errors import InputError
 
@@ -29,6 +31,15 @@ def check_training_set(trained_on: str, training_set: str, argument: str) -> Non
             f" {training_set}: the grammar would be another, or data held out here were"
             " trained on; give the data module the arguments of the training run"
         )
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Give the SHA-256, in hexadecimal digits, of what a network is made of and of its weights."""
+    digest = hashlib.sha256(repr(network).encode())
+    for name, value in network.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def read_tensors(path: str | PathLike[str], argument: str, hint: str) -> Any:

@@ -85,6 +85,34 @@ def curve_figure(
     return figure
 
 
+def grid_figure(pictures: NDArray[np.uint8], titles: Sequence[str]) -> Figure:
+    """Draw pictures in a grid (Fig. 2, left); those of a single row in several rows (Fig. 1).
+
+    Args:
+        pictures: Shape (rows, columns, H, W, C); C is 1 or 3.
+        titles: One per column.
+    """
+    rows, columns, height, width, _ = pictures.shape
+    if rows == 1:
+        columns = math.ceil(math.sqrt(len(titles)))
+        rows = math.ceil(len(titles) / columns)
+    size = (
+        1.25 * columns,
+        1.25 * rows * height / width + 0.25 * (1 + rows * (len(pictures) == 1)),
+    )
+    figure = Figure(figsize=size, dpi=160, layout="compressed")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.ravel():
+        ax.set_axis_off()
+    titled = axes.ravel() if len(pictures) == 1 else axes[0]
+    for ax, title in zip(titled, titles, strict=False):
+        ax.set_title(title, fontsize="x-small", pad=2)
+    shown = pictures.reshape(-1, *pictures.shape[2:])
+    for ax, picture in zip(axes.ravel(), shown, strict=False):
+        ax.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    return figure
+
+
 def level_figure(
     x: ArrayLike, xlabel: str, ylabel: str, columns: Mapping[str, Mapping[str, ArrayLike]]
 ) -> Figure:

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from hypothesis import settings
 from pytorch_lightning import Callback
 
@@ -83,3 +85,22 @@ class Keep(Callback):
 
     def on_predict_batch_end(self, *args: Any) -> None:
         self.records.append(args[2])
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A pipeline folder, with random weights, for grey images of 8 x 8."""
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        layers_per_block=1,
+    )
+    folder = tmp_path_factory.mktemp("pipeline")
+    DDPMPipeline(unet, DDPMScheduler(clip_sample=True)).save_pretrained(folder)
+    return str(folder)

@@ -5,32 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler
 
 from lit_hier.errors import InputError
 from lit_hier.modules import DDPMSampler
 from lit_hier.pixels import quantise
 
 STEPS = [0, 2, 5, 10]
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A pipeline folder for grey images of 8 x 8."""
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,
-        layers_per_block=1,
-    )
-    folder = tmp_path_factory.mktemp("pipeline")
-    DDPMPipeline(unet, DDPMScheduler(clip_sample=True)).save_pretrained(folder)
-    return str(folder)
 
 
 def batch(index: list[int]) -> dict[str, torch.Tensor]:

@@ -6,11 +6,15 @@ r"""The record of a forward-backward experiment (Section 2.2).
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from torch import Tensor
 
 from lit_hier.noise import TimeAxis
 from lit_hier.rhm.grammar import Tree
+
+REMEDIES: Final = ("skipped", "converted", "enlarged")
+"""What is done about images that cannot be read, are of another mode, or are too small."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class ForwardBackward:
         effective_noise: For discrete data, the mean belief in a wrong symbol at a leaf before
             inference, times v (Eq. 60), float64, shape (T, B).
         source: Which of the sampler's sources the batch is from.
+        remedies: For images from files, how many of them needed each of `REMEDIES`; int64, (3,).
     """
 
     x_start: Tensor
@@ -69,3 +74,4 @@ class ForwardBackward:
     downward: Tree | None = None
     effective_noise: Tensor | None = None
     source: int = 0
+    remedies: Tensor | None = None

@@ -113,6 +113,7 @@ class ReverseProcess:
         generators: Sequence[list[torch.Generator]],
         batch_size: int,
         track: Callable[[Iterable[float]], Iterable[float]] = iter,
+        advance: Callable[[int], object] = lambda num: None,
     ) -> Tensor:
         """Turn images round at several inversion steps in one reverse sweep.
 
@@ -127,6 +128,7 @@ class ReverseProcess:
                 and then all that the scheduler adds.
             batch_size: The most images that the model is given at once.
             track: Wraps the respaced steps as the sweep goes down them.
+            advance: Takes how many images the model was given, each time.
 
         Returns:
             Shape (steps, B, C, H, W), float32; not clipped.
@@ -142,7 +144,10 @@ class ReverseProcess:
             active = [g for g, begin in enumerate(begins) if begin >= j]
             told = self.timesteps[j]
             under_way = torch.cat([x[g] for g in active])
-            outputs = [denoise(part, told).float() for part in under_way.split(batch_size)]
+            outputs = []
+            for part in under_way.split(batch_size):
+                outputs.append(denoise(part, told).float())
+                advance(len(part))
             for g, output in zip(active, torch.cat(outputs).split(len(x_0)), strict=True):
                 if begins[g] == j and hasattr(schedulers[g], "set_begin_index"):
                     schedulers[g].set_begin_index(self.num_steps - 1 - j)
@@ -163,8 +168,8 @@ def _betas(scheduler: Any) -> Tensor:
 
 def _normal(like: Tensor, generators: list[torch.Generator]) -> Tensor:
     """Draw standard normal numbers, each image's from its own generator."""
-    shape = like.shape[1:]
-    return torch.stack([torch.randn(shape, generator=own) for own in generators]).to(like.device)
+    draws = [torch.randn(like.shape[1:], generator=own, dtype=like.dtype) for own in generators]
+    return torch.stack(draws).to(like.device)
 
 
 def _step(

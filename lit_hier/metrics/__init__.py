@@ -5,7 +5,7 @@ from lit_hier.metrics.deviation import WINDOW, deviation
 from lit_hier.metrics.histogram import Histogram
 from lit_hier.metrics.moments import Moments, MomentTree, channel_moments
 from lit_hier.metrics.sample_table import SampleTable
-from lit_hier.metrics.similarity import Standardization
+from lit_hier.metrics.similarity import Protocol, Standardization
 from lit_hier.metrics.summary import mode, standard_error, std_between, summarize
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Histogram",
     "MomentTree",
     "Moments",
+    "Protocol",
     "SampleTable",
     "Standardization",
     "channel_moments",

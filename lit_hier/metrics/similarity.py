@@ -4,35 +4,58 @@ r"""Standardised activations, whose cosine is the paper's similarity (Section 2.
    \cos(z, z') = \frac{z \cdot z'}{\lVert z \rVert \, \lVert z' \rVert}
 
 with the mean and standard deviation of each channel over a reference set, and the product over
-all channels and positions. The cosine itself is `torch.nn.functional.cosine_similarity`.
+all channels and positions. The cosine itself is `torch.nn.functional.cosine_similarity`. By name:
+
+- `paper`: :math:`\sigma` is the standard deviation, as the paper says.
+- `released`: :math:`\sigma^2 = E[a^2] + 10^{-8}`, not centred, and one pair of numbers for all
+  logits together, as in the published code.
 """
 
-from typing import NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lit_hier.metrics.moments import Moments
 
+Protocol = Literal["paper", "released"]
+
+_RELEASED_FLOOR: Final = 1e-8
+
 
 class Standardization(NamedTuple):
     """How a layer's activations are centred and scaled.
 
     Attributes:
-        mean: Per channel, float32, shape (C,).
+        mean: Per channel, float32, shape (C,) or, pooled, (1,).
         inverse_std: One over the standard deviation; 0 for a channel that never varies, which
-            then counts for nothing. float32, shape (C,).
+            then counts for nothing. float32, same shape.
     """
 
     mean: Tensor
     inverse_std: Tensor
 
     @classmethod
-    def of(cls, moments: Moments) -> "Standardization":
-        """Take the mean and standard deviation of a reference set."""
-        std = (moments.squares / moments.number).sqrt()
+    def of(
+        cls, moments: Moments, protocol: Protocol = "paper", pooled: bool = False
+    ) -> "Standardization":
+        """Take what standardises from the moments of a reference set.
+
+        Args:
+            moments: Of a layer.
+            protocol: See the module's description.
+            pooled: Whether the layer is the logits, which the `released` code centres and scales
+                by one pair of numbers; `paper` has a pair per unit.
+        """
+        variance, mean = moments.squares / moments.number, moments.mean
+        if protocol == "released":
+            second = variance + mean.square()
+            if pooled:
+                mean, second = mean.mean()[None], second.mean()[None]
+            return cls(mean.float(), (second + _RELEASED_FLOOR).rsqrt().float())
+        std = variance.sqrt()
         inverse = torch.where(std > 0, 1 / std, torch.zeros_like(std))
-        return cls(moments.mean.float(), inverse.float())
+        return cls(mean.float(), inverse.float())
 
     def __call__(self, x: Tensor) -> Tensor:
         """Standardise and flatten activations (B, C, ...) to (B, D)."""

@@ -1,22 +1,25 @@
 """A pretrained diffusion model as a sampler of the forward-backward experiment on images."""
 
-from typing import Any, Literal
+import logging
+from typing import Any, Final, Literal
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from lit_hier.diffusion import ForwardBackward
+from lit_hier.checkpoints import fingerprint
 from lit_hier.diffusion.pretrained import load_pretrained
 from lit_hier.diffusion.reverse import Convention, ReverseProcess, learns_variance
+from lit_hier.diffusion.store import DamagedSampleError, SampleStore
 from lit_hier.errors import InputError
-from lit_hier.modules.forward_backward import ForwardBackwardModule
-from lit_hier.noise import TimeAxis
+from lit_hier.modules.image_sampler import ImageSampler
 from lit_hier.pixels import quantise
 from lit_hier.streams import generators
 
+_LOG: Final = logging.getLogger("lit_hier")
 
-class DDPMSampler(ForwardBackwardModule):
+
+class DDPMSampler(ImageSampler):
     """Turns images round with a pretrained denoising diffusion model (Section 2.2, Fig. 2).
 
     All inversion times of a batch are made in one reverse sweep. An image's result depends on
@@ -34,6 +37,8 @@ class DDPMSampler(ForwardBackwardModule):
         batch_size: The most images that the model is given at once.
         channels_last: Whether the model keeps its channels together in memory.
         seed: Seed of the noise, 0 to 2^64 - 1.
+        samples: A folder in which to keep every batch as it is made (`lit_hier.diffusion.store`);
+            what an earlier run of the same kind has kept there is read back, not made again.
 
     Raises:
         InputError: The model cannot be loaded, it does not fit the scheduler, or an argument is
@@ -51,6 +56,7 @@ class DDPMSampler(ForwardBackwardModule):
         batch_size: int = 32,
         channels_last: bool = False,
         seed: int = 0,
+        samples: str | None = None,
     ) -> None:
         model, own = load_pretrained(pretrained)
         process = ReverseProcess(scheduler or own, num_steps, convention)
@@ -63,45 +69,75 @@ class DDPMSampler(ForwardBackwardModule):
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; give at least 1")
         _check_channels(model, scheduler or own)
-        axis = TimeAxis("ddpm", f"inversion step, of {num_steps}", "k", float(num_steps))
-        super().__init__(steps, axis, seed)
-        self.steps = steps
+        super().__init__(steps, num_steps, seed)
         self.process = process
         self.batch_size = batch_size
+        self.channels_last = channels_last
         self.model = model.requires_grad_(False)
+        self.samples = samples
+        self._store: SampleStore | None = None
+        if samples is not None:
+            settings = (scheduler or own).config.items()
+            self._decided_by = {
+                "model": fingerprint(model),
+                "scheduler": type(scheduler or own).__name__,
+                **{f"scheduler.{key}": value for key, value in settings if key[0] != "_"},
+                "convention": convention,
+                "seed": seed,
+                "batch_size": batch_size,
+                "channels_last": channels_last,
+            }
         if channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
 
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> ForwardBackward:
-        """Noise a batch to each inversion step and denoise it.
-
-        Args:
-            batch: `x`, images in [-1, 1], float32, (B, C, H, W), `label`, (B,), `index`, (B,).
-            batch_idx: Unused.
+    def setup(self, stage: str) -> None:
+        """Open the folder of samples.
 
         Raises:
-            InputError: The images have other channels than the model.
+            InputError: It has samples of another run.
         """
-        x_start, index = batch["x"], batch["index"]
+        if self.samples is not None:
+            precision = self.trainer.precision
+            decided_by = {**self._decided_by, "precision": precision}
+            self._store = SampleStore.create(self.samples, self.steps, self.num_steps, decided_by)
+
+    def num_evaluations(self, index: Tensor) -> int:
+        """Count one for each image and each step that the model is told; none for kept batches."""
+        if self._store is not None and self._store.finished(index):
+            return 0
+        return len(index) * sum(map(self.process.num_evaluations, self.steps))
+
+    def turn_round(self, x_start: Tensor, index: Tensor, label: Tensor) -> Tensor:
+        """Noise a batch to each inversion step and denoise it, or read back what was kept.
+
+        Raises:
+            InputError: The images have other channels than the model, or samples were kept of
+                others.
+        """
         if x_start.shape[1] != self.model.config.in_channels:
             raise InputError(
                 f"data: images have {x_start.shape[1]} channels, but the model takes"
                 f" {self.model.config.in_channels}"
             )
+        if self._store is not None and self._store.finished(index):
+            try:
+                return self._store.load_of(x_start, index).to(x_start)
+            except DamagedSampleError as error:
+                _LOG.warning("%s; this batch is made anew", error)
         own = [generators(self.seed, index, step) for step in self.steps]
-        x_reversed = self.process.turn_round(
-            self._denoise, x_start, self.steps, own, self.batch_size, self.track
+        x_reversed = quantise(
+            self.process.turn_round(
+                self._denoise, x_start, self.steps, own, self.batch_size, self.track, self.advance
+            )
         )
-        return ForwardBackward(
-            x_start=x_start,
-            x_reversed=quantise(x_reversed),
-            times=torch.tensor(self.times, dtype=torch.float64),
-            axis=self.axis,
-            index=index,
-            label=batch["label"],
-        )
+        if self._store is not None:
+            self._store.save(index, label, x_start, x_reversed)
+        return x_reversed
 
     def _denoise(self, x: Tensor, told: int) -> Tensor:
+        x = x.to(self.model.dtype)
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
         output: Tensor = self.model(x, told).sample
         return output
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pytorch_lightning import LightningModule
+from torch import Tensor
 
 from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
@@ -13,6 +14,10 @@ from lit_hier.noise import TimeAxis
 
 def _untracked(times: Iterable[float]) -> Iterable[float]:
     return times
+
+
+def _uncounted(num: int) -> None:
+    pass
 
 
 class ForwardBackwardModule(LightningModule, ABC):
@@ -31,6 +36,7 @@ class ForwardBackwardModule(LightningModule, ABC):
         sources: What the run's data come from; records say which.
         track: Wraps the times as `predict_step` goes through them; a progress bar puts itself
             here.
+        advance: Takes how many evaluations of a model have been made since; likewise.
 
     Raises:
         InputError: The seed is out of range.
@@ -47,6 +53,18 @@ class ForwardBackwardModule(LightningModule, ABC):
         self.times = tuple(float(time) for time in times)
         self.sources: tuple[Source, ...] = (Source(),)
         self.track: Callable[[Iterable[float]], Iterable[float]] = _untracked
+        self.advance: Callable[[int], object] = _uncounted
+
+    def num_evaluations(self, index: Tensor) -> int:
+        """Count the evaluations of a model, per sample, that a batch will take.
+
+        Args:
+            index: Sample indices of the batch, int64, shape (B,).
+
+        Returns:
+            Their number; 0 where counting them is no use.
+        """
+        return 0
 
     @abstractmethod
     def predict_step(self, batch: Any, batch_idx: int) -> ForwardBackward:

@@ -1,0 +1,162 @@
+"""What a network does on a reference set: taken once and kept, until anything changes."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule, Trainer
+from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from callbacks.writers import write_samples
+from lit_hier.errors import InputError
+from lit_hier.metrics import Moments, MomentTree, channel_moments
+from lit_hier.nn import Probe
+
+_FORMAT: Final = 1  # of what is kept; another one is taken anew
+_TOP: Final = 5
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Moments of a network's layers over a reference set, and how well it tells the classes.
+
+    Attributes:
+        moments: Of each layer.
+        without_positions: Whether a layer puts out (B, units), as that of the logits does.
+        counts: Data seen; then those that were skipped, converted and enlarged. int64, shape (4,).
+        accuracy: Top-1 and top-5, float64, shape (2,); NaN without logits or classes.
+        num_classes: Of the logits; 0 without.
+    """
+
+    moments: Sequence[Moments]
+    without_positions: Sequence[bool]
+    counts: Tensor
+    accuracy: Tensor
+    num_classes: int
+
+    def pack(self) -> dict[str, Any]:
+        """Give plain arrays, for `unpack`."""
+        arrays = {
+            f"{part}_{k}": getattr(moments, part).cpu().numpy()
+            for k, moments in enumerate(self.moments)
+            for part in Moments._fields
+        }
+        return {
+            **arrays,
+            "without_positions": np.array(self.without_positions),
+            "counts": self.counts.cpu().numpy(),
+            "accuracy": self.accuracy.cpu().numpy(),
+            "num_classes": np.array(self.num_classes),
+        }
+
+    @classmethod
+    def unpack(cls, arrays: Any) -> "Reference":
+        """Make it of plain arrays.
+
+        Raises:
+            KeyError: One is missing.
+        """
+        flat = arrays["without_positions"].tolist()
+        moments = [
+            Moments(*(torch.from_numpy(arrays[f"{part}_{k}"]) for part in Moments._fields))
+            for k in range(len(flat))
+        ]
+        counts, accuracy = (torch.from_numpy(arrays[name]) for name in ("counts", "accuracy"))
+        return cls(moments, flat, counts, accuracy, int(arrays["num_classes"]))
+
+
+def reference_of(
+    trainer: Trainer, probe: Probe, datamodule: LightningDataModule, split: str
+) -> Reference:
+    """Let a network see a reference set; or recall what it did, if nothing has changed since.
+
+    It is kept as `reference/{key}.npz` in the logger's `save_dir`, where the key is made of the
+    network, its weights, its transform, the layers, the data (where the data module can tell them
+    apart: `fingerprint`), their batches and the trainer's precision. Both ways of standardising
+    are made of the same moments.
+
+    Args:
+        trainer: The run.
+        probe: The network and its layers.
+        datamodule: Has batches with `x` and `label`, planned by `PlannedBatches`.
+        split: Which of its splits.
+
+    Raises:
+        InputError: There are no such data, or they do not fit the network.
+    """
+    loader = getattr(datamodule, f"{split}_dataloader")()
+    tell = getattr(datamodule, "fingerprint", None)
+    data = tell(split) if tell is not None else None
+    if data is None:
+        return _take(trainer, probe, loader)
+    parts = (_FORMAT, probe.identity, data, loader.sampler.batch_size, trainer.precision)
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+    assert trainer.logger is not None
+    folder = Path(trainer.logger.save_dir or trainer.default_root_dir, "reference")
+    arrays = _recall(folder / f"{key}.npz") if trainer.is_global_zero else None
+    arrays = trainer.strategy.broadcast(arrays)
+    if arrays is not None:
+        return Reference.unpack(arrays)
+    taken = _take(trainer, probe, loader)
+    if trainer.is_global_zero:
+        write_samples(str(folder), key, taken.pack())
+    return taken
+
+
+def _recall(path: Path) -> dict[str, Any] | None:
+    """Read what was kept; None if there is nothing that can be read."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            arrays = dict(kept)
+        Reference.unpack(arrays)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, TypeError):
+        return None
+    return arrays
+
+
+def _take(trainer: Trainer, probe: Probe, loader: Any) -> Reference:
+    """Let the network see every batch, each process its own; unite the processes."""
+    device = trainer.strategy.root_device
+    trees = {name: MomentTree() for name in probe.layers}
+    flat = dict.fromkeys(probe.layers, False)
+    seen = torch.zeros(7, dtype=torch.int64, device=device)
+    num_classes = 0
+    for number, raw in zip(loader.sampler.numbers, loader, strict=True):
+        batch = trainer.strategy.batch_to_device(raw, dataloader_idx=0)
+        label = batch["label"]
+        seen[0] += len(label)
+        seen[1:4] += batch.get("remedies", 0)
+        if len(label):
+
+            def see(name: str, output: Tensor, number: int = number) -> None:
+                trees[name].add(number, channel_moments(output))
+                flat[name] = output.ndim == 2
+
+            with trainer.precision_plugin.forward_context():
+                logits = probe(batch["x"], see)
+            if logits.ndim == 2:
+                num_classes = logits.shape[1]
+                known = label >= 0
+                best = logits.topk(min(_TOP, num_classes)).indices
+                right = (best == label[:, None])[known]
+                seen[4:] += torch.stack((known.sum(), right[:, 0].sum(), right.sum()))
+    counted = trainer.strategy.reduce(seen, reduce_op="sum")
+    if trainer.world_size > 1:
+        trees = {
+            name: MomentTree.unpack(*gather_all_tensors(tree.pack()))
+            for name, tree in trees.items()
+        }
+    if not counted[0]:
+        raise InputError("data: none of the reference images can be read; give others")
+    accuracy = counted[5:].double() / counted[4]
+    if math.isnan(float(accuracy[0])):
+        num_classes = 0
+    moments = [tree.total() for tree in trees.values()]
+    return Reference(moments, list(flat.values()), counted[:4], accuracy, num_classes)

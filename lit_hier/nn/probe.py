@@ -1,0 +1,83 @@
+"""A network as the experiment looks into it: chosen layers, channels first."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lit_hier.checkpoints import fingerprint
+from lit_hier.errors import InputError
+from lit_hier.nn.layers import match_layers, watch_layers
+
+
+class Probe:
+    """Runs a network, without gradients, and shows what chosen layers put out.
+
+    Outputs are shown with channels on axis 1: those that have fewer axes than the input, such as
+    the tokens (B, N, C) that a transformer makes of images, have them last, and others on axis 1
+    already, unless the network says that its layers have them last.
+
+    A network may have the attributes `hooked`, the module in it whose layers are meant;
+    `paper_layers`, the patterns of those that the paper looks into; and `channels_last_layers`.
+
+    Args:
+        network: Any module that takes one tensor.
+        patterns: Of layer names, see `match_layers`; the network's `paper_layers`, if left out.
+
+    Attributes:
+        network: As given, in evaluation mode.
+        layers: Names, in the network's order.
+
+    Raises:
+        InputError: A pattern matches no layer, or none is given and the network names none.
+    """
+
+    def __init__(self, network: nn.Module, patterns: Sequence[str] | None = None) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self._hooked: nn.Module = getattr(network, "hooked", network)
+        self._channels_last = bool(getattr(network, "channels_last_layers", False))
+        if patterns is None:
+            patterns = getattr(network, "paper_layers", ())
+            if not patterns:
+                names = (name for name, _ in self._hooked.named_modules() if name)
+                raise InputError(
+                    f"layers: there is no named set for {type(self._hooked).__name__}; give"
+                    f" patterns of names such as {next(names, None)!r}"
+                )
+        self.layers = match_layers(self._hooked, patterns)
+
+    def __call__(self, x: Tensor, see: Callable[[str, Tensor], None]) -> Tensor:
+        """Run the network, calling `see(name, output)` for each chosen layer.
+
+        Args:
+            x: As the network takes it, float32, shape (B, C, ...).
+            see: Takes outputs (B, C, ...).
+
+        Returns:
+            What the network puts out: logits (B, classes), if it is a classifier.
+
+        Raises:
+            InputError: x does not fit the network, or a layer puts out nothing usable.
+        """
+
+        def arranged(name: str, output: Tensor) -> None:
+            last = self._channels_last or output.ndim < x.ndim
+            see(name, output.movedim(-1, 1) if last else output)
+
+        try:
+            with torch.inference_mode(), watch_layers(self._hooked, self.layers, arranged):
+                logits: Tensor = self.network(x.float())
+        except RuntimeError as error:
+            if "shape" not in str(error) and "size" not in str(error).lower():
+                raise
+            raise InputError(
+                f"network: {type(self.network).__name__} does not take x of shape"
+                f" {tuple(x.shape)}: {error}"
+            ) from error
+        return logits
+
+    @property
+    def identity(self) -> str:
+        """All that decides what is shown: the network, its weights, its transform, the layers."""
+        transform = getattr(self.network, "transform", None)
+        return f"{fingerprint(self.network)} {transform!r} {self._channels_last} {self.layers}"

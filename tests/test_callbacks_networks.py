@@ -1,0 +1,252 @@
+"""What a network does on the reference set, kept and taken anew; classes that stay."""
+
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from conftest import Keep, rows
+from test_image_runs import SIZE, Net, predict, sampler
+from torch import nn
+
+import callbacks.reference
+from callbacks import ActivationSimilarity, ClassKept
+from lit_hier.data import DigitsDataModule
+from lit_hier.data.hierarchy import read_hierarchy
+from lit_hier.errors import InputError
+from lit_hier.metrics import Standardization, channel_moments
+from lit_hier.nn import Probe
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*close to chance")  # networks are untrained
+
+
+def similarity(net: nn.Module | None = None, **kwargs: Any) -> ActivationSimilarity:
+    return ActivationSimilarity(net or Net(), **({"layers": ["0", "1", "3"]} | kwargs))
+
+
+def test_statistics_are_taken_once_and_anew_when_anything_changes(
+    pipeline: str, tmp_path: Path
+) -> None:
+    def taken(*args: Any, callback: ActivationSimilarity | None = None, **size: Any) -> int:
+        with patch.object(callbacks.reference, "_take", wraps=callbacks.reference._take) as take:
+            model = sampler(pipeline, None, times=[0, 2])
+            predict(tmp_path, model, [callback or similarity()], **size)
+        return take.call_count
+
+    assert taken() == 1
+    assert taken() == 0
+    assert taken(num_predict=12) == 0  # the reference set is still the same
+    assert taken(callback=similarity(standardization="released")) == 0  # from the same moments
+    for changed in (
+        {"callback": similarity(Net(seed=1))},
+        {"callback": similarity(layers=["0", "1"])},
+        {"callback": similarity(reference="val")},
+        {"num_test": 41},
+        {"eval_batch_size": 9},
+        {"seed": 1},
+        {"precision": "bf16-mixed"},
+    ):
+        assert taken(**changed) == 1, changed  # type: ignore[arg-type]
+        assert taken(**changed) == 0, changed  # type: ignore[arg-type]
+    net = Net()
+    net.transform = "another"  # type: ignore[assignment]
+    assert taken(callback=similarity(net)) == 1
+    for path in (tmp_path / "logs/reference").iterdir():
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+    assert taken() == 1
+    assert taken() == 0
+
+
+def test_recalled_statistics_give_the_same_bits_and_the_same_report(
+    pipeline: str, tmp_path: Path
+) -> None:
+    folders = [predict(tmp_path, sampler(pipeline, None), [similarity()]) for _ in range(2)]
+    for name in ("similarity.csv", "similarity_reference.csv"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    (row,) = rows(folders[1] / "similarity_reference.csv")
+    assert row["split"] == "test"
+    assert [int(row[name]) for name in ("count", "skipped", "converted", "enlarged")] == [
+        40,
+        0,
+        0,
+        0,
+    ]
+
+
+def test_accuracy_among_the_best_one_and_five(pipeline: str, tmp_path: Path) -> None:
+    folder = predict(tmp_path, sampler(pipeline, None), [similarity()])
+    data = DigitsDataModule(**SIZE)
+    data.setup()
+    batch = data._splits["test"][torch.arange(40)]
+    ranked = Net().eval()(batch["x"]).argsort(1, descending=True)
+    right = ranked == batch["label"][:, None]
+    (row,) = rows(folder / "similarity_reference.csv")
+    assert float(row["top1"]) == pytest.approx(right[:, 0].double().mean().item())
+    assert float(row["top5"]) == pytest.approx(right[:, :5].double().sum(1).mean().item())
+
+
+def test_the_released_standardisation_against_its_definition(
+    pipeline: str, tmp_path: Path
+) -> None:
+    """Centred, then divided by sqrt(E[x^2] + 1e-8); one pair of numbers for all logits."""
+    keep, net = Keep(), Net().eval()
+    with torch.no_grad():
+        net[3].bias += 5  # so that centring the square would matter
+    callback = similarity(net, standardization="released")
+    folder = predict(tmp_path, sampler(pipeline, None), [callback, keep])
+    table = np.load(folder / "similarity.npz")["similarity"]
+    data = DigitsDataModule(**SIZE)
+    data.setup()
+    reference = data._splits["test"][torch.arange(40)]["x"].double()
+    parts = list(net.double())
+    for k, depth in enumerate((1, 2, 4)):
+        layer = nn.Sequential(*parts[:depth])
+        a = layer(reference)
+        axes = (0, 1) if a.ndim == 2 else (0, 2, 3)
+        mean = a.mean(axes, keepdim=True)
+        scale = (a.square().mean(axes, keepdim=True) + 1e-8).sqrt()
+        for record in keep.records:
+            start = ((layer(record.x_start.double()) - mean) / scale).flatten(1)
+            for t, x in enumerate(record.x_reversed):
+                end = ((layer(x.double()) - mean) / scale).flatten(1)
+                expected = nn.functional.cosine_similarity(start, end)
+                np.testing.assert_allclose(table[t, k][record.index], expected.detach(), atol=2e-5)
+
+
+def test_both_standardisations_agree_where_means_are_zero() -> None:
+    x = torch.randn(64, 5, 7, generator=torch.Generator().manual_seed(0))
+    x = x - x.mean((0, 2), keepdim=True)
+    moments = channel_moments(x)
+    one, other = (Standardization.of(moments, name) for name in ("paper", "released"))
+    torch.testing.assert_close(one(x), other(x), atol=1e-5, rtol=1e-5)
+
+
+class Tokens(nn.Module):
+    """A transformer's shapes: an image is cut into tokens whose channels come last."""
+
+    paper_layers = ("embed", "block", "head")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(1, 6, 2, stride=2)
+        self.block = nn.Linear(6, 6)
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.block(self.embed(x).flatten(2).transpose(1, 2))
+        logits: torch.Tensor = self.head(tokens.mean(1))
+        return logits
+
+
+def test_channels_of_tokens_come_last() -> None:
+    network, shapes = Tokens(), {}
+    probe = Probe(network)
+    assert probe.layers == ["embed", "block", "head"]
+    x = torch.randn(3, 1, 8, 8)
+    logits = probe(x, lambda name, output: shapes.update({name: tuple(output.shape)}))
+    assert shapes == {"embed": (3, 6, 4, 4), "block": (3, 6, 16), "head": (3, 10)}
+    assert not logits.requires_grad
+    network.channels_last_layers = True  # type: ignore[assignment]
+    Probe(network, ["embed"])(x, lambda name, output: shapes.update({name: output.shape}))
+    assert shapes["embed"] == (3, 4, 6, 4)
+
+
+def test_layers_of_what_is_wrapped_go_by_their_own_names() -> None:
+    outer = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(64, 4)))
+    with pytest.raises(InputError, match=r"^layers: there is no named set for Sequential; give p"):
+        Probe(outer)
+    assert Probe(outer, ["1.0"]).layers == ["1.0"]
+    outer.hooked = outer[1]
+    assert Probe(outer, ["0"]).layers == ["0"]
+    assert Probe(outer, ["0"]).identity != Probe(outer[1], ["0"]).identity
+    with pytest.raises(
+        InputError, match=r"^network: Sequential does not take x of shape \(2, 3\)"
+    ):
+        Probe(outer, ["0"])(torch.zeros(2, 3), print)
+
+
+def test_classes_that_stay_against_their_definition(pipeline: str, tmp_path: Path) -> None:
+    tree = tmp_path / "tree.txt"
+    # Even and odd ones; of the even ones, the small ones have a name of their own.
+    edges = ["all even", "all odd", "even small"]
+    edges += [
+        f"{'small' if k in (0, 2) else 'even' if k % 2 == 0 else 'odd'} {k}" for k in range(10)
+    ]
+    tree.write_text("\n".join(edges))
+    keep, net = Keep(), Net().eval().requires_grad_(False)
+    folder = predict(
+        tmp_path, sampler(pipeline, None), [ClassKept(Net(), str(tree), name="kept"), keep]
+    )
+    table = rows(folder / "kept.csv")
+    assert [row["level"] for row in table[:3]] == ["depth 1", "depth 2", "class"]
+    ancestors = [
+        lambda k: k % 2,
+        lambda k: "small" if k in (0, 2) else k,
+        lambda k: k,
+    ]
+    for t in range(4):
+        for level, ancestor in enumerate(ancestors):
+            kept = []
+            for record in keep.records:
+                start = net(record.x_start).argmax(1).tolist()
+                end = net(record.x_reversed[t]).argmax(1).tolist()
+                kept += [ancestor(a) == ancestor(b) for a, b in zip(start, end, strict=True)]
+            assert float(table[3 * t + level]["kept"]) == pytest.approx(np.mean(kept))
+            assert int(table[3 * t + level]["count"]) == 23
+    assert float(table[0]["kept"]) == 1  # k = 0 changes nothing
+
+
+def test_several_networks_in_one_run_have_names(pipeline: str, tmp_path: Path) -> None:
+    analyses = [similarity(Net(k), name=f"net_{k}") for k in range(2)]
+    folder = predict(tmp_path, sampler(pipeline, None), [*analyses, ClassKept(Net())])
+    names = {path.name for path in folder.glob("*.csv")}
+    assert names == {
+        "net_0.csv", "net_0_reference.csv", "net_1.csv", "net_1_reference.csv", "class_kept.csv",
+    }  # fmt: skip
+    with pytest.raises(InputError, match=r"would write net_0.csv"):
+        predict(tmp_path, sampler(pipeline, None), [similarity(name="net_0"), analyses[0]])
+    with pytest.raises(InputError, match=r"^name is '../up'; give letters, digits"):
+        similarity(name="../up")
+
+
+def test_a_hierarchy_counts_depths_from_its_root(tmp_path: Path) -> None:
+    path = tmp_path / "tree.csv"
+    path.write_text("root,a\nroot,b\na,c\na,x\nc,y\nc,z\nb,z\n\n")
+    # z has two parents: the shorter way is over b.
+    levels = read_hierarchy(path, ["x", "y", "z"])
+    assert levels.shape == (2, 3)
+    x, y, z = levels.T.tolist()
+    assert x[0] == y[0] != z[0]
+    assert len({x[1], y[1], z[1]}) == 3
+    assert read_hierarchy(path, ["a", "b"]).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "hierarchy: cannot read .*: No such file"),
+        (b"\xff\xfe", "hierarchy: .* is not text"),
+        (b"a b c\n", "hierarchy: line 1 of .* is 'a b c'; give `parent child`"),
+        (b"a x\n", "hierarchy: .* has no class 'y', which the data have"),
+        (b"a x\nx a\na y\n", "hierarchy: .* has a circle above 'x'; give a tree"),
+    ],
+)
+def test_files_that_are_no_hierarchy(tmp_path: Path, content: bytes | None, said: str) -> None:
+    path = tmp_path / "tree.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"^{said}"):
+        read_hierarchy(path, ["x", "y"])
+
+
+def test_networks_that_tell_no_classes_are_refused(pipeline: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^network: Conv2d is no classifier: it puts out"):
+        predict(tmp_path, sampler(pipeline, None), [ClassKept(nn.Conv2d(1, 2, 3))])
+    tree = tmp_path / "tree.txt"
+    tree.write_text("".join(f"root {k}\n" for k in range(10)))
+    few = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    with pytest.raises(InputError, match=r"^network: it tells 4 classes, but the data have 10;"):
+        predict(tmp_path, sampler(pipeline, None), [ClassKept(few, str(tree))])

@@ -1,0 +1,133 @@
+"""A folder of samples: what goes in comes out, or it is said what is wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lit_hier.diffusion.store import DamagedSampleError, SampleStore
+from lit_hier.errors import InputError
+from lit_hier.pixels import from_levels
+
+STEPS = (0, 3, 25)
+DECIDED = {"seed": 0, "convention": "aligned"}
+
+
+def images(*shape: int, seed: int = 0) -> Tensor:
+    levels = torch.randint(256, shape, generator=torch.Generator().manual_seed(seed))
+    return from_levels(levels.to(torch.uint8))
+
+
+def filled(folder: Path, channels: int = 3) -> tuple[SampleStore, Tensor, Tensor]:
+    """Two batches, of samples 4 to 8 and 9 to 10."""
+    store = SampleStore.create(folder, STEPS, 25, DECIDED)
+    x_start, x_reversed = images(7, channels, 6, 5), images(3, 7, channels, 6, 5, seed=1)
+    for part in (slice(0, 5), slice(5, 7)):
+        index = torch.arange(4, 11)[part]
+        store.save(index, index % 3, x_start[part], x_reversed[:, part])
+    return store, x_start, x_reversed
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_samples_come_back_to_the_last_bit_in_any_batch(tmp_path: Path, channels: int) -> None:
+    _, x_start, x_reversed = filled(tmp_path / "samples", channels)
+    store = SampleStore.open(tmp_path / "samples")
+    assert store.steps == STEPS
+    for chosen in ([4, 5, 6, 7, 8], [9, 10], [10, 4, 7], [6]):
+        start, reversed_ = store.load(torch.tensor(chosen))
+        where = [sample - 4 for sample in chosen]
+        assert torch.equal(start, x_start[where])
+        assert torch.equal(reversed_, x_reversed[:, where])
+    picture = np.asarray(Image.open(tmp_path / "samples/k_0003/00000006.png"))
+    assert picture.shape[:2] == (6, 5)
+    levels = (x_reversed[1, 2] + 1) * 127.5
+    assert np.array_equal(np.atleast_3d(picture), levels.round().movedim(0, -1).numpy())
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [
+        "batches", "k_0000", "k_0003", "k_0025", "manifest.json", "start",
+    ]  # fmt: skip
+
+
+def test_a_batch_is_finished_when_all_of_it_is_there(tmp_path: Path) -> None:
+    store, _, _ = filled(tmp_path)
+    assert store.finished(torch.arange(4, 9))
+    assert not store.finished(torch.arange(11, 13))
+    with pytest.raises(InputError, match=r"^samples: .* one of 5 where this run has 3; give"):
+        store.finished(torch.arange(4, 7))
+    with pytest.raises(DamagedSampleError, match=r"^samples: .* has no sample 11; let the run"):
+        store.load(torch.tensor([9, 11]))
+    for content in (b"", b"{", b"[]", b"{}", b'{"index": [9, 10], "sha256": {}}'):
+        (tmp_path / "batches/00000009.json").write_bytes(content)
+        assert not store.finished(torch.arange(9, 11))
+
+
+@pytest.mark.parametrize("place", ["start", "k_0000", "k_0003", "k_0025"])
+@pytest.mark.parametrize("harm", ["cut", "gone", "empty", "exchanged", "one bit"])
+def test_harm_to_any_picture_is_noticed(tmp_path: Path, place: str, harm: str) -> None:
+    store, *_ = filled(tmp_path)
+    path = tmp_path / place / "00000007.png"
+    content = path.read_bytes()
+    if harm == "gone":
+        path.unlink()
+    else:
+        other = (path.parent / "00000008.png").read_bytes()
+        flipped = bytes([*content[:-20], content[-20] ^ 1, *content[-19:]])
+        new = {"cut": content[: len(content) // 2], "empty": b"", "exchanged": other}
+        path.write_bytes(new.get(harm, flipped))
+    with pytest.raises(DamagedSampleError, match=rf"^samples: [^\n]*{place}/00000007.png[^\n]*$"):
+        store.load(torch.arange(4, 9))
+    store.load(torch.arange(9, 11))
+
+
+def test_samples_of_another_run_or_of_other_images_are_told_apart(tmp_path: Path) -> None:
+    store, x_start, x_reversed = filled(tmp_path)
+    assert SampleStore.create(tmp_path, STEPS, 25, DECIDED) == store
+    for other, said in (
+        ((STEPS[:2], 25, DECIDED), "steps="),
+        ((STEPS, 50, DECIDED), "num_steps=25, not 50"),
+        ((STEPS, 25, DECIDED | {"seed": 1}), "seed=0, not 1"),
+        ((STEPS, 25, DECIDED | {"more": 1}), "more=None, not 1"),
+    ):
+        with pytest.raises(InputError, match=rf"^samples: .* of another run, with {said}"):
+            SampleStore.create(tmp_path, *other)
+    index = torch.arange(4, 9)
+    assert torch.equal(store.load_of(x_start[:5], index), x_reversed[:, :5])
+    for others in (x_start[1:6], x_start[:5, :1], x_start[:5] + 2 / 255):
+        with pytest.raises(InputError, match=r"^samples: .* holds samples of other images"):
+            store.load_of(others, index)
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        None, "", "{", "[]", "{}", '{"format": 2, "steps": [1], "num_steps": 5}',
+        '{"format": 1, "steps": [], "num_steps": 5}', '{"format": 1, "steps": ["../x"]}',
+        '{"format": 1, "steps": [-1], "num_steps": 5}', '{"format": 1, "steps": 5}',
+    ],
+)  # fmt: skip
+def test_folders_that_hold_no_samples(tmp_path: Path, manifest: Any) -> None:
+    if manifest is not None:
+        (tmp_path / "manifest.json").write_text(manifest)
+    with pytest.raises(InputError, match=r"^samples: [^\n]*manifest.json[^\n]*$"):
+        SampleStore.open(tmp_path)
+
+
+def test_a_manifest_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
+    store, *_ = filled(tmp_path / "samples")
+    batch = json.loads((tmp_path / "samples/batches/00000009.json").read_text())
+    batch["index"] = ["../../outside", 10]
+    (tmp_path / "samples/batches/00000009.json").write_text(json.dumps(batch))
+    assert not SampleStore.open(tmp_path / "samples").finished(torch.arange(11, 13))
+    with pytest.raises(InputError):
+        store.load(torch.tensor([9]))
+
+
+def test_pictures_of_other_channels_are_refused(tmp_path: Path) -> None:
+    store = SampleStore.create(tmp_path, STEPS, 25, DECIDED)
+    with pytest.raises(InputError, match=r"^samples: pictures have 1, 3 or 4 channels, not 2"):
+        store.save(torch.arange(2), torch.arange(2), images(2, 2, 4, 4), images(3, 2, 2, 4, 4))
+    assert not list(tmp_path.rglob("*.png"))

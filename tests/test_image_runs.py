@@ -1,0 +1,375 @@
+"""The forward-backward experiment on images: kept, interrupted, gone on with, replayed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, Keep, rows
+from PIL import Image
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import nn
+
+from callbacks import ActivationSimilarity, ClassKept, SampleGrid, TimeProgressBar
+from lit_hier.data import DigitsDataModule
+from lit_hier.diffusion import store
+from lit_hier.errors import InputError
+from lit_hier.modules import DDPMSampler, StoredSamples
+from lit_hier.pixels import to_levels
+
+TIMES = [0.0, 2.0, 6.0, 10.0]
+SIZE = {"eval_batch_size": 10, "num_predict": 23, "num_test": 40}
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*close to chance")  # networks are untrained
+
+
+class Net(nn.Sequential):
+    """A classifier with random weights."""
+
+    def __init__(self, seed: int = 0, width: int = 6) -> None:
+        torch.manual_seed(seed)
+        super().__init__(
+            nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(width, width, 3), nn.ReLU()),
+            nn.Flatten(),
+            nn.Linear(16 * width, 10),
+        )
+
+
+def analyses(seed: int = 0, **kwargs: Any) -> list[Callback]:
+    return [
+        ActivationSimilarity(Net(seed), ["0", "1", "3"], **kwargs),
+        ClassKept(Net(seed)),
+        SampleGrid(3),
+    ]
+
+
+def predict(
+    folder: Path, model: LightningModule, callbacks: list[Callback], precision: Any = None,
+    **size: int,
+) -> Path:  # fmt: skip
+    logger = TensorBoardLogger(folder / "logs", name="run", default_hp_metric=False)
+    trainer = Trainer(
+        accelerator="cpu",
+        callbacks=callbacks,
+        logger=logger,
+        precision=precision,
+        enable_progress_bar=any(isinstance(c, TimeProgressBar) for c in callbacks),
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    data = DigitsDataModule(**(SIZE | size))
+    trainer.predict(model, data, return_predictions=False)
+    return Path(logger.log_dir)
+
+
+def sampler(pipeline: str, samples: Path | None, **kwargs: Any) -> DDPMSampler:
+    given = {"times": TIMES, "num_steps": 10, "batch_size": 8} | kwargs
+    return DDPMSampler(pipeline, samples=None if samples is None else str(samples), **given)
+
+
+def same_tables(one: Path, other: Path) -> None:
+    for name in ("similarity", "class_kept"):
+        assert (one / f"{name}.csv").read_bytes() == (other / f"{name}.csv").read_bytes()
+        arrays = [dict(np.load(folder / f"{name}.npz")) for folder in (one, other)]
+        assert arrays[0].keys() == arrays[1].keys()
+        for key, value in arrays[0].items():
+            assert np.array_equal(value, arrays[1][key]), key
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pipeline: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run from which nothing was taken: its tables and its samples."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    tables = predict(folder, sampler(pipeline, folder / "samples"), analyses())
+    return tables, folder / "samples"
+
+
+def pictures(samples: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(samples)): p.read_bytes() for p in samples.rglob("*.png")}
+
+
+def test_keeping_samples_changes_nothing(
+    pipeline: str, undisturbed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    same_tables(predict(tmp_path, sampler(pipeline, None), analyses()), undisturbed[0])
+
+
+def test_what_is_kept_is_what_was_made(
+    pipeline: str, undisturbed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    keep = Keep()
+    predict(tmp_path, sampler(pipeline, None), [keep])
+    files = pictures(undisturbed[1])
+    assert len(files) == 23 * 5
+    for record in keep.records:
+        for column, sample in enumerate(record.index.tolist()):
+            shown = [record.x_start[column], *record.x_reversed[:, column]]
+            for place, x in zip(("start", "k_0000", "k_0002", "k_0006", "k_0010"), shown,
+                                strict=True):  # fmt: skip
+                picture = Image.open(undisturbed[1] / place / f"{sample:08d}.png")
+                assert np.array_equal(np.asarray(picture), to_levels(x)[0].numpy())
+
+
+@pytest.mark.parametrize("pictures_before", [0, 1, 30, 50, 60, 99, 114])
+def test_a_run_that_dies_goes_on_where_it_stopped(
+    pipeline: str,
+    undisturbed: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pictures_before: int,
+) -> None:
+    write, written = store._write_picture, []
+
+    def dying(path: Path, levels: Any) -> str:
+        if len(written) >= pictures_before:
+            path.write_bytes(b"half a pict")
+            raise RuntimeError("killed")
+        written.append(path)
+        return write(path, levels)
+
+    monkeypatch.setattr(store, "_write_picture", dying)
+    with pytest.raises(RuntimeError, match="killed"):
+        predict(tmp_path, sampler(pipeline, tmp_path / "samples"), analyses())
+    monkeypatch.setattr(store, "_write_picture", write)
+    finished = {int(path.stem) for path in (tmp_path / "samples/batches").glob("*.json")}
+    again = sampler(pipeline, tmp_path / "samples")
+    denoised: list[int] = []
+    again.advance = denoised.append
+    tables = predict(tmp_path, again, analyses())
+    same_tables(tables, undisturbed[0])
+    assert pictures(tmp_path / "samples") == pictures(undisturbed[1])
+    left = 23 - sum(3 if first == 20 else 10 for first in finished)
+    assert sum(denoised) == left * (0 + 3 + 7 + 10)
+
+
+def test_a_killed_process_goes_on_where_it_stopped(
+    pipeline: str, undisturbed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """SIGKILL, from the command line, in the middle of the second batch."""
+    script = (
+        "import sys, time; sys.path.insert(0, sys.argv[1]);"
+        "import test_image_runs as t; from pathlib import Path;"
+        "write = t.store._write_picture;"
+        "t.store._write_picture = lambda *a: (time.sleep(0.02), write(*a))[1];"
+        "folder = Path(sys.argv[2]);"
+        "t.predict(folder, t.sampler(sys.argv[3], folder / 'samples'), t.analyses())"
+    )
+    arguments = [str(ROOT / "tests"), str(tmp_path), pipeline]
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    second = tmp_path / "samples/start/00000013.png"
+    for _ in range(3000):
+        if second.exists() or process.poll() is not None:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    finished = [path.name for path in (tmp_path / "samples/batches").glob("*.json")]
+    assert finished == ["00000000.json"]
+    tables = predict(tmp_path, sampler(pipeline, tmp_path / "samples"), analyses())
+    same_tables(tables, undisturbed[0])
+
+
+def test_a_picture_cut_in_half_is_made_anew(
+    pipeline: str,
+    undisturbed: tuple[Path, Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    samples = tmp_path / "samples"
+    predict(tmp_path, sampler(pipeline, samples), analyses())
+    half = samples / "k_0006/00000014.png"
+    whole = half.read_bytes()
+    half.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"^samples: .*k_0006/00000014.png is damaged; a DDPMSa"):
+        predict(tmp_path, StoredSamples(str(samples)), analyses())
+    tables = predict(tmp_path, sampler(pipeline, samples), analyses())
+    assert "00000014.png is damaged" in caplog.text
+    assert half.read_bytes() == whole
+    same_tables(tables, undisturbed[0])
+
+
+def test_another_network_sees_the_same_samples_online_and_replayed(
+    pipeline: str, undisturbed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    online = predict(tmp_path, sampler(pipeline, None), analyses(seed=5))
+    replayed = predict(tmp_path, StoredSamples(str(undisturbed[1])), analyses(seed=5))
+    same_tables(online, replayed)
+    assert (online / "samples.png").read_bytes() == (replayed / "samples.png").read_bytes()
+    first = np.load(undisturbed[0] / "similarity.npz")["similarity"]
+    assert not np.array_equal(first, np.load(online / "similarity.npz")["similarity"])
+    some = predict(
+        tmp_path, StoredSamples(str(undisturbed[1]), [2, 10]), analyses(seed=5), eval_batch_size=7
+    )
+    part = np.load(some / "similarity.npz")["similarity"]
+    whole = np.load(online / "similarity.npz")["similarity"][[1, 3]]
+    np.testing.assert_allclose(part, whole, atol=1e-5)
+
+
+def test_samples_do_not_fit_another_run(
+    pipeline: str, undisturbed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    samples = undisturbed[1]
+    for other, said in (
+        (sampler(pipeline, samples, seed=1), "seed=0, not 1"),
+        (sampler(pipeline, samples, convention="released"), "convention=aligned, not released"),
+        (sampler(pipeline, samples, times=[2.0, 6.0]), "steps="),
+        (sampler(pipeline, samples, batch_size=9), "batch_size=8, not 9"),
+    ):
+        with pytest.raises(InputError, match=rf"^samples: .* of another run, with {said}"):
+            predict(tmp_path, other, analyses())
+    with pytest.raises(InputError, match="precision=32-true, not bf16-mixed"):
+        predict(tmp_path, sampler(pipeline, samples), analyses(), precision="bf16-mixed")
+    with pytest.raises(InputError, match=r"^samples: .* where this run has 11; give the data"):
+        predict(tmp_path, sampler(pipeline, samples), analyses(), eval_batch_size=11)
+    for model in (sampler(pipeline, samples), StoredSamples(str(samples))):
+        with pytest.raises(InputError, match=r"^samples: .* holds samples of other images"):
+            predict(tmp_path, model, analyses(), seed=1)
+    with pytest.raises(InputError, match=r"^times is \[3\]; .* has 0, 2, 6, 10; give some"):
+        StoredSamples(str(samples), [3])
+
+
+def test_two_processes_share_a_folder(
+    pipeline: str, undisturbed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Each keeps its own batches; a third of them had been made by one process."""
+    samples = tmp_path / "samples"
+    for place in ("start", "k_0000", "k_0002", "k_0006", "k_0010"):
+        (samples / place).mkdir(parents=True)
+        for sample in range(10):
+            name = f"{place}/{sample:08d}.png"
+            (samples / name).write_bytes((undisturbed[1] / name).read_bytes())
+    (samples / "batches").mkdir()
+    for name in ("manifest.json", "batches/00000000.json"):
+        (samples / name).write_bytes((undisturbed[1] / name).read_bytes())
+    script = tmp_path / "run.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+        "import warnings; warnings.simplefilter('ignore')\n"
+        "import test_image_runs as t; from pathlib import Path\n"
+        "from functools import partial\n"
+        "t.Trainer = partial(t.Trainer, devices=2, strategy='ddp')\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        f"t.predict(folder, t.sampler({pipeline!r}, folder / 'samples'), t.analyses())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    same_tables(tmp_path / "logs/run/version_0", undisturbed[0])
+    assert pictures(samples) == pictures(undisturbed[1])
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "16-true"])
+def test_in_lower_precision_images_and_scheduler_stay_in_float32(
+    pipeline: str, tmp_path: Path, precision: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact, lower = Keep(), Keep()
+    predict(tmp_path, sampler(pipeline, None), [exact])
+    model = sampler(pipeline, None)
+    seen = []
+    forward = model.model.forward
+
+    def watched(x: Any, *args: Any) -> Any:
+        seen.append(x.dtype)
+        return forward(x, *args)
+
+    monkeypatch.setattr(model.model, "forward", watched)
+    predict(tmp_path, model, [lower], precision=precision)
+    half = torch.float16 if precision.startswith("16") else torch.bfloat16
+    assert set(seen) == {torch.float32 if "mixed" in precision else half}
+    for one, other in zip(exact.records, lower.records, strict=True):
+        assert other.x_start.dtype == other.x_reversed.dtype == torch.float32
+        assert torch.equal(one.x_start, other.x_start)
+        assert torch.equal(one.x_reversed[0], other.x_reversed[0])
+        assert not torch.equal(one.x_reversed, other.x_reversed)
+        # The same noise: what differs is the network's rounding.
+        assert (one.x_reversed - other.x_reversed).abs().mean() < 0.02
+
+
+def test_channels_last_changes_rounding_only(pipeline: str, tmp_path: Path) -> None:
+    kept = [Keep(), Keep()]
+    for keep, last in zip(kept, (False, True), strict=True):
+        predict(tmp_path, sampler(pipeline, None, channels_last=last), [keep])
+    for one, other in zip(*(keep.records for keep in kept), strict=True):
+        assert (one.x_reversed - other.x_reversed).abs().max() < 2.1 / 255
+        assert (one.x_reversed == other.x_reversed).float().mean() > 0.99
+
+
+def test_fully_noised_images_are_as_alike_as_unrelated_ones(pipeline: str, tmp_path: Path) -> None:
+    """At k = T the similarity is that of pairs that have nothing to do with each other."""
+    predict(
+        tmp_path, sampler(pipeline, tmp_path / "samples", times=[0, 10]), analyses(),
+        num_predict=300,
+    )  # fmt: skip
+    table = rows(tmp_path / "logs/run/version_0/similarity.csv")
+    at_end = {row["layer"]: row for row in table if float(row["time"]) == 10}
+    shifted = tmp_path / "shifted"
+    predict(shifted, Unrelated(tmp_path / "samples"), analyses(), num_predict=300)
+    for row in rows(shifted / "logs/run/version_0/similarity.csv"):
+        if float(row["time"]) == 10:
+            end = at_end[row["layer"]]
+            error = np.hypot(float(row["sem"]), float(end["sem"]))
+            assert abs(float(row["mean"]) - float(end["mean"])) < 4 * error
+    assert all(row["mean"] == "1.0" or float(row["mean"]) > 0.999999
+               for row in table if float(row["time"]) == 0)  # fmt: skip
+
+
+class Unrelated(StoredSamples):
+    """Gives each image what became of its neighbour."""
+
+    def __init__(self, samples: Path) -> None:
+        super().__init__(str(samples))
+
+    def turn_round(self, x_start: Any, index: Any, label: Any) -> Any:
+        return super().turn_round(x_start, index, label).roll(1, dims=1)
+
+
+def test_the_second_bar_counts_evaluations_still_to_be_made(
+    pipeline: str,
+    undisturbed: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    predict(tmp_path, sampler(pipeline, None), [TimeProgressBar()])
+    assert f"Denoiser evaluations: 100%|██████████| {23 * 20}/{23 * 20}" in capsys.readouterr().err
+    predict(tmp_path, sampler(pipeline, undisturbed[1]), [TimeProgressBar()])
+    assert "Denoiser evaluations" not in capsys.readouterr().err
+
+
+def test_grids_show_starts_and_samples(pipeline: str, tmp_path: Path) -> None:
+    keep = Keep()
+    folder = predict(tmp_path, sampler(pipeline, None), [SampleGrid(2, 3), keep])
+    shown = np.asarray(Image.open(folder / "samples.png").convert("L")).astype(float)
+    assert shown.std() > 50
+    events = "".join(path.read_bytes().decode("latin-1") for path in folder.glob("events*"))
+    assert "samples" in events
+    # The darkest and brightest patches stand where the pictures are: four columns, two rows.
+    rows_, columns = 2, 4
+    height, width = shown.shape
+    for row in range(rows_):
+        for column in range(columns):
+            record = keep.records[0]
+            x = ([record.x_start, *record.x_reversed[1:]])[column][row, 0].numpy()
+            cell = shown[
+                int((row + 0.08) / rows_ * height) : int((row + 1) / rows_ * height),
+                int(column / columns * width) : int((column + 1) / columns * width),
+            ]
+            dark = (cell < 100).mean()
+            assert abs(dark - (x < -0.2).mean()) < 0.25
+    with pytest.raises(InputError, match=r"^num_images is 0; give at least 1"):
+        SampleGrid(0)
