@@ -4,6 +4,7 @@ import logging
 import re
 import shlex
 import sys
+import traceback
 import warnings
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
+from torchvision import datasets
 
 # Imported so that configs can name these classes without their modules.
 import callbacks
@@ -168,6 +170,17 @@ def _number(name: str, rhm: Grammars) -> int:
     return number
 
 
+def _of_data_set(error: BaseException) -> str:
+    """Say what a data set of torchvision says of its files; nothing of other errors."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    if not any(Path(datasets.__path__[0]) in Path(file).parents for file in files):
+        return ""
+    said = str(error).strip() or "its files are broken"
+    return f"data: the data set cannot be loaded: {said}"
+
+
 def _fail(message: object) -> NoReturn:
     sys.stderr.write(f"lit-hier: error: {' '.join(str(message).split())}\n")
     sys.exit(2)
@@ -176,6 +189,7 @@ def _fail(message: object) -> NoReturn:
 def _quieten() -> None:
     """Leave out what Lightning says that no user of this command can act on."""
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()
     )
@@ -224,6 +238,8 @@ def main(args: ArgsType = None) -> None:
             cause = cause.__cause__
         if cause is not None:
             _fail(cause)
+        if said_of_data := _of_data_set(error):
+            _fail(said_of_data)
         for part, said in _TRANSLATIONS.items():
             if part in str(error):
                 _fail(said.format(error))

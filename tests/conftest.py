@@ -87,20 +87,24 @@ class Keep(Callback):
         self.records.append(args[2])
 
 
-@pytest.fixture(scope="session")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A pipeline folder, with random weights, for grey images of 8 x 8."""
+def random_pipeline(folder: Path, channels: int) -> str:
+    """Write a pipeline folder, with random weights, for images of 8 x 8."""
     torch.manual_seed(0)
     unet = UNet2DModel(
         sample_size=8,
-        in_channels=1,
-        out_channels=1,
+        in_channels=channels,
+        out_channels=channels,
         block_out_channels=(8, 16),
         down_block_types=("DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D"),
         norm_num_groups=4,
         layers_per_block=1,
     )
-    folder = tmp_path_factory.mktemp("pipeline")
     DDPMPipeline(unet, DDPMScheduler(clip_sample=True)).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model of grey images."""
+    return random_pipeline(tmp_path_factory.mktemp("pipeline"), channels=1)

@@ -149,9 +149,30 @@ def test_channels_of_tokens_come_last() -> None:
     logits = probe(x, lambda name, output: shapes.update({name: tuple(output.shape)}))
     assert shapes == {"embed": (3, 6, 4, 4), "block": (3, 6, 16), "head": (3, 10)}
     assert not logits.requires_grad
-    network.channels_last_layers = True  # type: ignore[assignment]
-    Probe(network, ["embed"])(x, lambda name, output: shapes.update({name: output.shape}))
-    assert shapes["embed"] == (3, 4, 6, 4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "otherwise", "shown"),
+    [
+        ((3, 6, 4, 4), True, (3, 6, 4, 4)),
+        ((3, 4, 4, 6), False, (3, 6, 4, 4)),
+        ((3, 4, 4, 4), False, (3, 4, 4, 4)),
+        ((3, 5, 7, 6), True, (3, 6, 5, 7)),
+        ((3, 5, 7, 6), False, (3, 5, 7, 6)),
+    ],
+)
+def test_channels_are_what_the_equal_sides_leave(
+    shape: tuple[int, ...], otherwise: bool, shown: tuple[int, ...]
+) -> None:
+    given = torch.randn(shape)
+    network = nn.Sequential(nn.Identity(), nn.Flatten())
+    network[0].register_forward_hook(lambda *args: given)
+    network.channels_last_layers = otherwise  # type: ignore[assignment]
+    seen = []
+    Probe(network, ["0"])(torch.zeros(3, 1, 8, 8), lambda name, output: seen.append(output))
+    assert seen[0].shape == shown
+    last = shape != shown or (shape[1] == shape[2] == shape[3] and otherwise)
+    assert torch.equal(seen[0], given.movedim(-1, 1) if last else given)
 
 
 def test_layers_of_what_is_wrapped_go_by_their_own_names() -> None:

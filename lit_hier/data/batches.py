@@ -113,6 +113,7 @@ def planned_loader(
     dataset: Dataset[Batch],
     batch_size: int,
     limited: bool = False,
+    num_workers: int = 0,
     **plan: Any,
 ) -> DataLoader[Batch]:
     """Load a data set, whose items are whole batches, as `PlannedBatches` plans.
@@ -122,6 +123,7 @@ def planned_loader(
         dataset: Takes a tensor of indices.
         batch_size: Samples per batch.
         limited: Whether the trainer's `limit_predict_batches` holds.
+        num_workers: Processes that load batches ahead, kept from epoch to epoch; 0 for none.
         **plan: See `PlannedBatches`.
 
     Raises:
@@ -137,4 +139,10 @@ def planned_loader(
             f"trainer.limit_predict_batches={limit} leaves a process without a batch;"
             " leave it out and lower num_predict instead"
         )
-    return DataLoader(dataset, sampler=sampler, batch_size=None)
+    return DataLoader(
+        dataset,
+        sampler=sampler,
+        batch_size=None,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+    )

@@ -1,5 +1,6 @@
 """Real images that need no download: the handwritten digits that scikit-learn brings along."""
 
+import hashlib
 from typing import Final
 
 import numpy as np
@@ -44,6 +45,14 @@ class ImageDataset(Dataset[Batch]):
         x = from_levels(self.images[index])
         return {"x": x, "label": self.label[index], "index": index}
 
+    @property
+    def fingerprint(self) -> str:
+        """What decides the batches, as a hash in hex."""
+        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        digest.update(self.images.contiguous().numpy().data)
+        digest.update(self.label.numpy().data)
+        return digest.hexdigest()
+
 
 class DigitsDataModule(SplitDataModule):
     """1,797 handwritten digits in grey, of 8 x 8 pixels or enlarged; ten classes.
@@ -63,6 +72,9 @@ class DigitsDataModule(SplitDataModule):
     Raises:
         InputError: A number is too small, or there are fewer images than asked for.
     """
+
+    classes = tuple(map(str, range(10)))
+    """Names of the classes, in the order of their numbers."""
 
     def __init__(
         self,

@@ -18,17 +18,31 @@ class SplitDataModule(LightningDataModule):
         eval_batch_size: Samples per batch elsewhere.
         seed: Seed of the shuffles in training.
         num_blocks: Blocks of equally many samples in each split; no batch has samples of two.
+        num_workers: Processes that load batches ahead; with 0, each is loaded as it is needed.
     """
 
     def __init__(
-        self, batch_size: int, eval_batch_size: int, seed: int, num_blocks: int = 1
+        self,
+        batch_size: int,
+        eval_batch_size: int,
+        seed: int,
+        num_blocks: int = 1,
+        num_workers: int = 0,
     ) -> None:
         super().__init__()
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.seed = seed
         self.num_blocks = num_blocks
+        self.num_workers = num_workers
         self._splits: dict[Split, Dataset[Batch]] = {}
+
+    def fingerprint(self, split: Split) -> str | None:
+        """Tell apart what decides a split's batches, as a hash in hex; `None` if nothing does.
+
+        Known once `setup` has made the split.
+        """
+        return getattr(self._splits.get(split), "fingerprint", None)
 
     def _dataloader(self, split: Split) -> DataLoader[Batch]:
         training = split == "train"
@@ -37,6 +51,7 @@ class SplitDataModule(LightningDataModule):
             self._splits[split],
             self.batch_size if training else self.eval_batch_size,
             limited=split == "predict",
+            num_workers=self.num_workers,
             shuffle_seed=self.seed if training else None,
             size_name="batch_size" if training else "eval_batch_size",
             num_blocks=self.num_blocks,

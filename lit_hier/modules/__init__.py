@@ -5,7 +5,9 @@ from lit_hier.modules.ddpm_sampler import DDPMSampler
 from lit_hier.modules.ddpm_trainer import DDPMTrainer
 from lit_hier.modules.forward_backward import ForwardBackwardModule
 from lit_hier.modules.gaussian_denoiser import GaussianDenoiser
+from lit_hier.modules.image_classifier import ImageClassifier
 from lit_hier.modules.rhm_classifier import RHMClassifier
+from lit_hier.modules.stored_samples import StoredSamples
 
 __all__ = [
     "BPDenoiser",
@@ -13,5 +15,7 @@ __all__ = [
     "DDPMTrainer",
     "ForwardBackwardModule",
     "GaussianDenoiser",
+    "ImageClassifier",
     "RHMClassifier",
+    "StoredSamples",
 ]

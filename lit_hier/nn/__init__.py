@@ -2,6 +2,19 @@
 
 from lit_hier.nn.fourier_bands import FourierBands
 from lit_hier.nn.hierarchical_cnn import HierarchicalCNN, TrainedCNN
+from lit_hier.nn.image_cnn import ImageCNN, TrainedImageCNN
 from lit_hier.nn.layers import match_layers, watch_layers
+from lit_hier.nn.pretrained_classifier import PretrainedClassifier
+from lit_hier.nn.probe import Probe
 
-__all__ = ["FourierBands", "HierarchicalCNN", "TrainedCNN", "match_layers", "watch_layers"]
+__all__ = [
+    "FourierBands",
+    "HierarchicalCNN",
+    "ImageCNN",
+    "PretrainedClassifier",
+    "Probe",
+    "TrainedCNN",
+    "TrainedImageCNN",
+    "match_layers",
+    "watch_layers",
+]

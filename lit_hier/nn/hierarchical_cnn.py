@@ -1,13 +1,12 @@
 """A convolutional network in the shape of the Random Hierarchy Model's tree."""
 
 from itertools import pairwise
-from os import PathLike
 
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from lit_hier.checkpoints import read_checkpoint
 from lit_hier.errors import InputError
+from lit_hier.nn.trained import read_trained
 
 
 class PatchConv1d(nn.Conv1d):
@@ -44,6 +43,9 @@ class HierarchicalCNN(nn.Module):
     trained_on: str = ""
     """What the weights were trained on, where they say; see `RHMDataModule.training_set`."""
 
+    paper_layers = ("layers.*", "readout")
+    """Patterns of the layers that the paper looks into."""
+
     def __init__(
         self,
         num_features: int,
@@ -76,34 +78,6 @@ class HierarchicalCNN(nn.Module):
         logits: Tensor = self.readout(x.flatten(1))
         return logits
 
-    @staticmethod
-    def from_checkpoint(path: str | PathLike[str]) -> "HierarchicalCNN":
-        """Load the network of a trained `RHMClassifier`.
-
-        Only numbers are read: a checkpoint that holds code is refused, not run.
-
-        Raises:
-            InputError: There is no such file, or it is no checkpoint of this network.
-        """
-        checkpoint = read_checkpoint(path, "weights")
-        names = ("num_features", "num_classes", "tuple_size", "num_layers", "width")
-        try:
-            hyper_parameters = checkpoint["hyper_parameters"]
-            architecture = {name: hyper_parameters[name] for name in names}
-            state = {
-                key.removeprefix("network."): value
-                for key, value in checkpoint["state_dict"].items()
-                if key.startswith("network.")
-            }
-            network = HierarchicalCNN(**architecture)
-            network.load_state_dict(state)
-            network.trained_on = str(hyper_parameters.get("trained_on", ""))
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise InputError(
-                f"weights: {path} is of another model; give a checkpoint of an RHMClassifier"
-            ) from error
-        return network
-
 
 class TrainedCNN(HierarchicalCNN):
     """A `HierarchicalCNN` with trained weights: the class to name in a config.
@@ -116,7 +90,8 @@ class TrainedCNN(HierarchicalCNN):
     """
 
     def __init__(self, weights: str) -> None:
-        trained = HierarchicalCNN.from_checkpoint(weights)
-        nn.Module.__init__(self)
-        self.layers, self.readout = trained.layers, trained.readout
+        names = ("num_features", "num_classes", "tuple_size", "num_layers", "width")
+        with read_trained(weights, names, "an RHMClassifier") as trained:
+            super().__init__(**trained.arguments)
+            self.load_state_dict(trained.state)
         self.trained_on = trained.trained_on

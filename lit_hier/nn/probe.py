@@ -13,9 +13,10 @@ from lit_hier.nn.layers import match_layers, watch_layers
 class Probe:
     """Runs a network, without gradients, and shows what chosen layers put out.
 
-    Outputs are shown with channels on axis 1: those that have fewer axes than the input, such as
-    the tokens (B, N, C) that a transformer makes of images, have them last, and others on axis 1
-    already, unless the network says that its layers have them last.
+    Outputs are shown with channels on axis 1. Those that have fewer axes than the input, such as
+    the tokens (B, N, C) that a transformer makes of images, have them last. Of square images, the
+    two equal sides tell which axis is left for channels, (B, C, H, H) or (B, H, H, C); where they
+    do not tell, channels are on axis 1, unless the network says that its layers have them last.
 
     A network may have the attributes `hooked`, the module in it whose layers are meant;
     `paper_layers`, the patterns of those that the paper looks into; and `channels_last_layers`.
@@ -61,7 +62,7 @@ class Probe:
         """
 
         def arranged(name: str, output: Tensor) -> None:
-            last = self._channels_last or output.ndim < x.ndim
+            last = _channels_last(output, x, self._channels_last)
             see(name, output.movedim(-1, 1) if last else output)
 
         try:
@@ -81,3 +82,14 @@ class Probe:
         """All that decides what is shown: the network, its weights, its transform, the layers."""
         transform = getattr(self.network, "transform", None)
         return f"{fingerprint(self.network)} {transform!r} {self._channels_last} {self.layers}"
+
+
+def _channels_last(output: Tensor, x: Tensor, otherwise: bool) -> bool:
+    """Say whether an output has its channels on the last axis."""
+    if output.ndim != x.ndim:
+        return output.ndim < x.ndim
+    if x.ndim == 4 and x.shape[2] == x.shape[3]:
+        before, after = output.shape[1] == output.shape[2], output.shape[2] == output.shape[3]
+        if before != after:
+            return before
+    return otherwise

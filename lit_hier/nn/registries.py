@@ -1,0 +1,157 @@
+"""Classifiers by the names that torchvision and timm have published them under."""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Final, NamedTuple
+
+import timm
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision import models
+
+from lit_hier.checkpoints import read_tensors
+from lit_hier.errors import InputError
+from lit_hier.nn.published_transform import PublishedTransform
+
+_SUFFIXES: Final = (".pth", ".pt", ".safetensors")
+_FAILURES: Final = (OSError, RuntimeError, ValueError, EOFError, UnpicklingError, SafetensorError)
+_FILE: Final = f"a {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]} file of its state dict"
+
+
+class Published(NamedTuple):
+    """A classifier and what it does to images first."""
+
+    model: nn.Module
+    transform: PublishedTransform
+
+
+def from_torchvision(name: str, weights: str) -> Published:
+    """Build a classifier of torchvision: see `PretrainedClassifier`."""
+    _check_name(name, models.list_models(module=models), "torchvision")
+    entries: dict[str, Any] = dict(models.get_model_weights(name).__members__)
+    entry = entries["DEFAULT"]
+    path = Path(weights)
+    if path.suffix in _SUFFIXES:
+        files = {Path(member.url).name: member for member in entries.values()}
+        if path.name in files:
+            entry = files[path.name]
+            _check_hash(path)
+        model = _filled(partial(_torchvision, name, entry), path, name)
+    elif weights == "random":
+        model = _torchvision(name, entry)
+    elif weights == "default" or weights in entries:
+        entry = entries.get(weights, entry)
+        model = _downloaded(partial(models.get_model, name, weights=entry), name, weights)
+    else:
+        names = ", ".join(entries)
+        raise InputError(f"weights is {weights!r}; give default, random, {names}, or {_FILE}")
+    return Published(model, PublishedTransform.of_torchvision(entry))
+
+
+def from_timm(name: str, weights: str) -> Published:
+    """Build a classifier of timm: see `PretrainedClassifier`."""
+    _check_name(name, {*timm.list_models(), *timm.list_pretrained()}, "timm")
+    build = partial(timm.create_model, name)
+    path = Path(weights)
+    if path.suffix in _SUFFIXES:
+        model = _filled(build, path, name)
+    elif weights == "random":
+        model = build()
+    elif weights == "default":
+        model = _downloaded(partial(build, pretrained=True), name, weights)
+    else:
+        raise InputError(
+            f"weights is {weights!r}; give default, random or {_FILE}; in timm, the entry is part"
+            " of the model's name, as in vit_small_patch16_224.augreg_in1k"
+        )
+    return Published(model, PublishedTransform.of_timm(model))
+
+
+def _check_name(name: str, known: Iterable[str], library: str) -> None:
+    known = set(known)
+    if name not in known:
+        close = get_close_matches(name, sorted(known)) or sorted(known)[:3]
+        raise InputError(
+            f"name: {library} has no classifier {name!r}; did you mean {', '.join(close)}?"
+        )
+
+
+def _torchvision(name: str, entry: Any, **options: Any) -> nn.Module:
+    """Build with random weights, for those of an entry, as torchvision itself would."""
+    if name.startswith("vit_"):
+        options["image_size"] = entry.meta["min_size"][0]
+    if name in ("googlenet", "inception_v3"):
+        # Their published weights came from TensorFlow, and want images scaled as there.
+        options |= {"transform_input": True, "init_weights": False}
+    model: nn.Module = models.get_model(name, weights=None, **options)
+    return model
+
+
+def _downloaded(build: Callable[[], nn.Module], name: str, weights: str) -> nn.Module:
+    try:
+        return build()
+    except _FAILURES as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"weights: cannot load {weights} of {name}: {reason}; without a connection, give"
+            f" {_FILE}"
+        ) from error
+
+
+def _filled(build: Callable[..., nn.Module], path: Path, name: str) -> nn.Module:
+    """Build a model and load a file; where the file has other classes, with as many."""
+    state = _read_state(path)
+    model = build()
+    *_, last = model.state_dict()  # the logits' weight or bias
+    try:
+        if last in state and state[last].shape != model.state_dict()[last].shape:
+            model = build(num_classes=len(state[last]))
+        model.load_state_dict(state)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise InputError(
+            f"weights: {path} is of another model than {name}; give a file that holds the state"
+            " dict of this one, with its layers' names"
+        ) from error
+    return model
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict; code is refused, not run."""
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"weights: cannot read {path}: {reason}; give {_FILE}") from error
+    state = read_tensors(path, "weights", f"give {_FILE}")
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"weights: {path} is no state dict; give {_FILE}")
+    if any(re.search(r"denselayer\d+\.norm\.1\.", key) for key in state):
+        # torchvision's files of DenseNets are older than its names of their layers.
+        pattern = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
+        state = {pattern.sub(r"\1", key): value for key, value in state.items()}
+    return state
+
+
+def _check_hash(path: Path) -> None:
+    """Compare a file with the hash that its name ends with, as far as it is there.
+
+    Raises:
+        InputError: They differ.
+    """
+    wanted = path.stem.rpartition("-")[2]
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(wanted):
+        raise InputError(
+            f"weights: {path} is not what was published: its SHA-256 begins with"
+            f" {found[: len(wanted)]}, not {wanted}; download it again"
+        )

@@ -1,0 +1,272 @@
+"""Folders of images in every layout, and the labels that come with them."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+from torchvision.models import ResNet50_Weights
+
+from lit_hier.data import ImageFiles
+from lit_hier.data.imagenet import imagenet_classes
+from lit_hier.errors import InputError
+
+TENCH, GOLDFISH, TOILET_TISSUE = "n01440764", "n01443537", "n15075141"
+TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+VAL = [f"ILSVRC2012_val_{number:08}.JPEG" for number in range(1, 5)]
+
+
+def fill(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (len(name), 0, 0)).save(path)
+    return root
+
+
+def write(path: Path, text: str | bytes) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+def devkit(folder: Path, ids: list[int]) -> Path:
+    """The development kit's two files, in its structure; IDs are not in the order of wnids."""
+    fields = ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children")
+    kinds: Any = [(field, object) for field in (*fields, "wordnet_height", "num_train_images")]
+    rows = [
+        (1, GOLDFISH, "goldfish, Carassius auratus", "small golden fish", 0, [], 0, 1300),
+        (2, TOILET_TISSUE, "toilet tissue", "a soft paper", 0, [], 0, 1300),
+        (3, TENCH, "tench, Tinca tinca", "freshwater fish", 0, [], 0, 1300),
+        (4, "n00001740", "entity", "that which is", 2, [1, 2], 9, 0),
+    ]
+    (folder / "data").mkdir(parents=True)
+    synsets = np.array(rows, dtype=kinds).reshape(-1, 1)
+    savemat(folder / "data" / "meta.mat", {"synsets": synsets})
+    write(folder / "data" / TRUTH, "".join(f"{number}\n" for number in ids))
+    return folder
+
+
+def test_imagenet_has_the_classes_of_a_classifier() -> None:
+    """The goldfish is class 1 of those that torchvision's networks tell, and so on."""
+    assert len(imagenet_classes()) == 1000
+    names = ResNet50_Weights.DEFAULT.meta["categories"]
+    for wnid, name in ((TENCH, "tench"), (GOLDFISH, "goldfish"), (TOILET_TISSUE, "toilet tissue")):
+        assert names[imagenet_classes()[wnid]] == name
+
+
+def test_folders_of_classes(tmp_path: Path) -> None:
+    fill(tmp_path, "dog/b.png", "cat/10.JPG", "cat/9.jpeg", "cat/more/1.bmp", "dog/.hidden.png")
+    fill(tmp_path, ".thumbs/x.png")
+    write(tmp_path / "README.txt", "hello")
+    write(tmp_path / "dog" / "notes.txt", "woof")
+    files = ImageFiles(str(tmp_path))
+    assert files.classes == ["cat", "dog"]
+    assert [files.name(k) for k in range(len(files))] == [
+        "cat/10.JPG",
+        "cat/9.jpeg",
+        "cat/more/1.bmp",
+        "dog/b.png",
+    ]
+    assert files.targets == [0, 0, 0, 1]
+    image, label = files[3]
+    assert (np.asarray(image)[0, 0, 0], label) == (len("dog/b.png"), 1)
+
+
+def test_folders_of_imagenet(tmp_path: Path) -> None:
+    """A few of its classes keep the numbers that they have among all."""
+    fill(tmp_path, f"{TOILET_TISSUE}/a.JPEG", f"{GOLDFISH}/b.JPEG")
+    files = ImageFiles(str(tmp_path))
+    assert files.targets == [1, 999]
+    assert files.classes == sorted(files.classes)
+    assert len(files.classes) == 1000
+    fill(tmp_path, "n99999999/c.JPEG")
+    assert ImageFiles(str(tmp_path)).classes == [GOLDFISH, TOILET_TISSUE, "n99999999"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{TENCH}_7.JPEG", f"{GOLDFISH}_10026.JPEG", f"{TOILET_TISSUE}_1.JPEG"],
+        [
+            f"ILSVRC2012_val_{k:08}_{wnid}.JPEG"
+            for k, wnid in enumerate((TENCH, GOLDFISH, TOILET_TISSUE), start=293)
+        ],
+        [f"{TENCH}.png", f"{GOLDFISH}.png", f"{TOILET_TISSUE}.png"],
+    ],
+)
+def test_names_with_a_wnid(tmp_path: Path, names: list[str]) -> None:
+    files = ImageFiles(str(fill(tmp_path, *names)))
+    numbers = dict(zip(names, (0, 1, 999), strict=True))
+    assert files.targets == [numbers[name] for name in files.names]
+
+
+@pytest.mark.parametrize("given", [".", "data", f"data/{TRUTH}"])
+def test_the_ground_truth_of_the_devkit(tmp_path: Path, given: str) -> None:
+    root = fill(tmp_path / "val", *VAL)
+    kit = devkit(tmp_path / "ILSVRC2012_devkit_t12", [2, 3, 1, 3])
+    files = ImageFiles(str(root), str(kit / given))
+    assert files.names == VAL
+    assert files.targets == [999, 0, 1, 0]
+    assert len(files.classes) == 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "targets", "classes"),
+    [
+        ("file,class\na.png,dog\nb.png,big cat\n", [1, 0], ["big cat", "dog"]),
+        ("b,big cat\r\na,dog\r\n", [1, 0], ["big cat", "dog"]),
+        ('\ufeff"a.png", "dog"\n\nb.png,"cat, big"\n', [1, 0], ["cat, big", "dog"]),
+        ("image,label\na.png,10\nb.png,2\n", [10, 2], [str(k) for k in range(11)]),
+        (f"a,{TOILET_TISSUE}\nb,{TENCH}\n", [999, 0], None),
+        (
+            f"ImageId,PredictionString\nb,{TENCH} 1 2 3 4 {TENCH} 5 6 7 8\na,{GOLDFISH} 1 2 3 4\n",
+            [1, 0],
+            None,
+        ),
+    ],
+)
+def test_a_table_of_labels(
+    tmp_path: Path, text: str, targets: list[int], classes: list[str] | None
+) -> None:
+    root = fill(tmp_path / "pictures", "a.png", "b.png")
+    files = ImageFiles(str(root), write(tmp_path / "labels.csv", text))
+    assert files.targets == targets
+    assert files.classes == (classes or list(imagenet_classes()))
+
+
+def test_labels_of_files_in_folders(tmp_path: Path) -> None:
+    root = fill(tmp_path / "pictures", "x/a.png", "y/a.png", "b.png")
+    table = write(tmp_path / "labels.csv", "x/a,dog\ny/a.png,cat\nb,dog\n")
+    assert ImageFiles(str(root), table).targets == [1, 1, 0]
+
+
+def test_files_of_unknown_class(tmp_path: Path) -> None:
+    files = ImageFiles(str(fill(tmp_path, "b.png", "a.jpg")))
+    assert (files.names, files.targets, files.classes) == (["a.jpg", "b.png"], [-1, -1], [])
+
+
+def test_the_fingerprint_tells_files_apart(tmp_path: Path) -> None:
+    root = fill(tmp_path / "pictures", "a.png", "b.png", "c.png")
+    told = [ImageFiles(str(root)).fingerprint([0, 1])]
+    assert ImageFiles(str(root)).fingerprint([0, 1]) == told[0]
+    fill(root, "c.png")  # not among the chosen
+    assert ImageFiles(str(root)).fingerprint([0, 1]) == told[0]
+    moved = root.rename(tmp_path / "elsewhere")
+    assert ImageFiles(str(moved)).fingerprint([0, 1]) == told[0]
+    told.append(ImageFiles(str(moved)).fingerprint([1, 0]))
+    labels = write(tmp_path / "labels.csv", "a,0\nb,1\nc,1")
+    told.append(ImageFiles(str(moved), labels).fingerprint([0, 1]))
+    os.utime(moved / "a.png", ns=(0, 1))
+    told.append(ImageFiles(str(moved)).fingerprint([0, 1]))
+    with (moved / "b.png").open("ab") as file:
+        file.write(b"more")
+    told.append(ImageFiles(str(moved)).fingerprint([0, 1]))
+    files = ImageFiles(str(moved))
+    (moved / "b.png").unlink()
+    told.append(files.fingerprint([0, 1]))
+    assert len(set(told)) == len(told)
+
+
+def labelled(text: str | bytes, *names: str) -> Callable[[Path], ImageFiles]:
+    """Read a table of labels beside pictures."""
+
+    def read(folder: Path) -> ImageFiles:
+        root = fill(folder / "root", *(names or ("a.png", "b.png")))
+        return ImageFiles(str(root), write(folder / "labels.csv", text))
+
+    return read
+
+
+def kit(ids: list[int], *names: str, meta: bytes | None = b"") -> Callable[[Path], ImageFiles]:
+    """Read the ground truth of pictures, with another table of classes or none."""
+
+    def read(folder: Path) -> ImageFiles:
+        given = devkit(folder / "kit", ids)
+        if meta is None:
+            (given / "data" / "meta.mat").unlink()
+        elif meta:
+            (given / "data" / "meta.mat").write_bytes(meta)
+        return ImageFiles(str(fill(folder / "root", *(names or VAL))), str(given))
+
+    return read
+
+
+def without_images(folder: Path) -> ImageFiles:
+    fill(folder, "cat/a.png", "dog/b.png")
+    (folder / "dog" / "b.png").rename(folder / "dog" / "b.txt")
+    return ImageFiles(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("read", "said"),
+    [
+        (lambda folder: ImageFiles(str(folder / "x")), r"root: there is no folder \S+; give"),
+        (lambda folder: ImageFiles(write(folder / "x.png", "x")), r"root: there is no folder \S+"),
+        (lambda folder: ImageFiles(str(folder)), r"root: \S+ holds no images; they end in \.jpg"),
+        (without_images, r"root: class dog of \S+ has no images; fill its folder or remove it"),
+        (
+            lambda folder: ImageFiles(str(fill(folder, "cat/a.png", "b.png"))),
+            r"root: \S+ holds images in folders, as cat/a\.png, and outside, as b\.png; keep",
+        ),
+        (
+            lambda folder: ImageFiles(str(fill(folder, f"{TENCH}_1.png", "b.png"))),
+            rf"root: {TENCH}_1\.png has a wnid in its name, but b\.png has none; rename it",
+        ),
+        (
+            lambda folder: ImageFiles(str(fill(folder, f"{TENCH}_1.png", "n00000001_1.png"))),
+            r"root: the class of n00000001_1\.png is 'n00000001', none of ImageNet's 1000 wnids",
+        ),
+        (
+            lambda folder: ImageFiles(str(fill(folder, *VAL))),
+            r"labels: \S+ holds ImageNet's validation images without classes; give the devkit",
+        ),
+        (
+            lambda folder: ImageFiles(str(fill(folder, "a.png")), str(folder / "none.csv")),
+            r"labels: cannot read \S+none\.csv: No such file or directory; give",
+        ),
+        (
+            lambda folder: ImageFiles(str(fill(folder, "a.png")), str(folder)),
+            rf"labels: cannot read \S+{TRUTH}: No such file or directory; give",
+        ),
+        (labelled(""), r"labels: \S+ is empty"),
+        (labelled(b"\xff\xfea,dog\n"), r"labels: \S+ is no UTF-8 text"),
+        (labelled("a,dog\n"), r"labels: \S+ has no line for b\.png; add it, or remove the image"),
+        (labelled("a,dog\nb,cat\nc,cat\n"), r"labels: line 3 of \S+ is of 'c', which is not in"),
+        (labelled("gone.png,x\na,dog\nb,cat\n"), r"labels: line 1 of \S+ is of 'gone\.png', whic"),
+        (
+            labelled("a,dog\na.png,cat\n"),
+            r"labels: line 2 of \S+ gives 'a\.png' a class once more",
+        ),
+        (labelled("a,dog\nb\n"), r"labels: line 2 of \S+ is 'b'; give two columns"),
+        (labelled("a,dog\nb,\n"), r"labels: line 2 of \S+ is 'b,'; give two columns"),
+        (labelled("a,1,2\nb,3,4\n"), r"labels: line 1 of \S+ is 'a,1,2'; give two columns"),
+        (labelled('a,"dog\nb,cat\n'), r"labels: \S+ is no CSV: unexpected end of data; give"),
+        (labelled("a,-1\nb,1\n"), r"labels: classes are numbered -1 to 1; number them from 0"),
+        (labelled("a,00\nb,01\n"), r"labels: classes are numbered 0 to 1; .* leading zeros"),
+        (labelled("a,1\nb,9999999\n"), r"labels: classes are numbered 1 to 9999999; number them"),
+        (
+            labelled(f"a,{TENCH}\nb,n123\n"),
+            r"labels: the class of b\.png is 'n123', none of Image",
+        ),
+        (kit([1, 2, 3]), r"labels: \S+ is of 3 images, but root has 4; give both whole, or a CSV"),
+        (
+            kit([1, 2, 3, 7]),
+            r"labels: line 4 of \S+ is '7', which is no ILSVRC2012_ID of meta\.mat",
+        ),
+        (kit([1, 2, 3, 4]), rf"labels: the class of {VAL[3]} is 'n00001740', none of ImageNet's"),
+        (kit([1], VAL[1]), rf"labels: \S+ has no line for {VAL[1]}; names must number the images"),
+        (kit([1], "a.png"), r"labels: \S+ has no line for a\.png; names must number the images"),
+        (kit([1, 2, 3, 1], meta=None), r"labels: cannot read \S+meta\.mat; give the unpacked"),
+        (kit([1, 2, 3, 1], meta=b"nonsense" * 40), r"labels: \S+meta\.mat is no meta\.mat of Im"),
+    ],
+)
+def test_folders_and_labels_that_cannot_be_used(
+    tmp_path: Path, read: Callable[[Path], ImageFiles], said: str
+) -> None:
+    with pytest.raises(InputError, match=rf"^{said}[^\n]*$"):
+        read(tmp_path)

@@ -1,0 +1,176 @@
+"""Folders of images through the command line: what is broken is named and counted."""
+
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from conftest import inside, random_pipeline, rows
+from PIL import Image
+
+from lit_hier.cli import main
+
+CONFIG = """
+data:
+  class_path: ImageDataModule
+  init_args:
+    held_out: {{class_path: ImageFiles, init_args: {{root: {root}}}}}
+    size: 8
+    num_per_class: null
+    eval_batch_size: 4
+model:
+  class_path: DDPMSampler
+  init_args: {{pretrained: {pipeline}, num_steps: 4, times: [0, 2, 4], samples: samples}}
+trainer:
+  logger: {{class_path: TensorBoardLogger, init_args: {{save_dir: logs, name: run}}}}
+  enable_progress_bar: false
+  callbacks:
+    - class_path: ActivationSimilarity
+      init_args:
+        network: {{class_path: FourierBands, init_args: {{size: 8}}}}
+        layers: ["bands.*"]
+    - class_path: SampleGrid
+"""
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model of coloured images."""
+    return random_pipeline(tmp_path_factory.mktemp("colours"), channels=3)
+
+
+def picture(mode: str, size: tuple[int, int], seed: int) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(noise).convert(mode)
+
+
+def folder_of_images(root: Path) -> None:
+    """Twelve files of two classes: five as they should be, four to be mended, three broken."""
+    for name in ("cat", "dog"):
+        (root / name).mkdir(parents=True)
+    for k in range(5):
+        picture("RGB", (20, 16), k).save(root / f"cat/{k}.png")
+    picture("CMYK", (20, 16), 5).save(root / "dog/cmyk.jpg")
+    picture("L", (20, 16), 6).save(root / "dog/grey.png")
+    picture("RGB", (1, 1), 7).save(root / "dog/tiny.png")
+    frames = [picture("RGB", (12, 12), 8 + k).convert("P") for k in range(3)]
+    frames[0].save(root / "dog/moving.gif", save_all=True, append_images=frames[1:])
+    picture("RGB", (64, 64), 11).save(root / "dog/cut.jpg")
+    content = (root / "dog/cut.jpg").read_bytes()
+    (root / "dog/cut.jpg").write_bytes(content[: len(content) // 2])
+    (root / "dog/empty.jpg").write_bytes(b"")
+    (root / "dog/text.png").write_text("these are words")
+
+
+def lit_hier(folder: Path, config: str, *arguments: str) -> None:
+    (folder / "run.yaml").write_text(config)
+    with (
+        inside(folder),
+        patch.object(sys, "argv", ["lit-hier", "predict", "-c", "run.yaml", *arguments]),
+    ):
+        main()
+
+
+def test_broken_files_are_named_and_counted_and_the_run_goes_on(
+    colours: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder_of_images(tmp_path / "images")
+    lit_hier(tmp_path, CONFIG.format(root="images", pipeline=colours))
+    for name in ("cut.jpg", "empty.jpg", "text.png"):
+        lines = [line for line in caplog.messages if name in line]
+        assert len(lines) == 2  # once in the reference set, once among those turned round
+        assert all(line.startswith("data: skipped ") and "\n" not in line for line in lines)
+    run = tmp_path / "logs/run/version_0"
+    counts = {"skipped": "3", "converted": "3", "enlarged": "1"}
+    for row in rows(run / "similarity.csv"):
+        assert row["count"] == "9"
+        assert {name: row[name] for name in counts} == counts
+    (row,) = rows(run / "similarity_reference.csv")
+    assert {name: row[name] for name in counts} == counts
+    assert row["count"] == "9"
+    assert len(list((tmp_path / "samples/start").iterdir())) == 9
+    assert np.load(run / "similarity.npz")["index"].tolist() == [0, 1, 2, 3, 4, 5, 8, 9, 11]
+    # The second time nothing is made, and nothing changes.
+    lit_hier(tmp_path, CONFIG.format(root="images", pipeline=colours))
+    again = tmp_path / "logs/run/version_1"
+    assert (again / "similarity.csv").read_bytes() == (run / "similarity.csv").read_bytes()
+
+
+def test_batches_of_which_nothing_can_be_read_are_passed_over(
+    colours: str, tmp_path: Path
+) -> None:
+    folder_of_images(tmp_path / "images")
+    config = CONFIG.format(root="images", pipeline=colours)
+    lit_hier(tmp_path, config.replace("eval_batch_size: 4", "eval_batch_size: 1"))
+    table = rows(tmp_path / "logs/run/version_0/similarity.csv")
+    assert {(row["count"], row["skipped"]) for row in table} == {("9", "3")}
+
+
+def broken(folder: Path, kind: str) -> str:
+    """Make an input that stops a run, and give its config's root."""
+    root = folder / "images"
+    folder_of_images(root)
+    if kind == "no readable image":
+        for path in root.rglob("*.*"):
+            path.write_bytes(b"")
+    elif kind == "missing class":
+        (root / "emu").mkdir()
+    elif kind == "labels of a folder that has names":
+        (folder / "labels.csv").write_text("nowhere.png,cat\n")
+        return f"images, labels: {folder / 'labels.csv'}"
+    elif kind == "no folder":
+        return "nowhere"
+    return "images"
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("no readable image", "data: none of the reference images can be read"),
+        ("missing class", "root: class emu of "),
+        ("labels of a folder that has names", "labels: line 1 of "),
+        ("no folder", "root: there is no folder nowhere"),
+        ("too many channels", "data: images have 3 channels, but the model takes 1"),
+        ("wrong checkpoint", "pretrained: "),
+        ("torchvision", "data: the data set cannot be loaded: Dataset not found"),
+        ("too few", "num_per_class is 9, but class "),
+    ],
+)
+def test_what_stops_a_run_is_said_in_one_line(
+    colours: str,
+    pipeline: str,
+    tmp_path: Path,
+    kind: str,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = {"too many channels": pipeline, "wrong checkpoint": f"{tmp_path}/model.pt"}
+    (tmp_path / "model.pt").write_bytes(b"PK\x03\x04 no model")
+    config = CONFIG.format(root=broken(tmp_path, kind), pipeline=model.get(kind, colours))
+    if kind == "torchvision":
+        mnist = "{class_path: torchvision.datasets.MNIST, init_args: {root: none, train: false}}"
+        config = config.replace("{class_path: ImageFiles, init_args: {root: images}}", mnist)
+    if kind == "too few":
+        config = config.replace("num_per_class: null", "num_per_class: 9")
+    with pytest.raises(SystemExit) as stopped:
+        lit_hier(tmp_path, config)
+    assert stopped.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert len(errors) == 1
+    assert errors[0].startswith(f"lit-hier: error: {said}")
+
+
+def test_two_processes_count_what_each_has_skipped(colours: str, tmp_path: Path) -> None:
+    folder_of_images(tmp_path / "images")
+    config = CONFIG.format(root="images", pipeline=colours)
+    lit_hier(tmp_path, config.replace("samples: samples", "seed: 0"))
+    command = [sys.executable, "-m", "lit_hier", "predict", "-c", "run.yaml"]
+    both = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"]
+    done = subprocess.run(
+        [*command, *both], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (tmp_path / f"logs/run/version_{k}/similarity.csv" for k in range(2))
+    assert one.read_bytes() == two.read_bytes()
