@@ -1,9 +1,10 @@
-# `make demo` and `make test` are each the only command that a fresh machine needs.
+# `make demo`, `make demo-images` and `make test` are each the only command that a fresh machine
+# needs.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check tests fig8 clean
+.PHONY: demo demo-images test check tests fig8 clean
 
 # The environment is whole once its stamp is newer than what it is made from.
 .venv/.installed: pyproject.toml
@@ -15,6 +16,12 @@ BIN := .venv/bin
 demo: .venv/.installed
 	$(BIN)/lit-hier fit -c configs/demo_classifier.yaml
 	$(BIN)/lit-hier predict -c configs/demo.yaml
+
+# Train a diffusion model and a classifier of handwritten digits; turn held-out digits round.
+demo-images: .venv/.installed
+	$(BIN)/lit-hier fit -c configs/digits_ddpm.yaml
+	$(BIN)/lit-hier fit -c configs/digits_classifier.yaml
+	$(BIN)/lit-hier predict -c configs/digits.yaml
 
 # Fig. 8 at the paper's own size.
 fig8: .venv/.installed

@@ -120,7 +120,7 @@ def test_it_says_where_results_lie(demo: Path, capsys: pytest.CaptureFixture[str
         said = capsys.readouterr()
         lines = said.out.splitlines()
         found = [line.split()[-1] for line in lines if line.startswith(("table", "picture"))]
-        assert len(found) == 5
+        assert len(found) == 6
         assert all(Path(name).is_file() for name in found)
     look = shlex.split(lines[-1])
     assert look[0] == "look"
