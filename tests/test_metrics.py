@@ -34,6 +34,8 @@ RNG = np.random.default_rng(0)
         (2 * RNG.beta(1, 8, 5_000) - 1, -1.0, 0.02),
         # Two peaks: the higher one, not the mean between them.
         (np.r_[RNG.normal(-0.4, 0.05, 4_000), RNG.normal(0.6, 0.05, 6_000)], 0.6, 0.02),
+        # At a transition: the higher peak stands near the end, and is not drawn into it.
+        (np.r_[RNG.normal(0.0, 0.15, 450), np.clip(RNG.normal(0.9, 0.03, 550), -1, 1)], 0.9, 0.02),
         # Many data do not change at all.
         (np.r_[np.ones(400), RNG.uniform(-0.5, 1, 600)], 1.0, 1e-3),
         (np.full(7, -0.25), -0.25, 1e-12),

@@ -13,9 +13,11 @@ def mode(values: ArrayLike) -> float:
     """Where the density of similarities is largest: the paper's "maximum of their distribution".
 
     The estimator is the maximum of a Gaussian kernel density on [-1, 1] with Silverman's
-    bandwidth, 0.9 min(std, IQR / 1.34) n^(-1/5), reflected at both ends, so that a peak at exactly
-    1 (nothing has changed) is found there. It is evaluated on a grid of spacing 5e-4; the lower
-    of equal maxima is taken.
+    bandwidth, 0.9 min(std, h / 1.34) n^(-1/5), reflected at both ends, so that a peak at exactly
+    1 (nothing has changed) is found there. The robust width h is not the interquartile range, but
+    the length of the shortest half of the data: equally long for a Gaussian, and that of one peak
+    where there are two, as at a transition. It is evaluated on a grid of spacing 5e-4; the lower of
+    equal maxima is taken.
 
     Source: Silverman, "Density Estimation for Statistics and Data Analysis" (1986), Eq. 3.31.
 
@@ -26,8 +28,10 @@ def mode(values: ArrayLike) -> float:
     cells = np.bincount(np.rint((x + 1) / 2 * _CELLS).astype(int), minlength=_CELLS + 1)
     density = cells.astype(np.float64)
     density[[0, -1]] *= 2  # the grid's end cells are half as wide
-    quartiles = np.percentile(x, [25, 75])
-    spread = min(x.std(), (quartiles[1] - quartiles[0]) / 1.34) or x.std()
+    x.sort()
+    half = len(x) // 2
+    shortest = (x[half:] - x[: len(x) - half]).min()
+    spread = min(x.std(), shortest / 1.34) or x.std()
     bandwidth = 0.9 * spread * len(x) ** -0.2  # in units of similarity; at least half a cell
     smooth = gaussian_filter1d(density, max(bandwidth / 2 * _CELLS, 0.5), mode="mirror")
     return float(np.argmax(smooth) / _CELLS * 2 - 1)
