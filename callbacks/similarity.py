@@ -118,7 +118,7 @@ class ActivationSimilarity(NetworkAnalysis):
             if top1 < min(2 / taken.num_classes, (1 + 1 / taken.num_classes) / 2):
                 rank_zero_warn(
                     f"reference/accuracy is {top1:.2%}, close to chance: do the weights belong to"
-                    " this grammar and this data?"
+                    " these data and their classes?"
                 )
             for logger in trainer.loggers:
                 logger.log_metrics({"reference/accuracy": top1, "reference/top5": top5}, step=0)

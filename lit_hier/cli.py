@@ -86,7 +86,11 @@ class LitHierCLI(LightningCLI):
             parser.link_arguments(
                 f"data.{whole}", f"model.init_args.{whole}", apply_on="instantiate"
             )
-        for name in ("num_features", "num_classes", "tuple_size", "num_layers"):
+        for name in ("num_classes", "size", "channels"):
+            parser.link_arguments(
+                f"data.{name}", f"model.init_args.{name}", apply_on="instantiate"
+            )
+        for name in ("num_features", "tuple_size", "num_layers"):
             parser.link_arguments(
                 "data.rhm",
                 f"model.init_args.{name}",

@@ -1,6 +1,7 @@
 """The embedded images, and a diffusion model trained on them through the command line."""
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -10,6 +11,8 @@ import pytest
 import torch
 from conftest import ROOT, inside, rows
 from diffusers import DiffusionPipeline
+from PIL import Image
+from test_data_images import mnist
 
 from lit_hier.cli import main
 from lit_hier.data import DigitsDataModule
@@ -70,25 +73,63 @@ def test_arguments_that_cannot_be_used(build: Any, said: str) -> None:
         build()
 
 
-@pytest.mark.filterwarnings("ignore:.*logging interval")
-def test_a_model_learns_digits_and_turns_them_round(tmp_path: Path) -> None:
-    """The two configs, on a smaller network and fewer epochs."""
-    configs = ROOT / "configs"
-    short = ("--trainer.max_epochs=3", "--model.init_args.widths=[8,16]")
-    lit_hier(tmp_path, "fit", "-c", f"{configs}/digits_ddpm.yaml", *short)
-    folder = tmp_path / "logs/digits_ddpm"
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make demo-images` runs, with a smaller diffusion model and in fewer epochs."""
+    folder, configs = tmp_path_factory.mktemp("digits"), ROOT / "configs"
+    small = ("--trainer.max_epochs=3", "--model.init_args.widths=[8,16]")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*logging interval")
+        lit_hier(folder, "fit", "-c", f"{configs}/digits_ddpm.yaml", *small)
+        lit_hier(folder, "fit", "-c", f"{configs}/digits_classifier.yaml")
+    few = ("--model.init_args.num_steps=10", "--model.init_args.times=[0,3,6,10]")
+    lit_hier(folder, "predict", "-c", f"{configs}/digits.yaml", *few)
+    lit_hier(folder, "predict", "-c", f"{configs}/digits_bands.yaml")
+    return folder / "logs"
+
+
+def test_a_pipeline_is_there_whole(digits: Path) -> None:
+    folder = digits / "digits_ddpm"
     unet = DiffusionPipeline.from_pretrained(folder / "pipeline", low_cpu_mem_usage=False).unet
     assert unet.config.in_channels == 1
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
-    few = ("--data.init_args.num_predict=30", "--model.init_args.num_steps=10")
-    times = "--model.init_args.times=[0,3,6,10]"
-    lit_hier(tmp_path, "predict", "-c", f"{configs}/digits.yaml", *few, times)
-    table = rows(tmp_path / "logs/digits/version_0/similarity.csv")
+
+
+def test_digits_are_turned_round(digits: Path) -> None:
+    run = digits / "digits/version_0"
+    (reference,) = rows(run / "similarity_reference.csv")
+    assert float(reference["top1"]) > 0.95
+    table = rows(run / "similarity.csv")
     assert {row["process"] for row in table} == {"ddpm"}
     start = [float(row["mean"]) for row in table if float(row["time"]) == 0]
-    assert start == pytest.approx([1, 1, 1], abs=1e-5)
-    end = [float(row["mean"]) for row in table if float(row["time"]) == 10]
-    assert max(end) < 0.5
+    assert start == pytest.approx([1, 1, 1, 1], abs=1e-5)
+    kept = {float(row["time"]): float(row["kept"]) for row in rows(run / "class_kept.csv")}
+    assert kept[0] == 1
+    assert kept[10] < 0.4
+    # What is read back is what was made: the same digits, scale by scale.
+    bands = rows(digits / "digits_bands/version_0/similarity.csv")
+    assert {float(row["time"]) for row in bands} == {0, 3, 6, 10}
+    assert {row["count"] for row in bands} == {"200"}
+
+
+@pytest.mark.filterwarnings("ignore:.*logging interval", "ignore:.*close to chance")
+def test_the_same_configs_take_data_sets_of_torchvision(tmp_path: Path) -> None:
+    mnist(tmp_path / "data", 60)
+    configs = ROOT / "configs"
+    few = ("--data.init_args.num_val=20", "--data.init_args.num_per_class=1")
+    once = ("--trainer.max_epochs=1", "--model.init_args.widths=[8,8]")
+    steps = ("--model.init_args.num_steps=4", "--model.init_args.times=[1,4]")
+    for command, name, arguments in (
+        ("fit", "digits_ddpm", once),
+        ("fit", "digits_classifier", once),
+        ("predict", "digits", steps),
+    ):
+        both = ("-c", f"{configs}/{name}.yaml", "-c", f"{configs}/mnist.yaml")
+        lit_hier(tmp_path, command, *both, *few, *arguments)
+    (row,) = {row["count"] for row in rows(tmp_path / "logs/digits/version_0/class_kept.csv")}
+    assert row == "10"
+    with Image.open(next((tmp_path / "logs/digits/samples/k_0004").iterdir())) as picture:
+        assert (picture.size, picture.mode) == ((28, 28), "L")
 
 
 def test_training_lowers_the_loss_and_averages_the_weights(tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ class DigitsDataModule(SplitDataModule):
 
     classes = tuple(map(str, range(10)))
     """Names of the classes, in the order of their numbers."""
+    num_classes = len(classes)
+    channels = 1
 
     def __init__(
         self,

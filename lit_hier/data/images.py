@@ -140,6 +140,7 @@ class ImageDataModule(SplitDataModule):
 
     Attributes:
         classes: Names of the classes of `held_out`, by label; empty if they are unknown.
+        num_classes: Their number; at least that of the labels.
 
     Raises:
         InputError: A number is out of range, a class has too few images, or a data set does not
@@ -181,6 +182,7 @@ class ImageDataModule(SplitDataModule):
         self.classes = [str(name) for name in getattr(held_out, "classes", ())]
         shape = (size, channels)
         label = read_labels(held_out, "held_out")
+        self.num_classes = max(len(self.classes), int(label.max()) + 1)
         reference = choose(label, reference_per_class, seed, self.classes, "reference_per_class")
         few = choose(label, num_per_class, seed, self.classes, "num_per_class")
         self._splits["test"] = PreparedImages(held_out, label, reference, *shape)

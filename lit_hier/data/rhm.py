@@ -128,6 +128,11 @@ class RHMDataModule(SplitDataModule):
             raise InputError(f"seed is {seed}; give at least 0")
 
     @property
+    def num_classes(self) -> int:
+        """Classes: n of the first grammar."""
+        return self.grammars[0].num_classes
+
+    @property
     def training_set(self) -> str:
         """What decides the training set, in one line: grammar, rules, size, seed."""
         if len(self.grammars) > 1:
