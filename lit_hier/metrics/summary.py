@@ -16,8 +16,8 @@ def mode(values: ArrayLike) -> float:
     bandwidth, 0.9 min(std, h / 1.34) n^(-1/5), reflected at both ends, so that a peak at exactly
     1 (nothing has changed) is found there. The robust width h is not the interquartile range, but
     the length of the shortest half of the data: equally long for a Gaussian, and that of one peak
-    where there are two, as at a transition. It is evaluated on a grid of spacing 5e-4; the lower of
-    equal maxima is taken.
+    where there are two, as at a transition. It is evaluated on a grid of spacing 5e-4; the lower
+    of equal maxima is taken.
 
     Source: Silverman, "Density Estimation for Statistics and Data Analysis" (1986), Eq. 3.31.
 
