@@ -77,6 +77,7 @@ class Analysis(Callback, ABC):
             raise InputError(
                 f"model: {kind} needs messages; use it with a BPDenoiser that has messages: true"
             )
+        self._remedies = torch.zeros(1 + len(REMEDIES), dtype=torch.int64)
         self.axis, self.times = pl_module.axis, pl_module.times
         self.sources = pl_module.sources
         for name, value in self.sources[0].parameters.items():
@@ -86,10 +87,6 @@ class Analysis(Callback, ABC):
                     f"data.rhm: {kind} takes grammars of one {_ARGUMENTS[name]}; give one, or"
                     " measure with Transition"
                 )
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count remedies from none."""
-        self._remedies = torch.zeros(1 + len(REMEDIES), dtype=torch.int64)
 
     def kinds(self) -> list[list[int]]:
         """Sort the sources by their parameters: those that differ in none stand together."""
