@@ -16,6 +16,7 @@ from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.metrics import standard_error
 from lit_hier.modules import ForwardBackwardModule
+from lit_hier.nn import evaluate
 from lit_hier.plots import Panel
 
 
@@ -80,10 +81,9 @@ class ClassKept(NetworkAnalysis):
             for k, name in enumerate(names)
         ]
 
-    def _predict(self, trainer: Trainer, x: Tensor) -> Tensor:
+    def _predict(self, x: Tensor) -> Tensor:
         """Give the number of each datum's class and of its ancestors: shape (levels, B)."""
-        with torch.inference_mode(), trainer.precision_plugin.forward_context():
-            logits: Tensor = self.network(x.float())
+        logits = evaluate(self.network, x)
         if logits.ndim != 2:
             raise InputError(
                 f"network: {type(self.network).__name__} is no classifier: it puts out"
@@ -103,8 +103,8 @@ class ClassKept(NetworkAnalysis):
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> Tensor:
         """Compare predictions at every time: shape (1, T, levels, B)."""
-        start = self._predict(trainer, record.x_start)
-        kept = [self._predict(trainer, x) == start for x in record.x_reversed]
+        start = self._predict(record.x_start)
+        kept = [self._predict(x) == start for x in record.x_reversed]
         return torch.stack(kept)[None].float()
 
     def summarise(

@@ -184,6 +184,8 @@ class CurveAnalysis(Analysis):
         """Begin an empty table."""
         super().on_predict_start(trainer, pl_module)
         self._tables: list[SampleTable] = []
+        assert trainer.predict_dataloaders is not None
+        self._num_samples = len(trainer.predict_dataloaders.dataset)
 
     def see(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
@@ -198,20 +200,17 @@ class CurveAnalysis(Analysis):
                 )
             values.append(record.effective_noise)
         if not self._tables:
-            assert trainer.predict_dataloaders is not None
-            num_samples = len(trainer.predict_dataloaders.dataset)
-            self._tables = [SampleTable(*x.shape[:-1], num_samples=num_samples) for x in values]
+            num = self._num_samples
+            self._tables = [SampleTable(*x.shape[:-1], num_samples=num) for x in values]
         for table, x in zip(self._tables, values, strict=True):
             table.update(record.index.cpu(), x.cpu())
 
     def unite(self, pl_module: ForwardBackwardModule) -> list[NDArray[Any]]:
-        """Gather the processes' tables: sample indices, values, sources, effective noise.
-
-        Raises:
-            InputError: There was nothing to measure.
-        """
-        if not self._tables:
-            raise InputError("data: none of this process's images can be read; give others")
+        """Gather the processes' tables: sample indices, values, sources, effective noise."""
+        if not self._tables:  # none of this process's images could be read
+            shape = (len(self.quantities), len(self.times), len(self.curve_names()))
+            num_samples = self._num_samples
+            self._tables = [SampleTable(*s, num_samples=num_samples) for s in (shape, ())]
         tables = [table.to(pl_module.device).compute() for table in self._tables]
         self._tables = []
         return [tables[0][0].cpu().numpy(), *(values.cpu().numpy() for _, values in tables)]
@@ -219,6 +218,8 @@ class CurveAnalysis(Analysis):
     def write(self, trainer: Trainer, folder: str, measured: list[NDArray[Any]]) -> None:
         """Summarise, and write everything."""
         index, values, source, *noise = measured
+        if not len(index):
+            raise InputError("data: none of the images can be read; give others")
         source = source.astype(np.int64)
         self.noise = noise[0].astype(np.float64).mean(-1) if noise else None
         masks = [(line, np.isin(source, line.sources)) for line in self.lines()]

@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 from zipfile import BadZipFile
@@ -21,6 +22,7 @@ from lit_hier.nn import Probe
 
 _FORMAT: Final = 1  # of what is kept; another one is taken anew
 _TOP: Final = 5
+_LIBRARIES: Final = ("lit-hier", "pillow", "timm", "torch", "torchvision")  # that decide numbers
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,9 @@ def reference_of(
 
     It is kept as `reference/{key}.npz` in the logger's `save_dir`, where the key is made of the
     network, its weights, its transform, the layers, the data (where the data module can tell them
-    apart: `fingerprint`), their batches and the trainer's precision. Both ways of standardising
-    are made of the same moments.
+    apart: `fingerprint`), their batches and the libraries' versions. Both ways of standardising
+    are made of the same moments. If an image could not be read, nothing is kept: it may be there
+    the next time.
 
     Args:
         trainer: The run.
@@ -96,7 +99,8 @@ def reference_of(
     data = tell(split) if tell is not None else None
     if data is None:
         return _take(trainer, probe, loader)
-    parts = (_FORMAT, probe.identity, data, loader.sampler.batch_size, trainer.precision)
+    versions = [version(name) for name in _LIBRARIES]
+    parts = (_FORMAT, probe.identity, data, loader.sampler.batch_size, versions)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
     assert trainer.logger is not None
     folder = Path(trainer.logger.save_dir or trainer.default_root_dir, "reference")
@@ -105,7 +109,7 @@ def reference_of(
     if arrays is not None:
         return Reference.unpack(arrays)
     taken = _take(trainer, probe, loader)
-    if trainer.is_global_zero:
+    if trainer.is_global_zero and not taken.counts[1]:
         write_samples(str(folder), key, taken.pack())
     return taken
 
@@ -125,9 +129,9 @@ def _take(trainer: Trainer, probe: Probe, loader: Any) -> Reference:
     """Let the network see every batch, each process its own; unite the processes."""
     device = trainer.strategy.root_device
     trees = {name: MomentTree() for name in probe.layers}
-    flat = dict.fromkeys(probe.layers, False)
+    # Whether layers have no positions, then the number of classes.
+    facts = torch.zeros(len(probe.layers) + 1, dtype=torch.int64, device=device)
     seen = torch.zeros(7, dtype=torch.int64, device=device)
-    num_classes = 0
     for number, raw in zip(loader.sampler.numbers, loader, strict=True):
         batch = trainer.strategy.batch_to_device(raw, dataloader_idx=0)
         label = batch["label"]
@@ -137,26 +141,28 @@ def _take(trainer: Trainer, probe: Probe, loader: Any) -> Reference:
 
             def see(name: str, output: Tensor, number: int = number) -> None:
                 trees[name].add(number, channel_moments(output))
-                flat[name] = output.ndim == 2
+                facts[probe.layers.index(name)] = output.ndim == 2
 
-            with trainer.precision_plugin.forward_context():
-                logits = probe(batch["x"], see)
+            logits = probe(batch["x"], see)
             if logits.ndim == 2:
-                num_classes = logits.shape[1]
+                facts[-1] = logits.shape[1]
                 known = label >= 0
-                best = logits.topk(min(_TOP, num_classes)).indices
+                best = logits.topk(min(_TOP, logits.shape[1])).indices
                 right = (best == label[:, None])[known]
                 seen[4:] += torch.stack((known.sum(), right[:, 0].sum(), right.sum()))
     counted = trainer.strategy.reduce(seen, reduce_op="sum")
     if trainer.world_size > 1:
+        # A process of whose images none can be read has nothing to say.
+        facts = torch.stack(gather_all_tensors(facts)).amax(0)
         trees = {
-            name: MomentTree.unpack(*gather_all_tensors(tree.pack()))
+            name: MomentTree.unpack(*gather_all_tensors(tree.pack().to(device)))
             for name, tree in trees.items()
         }
     if not counted[0]:
         raise InputError("data: none of the reference images can be read; give others")
     accuracy = counted[5:].double() / counted[4]
+    *flat, num_classes = facts.tolist()
     if math.isnan(float(accuracy[0])):
         num_classes = 0
     moments = [tree.total() for tree in trees.values()]
-    return Reference(moments, list(flat.values()), counted[:4], accuracy, num_classes)
+    return Reference(moments, list(map(bool, flat)), counted[:4], accuracy, num_classes)

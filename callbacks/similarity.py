@@ -15,6 +15,7 @@ from callbacks.curves import Floats, Line, Results, Row
 from callbacks.networks import NetworkAnalysis
 from callbacks.reference import Reference, reference_of
 from lit_hier.diffusion import ForwardBackward
+from lit_hier.errors import InputError
 from lit_hier.metrics import Protocol, Standardization, summarize
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.nn import Probe
@@ -141,11 +142,18 @@ class ActivationSimilarity(NetworkAnalysis):
             standardized = self.standardizations[name](output)
             alike[name].append(cosine_similarity(start[name], standardized, dim=1))
 
-        with trainer.precision_plugin.forward_context():
-            self.probe(record.x_start, see_start)
-            for k, _ in enumerate(pl_module.track(record.times.tolist())):
-                self.probe(record.x_reversed[k], see_reversed)
-        return torch.stack([torch.stack(values) for values in alike.values()], dim=1)[None]
+        self.probe(record.x_start, see_start)
+        for k, _ in enumerate(pl_module.track(record.times.tolist())):
+            self.probe(record.x_reversed[k], see_reversed)
+        similarity = torch.stack([torch.stack(values) for values in alike.values()], dim=1)
+        if not similarity.isfinite().all():
+            k, layer, sample = (~similarity.isfinite()).nonzero()[0].tolist()
+            raise InputError(
+                f"network: {self.probe.layers[layer]} puts out no finite numbers for sample"
+                f" {int(record.index[sample])} at {self.axis.symbol} = {self.times[k]:g} or for"
+                " its start; check the weights and the samples"
+            )
+        return similarity[None]
 
     def tables(self, results: Results) -> dict[str, list[Row]]:
         """The reference set, beside what the base class compares."""

@@ -1,7 +1,7 @@
 """Reading checkpoints without running anything that they hold; telling weights apart."""
 
 import hashlib
-import pickle
+import inspect
 import warnings
 from os import PathLike
 from typing import Any, Final
@@ -34,12 +34,34 @@ def check_training_set(trained_on: str, training_set: str, argument: str) -> Non
 
 
 def fingerprint(network: nn.Module) -> str:
-    """Give the SHA-256, in hexadecimal digits, of what a network is made of and of its weights."""
-    digest = hashlib.sha256(repr(network).encode())
+    """Give the SHA-256, in hexadecimal digits, of what a network is made of and of its weights.
+
+    Counted are the classes of its modules, what their constructors were told and kept as plain
+    values, and the weights; the source code of the outermost class too, as users change theirs.
+    """
+    try:
+        source = inspect.getsource(type(network))
+    except (OSError, TypeError):  # made in a shell
+        source = ""
+    digest = hashlib.sha256(source.encode())
+    for name, module in network.named_modules():
+        kind = type(module)
+        plain = {
+            key: value
+            for key, value in vars(module).items()
+            if key[0] != "_" and key != "training" and _is_plain(value)
+        }
+        digest.update(f"{name} {kind.__module__}.{kind.__qualname__} {plain}".encode())
     for name, value in network.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def read_tensors(path: str | PathLike[str], argument: str, hint: str) -> Any:
@@ -63,7 +85,7 @@ def read_tensors(path: str | PathLike[str], argument: str, hint: str) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{argument}: cannot read {path}: {error.strerror}; {hint}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file may make the reader stumble anywhere
         raise InputError(
             f"{argument}: {path} is no checkpoint of plain tensors; {hint}"
         ) from error

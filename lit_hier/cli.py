@@ -6,15 +6,17 @@ import shlex
 import sys
 import traceback
 import warnings
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from jsonargparse import lazy_instance  # type: ignore[attr-defined]
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import DDPStrategy
 from torchvision import datasets
 
 # Imported so that configs can name these classes without their modules.
@@ -44,6 +46,7 @@ _TRANSLATIONS: Final = {
     ),
     "Early stopping conditioned": "trainer.callbacks: {}",
 }
+_PATIENCE: Final = timedelta(days=30)
 _SOUGHT: Final = ("best", "last", "hpc")  # what Lightning looks for among a run's own checkpoints
 _DESCRIPTION: Final = (
     "Probe what diffusion models and deep networks know about hierarchical data."
@@ -139,6 +142,13 @@ class LitHierCLI(LightningCLI):
         bars = [c for c in given if str(c.get("class_path", "")).endswith("ProgressBar")]
         if config.trainer.enable_progress_bar is not False and not bars:
             self.trainer_defaults["callbacks"] = [callbacks.TimeProgressBar()]
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Let processes wait for each other: in `predict`, one may be done hours early."""
+        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "predict" and isinstance(trainer.strategy, DDPStrategy):
+            trainer.strategy._timeout = _PATIENCE
+        return trainer
 
     def before_predict(self) -> None:
         """Refuse models that turn nothing round.

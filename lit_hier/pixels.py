@@ -1,14 +1,21 @@
 """Images as networks take them, in [-1, 1], and as files hold them, in 256 levels."""
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
-_HALF: float = 127.5
+_HALF: Final = 127.5
+# A table, as a GPU divides in another way and would give other bits.
+_VALUES: Final = torch.arange(256) / _HALF - 1
 
 
 def from_levels(levels: Tensor) -> Tensor:
-    """Turn levels, uint8, any shape, into float32 in [-1, 1]; `to_levels` gives them back."""
-    return levels.float() / _HALF - 1
+    """Turn levels, uint8, any shape, into float32 in [-1, 1]; `to_levels` gives them back.
+
+    The bits are the same on every device.
+    """
+    return _VALUES.to(levels.device)[levels.long()]
 
 
 def to_levels(x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """What a network does on the reference set, kept and taken anew; classes that stay."""
 
+import copy
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -8,15 +9,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import Keep, rows
+from diffusers import UNet2DModel
 from test_image_runs import SIZE, Net, predict, sampler
 from torch import nn
 
 import callbacks.reference
 from callbacks import ActivationSimilarity, ClassKept
+from lit_hier.checkpoints import fingerprint
 from lit_hier.data import DigitsDataModule
 from lit_hier.data.hierarchy import read_hierarchy
 from lit_hier.errors import InputError
 from lit_hier.metrics import Standardization, channel_moments
+from lit_hier.modules import StoredSamples
 from lit_hier.nn import Probe
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*close to chance")  # networks are untrained
@@ -46,13 +50,13 @@ def test_statistics_are_taken_once_and_anew_when_anything_changes(
         {"num_test": 41},
         {"eval_batch_size": 9},
         {"seed": 1},
-        {"precision": "bf16-mixed"},
     ):
         assert taken(**changed) == 1, changed  # type: ignore[arg-type]
         assert taken(**changed) == 0, changed  # type: ignore[arg-type]
     net = Net()
     net.transform = "another"  # type: ignore[assignment]
     assert taken(callback=similarity(net)) == 1
+    assert taken(precision="bf16-mixed") == 0  # networks run in their own precision
     for path in (tmp_path / "logs/reference").iterdir():
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2])
@@ -261,6 +265,68 @@ def test_files_that_are_no_hierarchy(tmp_path: Path, content: bytes | None, said
         path.write_bytes(content)
     with pytest.raises(InputError, match=rf"^{said}"):
         read_hierarchy(path, ["x", "y"])
+
+
+class Scale(nn.Module):
+    """Has its number in no weight and in no name."""
+
+    def __init__(self, power: int) -> None:
+        super().__init__()
+        self.power = power
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x**self.power
+
+
+def test_fingerprints_tell_apart_what_gives_other_numbers() -> None:
+    unets = [
+        UNet2DModel(8, 1, 1, block_out_channels=(8,), down_block_types=("DownBlock2D",),
+                    up_block_types=("UpBlock2D",), norm_num_groups=4, **kwargs)
+        for kwargs in ({}, {"freq_shift": 1}, {"flip_sin_to_cos": False}, {"norm_eps": 1e-6})
+    ]  # fmt: skip
+    for unet in unets[1:]:
+        unet.load_state_dict(unets[0].state_dict())
+    assert len({fingerprint(unet) for unet in unets}) == 4
+    assert fingerprint(unets[0]) == fingerprint(copy.deepcopy(unets[0]).train())
+    assert fingerprint(nn.Sequential(Scale(1))) != fingerprint(nn.Sequential(Scale(3)))
+    assert fingerprint(nn.Sequential(Scale(1))) == fingerprint(nn.Sequential(Scale(1)))
+    assert fingerprint(nn.ReLU()) != fingerprint(nn.ReLU(inplace=True))
+
+
+def test_measurements_do_not_depend_on_the_samplers_precision(
+    pipeline: str, tmp_path: Path
+) -> None:
+    predict(tmp_path, sampler(pipeline, tmp_path / "samples"), [])
+    stored = StoredSamples(str(tmp_path / "samples"))
+    folders = [
+        predict(tmp_path, stored, [similarity(), ClassKept(Net())], precision=precision)
+        for precision in ("32-true", "bf16-mixed", "bf16-true")
+    ]
+    for name in ("similarity.csv", "class_kept.csv"):
+        assert len({(folder / name).read_bytes() for folder in folders}) == 1
+
+
+def test_numbers_that_are_none_stop_the_run_and_are_named(pipeline: str, tmp_path: Path) -> None:
+    net = Net()
+    with torch.no_grad():
+        net[3].weight[3, 5] = float("nan")
+    said = r"^network: 3 puts out no finite numbers for sample 0 at k = 0 or for its start"
+    with pytest.raises(InputError, match=said):
+        predict(tmp_path, sampler(pipeline, None), [similarity(net)])
+
+
+def test_networks_that_give_something_else_than_logits(pipeline: str, tmp_path: Path) -> None:
+    class Pair(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return x, x
+
+    for callback in (ClassKept(Pair()), ActivationSimilarity(nn.Sequential(Pair()), ["0"])):
+        with pytest.raises(InputError, match=r"^(network|layers): [^\n]*"):
+            predict(tmp_path, sampler(pipeline, None), [callback])
+    wide = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+    for callback in (ClassKept(wide), ActivationSimilarity(wide, ["0"])):
+        with pytest.raises(InputError, match=r"^network: Sequential does not take x of shape"):
+            predict(tmp_path, sampler(pipeline, None), [callback])
 
 
 def test_networks_that_tell_no_classes_are_refused(pipeline: str, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The reverse process against its formulas in float64, and one sweep against many."""
 
+import inspect
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,12 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 from lit_hier.diffusion.adm import adm_scheduler
-from lit_hier.diffusion.reverse import ReverseProcess
+from lit_hier.diffusion.reverse import Denoise, ReverseProcess
 from lit_hier.errors import InputError
 from lit_hier.streams import generators
+
+# Of diffusers' own use of numpy.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_(_|wrap__) (implementation|must)")
 
 B, SHAPE = 5, (3, 8, 8)
 INDEX = torch.tensor([3, 4, 9, 0, 7])
@@ -103,6 +108,27 @@ def test_one_sweep_equals_a_run_for_each_step(scheduler: Any, convention: Any) -
     assert together.isfinite().all()
 
 
+def test_one_sweep_draws_the_same_noise_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    process, steps = ReverseProcess(adm_scheduler(), 20), [3, 11, 20]
+    randn, drawn = torch.randn, {}
+
+    def recorded(*args: Any, generator: torch.Generator, **kwargs: Any) -> Tensor:
+        numbers = randn(*args, generator=generator, **kwargs)
+        drawn.setdefault(generator.initial_seed(), []).append(numbers)
+        return numbers
+
+    monkeypatch.setattr(torch, "randn", recorded)
+    turn(process, steps, batch_size=7)
+    together, drawn = drawn, {}
+    for k in steps:
+        turn(process, [k], batch_size=100)
+    assert together.keys() == drawn.keys()
+    assert len(drawn) == B * len(steps)
+    for seed, numbers in drawn.items():
+        assert len(numbers) == len(together[seed]) >= 4
+        assert all(map(torch.equal, numbers, together[seed]))
+
+
 def test_an_image_depends_on_itself_alone() -> None:
     process = ReverseProcess(adm_scheduler(), 20)
     whole, part = turn(process, [5, 9]), turn(process, [5, 9], index=INDEX[:2])
@@ -152,3 +178,47 @@ def test_arguments_that_cannot_be_used(arguments: dict[str, Any], said: str) -> 
 def test_steps_that_there_are_not(steps: list[int]) -> None:
     with pytest.raises(InputError, match=r"^times: "):
         ReverseProcess(adm_scheduler(), 20).turn_round(model, images(), steps, [], 4)
+
+
+def gaussian_denoiser(process: ReverseProcess, variance: float) -> Denoise:
+    """The exact noise in Gaussian data: E[eta | x_t]."""
+
+    def denoise(x: Tensor, told: int) -> Tensor:
+        alpha = float(process.alphas_cumprod[told])
+        return x * (1 - alpha) ** 0.5 / (alpha * variance + 1 - alpha)
+
+    return denoise
+
+
+@pytest.mark.parametrize(
+    "name", ["DDPM", "DDIM", "DPMSolverMultistep", "DEISMultistep", "UniPCMultistep", "SASolver"]
+)
+def test_schedulers_bring_gaussian_data_back(name: str) -> None:
+    kind = getattr(diffusers, f"{name}Scheduler")
+    clips = "clip_sample" in inspect.signature(kind.__init__).parameters
+    process = ReverseProcess(kind(**({"clip_sample": False} if clips else {})), 100)
+    x_0 = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)) / 2
+    steps, index = [10, 50, 100], torch.arange(64)
+    own = [generators(0, index, k) for k in steps]
+    x = process.turn_round(gaussian_denoiser(process, 0.25), x_0, steps, own, 64)
+    for k in range(3):
+        assert float(x[k].var()) == pytest.approx(0.25, rel=0.15)
+    # The less noise, the more of the start is left.
+    alike = [float(torch.nn.functional.cosine_similarity(x[k].flatten(), x_0.flatten(), dim=0))
+             for k in range(3)]  # fmt: skip
+    assert alike[0] > alike[1] > alike[2] - 0.05
+    assert abs(alike[2]) < 0.1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "PNDM", "HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "LMSDiscrete",
+        "EulerDiscrete", "EulerAncestralDiscrete", "EDMEuler", "FlowMatchEulerDiscrete",
+        "DDIMInverse", "DPMSolverMultistepInverse", "UnCLIP", "ScoreSdeVe",
+    ],
+)  # fmt: skip
+def test_schedulers_of_another_kind_are_refused(name: str) -> None:
+    said = f"^scheduler: {name}Scheduler does not go down the steps one by one, from images noised"
+    with pytest.raises(InputError, match=said):
+        ReverseProcess(getattr(diffusers, f"{name}Scheduler")(), 50)

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lit_hier.diffusion.store import DamagedSampleError, SampleStore
+from lit_hier.diffusion.pictures import DamagedSampleError, Images
+from lit_hier.diffusion.store import SampleStore
 from lit_hier.errors import InputError
 from lit_hier.pixels import from_levels
 
@@ -23,13 +24,20 @@ def images(*shape: int, seed: int = 0) -> Tensor:
     return from_levels(levels.to(torch.uint8))
 
 
+def batch(x_start: Tensor, samples: list[int], planned: list[int] | None = None) -> Images:
+    """Samples of the images that begin with sample 4."""
+    index = torch.tensor(samples)
+    wanted = index if planned is None else torch.tensor(planned)
+    names = [f"{sample}.png" for sample in samples]
+    return Images(x_start[index - 4], index, index % 3, wanted, names)
+
+
 def filled(folder: Path, channels: int = 3) -> tuple[SampleStore, Tensor, Tensor]:
-    """Two batches, of samples 4 to 8 and 9 to 10."""
+    """Two batches, of samples 4 to 8 and 9 to 10; of the second, sample 11 could not be read."""
     store = SampleStore.create(folder, STEPS, 25, DECIDED)
     x_start, x_reversed = images(7, channels, 6, 5), images(3, 7, channels, 6, 5, seed=1)
-    for part in (slice(0, 5), slice(5, 7)):
-        index = torch.arange(4, 11)[part]
-        store.save(index, index % 3, x_start[part], x_reversed[:, part])
+    store.save(batch(x_start, [4, 5, 6, 7, 8]), x_reversed[:, :5])
+    store.save(batch(x_start, [9, 10], [9, 10, 11]), x_reversed[:, 5:])
     return store, x_start, x_reversed
 
 
@@ -39,10 +47,10 @@ def test_samples_come_back_to_the_last_bit_in_any_batch(tmp_path: Path, channels
     store = SampleStore.open(tmp_path / "samples")
     assert store.steps == STEPS
     for chosen in ([4, 5, 6, 7, 8], [9, 10], [10, 4, 7], [6]):
-        start, reversed_ = store.load(torch.tensor(chosen))
         where = [sample - 4 for sample in chosen]
-        assert torch.equal(start, x_start[where])
-        assert torch.equal(reversed_, x_reversed[:, where])
+        given = batch(x_start, chosen)
+        assert torch.equal(store.load(given), x_reversed[:, where])
+        assert torch.equal(store.load(given, [25, 3]), x_reversed[[2, 1]][:, where])
     picture = np.asarray(Image.open(tmp_path / "samples/k_0003/00000006.png"))
     assert picture.shape[:2] == (6, 5)
     levels = (x_reversed[1, 2] + 1) * 127.5
@@ -53,22 +61,53 @@ def test_samples_come_back_to_the_last_bit_in_any_batch(tmp_path: Path, channels
 
 
 def test_a_batch_is_finished_when_all_of_it_is_there(tmp_path: Path) -> None:
-    store, _, _ = filled(tmp_path)
+    store, *_ = filled(tmp_path)
     assert store.finished(torch.arange(4, 9))
-    assert not store.finished(torch.arange(11, 13))
+    assert store.finished(torch.arange(9, 12))
+    assert not store.finished(torch.arange(12, 13))
     with pytest.raises(InputError, match=r"^samples: .* one of 5 where this run has 3; give"):
         store.finished(torch.arange(4, 7))
     with pytest.raises(DamagedSampleError, match=r"^samples: .* has no sample 11; let the run"):
-        store.load(torch.tensor([9, 11]))
+        store.load(batch(images(8, 3, 6, 5), [9, 11]))
     for content in (b"", b"{", b"[]", b"{}", b'{"index": [9, 10], "sha256": {}}'):
         (tmp_path / "batches/00000009.json").write_bytes(content)
-        assert not store.finished(torch.arange(9, 11))
+        assert not store.finished(torch.arange(9, 12))
+
+
+def test_a_batch_of_which_more_can_be_read_is_made_anew(tmp_path: Path) -> None:
+    """And what stands in its record then is what was made last."""
+    store, _, _ = filled(tmp_path)
+    x_start, x_reversed = images(8, 3, 6, 5), images(3, 3, 3, 6, 5, seed=2)
+    again = batch(x_start, [9, 10, 11])
+    with pytest.raises(DamagedSampleError, match=r"has no sample 11"):
+        store.load(again)
+    store.save(again, x_reversed)
+    assert torch.equal(store.load(again), x_reversed)
+    found = SampleStore.open(tmp_path).load(batch(x_start, [10]))
+    assert torch.equal(found, x_reversed[:, 1:2])
+    assert len(list((tmp_path / "batches").iterdir())) == 2
+
+
+def test_files_are_named_in_the_record(tmp_path: Path) -> None:
+    filled(tmp_path)
+    record = json.loads((tmp_path / "batches/00000009.json").read_text())
+    assert record["index"] == [9, 10]
+    assert record["planned"] == [9, 10, 11]
+    assert record["label"] == [0, 1]
+    assert record["name"] == ["9.png", "10.png"]
+
+
+def test_other_rounding_of_the_start_does_not_matter(tmp_path: Path) -> None:
+    """On a GPU the same levels may have become other bits."""
+    store, x_start, x_reversed = filled(tmp_path)
+    nudged = batch(x_start + 2**-24, [4, 5, 6, 7, 8])
+    assert torch.equal(store.load(nudged), x_reversed[:, :5])
 
 
 @pytest.mark.parametrize("place", ["start", "k_0000", "k_0003", "k_0025"])
 @pytest.mark.parametrize("harm", ["cut", "gone", "empty", "exchanged", "one bit"])
 def test_harm_to_any_picture_is_noticed(tmp_path: Path, place: str, harm: str) -> None:
-    store, *_ = filled(tmp_path)
+    store, x_start, _ = filled(tmp_path)
     path = tmp_path / place / "00000007.png"
     content = path.read_bytes()
     if harm == "gone":
@@ -79,8 +118,8 @@ def test_harm_to_any_picture_is_noticed(tmp_path: Path, place: str, harm: str) -
         new = {"cut": content[: len(content) // 2], "empty": b"", "exchanged": other}
         path.write_bytes(new.get(harm, flipped))
     with pytest.raises(DamagedSampleError, match=rf"^samples: [^\n]*{place}/00000007.png[^\n]*$"):
-        store.load(torch.arange(4, 9))
-    store.load(torch.arange(9, 11))
+        store.load(batch(x_start, [4, 5, 6, 7, 8]))
+    store.load(batch(x_start, [9, 10], [9, 10, 11]))
 
 
 def test_samples_of_another_run_or_of_other_images_are_told_apart(tmp_path: Path) -> None:
@@ -94,11 +133,10 @@ def test_samples_of_another_run_or_of_other_images_are_told_apart(tmp_path: Path
     ):
         with pytest.raises(InputError, match=rf"^samples: .* of another run, with {said}"):
             SampleStore.create(tmp_path, *other)
-    index = torch.arange(4, 9)
-    assert torch.equal(store.load_of(x_start[:5], index), x_reversed[:, :5])
+    assert torch.equal(store.load(batch(x_start, [4, 5])), x_reversed[:, :2])
     for others in (x_start[1:6], x_start[:5, :1], x_start[:5] + 2 / 255):
         with pytest.raises(InputError, match=r"^samples: .* holds samples of other images"):
-            store.load_of(others, index)
+            store.load(batch(others, [4, 5, 6, 7, 8]))
 
 
 @pytest.mark.parametrize(
@@ -117,17 +155,27 @@ def test_folders_that_hold_no_samples(tmp_path: Path, manifest: Any) -> None:
 
 
 def test_a_manifest_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
-    store, *_ = filled(tmp_path / "samples")
-    batch = json.loads((tmp_path / "samples/batches/00000009.json").read_text())
-    batch["index"] = ["../../outside", 10]
-    (tmp_path / "samples/batches/00000009.json").write_text(json.dumps(batch))
-    assert not SampleStore.open(tmp_path / "samples").finished(torch.arange(11, 13))
-    with pytest.raises(InputError):
-        store.load(torch.tensor([9]))
+    store, x_start, _ = filled(tmp_path / "samples")
+    record = json.loads((tmp_path / "samples/batches/00000009.json").read_text())
+    record["index"] = ["../../outside", 10]
+    (tmp_path / "samples/batches/00000009.json").write_text(json.dumps(record))
+    with pytest.raises(DamagedSampleError, match="has no sample 9"):
+        store.load(batch(x_start, [9, 10], [9, 10, 11]))
 
 
 def test_pictures_of_other_channels_are_refused(tmp_path: Path) -> None:
     store = SampleStore.create(tmp_path, STEPS, 25, DECIDED)
     with pytest.raises(InputError, match=r"^samples: pictures have 1, 3 or 4 channels, not 2"):
-        store.save(torch.arange(2), torch.arange(2), images(2, 2, 4, 4), images(3, 2, 2, 4, 4))
+        store.save(batch(images(2, 2, 4, 4), [4, 5]), images(3, 2, 2, 4, 4))
     assert not list(tmp_path.rglob("*.png"))
+
+
+def test_places_that_cannot_hold_samples(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place, said in (
+        ("", "samples is empty; give a folder"),
+        (tmp_path / "file", "samples: cannot write into .*file: .*; give another folder"),
+        (tmp_path / "file/inside", "samples: cannot write into .*; give another folder"),
+    ):
+        with pytest.raises(InputError, match=rf"^{said}"):
+            SampleStore.create(place, STEPS, 25, DECIDED)

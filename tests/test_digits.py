@@ -16,6 +16,7 @@ from test_data_images import mnist
 
 from lit_hier.cli import main
 from lit_hier.data import DigitsDataModule
+from lit_hier.diffusion.pipelines import write_pipeline
 from lit_hier.errors import InputError
 from lit_hier.modules import DDPMTrainer
 
@@ -110,6 +111,24 @@ def test_digits_are_turned_round(digits: Path) -> None:
     bands = rows(digits / "digits_bands/version_0/similarity.csv")
     assert {float(row["time"]) for row in bands} == {0, 3, 6, 10}
     assert {row["count"] for row in bands} == {"200"}
+
+
+def test_a_pipeline_replaces_a_pipeline_and_nothing_else(digits: Path, tmp_path: Path) -> None:
+    pipeline = DiffusionPipeline.from_pretrained(
+        digits / "digits_ddpm/pipeline", low_cpu_mem_usage=False
+    )
+    for _ in range(2):
+        write_pipeline(pipeline.unet, pipeline.scheduler, tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/chapter.tex").write_text("words")
+    for place in ("thesis", "thesis/chapter.tex"):
+        said = "holds something else than a pipeline, which would be lost"
+        with pytest.raises(InputError, match=rf"^folder: .* {said}"):
+            write_pipeline(pipeline.unet, pipeline.scheduler, tmp_path / place)
+        with pytest.raises(InputError, match=rf"^save_to: .* {said}"):
+            DDPMTrainer(8, str(tmp_path / place))
+    assert (tmp_path / "thesis/chapter.tex").read_text() == "words"
 
 
 @pytest.mark.filterwarnings("ignore:.*logging interval", "ignore:.*close to chance")

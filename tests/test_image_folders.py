@@ -1,5 +1,6 @@
 """Folders of images through the command line: what is broken is named and counted."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,30 @@ def test_broken_files_are_named_and_counted_and_the_run_goes_on(
     assert (again / "similarity.csv").read_bytes() == (run / "similarity.csv").read_bytes()
 
 
+def test_a_run_with_broken_files_goes_on_with_the_progress_bar_and_notices_mended_ones(
+    colours: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder_of_images(tmp_path / "images")
+    config = CONFIG.format(root="images", pipeline=colours)
+    with_bar = config.replace("  enable_progress_bar: false\n", "")
+    lit_hier(tmp_path, with_bar)
+    lit_hier(tmp_path, with_bar)
+    runs = [tmp_path / f"logs/run/version_{k}/similarity.csv" for k in range(3)]
+    assert runs[0].read_bytes() == runs[1].read_bytes()
+    picture("RGB", (20, 16), 12).save(tmp_path / "images/dog/empty.jpg")
+    lit_hier(tmp_path, with_bar)
+    assert "has no sample 7; let the run that fills it finish first; this batch" in caplog.text
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    lit_hier(fresh, config.replace("images}", f"{tmp_path}/images}}"))
+    again = fresh / "logs/run/version_0/similarity.csv"
+    assert runs[2].read_bytes() == again.read_bytes()
+    assert {row["skipped"] for row in rows(again)} == {"2"}
+    # The record says which file a sample is.
+    record = json.loads((fresh / "samples/batches/00000004.json").read_text())
+    assert dict(zip(record["index"], record["name"], strict=True))[7] == "dog/empty.jpg"
+
+
 def test_batches_of_which_nothing_can_be_read_are_passed_over(
     colours: str, tmp_path: Path
 ) -> None:
@@ -174,3 +199,15 @@ def test_two_processes_count_what_each_has_skipped(colours: str, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     one, two = (tmp_path / f"logs/run/version_{k}/similarity.csv" for k in range(2))
     assert one.read_bytes() == two.read_bytes()
+    # And if one of them can read nothing at all.
+    for path in sorted((tmp_path / "images").rglob("*.*"))[4:]:
+        path.write_bytes(b"")
+    lit_hier(tmp_path, (tmp_path / "run.yaml").read_text())
+    done = subprocess.run(
+        [*command, *both], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("similarity.csv", "similarity_reference.csv", "samples.png"):
+        one, two = (tmp_path / f"logs/run/version_{k}/{name}" for k in (2, 3))
+        assert one.read_bytes() == two.read_bytes()
+    assert {row["count"] for row in rows(tmp_path / "logs/run/version_3/similarity.csv")} == {"4"}

@@ -126,7 +126,7 @@ def test_a_run_that_dies_goes_on_where_it_stopped(
     monkeypatch: pytest.MonkeyPatch,
     pictures_before: int,
 ) -> None:
-    write, written = store._write_picture, []
+    write, written = store.write_picture, []
 
     def dying(path: Path, levels: Any) -> str:
         if len(written) >= pictures_before:
@@ -135,10 +135,10 @@ def test_a_run_that_dies_goes_on_where_it_stopped(
         written.append(path)
         return write(path, levels)
 
-    monkeypatch.setattr(store, "_write_picture", dying)
+    monkeypatch.setattr(store, "write_picture", dying)
     with pytest.raises(RuntimeError, match="killed"):
         predict(tmp_path, sampler(pipeline, tmp_path / "samples"), analyses())
-    monkeypatch.setattr(store, "_write_picture", write)
+    monkeypatch.setattr(store, "write_picture", write)
     finished = {int(path.stem) for path in (tmp_path / "samples/batches").glob("*.json")}
     again = sampler(pipeline, tmp_path / "samples")
     denoised: list[int] = []
@@ -157,8 +157,8 @@ def test_a_killed_process_goes_on_where_it_stopped(
     script = (
         "import sys, time; sys.path.insert(0, sys.argv[1]);"
         "import test_image_runs as t; from pathlib import Path;"
-        "write = t.store._write_picture;"
-        "t.store._write_picture = lambda *a: (time.sleep(0.02), write(*a))[1];"
+        "write = t.store.write_picture;"
+        "t.store.write_picture = lambda *a: (time.sleep(0.02), write(*a))[1];"
         "folder = Path(sys.argv[2]);"
         "t.predict(folder, t.sampler(sys.argv[3], folder / 'samples'), t.analyses())"
     )
@@ -335,8 +335,8 @@ class Unrelated(StoredSamples):
     def __init__(self, samples: Path) -> None:
         super().__init__(str(samples))
 
-    def turn_round(self, x_start: Any, index: Any, label: Any) -> Any:
-        return super().turn_round(x_start, index, label).roll(1, dims=1)
+    def turn_round(self, images: Any) -> Any:
+        return super().turn_round(images).roll(1, dims=1)
 
 
 def test_the_second_bar_counts_evaluations_still_to_be_made(
@@ -358,13 +358,14 @@ def test_grids_show_starts_and_samples(pipeline: str, tmp_path: Path) -> None:
     assert shown.std() > 50
     events = "".join(path.read_bytes().decode("latin-1") for path in folder.glob("events*"))
     assert "samples" in events
-    # The darkest and brightest patches stand where the pictures are: four columns, two rows.
+    # The darkest and brightest patches stand where the pictures are: four columns, two rows, of
+    # samples 0 and 12, the first of each half of 23.
     rows_, columns = 2, 4
     height, width = shown.shape
     for row in range(rows_):
         for column in range(columns):
-            record = keep.records[0]
-            x = ([record.x_start, *record.x_reversed[1:]])[column][row, 0].numpy()
+            record, place = (keep.records[0], 0) if row == 0 else (keep.records[1], 2)
+            x = ([record.x_start, *record.x_reversed[1:]])[column][place, 0].numpy()
             cell = shown[
                 int((row + 0.08) / rows_ * height) : int((row + 1) / rows_ * height),
                 int(column / columns * width) : int((column + 1) / columns * width),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from lit_hier.errors import InputError
 from lit_hier.modules import DDPMSampler
@@ -53,7 +53,8 @@ def test_an_image_depends_on_seed_index_and_step_only(pipeline: str) -> None:
     ("arguments", "said"),
     [
         ({"pretrained": "none.pt"}, r"^pretrained: cannot read none.pt: No such file"),
-        ({"times": []}, "^times: the list of inversion times is empty"),
+        ({"times": []}, r"^times is \[\]; give one or more finite"),
+        ({"times": [1.0, float("nan")]}, r"^times is \[1.0, nan\]; give one or more finite"),
         ({"times": [2.5]}, "^times: inversion steps are whole numbers; or give unit: fraction"),
         ({"times": [11]}, "^times: step 11 is out of range; give 0 to 10"),
         ({"times": [5, 2]}, "^times: inversion steps must ascend"),
@@ -74,12 +75,48 @@ def test_arguments_that_cannot_be_used(
         DDPMSampler(**given)
 
 
+def test_the_ancestral_sampler_is_the_default_whatever_a_folder_says(
+    pipeline: str, tmp_path: Path
+) -> None:
+    unet = UNet2DModel.from_pretrained(pipeline, subfolder="unet", low_cpu_mem_usage=False)
+    DDIMPipeline(unet, DDIMScheduler(clip_sample=True)).save_pretrained(tmp_path)
+    given = batch([0, 1])
+    wanted = DDPMSampler(pipeline, [2, 5], num_steps=10).predict_step(given, 0)
+    found = DDPMSampler(str(tmp_path), [2, 5], num_steps=10).predict_step(given, 0)
+    assert torch.equal(found.x_reversed, wanted.x_reversed)
+    ddim = DDPMSampler(str(tmp_path), [2, 5], num_steps=10, scheduler=DDIMScheduler())
+    assert not torch.equal(ddim.predict_step(given, 0).x_reversed, wanted.x_reversed)
+
+
+def test_a_variance_that_nobody_asked_for_is_refused(tmp_path: Path) -> None:
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=2,
+        block_out_channels=(8,),
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        norm_num_groups=4,
+        layers_per_block=1,
+    )
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path)
+    said = "^scheduler: variance_type=fixed_small needs a model with 1 output channels, this one"
+    with pytest.raises(InputError, match=said):
+        DDPMSampler(str(tmp_path), [5], num_steps=10)
+    learned = DDPMScheduler(variance_type="learned_range")
+    for scheduler in (learned, DDIMScheduler()):
+        sampler = DDPMSampler(str(tmp_path), [5], num_steps=10, scheduler=scheduler)
+        assert sampler.predict_step(batch([0]), 0).x_reversed.shape == (1, 1, 1, 8, 8)
+
+
 def test_folders_that_are_no_pipeline(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^pretrained: .* it has no model_index.json$"):
         DDPMSampler(str(tmp_path), [5])
     (tmp_path / "model_index.json").write_text("{")
-    with pytest.raises(InputError, match=r"^pretrained: cannot load [^\n]*$"):
-        DDPMSampler(str(tmp_path), [5])
+    for content in ("{", "[]", "{}", '{"_class_name": "NoSuchPipeline"}'):
+        (tmp_path / "model_index.json").write_text(content)
+        with pytest.raises(InputError, match=r"^pretrained: cannot load [^\n]*$"):
+            DDPMSampler(str(tmp_path), [5])
 
 
 def test_images_of_other_channels_are_refused(pipeline: str) -> None:
@@ -87,3 +124,6 @@ def test_images_of_other_channels_are_refused(pipeline: str) -> None:
     coloured = batch([0, 1]) | {"x": torch.zeros(2, 3, 8, 8)}
     with pytest.raises(InputError, match="data: images have 3 channels, but the model takes 1"):
         sampler.predict_step(coloured, 0)
+    odd = batch([0, 1]) | {"x": torch.zeros(2, 1, 9, 8)}
+    with pytest.raises(InputError, match=r"^data: images have 9 x 8 pixels, but the model halves"):
+        sampler.predict_step(odd, 0)

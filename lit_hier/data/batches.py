@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lit_hier.errors import InputError
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
 
 
 class PlannedBatches(Sampler[Tensor]):

@@ -60,7 +60,9 @@ class PreparedImages(Dataset[Batch]):
         Returns:
             `x`, float32 in [-1, 1], (B', C, size, size), of the B' images that can be read;
             `label`, int64, (B',), -1 if unknown; `index`, those of the indices asked for, int64,
-            (B',); `remedies`, how many images were skipped, converted and enlarged, int64, (3,).
+            (B',); `name`, what each is called in the data set, a list; `planned`, the indices
+            asked for, int64, (B,); `remedies`, how many of these were skipped, converted and
+            enlarged, int64, (3,).
 
         Raises:
             InputError: The data set has a transform that gives no levels.
@@ -79,6 +81,8 @@ class PreparedImages(Dataset[Batch]):
             "x": from_levels(torch.from_numpy(levels).movedim(-1, 1).contiguous()),
             "label": self.label[kept],
             "index": kept,
+            "name": [self._name(int(number)) for number in self.chosen[kept.numpy()]],
+            "planned": index,
             "remedies": torch.tensor(remedies),
         }
 
@@ -91,20 +95,20 @@ class PreparedImages(Dataset[Batch]):
             raise
         except Exception as error:  # a broken file may make PIL stumble anywhere
             reason = " ".join(str(error).split()) or type(error).__name__
-            _LOG.warning("data: skipped %s: %s", self._name(number), reason)
+            place = getattr(self.dataset, "root", type(self.dataset).__name__)
+            _LOG.warning("data: skipped %s: %s", f"{place}/{self._name(number)}", reason)
             return None
 
     def _name(self, number: int) -> str:
-        if isinstance(self.dataset, ImageFiles):
-            return f"{self.dataset.root}/{self.dataset.name(number)}"
-        return f"image {number} of {type(self.dataset).__name__}"
+        return self.dataset.name(number) if isinstance(self.dataset, ImageFiles) else str(number)
 
     @property
     def fingerprint(self) -> str | None:
         """What decides the batches, as a hash in hex; `None` where contents cannot be told."""
         chosen = self.chosen.tolist()
         levels = getattr(self.dataset, "data", None)
-        digest = hashlib.sha256(f"{self.size} {self.channels} {self.label.tolist()}".encode())
+        shape = f"{type(self.dataset).__name__} {self.size} {self.channels}"
+        digest = hashlib.sha256(f"{shape} {self.label.tolist()}".encode())
         if isinstance(self.dataset, ImageFiles):
             digest.update(self.dataset.fingerprint(chosen).encode())
         elif isinstance(levels, (Tensor, np.ndarray)) and self.dataset.transforms is None:

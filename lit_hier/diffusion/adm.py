@@ -179,7 +179,9 @@ def load_adm(
         InputError: There is no such file, it holds code, or it is no such network.
     """
     weights = read_tensors(path, argument, _HINT)
-    tensors = isinstance(weights, dict) and all(isinstance(x, Tensor) for x in weights.values())
+    tensors = isinstance(weights, dict) and all(
+        isinstance(name, str) and isinstance(x, Tensor) for name, x in weights.items()
+    )
     if not tensors or "input_blocks.0.0.weight" not in weights:
         raise InputError(f"{argument}: {path} is no state dict of an ADM network; {_HINT}")
     if "label_emb.weight" in weights:

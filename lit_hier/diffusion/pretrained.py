@@ -32,8 +32,8 @@ def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any
     disable_progress_bar()
     try:
         pipeline = DiffusionPipeline.from_pretrained(source, low_cpu_mem_usage=False)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # a damaged folder may make diffusers stumble anywhere
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{argument}: cannot load {source}: {reason}") from error
     parts = set(pipeline.components)
     if parts != {"unet", "scheduler"}:

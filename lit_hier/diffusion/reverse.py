@@ -20,12 +20,17 @@ respacing; Section 2.2 of the paper for the experiment.
 import copy
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 
 from lit_hier.errors import InputError
+
+_UNFIT: Final = (
+    "does not go down the steps one by one, from images noised as alpha_t says; take one such as"
+    " DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler or UniPCMultistepScheduler"
+)
 
 Convention = Literal["aligned", "released"]
 Denoise = Callable[[Tensor, int], Tensor]
@@ -36,8 +41,9 @@ class ReverseProcess:
     """A diffusers scheduler, set to S respaced steps with tables in float64.
 
     Args:
-        scheduler: Any diffusers scheduler; it is copied. One that takes a list of steps gets the
-            respaced ones, another chooses S by its own spacing.
+        scheduler: A diffusers scheduler of one model evaluation per step and of images noised as
+            above: DDPM, DDIM, DPM-Solver, DEIS, UniPC and the like. It is copied. One that takes a
+            list of steps gets the respaced ones, another chooses S by its own spacing.
         num_steps: S.
         convention: Where the model begins, see above.
 
@@ -46,12 +52,15 @@ class ReverseProcess:
         alphas_cumprod: Of all T steps, float64.
 
     Raises:
-        InputError: S is out of range.
+        InputError: S is out of range, or the scheduler is of another kind.
     """
 
     def __init__(
         self, scheduler: Any, num_steps: int = 250, convention: Convention = "aligned"
     ) -> None:
+        kind = type(scheduler).__name__
+        if not _fits(scheduler):
+            raise InputError(f"scheduler: {kind} {_UNFIT}")
         num_train = int(scheduler.config.num_train_timesteps)
         if not 2 <= num_steps <= num_train:
             raise InputError(f"num_steps is {num_steps}; give 2 to {num_train}")
@@ -66,6 +75,9 @@ class ReverseProcess:
         else:
             self._scheduler.set_timesteps(num_steps)
         self.timesteps = [int(step) for step in self._scheduler.timesteps.flip(0)]
+        ascending = sorted(set(self.timesteps))
+        if self.timesteps != ascending or len(ascending) != num_steps:
+            raise InputError(f"scheduler: {kind} {_UNFIT}")
         self.alphas_cumprod = torch.cumprod(1 - _betas(self._scheduler), 0)
         self._scheduler.alphas_cumprod = self.alphas_cumprod
         if hasattr(self._scheduler, "one"):
@@ -153,6 +165,22 @@ class ReverseProcess:
                     schedulers[g].set_begin_index(self.num_steps - 1 - j)
                 x[g] = _step(schedulers[g], output, told, x[g], generators[g])
         return torch.stack(x)
+
+
+def _fits(scheduler: Any) -> bool:
+    """Say whether a scheduler is of the kind that `ReverseProcess` is for."""
+    if not hasattr(scheduler, "step"):
+        return False
+    step = inspect.signature(scheduler.step).parameters
+    extra = [
+        name for name, p in step.items() if p.default is p.empty and p.kind is not p.VAR_KEYWORD
+    ]
+    return (
+        scheduler.config.get("beta_schedule") is not None
+        and float(getattr(scheduler, "init_noise_sigma", 1)) == 1
+        and set(extra) == {"model_output", "timestep", "sample"}
+        and "prev_timestep" not in step
+    )
 
 
 def _betas(scheduler: Any) -> Tensor:

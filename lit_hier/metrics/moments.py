@@ -82,6 +82,8 @@ class MomentTree:
 
     def pack(self) -> Tensor:
         """Put the nodes into one float64 tensor, a row each, for another process to `unpack`."""
+        if not self._nodes:
+            return torch.empty(0, 3, dtype=torch.float64)
         rows = [
             torch.cat((mean.new_tensor(key), number[None], mean, squares))
             for key, (number, mean, squares) in sorted(self._nodes.items())
@@ -92,7 +94,7 @@ class MomentTree:
     def unpack(cls, *packed: Tensor) -> Self:
         """Unite the nodes of several processes."""
         tree = cls()
-        for row in torch.cat(packed):
+        for row in torch.cat([rows for rows in packed if len(rows)]):
             mean, squares = row[3:].chunk(2)
             tree._insert((int(row[0]), int(row[1])), Moments(row[2], mean, squares))
         return tree

@@ -66,6 +66,8 @@ class Classifier(LightningModule, ABC):
         try:
             loss = cross_entropy(logits, label)
         except IndexError as error:
+            if (label < 0).any():
+                raise InputError("data: an image has no class, and cannot be learnt") from error
             raise InputError(
                 f"num_classes is {self.num_classes}, but a label is {int(label.max())}; give the"
                 " number of the data's classes"

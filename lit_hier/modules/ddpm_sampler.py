@@ -1,16 +1,19 @@
 """A pretrained diffusion model as a sampler of the forward-backward experiment on images."""
 
 import logging
+import math
 from typing import Any, Final, Literal
 
 import torch
+from diffusers import DDPMScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from lit_hier.checkpoints import fingerprint
+from lit_hier.diffusion.pictures import DamagedSampleError, Images
 from lit_hier.diffusion.pretrained import load_pretrained
 from lit_hier.diffusion.reverse import Convention, ReverseProcess, learns_variance
-from lit_hier.diffusion.store import DamagedSampleError, SampleStore
+from lit_hier.diffusion.store import SampleStore
 from lit_hier.errors import InputError
 from lit_hier.modules.image_sampler import ImageSampler
 from lit_hier.pixels import quantise
@@ -32,8 +35,8 @@ class DDPMSampler(ImageSampler):
         unit: Whether times are respaced steps, 0 to `num_steps`, or fractions of them, 0 to 1.
         num_steps: Respaced steps of the reverse process.
         convention: Which steps the model is told, see `lit_hier.diffusion.reverse`.
-        scheduler: A diffusers scheduler; the exact ancestral sampler that the model was trained
-            for, if left out.
+        scheduler: A diffusers scheduler, see `ReverseProcess`; the exact ancestral sampler of the
+            schedule that the model was trained with, if left out.
         batch_size: The most images that the model is given at once.
         channels_last: Whether the model keeps its channels together in memory.
         seed: Seed of the noise, 0 to 2^64 - 1.
@@ -58,17 +61,18 @@ class DDPMSampler(ImageSampler):
         seed: int = 0,
         samples: str | None = None,
     ) -> None:
-        model, own = load_pretrained(pretrained)
-        process = ReverseProcess(scheduler or own, num_steps, convention)
-        if not times:
-            raise InputError("times: the list of inversion times is empty; give at least one")
+        model, trained = load_pretrained(pretrained)
+        scheduler = scheduler or _ancestral(trained)
+        process = ReverseProcess(scheduler, num_steps, convention)
+        if not times or not all(map(math.isfinite, times)):
+            raise InputError(f"times is {times}; give one or more finite inversion times")
         if unit == "step" and any(time != round(time) for time in times):
             raise InputError("times: inversion steps are whole numbers; or give unit: fraction")
         steps = [round(time * num_steps if unit == "fraction" else time) for time in times]
         process.check(steps)
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; give at least 1")
-        _check_channels(model, scheduler or own)
+        _check_channels(model, scheduler)
         super().__init__(steps, num_steps, seed)
         self.process = process
         self.batch_size = batch_size
@@ -77,11 +81,10 @@ class DDPMSampler(ImageSampler):
         self.samples = samples
         self._store: SampleStore | None = None
         if samples is not None:
-            settings = (scheduler or own).config.items()
             self._decided_by = {
                 "model": fingerprint(model),
-                "scheduler": type(scheduler or own).__name__,
-                **{f"scheduler.{key}": value for key, value in settings if key[0] != "_"},
+                "scheduler": type(scheduler).__name__,
+                **{f"scheduler.{k}": v for k, v in scheduler.config.items() if k[0] != "_"},
                 "convention": convention,
                 "seed": seed,
                 "batch_size": batch_size,
@@ -94,11 +97,14 @@ class DDPMSampler(ImageSampler):
         """Open the folder of samples.
 
         Raises:
-            InputError: It has samples of another run.
+            InputError: It has samples of another run, or it cannot be written.
         """
         if self.samples is not None:
-            precision = self.trainer.precision
-            decided_by = {**self._decided_by, "precision": precision}
+            decided_by = {
+                **self._decided_by,
+                "precision": self.trainer.precision,
+                "device": self.trainer.strategy.root_device.type,
+            }
             self._store = SampleStore.create(self.samples, self.steps, self.num_steps, decided_by)
 
     def num_evaluations(self, index: Tensor) -> int:
@@ -107,31 +113,27 @@ class DDPMSampler(ImageSampler):
             return 0
         return len(index) * sum(map(self.process.num_evaluations, self.steps))
 
-    def turn_round(self, x_start: Tensor, index: Tensor, label: Tensor) -> Tensor:
+    def turn_round(self, images: Images) -> Tensor:
         """Noise a batch to each inversion step and denoise it, or read back what was kept.
 
         Raises:
-            InputError: The images have other channels than the model, or samples were kept of
-                others.
+            InputError: The model does not take such images, or samples were kept of others.
         """
-        if x_start.shape[1] != self.model.config.in_channels:
-            raise InputError(
-                f"data: images have {x_start.shape[1]} channels, but the model takes"
-                f" {self.model.config.in_channels}"
-            )
-        if self._store is not None and self._store.finished(index):
+        x_start = images.x_start
+        _check_images(self.model, x_start)
+        if self._store is not None and self._store.finished(images.planned):
             try:
-                return self._store.load_of(x_start, index).to(x_start)
+                return self._store.load(images).to(x_start)
             except DamagedSampleError as error:
                 _LOG.warning("%s; this batch is made anew", error)
-        own = [generators(self.seed, index, step) for step in self.steps]
+        own = [generators(self.seed, images.index, step) for step in self.steps]
         x_reversed = quantise(
             self.process.turn_round(
                 self._denoise, x_start, self.steps, own, self.batch_size, self.track, self.advance
             )
         )
         if self._store is not None:
-            self._store.save(index, label, x_start, x_reversed)
+            self._store.save(images, x_reversed)
         return x_reversed
 
     def _denoise(self, x: Tensor, told: int) -> Tensor:
@@ -142,11 +144,37 @@ class DDPMSampler(ImageSampler):
         return output
 
 
+def _ancestral(trained: Any) -> Any:
+    """Give the ancestral sampler of the schedule that a model was trained with."""
+    if isinstance(trained, DDPMScheduler) or "beta_schedule" not in trained.config:
+        return trained
+    return DDPMScheduler.from_config(trained.config)
+
+
 def _check_channels(model: Any, scheduler: Any) -> None:
     """Refuse a model that gives a variance where none is taken, or none where one is needed."""
     given, images = model.config.out_channels, model.config.in_channels
-    if learns_variance(scheduler) and given != 2 * images:
+    kind = scheduler.config.get("variance_type")
+    fits = {None: (images, 2 * images)}.get(kind, (images,))
+    if learns_variance(scheduler):
+        fits = (2 * images,)
+    if given not in fits:
+        remedy = "learned_range" if given == 2 * images else "fixed_small"
         raise InputError(
-            f"scheduler: variance_type={scheduler.config.variance_type} needs a model with"
-            f" {2 * images} output channels, this one has {given}; take fixed_small"
+            f"scheduler: variance_type={kind} needs a model with {fits[-1]} output channels, this"
+            f" one has {given}; take {remedy}"
+        )
+
+
+def _check_images(model: Any, x: Tensor) -> None:
+    """Refuse images that do not go through a model."""
+    channels, factor = model.config.in_channels, 2 ** (len(model.config.block_out_channels) - 1)
+    if x.shape[1] != channels:
+        raise InputError(
+            f"data: images have {x.shape[1]} channels, but the model takes {channels}"
+        )
+    if any(side % factor for side in x.shape[2:]):
+        raise InputError(
+            f"data: images have {x.shape[2]} x {x.shape[3]} pixels, but the model halves them"
+            f" {factor.bit_length() - 1} times; give a size that is a multiple of {factor}"
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lit_hier.diffusion.pipelines import write_pipeline
+from lit_hier.diffusion.pipelines import check_target, write_pipeline
 from lit_hier.errors import InputError
 from lit_hier.modules.optimizer import make_optimizer
 
@@ -32,7 +32,7 @@ class DDPMTrainer(LightningModule):
 
     Args:
         size: Pixels per side; a multiple of 2 for each width but the first.
-        save_to: The pipeline's folder; what is there is replaced.
+        save_to: The pipeline's folder; a pipeline that is there is replaced.
         channels: Of an image.
         widths: Channels of each level, multiples of 8; the last level attends to all positions.
         num_train_timesteps: T.
@@ -40,7 +40,7 @@ class DDPMTrainer(LightningModule):
         optimizer: Any optimizer of torch, AdamW by default.
 
     Raises:
-        InputError: The numbers make no network.
+        InputError: The numbers make no network, or something else would be lost at `save_to`.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class DDPMTrainer(LightningModule):
             raise InputError(f"size is {size}; give a multiple of {factor}, as widths has levels")
         if not 0 <= ema_decay < 1:
             raise InputError(f"ema_decay is {ema_decay}; give at least 0 and less than 1")
+        check_target(save_to, "save_to")
         self.save_hyperparameters(ignore=["optimizer"])
         lower = ["DownBlock2D"] * (len(widths) - 1)
         self.model = UNet2DModel(

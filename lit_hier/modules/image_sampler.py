@@ -2,11 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lit_hier.diffusion import ForwardBackward
+from lit_hier.diffusion.pictures import Images
 from lit_hier.modules.forward_backward import ForwardBackwardModule
 from lit_hier.noise import TimeAxis
 from lit_hier.pixels import quantise
@@ -28,37 +30,36 @@ class ImageSampler(ForwardBackwardModule):
         self.num_steps = num_steps
 
     @abstractmethod
-    def turn_round(self, x_start: Tensor, index: Tensor, label: Tensor) -> Tensor:
-        """Give the samples of a batch.
+    def turn_round(self, images: Images) -> Tensor:
+        """Give the samples of a batch: of 256 levels, float32, shape (T, B, C, H, W)."""
 
-        Args:
-            x_start: Images in [-1, 1], of 256 levels, float32, shape (B, C, H, W).
-            index: Sample indices, int64, shape (B,).
-            label: Classes, int64, shape (B,).
-
-        Returns:
-            Of 256 levels, float32, shape (T, B, C, H, W).
-        """
-
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> ForwardBackward:
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> ForwardBackward:
         """Turn a batch round at each inversion step.
 
         Args:
             batch: `x`, images in [-1, 1], of 256 levels, (B, C, H, W), `label`, (B,), `index`,
-                (B,); `remedies`, (3,), if images come from files. Half precision loses nothing.
+                (B,). If images come from files, `remedies`, (3,), `planned`, the sample indices
+                asked for, and `name`, a list. Half precision loses nothing.
             batch_idx: Unused.
         """
-        x_start, index, label = quantise(batch["x"]), batch["index"], batch["label"]
+        index = batch["index"]
+        images = Images(
+            x_start=quantise(batch["x"]),
+            index=index,
+            label=batch["label"],
+            planned=batch.get("planned", index),
+            names=batch.get("name", ()),
+        )
         if len(index):
-            x_reversed = self.turn_round(x_start, index, label)
+            x_reversed = self.turn_round(images)
         else:  # none of its images could be read
-            x_reversed = x_start.new_empty(len(self.steps), *x_start.shape)
+            x_reversed = images.x_start.new_empty(len(self.steps), *images.x_start.shape)
         return ForwardBackward(
-            x_start=x_start,
+            x_start=images.x_start,
             x_reversed=x_reversed,
             times=torch.tensor(self.times, dtype=torch.float64),
             axis=self.axis,
             index=index,
-            label=label,
+            label=images.label,
             remedies=batch.get("remedies"),
         )

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from lit_hier.diffusion.pictures import Images
 from lit_hier.diffusion.store import SampleStore
 from lit_hier.errors import InputError
 from lit_hier.modules.image_sampler import ImageSampler
@@ -31,11 +32,10 @@ class StoredSamples(ImageSampler):
             raise InputError(f"times is {steps}; {samples} has {have}; give some, ascending")
         super().__init__(steps, self._store.num_steps)
 
-    def turn_round(self, x_start: Tensor, index: Tensor, label: Tensor) -> Tensor:
+    def turn_round(self, images: Images) -> Tensor:
         """Read the samples of a batch.
 
         Raises:
             InputError: They are not there, they are damaged, or they are of other images.
         """
-        x_reversed = self._store.load_of(x_start, index)
-        return x_reversed[[self._store.steps.index(k) for k in self.steps]].to(x_start)
+        return self._store.load(images, self.steps).to(images.x_start)

@@ -5,7 +5,7 @@ from lit_hier.nn.hierarchical_cnn import HierarchicalCNN, TrainedCNN
 from lit_hier.nn.image_cnn import ImageCNN, TrainedImageCNN
 from lit_hier.nn.layers import match_layers, watch_layers
 from lit_hier.nn.pretrained_classifier import PretrainedClassifier
-from lit_hier.nn.probe import Probe
+from lit_hier.nn.probe import Probe, evaluate
 
 __all__ = [
     "FourierBands",
@@ -15,6 +15,7 @@ __all__ = [
     "Probe",
     "TrainedCNN",
     "TrainedImageCNN",
+    "evaluate",
     "match_layers",
     "watch_layers",
 ]

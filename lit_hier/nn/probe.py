@@ -65,23 +65,42 @@ class Probe:
             last = _channels_last(output, x, self._channels_last)
             see(name, output.movedim(-1, 1) if last else output)
 
-        try:
-            with torch.inference_mode(), watch_layers(self._hooked, self.layers, arranged):
-                logits: Tensor = self.network(x.float())
-        except RuntimeError as error:
-            if "shape" not in str(error) and "size" not in str(error).lower():
-                raise
-            raise InputError(
-                f"network: {type(self.network).__name__} does not take x of shape"
-                f" {tuple(x.shape)}: {error}"
-            ) from error
-        return logits
+        with watch_layers(self._hooked, self.layers, arranged):
+            return evaluate(self.network, x)
 
     @property
     def identity(self) -> str:
         """All that decides what is shown: the network, its weights, its transform, the layers."""
         transform = getattr(self.network, "transform", None)
         return f"{fingerprint(self.network)} {transform!r} {self._channels_last} {self.layers}"
+
+
+def evaluate(network: nn.Module, x: Tensor) -> Tensor:
+    """Run a network without gradients, in its own precision, whatever the run's is.
+
+    Args:
+        network: Takes one tensor and gives one.
+        x: Shape (B, C, ...).
+
+    Raises:
+        InputError: x does not fit the network, or it puts out something else.
+    """
+    try:
+        with torch.inference_mode(), torch.autocast(x.device.type, enabled=False):
+            output = network(x.float())
+    except RuntimeError as error:
+        if "shape" not in str(error) and "size" not in str(error).lower():
+            raise
+        raise InputError(
+            f"network: {type(network).__name__} does not take x of shape {tuple(x.shape)}: {error}"
+        ) from error
+    if not isinstance(output, Tensor):
+        kind = type(output).__name__
+        raise InputError(
+            f"network: {type(network).__name__} puts out a {kind}, no tensor; give a module whose"
+            " output is its logits"
+        )
+    return output
 
 
 def _channels_last(output: Tensor, x: Tensor, otherwise: bool) -> bool:
