@@ -37,7 +37,7 @@ check: .venv/.installed
 	$(BIN)/mypy
 
 tests: .venv/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 clean:
 	rm -rf .venv logs build *.egg-info
