@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-images test check tests fig8 clean
+.PHONY: demo demo-images soak test check tests fig8 clean
 
 # The environment is whole once its stamp is newer than what it is made from.
 .venv/.installed: pyproject.toml
@@ -38,6 +38,10 @@ check: .venv/.installed
 
 tests: .venv/.installed
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# Interrupt runs at random moments, thirty times, and go on with them.
+soak: .venv/.installed
+	$(BIN)/python tests/soak.py
 
 clean:
 	rm -rf .venv logs build *.egg-info

@@ -1,6 +1,7 @@
 """The command `lit-hier`: LightningCLI over this project's modules, data and callbacks."""
 
 import logging
+import os
 import re
 import shlex
 import sys
@@ -11,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from jsonargparse import lazy_instance  # type: ignore[attr-defined]
+from jsonargparse import lazy_instance, set_parsing_settings  # type: ignore[attr-defined]
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -47,6 +48,19 @@ _TRANSLATIONS: Final = {
     "Early stopping conditioned": "trainer.callbacks: {}",
 }
 _PATIENCE: Final = timedelta(days=30)
+# What a config may name classes of; a class of any other place would run code on its import.
+_EXPOSED: Final = (
+    "callbacks",
+    "diffusers",
+    "lightning_fabric",
+    "lit_hier",
+    "pytorch_lightning",
+    "torch.nn",
+    "torch.optim",
+    "torchvision.datasets",
+    "torchvision.transforms",
+)
+_TRUST: Final = "LIT_HIER_TRUST"  # the environment's variable with a user's own packages
 _SOUGHT: Final = ("best", "last", "hpc")  # what Lightning looks for among a run's own checkpoints
 _DESCRIPTION: Final = (
     "Probe what diffusion models and deep networks know about hierarchical data."
@@ -67,6 +81,12 @@ class OneLineParser(LightningArgumentParser):
             message = (
                 f"{key.group(1) if key else 'config'}: there is no class {unknown.group(1)};"
                 " check its spelling against --help"
+            )
+        if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
+            name = denied.group(1)
+            message = (
+                f"config: {name} is none of the classes that a config may name; if you trust it,"
+                f" set {_TRUST}={name.rpartition('.')[0]} in the environment"
             )
         _fail(message)
 
@@ -200,6 +220,12 @@ def _fail(message: object) -> NoReturn:
     sys.exit(2)
 
 
+def _limit_imports() -> None:
+    """Let configs name the classes of this project and of its libraries, and those trusted."""
+    trusted = [name for name in os.environ.get(_TRUST, "").split(",") if name]
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*_EXPOSED, *trusted])
+
+
 def _quieten() -> None:
     """Leave out what Lightning says that no user of this command can act on."""
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
@@ -219,6 +245,7 @@ def main(args: ArgsType = None) -> None:
         SystemExit: With status 2 and one line on standard error, if the input cannot be used.
     """
     _quieten()
+    _limit_imports()
     try:
         LitHierCLI(
             LightningModule,

@@ -1,5 +1,6 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, in folders that one run at a time fills."""
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -28,3 +29,25 @@ def whole_file(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
     except BaseException:
         Path(draft).unlink(missing_ok=True)
         raise
+
+
+def lock_folder(folder: str | PathLike[str]) -> int:
+    """Keep other processes from filling a folder, until the file descriptor that is given closes.
+
+    The folder is made. A lock ends with its process, however that ends, and does not bind the
+    process that has it.
+
+    Raises:
+        BlockingIOError: Another process has the lock.
+    """
+    path = Path(folder, ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        os.close(descriptor)
+        raise BlockingIOError(*error.args) from error
+    except OSError:  # a file system that knows no locks
+        pass
+    return descriptor

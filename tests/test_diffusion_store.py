@@ -174,8 +174,11 @@ def test_places_that_cannot_hold_samples(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for place, said in (
         ("", "samples is empty; give a folder"),
-        (tmp_path / "file", "samples: cannot write into .*file: .*; give another folder"),
-        (tmp_path / "file/inside", "samples: cannot write into .*; give another folder"),
+        (tmp_path / "file", "samples: cannot write into .*file: .*; give another"),
+        (tmp_path / "file/inside", "samples: cannot write into .*; give another"),
     ):
         with pytest.raises(InputError, match=rf"^{said}"):
+            SampleStore.lock(place)
+    for place in (tmp_path / "file", tmp_path / "file/inside"):
+        with pytest.raises(InputError, match=r"^samples: cannot (write into|read) .*file.*; give"):
             SampleStore.create(place, STEPS, 25, DECIDED)

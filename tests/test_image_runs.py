@@ -182,6 +182,30 @@ def test_a_killed_process_goes_on_where_it_stopped(
     same_tables(tables, undisturbed[0])
 
 
+def test_two_runs_do_not_fill_one_folder(pipeline: str, tmp_path: Path) -> None:
+    """A process that waits holds the folder; when it is killed, the folder is free."""
+    script = (
+        "import sys, time; from lit_hier.diffusion.store import SampleStore;"
+        "lock = SampleStore.lock(sys.argv[1]); print('locked', flush=True); time.sleep(600)"
+    )
+    samples = tmp_path / "samples"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(samples)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == b"locked\n"
+        said = r"^samples: another run is filling .*; wait for it, or give another folder$"
+        with pytest.raises(InputError, match=said):
+            predict(tmp_path, sampler(pipeline, samples), analyses())
+        process.kill()
+        process.wait()
+    for _ in range(2):
+        predict(tmp_path, sampler(pipeline, samples), analyses())
+
+
 def test_a_picture_cut_in_half_is_made_anew(
     pipeline: str,
     undisturbed: tuple[Path, Path],

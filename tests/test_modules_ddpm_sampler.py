@@ -127,3 +127,20 @@ def test_images_of_other_channels_are_refused(pipeline: str) -> None:
     odd = batch([0, 1]) | {"x": torch.zeros(2, 1, 9, 8)}
     with pytest.raises(InputError, match=r"^data: images have 9 x 8 pixels, but the model halves"):
         sampler.predict_step(odd, 0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_stop_the_run_and_are_named(pipeline: str, value: float) -> None:
+    sampler = DDPMSampler(pipeline, [2, 5], num_steps=10)
+    forward = sampler.model.forward
+
+    def overflowing(x: torch.Tensor, told: int) -> Any:
+        output = forward(x, told)
+        if told == sampler.process.timesteps[4]:
+            output.sample[1] = value  # the second image's, at the larger step
+        return output
+
+    sampler.model.forward = overflowing
+    said = r"^pretrained: the model gives no finite numbers for sample 9 at k = 5; take another"
+    with torch.no_grad(), pytest.raises(InputError, match=said):
+        sampler.predict_step(batch([4, 9, 2]), 0)

@@ -143,7 +143,8 @@ class ReverseProcess:
             advance: Takes how many images the model was given, each time.
 
         Returns:
-            Shape (steps, B, C, H, W), float32; not clipped.
+            Shape (steps, B, C, H, W), float32; not clipped. NaN for images of which the model gave
+            a number that is not finite.
         """
         self.check(steps)
         x = [
@@ -163,7 +164,10 @@ class ReverseProcess:
             for g, output in zip(active, torch.cat(outputs).split(len(x_0)), strict=True):
                 if begins[g] == j and hasattr(schedulers[g], "set_begin_index"):
                     schedulers[g].set_begin_index(self.num_steps - 1 - j)
-                x[g] = _step(schedulers[g], output, told, x[g], generators[g])
+                # A scheduler may clip what is infinite, and hide it.
+                lost = ~output.isfinite().flatten(1).all(1).view(-1, 1, 1, 1)
+                stepped = _step(schedulers[g], output, told, x[g], generators[g])
+                x[g] = stepped.masked_fill(lost, torch.nan)
         return torch.stack(x)
 
 

@@ -29,7 +29,7 @@ from lit_hier.diffusion.pictures import (
 )
 from lit_hier.errors import InputError
 from lit_hier.pixels import from_levels, to_levels
-from lit_hier.whole_files import whole_file
+from lit_hier.whole_files import lock_folder, whole_file
 
 _FORMAT: Final = 1
 _MODES: Final = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -51,6 +51,24 @@ class SampleStore:
     num_steps: int
     decided_by: Mapping[str, Any]
 
+    @staticmethod
+    def lock(folder: str | PathLike[str]) -> int:
+        """Keep other runs from filling a folder, until the file descriptor is closed.
+
+        Raises:
+            InputError: Another run is filling it, or it cannot be made.
+        """
+        if not str(folder):
+            raise InputError("samples is empty; give a folder, or leave it out")
+        try:
+            return lock_folder(Path(folder).expanduser())
+        except BlockingIOError as error:
+            raise InputError(
+                f"samples: another run is filling {folder}; wait for it, or give another folder"
+            ) from error
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+
     @classmethod
     def create(
         cls,
@@ -64,17 +82,14 @@ class SampleStore:
         Raises:
             InputError: The folder has samples of another run, or it cannot be made.
         """
-        if not str(folder):
-            raise InputError("samples is empty; give a folder, or leave it out")
         path = Path(folder).expanduser()
         given = cls(path, tuple(steps), num_steps, _plain(decided_by))
-        if not given._manifest.exists():
+        manifest = path / "manifest.json"
+        if not manifest.exists():
             try:
-                given._write(given._manifest, given._description())
+                given._write(manifest, given._description())
             except OSError as error:
-                raise InputError(
-                    f"samples: cannot write into {folder}: {error.strerror}; give another folder"
-                ) from error
+                raise _unwritable(folder, error) from error
             return given
         found = cls.open(folder)
         mine, theirs = given._description(), found._description()
@@ -110,10 +125,6 @@ class SampleStore:
                 f"samples: {path / 'manifest.json'} is damaged or of another version of lit-hier;"
                 " give another folder"
             ) from error
-
-    @property
-    def _manifest(self) -> Path:
-        return self.folder / "manifest.json"
 
     @property
     def _places(self) -> list[str]:
@@ -221,12 +232,11 @@ class SampleStore:
     def _digests_of(self, images: Images) -> dict[int, dict[str, str]]:
         """Find what the pictures of a batch must be, by sample and place."""
         batch = self._batch(int(images.planned[0]))
-        wanted = images.index.tolist()
         if batch is not None and batch["planned"] == images.planned.tolist():
             found = self._digests(batch)
         else:
             found = self._all_digests
-        for sample in wanted:
+        for sample in images.index.tolist():
             if sample not in found:
                 raise DamagedSampleError(
                     f"samples: {self.folder} has no sample {sample}; let the run that fills it"
@@ -237,11 +247,9 @@ class SampleStore:
     @cached_property
     def _all_digests(self) -> dict[int, dict[str, str]]:
         """What all pictures must be; the folder is read once."""
-        names = [path.stem for path in (self.folder / "batches").glob("*.json")]
-        batches = [self._batch(int(name)) for name in names if name.isdecimal()]
         found: dict[int, dict[str, str]] = {}
-        for batch in batches:
-            if batch is not None:
+        for path in (self.folder / "batches").glob("*.json"):
+            if path.stem.isdecimal() and (batch := self._batch(int(path.stem))):
                 found |= self._digests(batch)
         return found
 
@@ -271,6 +279,10 @@ class SampleStore:
     def _write(path: Path, content: Mapping[str, Any]) -> None:
         with whole_file(path) as file:
             file.write(json.dumps(content, indent=1).encode() + b"\n")
+
+
+def _unwritable(folder: str | PathLike[str], error: OSError) -> InputError:
+    return InputError(f"samples: cannot write into {folder}: {error.strerror}; give another")
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

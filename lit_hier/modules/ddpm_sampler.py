@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from typing import Any, Final, Literal
 
 import torch
@@ -80,6 +81,7 @@ class DDPMSampler(ImageSampler):
         self.model = model.requires_grad_(False)
         self.samples = samples
         self._store: SampleStore | None = None
+        self._lock: int | None = None
         if samples is not None:
             self._decided_by = {
                 "model": fingerprint(model),
@@ -97,7 +99,8 @@ class DDPMSampler(ImageSampler):
         """Open the folder of samples.
 
         Raises:
-            InputError: It has samples of another run, or it cannot be written.
+            InputError: It has samples of another run, another run is filling it, or it cannot be
+                written.
         """
         if self.samples is not None:
             decided_by = {
@@ -105,7 +108,15 @@ class DDPMSampler(ImageSampler):
                 "precision": self.trainer.precision,
                 "device": self.trainer.strategy.root_device.type,
             }
+            if self.trainer.is_global_zero:
+                self._lock = SampleStore.lock(self.samples)
             self._store = SampleStore.create(self.samples, self.steps, self.num_steps, decided_by)
+
+    def teardown(self, stage: str) -> None:
+        """Let other runs fill the folder of samples."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def num_evaluations(self, index: Tensor) -> int:
         """Count one for each image and each step that the model is told; none for kept batches."""
@@ -117,7 +128,8 @@ class DDPMSampler(ImageSampler):
         """Noise a batch to each inversion step and denoise it, or read back what was kept.
 
         Raises:
-            InputError: The model does not take such images, or samples were kept of others.
+            InputError: The model does not take such images, it gives no finite numbers, or samples
+                were kept of other images.
         """
         x_start = images.x_start
         _check_images(self.model, x_start)
@@ -127,11 +139,17 @@ class DDPMSampler(ImageSampler):
             except DamagedSampleError as error:
                 _LOG.warning("%s; this batch is made anew", error)
         own = [generators(self.seed, images.index, step) for step in self.steps]
-        x_reversed = quantise(
-            self.process.turn_round(
-                self._denoise, x_start, self.steps, own, self.batch_size, self.track, self.advance
-            )
+        x = self.process.turn_round(
+            self._denoise, x_start, self.steps, own, self.batch_size, self.track, self.advance
         )
+        if len(lost := (~x.isfinite()).flatten(2).any(-1).nonzero()):
+            k, sample = lost[0].tolist()
+            raise InputError(
+                f"pretrained: the model gives no finite numbers for sample"
+                f" {int(images.index[sample])} at k = {self.steps[k]}; take another"
+                " trainer.precision, or other weights"
+            )
+        x_reversed = quantise(x)
         if self._store is not None:
             self._store.save(images, x_reversed)
         return x_reversed

@@ -1,0 +1,121 @@
+"""A config cannot name code that the command line does not expose."""
+
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from conftest import ROOT, inside
+
+from lit_hier.cli import main
+
+FIT = f"{ROOT}/configs/digits_classifier.yaml"
+PREDICT = f"{ROOT}/configs/digits.yaml"
+TOUCH = "{class_path: os.system, init_args: {command: 'touch HARM'}}"
+
+
+def run(folder: Path, *arguments: str) -> None:
+    with inside(folder), patch.object(sys, "argv", ["lit-hier", *arguments]):
+        main()
+
+
+def overlay(folder: Path, text: str) -> str:
+    (folder / "overlay.yaml").write_text(text)
+    return str(folder / "overlay.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"model: {TOUCH}",
+        f"data: {TOUCH}",
+        "model: os.system",
+        f"model: {{class_path: ImageClassifier, init_args: {{optimizer: {TOUCH}}}}}",
+        "model: {class_path: ImageClassifier, init_args: {optimizer: os.system}}",
+        "model: {class_path: ImageClassifier, init_args: {optimizer: torch.hub.load}}",
+        "model: {class_path: ImageClassifier, init_args: {optimizer: builtins.eval}}",
+        "model: {class_path: ImageClassifier, init_args: {optimizer: harm.Harm}}",
+        f"trainer: {{callbacks: [{TOUCH}]}}",
+        f"trainer: {{callbacks: {TOUCH}}}",
+        f"trainer: {{logger: {TOUCH}}}",
+        f"trainer: {{logger: [{TOUCH}]}}",
+        f"trainer: {{strategy: {TOUCH}}}",
+        f"trainer: {{accelerator: {TOUCH}}}",
+        f"trainer: {{plugins: [{TOUCH}]}}",
+        f"trainer: {{profiler: {TOUCH}}}",
+        "trainer: {callbacks: [{class_path: harm.Harm}]}",
+        "trainer: {callbacks: [{class_path: LambdaCallback, init_args:"
+        " {on_fit_start: os.system}}]}",
+        "trainer: {callbacks: [{class_path: ActivationSimilarity, init_args:"
+        " {network: {class_path: harm.Harm}}}]}",
+        "data: {class_path: ImageDataModule, init_args: {held_out: {class_path: ImageFiles,"
+        f" init_args: {{root: .}}}}, train: {TOUCH}}}}}",
+        "model: !!python/object/apply:os.system ['touch HARM']",
+        "seed_everything: !!python/object/apply:os.system ['touch HARM']",
+        "model: &a [*a]",
+    ],
+)
+def test_code_that_is_not_exposed_is_refused_in_one_line(
+    tmp_path: Path,
+    text: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "harm.py").write_text(
+        "from pathlib import Path\nPath('HARM').touch()\n"
+        "import torch\nclass Harm(torch.nn.Module):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path, "fit", "-c", FIT, "-c", overlay(tmp_path, text))
+    assert stopped.value.code == 2
+    assert not (tmp_path / "HARM").exists()
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert len(errors) == 1
+    assert errors[0].startswith("lit-hier: error: ")
+    assert "harm" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "--model=os.system",
+        "--model.init_args.optimizer=os.system",
+        "--model.init_args.optimizer.class_path=subprocess.Popen",
+        "--trainer.callbacks+=os.system",
+        "--trainer.logger=os.system",
+        "--data.class_path=posix.system",
+        "--config=harm.py",
+    ],
+)
+def test_the_shell_can_name_no_more_than_a_file(
+    tmp_path: Path, argument: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "harm.py").write_text("import os")
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path, "fit", "-c", FIT, argument)
+    assert stopped.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert len(errors) == 1
+    assert errors[0].startswith("lit-hier: error: ")
+
+
+def test_the_remedy_is_named_and_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\nclass Net(torch.nn.Module):\n    def forward(self, x):\n        return x\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    given = "trainer: {callbacks: [{class_path: ClassKept, init_args: {network: mine.Net}}]}"
+    arguments = ("predict", "-c", PREDICT, "-c", overlay(tmp_path, given), "--print_config")
+    with pytest.raises(SystemExit):
+        run(tmp_path, *arguments)
+    said = capsys.readouterr().err
+    assert "mine.Net is none of the classes that a config may name; if you trust it, set" in said
+    assert "LIT_HIER_TRUST=mine in the environment" in said
+    monkeypatch.setenv("LIT_HIER_TRUST", "other,mine")
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path, *arguments)
+    assert not stopped.value.code
+    assert "mine.Net" in capsys.readouterr().out
