@@ -96,10 +96,8 @@ def grid_figure(pictures: NDArray[np.uint8], titles: Sequence[str]) -> Figure:
     if rows == 1:
         columns = math.ceil(math.sqrt(len(titles)))
         rows = math.ceil(len(titles) / columns)
-    size = (
-        1.25 * columns,
-        1.25 * rows * height / width + 0.25 * (1 + rows * (len(pictures) == 1)),
-    )
+    titles_high = 0.17 * (rows if len(pictures) == 1 else 1)
+    size = (1.25 * columns, 1.25 * rows * height / width + titles_high)
     figure = Figure(figsize=size, dpi=160, layout="compressed")
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.ravel():
