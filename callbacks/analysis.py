@@ -88,6 +88,12 @@ class Analysis(Callback, ABC):
                     " measure with Transition"
                 )
 
+    @staticmethod
+    def num_samples(trainer: Trainer) -> int:
+        """Count the samples of the whole run, once it has begun."""
+        assert trainer.predict_dataloaders is not None
+        return len(trainer.predict_dataloaders.dataset)
+
     def kinds(self) -> list[list[int]]:
         """Sort the sources by their parameters: those that differ in none stand together."""
         kinds: dict[tuple[int, ...], list[int]] = {}

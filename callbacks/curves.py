@@ -184,8 +184,7 @@ class CurveAnalysis(Analysis):
         """Begin an empty table."""
         super().on_predict_start(trainer, pl_module)
         self._tables: list[SampleTable] = []
-        assert trainer.predict_dataloaders is not None
-        self._num_samples = len(trainer.predict_dataloaders.dataset)
+        self._num_samples = self.num_samples(trainer)
 
     def see(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward

@@ -49,8 +49,7 @@ class SampleGrid(Analysis):
         later = np.flatnonzero(np.array(self.times) > 0)  # at 0 stands the start once more
         chosen = np.linspace(0, len(later) - 1, min(self.num_times, len(later)))
         self._shown = later[chosen.round().astype(int)]
-        assert trainer.predict_dataloaders is not None
-        self._num_samples = len(trainer.predict_dataloaders.dataset)
+        self._num_samples = self.num_samples(trainer)
         self._first: dict[int, tuple[int, Tensor]] = {}  # sample and pictures, by part
 
     def see(

@@ -32,7 +32,7 @@ from lit_hier.pixels import from_levels, to_levels
 from lit_hier.whole_files import lock_folder, whole_file
 
 _FORMAT: Final = 1
-_MODES: Final = {1: "L", 3: "RGB", 4: "RGBA"}
+_CHANNELS: Final = (1, 3, 4)  # that a picture can have
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class SampleStore:
             InputError: Pictures cannot have so many channels.
         """
         x_start = images.x_start
-        if x_start.shape[1] not in _MODES:
+        if x_start.shape[1] not in _CHANNELS:
             raise InputError(
                 f"samples: pictures have 1, 3 or 4 channels, not {x_start.shape[1]}; leave it out"
             )

@@ -173,9 +173,12 @@ def _check_channels(model: Any, scheduler: Any) -> None:
     """Refuse a model that gives a variance where none is taken, or none where one is needed."""
     given, images = model.config.out_channels, model.config.in_channels
     kind = scheduler.config.get("variance_type")
-    fits = {None: (images, 2 * images)}.get(kind, (images,))
     if learns_variance(scheduler):
-        fits = (2 * images,)
+        fits = [2 * images]
+    elif kind is None:  # a scheduler that passes a variance over
+        fits = [images, 2 * images]
+    else:
+        fits = [images]
     if given not in fits:
         remedy = "learned_range" if given == 2 * images else "fixed_small"
         raise InputError(
