@@ -81,7 +81,7 @@ class ClassKept(NetworkAnalysis):
             for k, name in enumerate(names)
         ]
 
-    def _predict(self, x: Tensor) -> Tensor:
+    def _predict(self, x: Tensor, index: Tensor, place: str) -> Tensor:
         """Give the number of each datum's class and of its ancestors: shape (levels, B)."""
         logits = evaluate(self.network, x)
         if logits.ndim != 2:
@@ -94,6 +94,11 @@ class ClassKept(NetworkAnalysis):
                 f"network: it tells {logits.shape[1]} classes, but the data have"
                 f" {self._ancestors.shape[1]}; leave out the hierarchy"
             )
+        if len(lost := index[~logits.isfinite().all(1)]):
+            raise InputError(
+                f"network: {self.name}: its logits are no finite numbers for sample"
+                f" {int(lost[0])} {place}; check the weights and the samples"
+            )
         predicted = logits.argmax(1)
         if not len(self._ancestors):
             return predicted[None]
@@ -103,8 +108,11 @@ class ClassKept(NetworkAnalysis):
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> Tensor:
         """Compare predictions at every time: shape (1, T, levels, B)."""
-        start = self._predict(record.x_start)
-        kept = [self._predict(x) == start for x in record.x_reversed]
+        start = self._predict(record.x_start, record.index, "before it is turned round")
+        kept = []
+        for time, x in zip(self.times, record.x_reversed, strict=True):
+            place = f"at {self.axis.symbol} = {time:g}"
+            kept.append(self._predict(x, record.index, place) == start)
         return torch.stack(kept)[None].float()
 
     def summarise(

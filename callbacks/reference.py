@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from zipfile import BadZipFile
 
 import numpy as np
@@ -98,7 +98,7 @@ def reference_of(
     tell = getattr(datamodule, "fingerprint", None)
     data = tell(split) if tell is not None else None
     if data is None:
-        return _take(trainer, probe, loader)
+        return _take(trainer, probe, loader, split)
     versions = [version(name) for name in _LIBRARIES]
     parts = (_FORMAT, probe.identity, data, loader.sampler.batch_size, versions)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
@@ -108,7 +108,7 @@ def reference_of(
     arrays = trainer.strategy.broadcast(arrays)
     if arrays is not None:
         return Reference.unpack(arrays)
-    taken = _take(trainer, probe, loader)
+    taken = _take(trainer, probe, loader, split)
     if trainer.is_global_zero and not taken.counts[1]:
         write_samples(str(folder), key, taken.pack())
     return taken
@@ -125,7 +125,16 @@ def _recall(path: Path) -> dict[str, Any] | None:
     return arrays
 
 
-def _take(trainer: Trainer, probe: Probe, loader: Any) -> Reference:
+def _refuse(layer: str, output: Tensor, index: Tensor, split: str) -> NoReturn:
+    lost = index[~output.flatten(1).isfinite().all(1)]
+    whose = f"sample {int(lost[0])}" if len(lost) else "some samples"
+    raise InputError(
+        f"network: {layer} puts out no finite numbers for {whose} of the {split} split, the"
+        " reference; check the weights and the data"
+    )
+
+
+def _take(trainer: Trainer, probe: Probe, loader: Any, split: str) -> Reference:
     """Let the network see every batch, each process its own; unite the processes."""
     device = trainer.strategy.root_device
     trees = {name: MomentTree() for name in probe.layers}
@@ -138,9 +147,15 @@ def _take(trainer: Trainer, probe: Probe, loader: Any) -> Reference:
         seen[0] += len(label)
         seen[1:4] += batch.get("remedies", 0)
         if len(label):
+            index = batch["index"]
 
-            def see(name: str, output: Tensor, number: int = number) -> None:
-                trees[name].add(number, channel_moments(output))
+            def see(
+                name: str, output: Tensor, number: int = number, index: Tensor = index
+            ) -> None:
+                moments = channel_moments(output)
+                if not moments.squares.isfinite().all():
+                    _refuse(name, output, index, split)
+                trees[name].add(number, moments)
                 facts[probe.layers.index(name)] = output.ndim == 2
 
             logits = probe(batch["x"], see)

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import sys
 import traceback
 import warnings
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+import torch
 from jsonargparse import lazy_instance, set_parsing_settings  # type: ignore[attr-defined]
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
@@ -32,6 +34,7 @@ import lit_hier.rhm
 from lit_hier.checkpoints import read_checkpoint
 from lit_hier.errors import InputError
 from lit_hier.rhm import Grammars
+from lit_hier.runs import RunFolder, WholeCheckpoints
 
 _COMMANDS: Final = {
     "fit": "Train a model, such as an RHMClassifier.",
@@ -42,9 +45,6 @@ _COMMANDS: Final = {
 # What Lightning and torch say of the input as a RuntimeError, and what it means here.
 _TRANSLATIONS: Final = {
     "loading state_dict": "ckpt_path: the weights are of another model: {}",
-    "SaveConfigCallback expected": (
-        "trainer.logger: this version already holds a run; leave out `version` or take another"
-    ),
     "Early stopping conditioned": "trainer.callbacks: {}",
 }
 _PATIENCE: Final = timedelta(days=30)
@@ -164,10 +164,22 @@ class LitHierCLI(LightningCLI):
             self.trainer_defaults["callbacks"] = [callbacks.TimeProgressBar()]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Let processes wait for each other: in `predict`, one may be done hours early."""
+        """Let processes wait for each other: in `predict`, one may be done hours early.
+
+        Lightning heeds SIGTERM between the steps of training only; here it ends any other run.
+        """
         trainer: Trainer = super().instantiate_trainer(**kwargs)
-        if self.subcommand == "predict" and isinstance(trainer.strategy, DDPStrategy):
-            trainer.strategy._timeout = _PATIENCE
+        trainer.strategy.checkpoint_io = WholeCheckpoints()
+        if self.subcommand != "fit":
+            if isinstance(trainer.strategy, DDPStrategy):
+                trainer.strategy._timeout = _PATIENCE
+            register = trainer._signal_connector.register_signal_handlers
+
+            def end_on_sigterm() -> None:
+                register()
+                signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+            trainer._signal_connector.register_signal_handlers = end_on_sigterm  # type: ignore[method-assign]
         return trainer
 
     def before_predict(self) -> None:
@@ -226,10 +238,19 @@ def _limit_imports() -> None:
     set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*_EXPOSED, *trusted])
 
 
+def _fix_arithmetic() -> None:
+    """Take numbers as they are: float32 is float32 on a GPU too."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    # `deterministic` would also fill all memory that is not yet written, at a cost.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
 def _quieten() -> None:
     """Leave out what Lightning says that no user of this command can act on."""
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+    warnings.filterwarnings("ignore", message="The number of training batches .* smaller than the")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()
     )
@@ -246,12 +267,14 @@ def main(args: ArgsType = None) -> None:
     """
     _quieten()
     _limit_imports()
+    _fix_arithmetic()
     try:
         LitHierCLI(
             LightningModule,
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
+            save_config_callback=RunFolder,
             parser_class=OneLineParser,
             parser_kwargs={
                 "version": lit_hier.__version__,
@@ -265,12 +288,15 @@ def main(args: ArgsType = None) -> None:
                 ),
                 # The data modules share out whole batches themselves.
                 "use_distributed_sampler": False,
+                "deterministic": "warn",
             },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             args=args,
         )
-    except (MisconfigurationException, OSError) as error:
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else error)
+    except MisconfigurationException as error:
         _fail(error)
     except (ValueError, RuntimeError) as error:
         # jsonargparse wraps what a class says of its arguments in what it tried to make of them.

@@ -24,6 +24,8 @@ class Purpose(IntEnum):
     CORRUPTION = 0
     POSTERIOR = 1
     DATA = 2
+    TRAINING = 3
+    VALIDATION = 4
 
 
 def uniform(seed: int, purpose: Purpose, index: Tensor, time: float, num: int) -> Tensor:
@@ -56,20 +58,25 @@ def uniform(seed: int, purpose: Purpose, index: Tensor, time: float, num: int) -
     return torch.from_numpy(draws[:, :num].copy()).to(index.device)
 
 
-def generators(seed: int, index: Tensor, time: int) -> list[torch.Generator]:
+def generators(
+    seed: int, index: Tensor, time: int, purpose: Purpose = Purpose.CORRUPTION
+) -> list[torch.Generator]:
     """Make a generator for each sample at one inversion step, for draws that come one by one.
 
     Args:
         seed: The run's seed, at least 0.
         index: Sample indices, int64, shape (B,).
-        time: Inversion step.
+        time: Inversion step; in training, the epoch.
+        purpose: What the numbers are for.
 
     Returns:
-        Generators on the CPU, each seeded by (seed, sample index, step) alone.
+        Generators on the CPU, each seeded by (seed, sample index, step, purpose) alone.
     """
     made = []
     for sample in index.tolist():
-        sequence = np.random.SeedSequence(seed, spawn_key=(sample, time))
+        # Zeros at the end of a key say nothing: CORRUPTION's is (sample, time).
+        key = (sample, time, int(purpose)) if purpose else (sample, time)
+        sequence = np.random.SeedSequence(seed, spawn_key=key)
         (state,) = sequence.generate_state(1, np.uint64)
         made.append(torch.Generator().manual_seed(int(state >> 1)))
     return made

@@ -15,8 +15,20 @@ def whole_file(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a file that appears under its name only when all of it is on the disk.
 
     What is there is replaced; folders above it are made.
+
+    Raises:
+        OSError: It cannot be written; the error names the file. What was there stays.
     """
     target = Path(path)
+    try:
+        with _draft_of(target) as file:
+            yield file
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(target)) from error
+
+
+@contextmanager
+def _draft_of(target: Path) -> Iterator[IO[bytes]]:
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, draft = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:

@@ -15,7 +15,7 @@ ROOMS = [
     {"inference", "diffusion", "nn"},
     {"data"},
     {"modules"},
-    {"callbacks"},
+    {"callbacks", "runs"},
     {"cli"},
     {"__main__"},
 ]

@@ -349,7 +349,7 @@ def test_a_run_is_not_written_over(demo: Path, capsys: pytest.CaptureFixture[str
     with inside(demo), pytest.raises(SystemExit) as end:
         lit_hier("predict", "-c", DEMO, *SMALL, "--trainer.logger.init_args.version=0")
     assert end.value.code == 2
-    assert "this version already holds a run" in capsys.readouterr().err.splitlines()[-1]
+    assert "version_0 already holds a run; leave out" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])

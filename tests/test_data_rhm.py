@@ -164,20 +164,32 @@ def test_an_ensembles_grammars_are_those_of_their_numbers_and_seeds() -> None:
 def test_batches_are_planned_once_and_shared_out_whole(
     num: int, size: int, processes: int
 ) -> None:
-    num_batches = math.ceil(num / size)
-    if num_batches < processes:
-        with pytest.raises(InputError, match=f"too few for {processes} processes"):
-            PlannedBatches(num, size, 0, processes)
-        return
     alone = [batch.tolist() for batch in PlannedBatches(num, size)]
     assert list(chain(*alone)) == list(range(num))
     plans = [PlannedBatches(num, size, rank, processes) for rank in range(processes)]
-    assert [batch.tolist() for plan in plans for batch in plan] == alone
-    numbers = [number for plan in plans for number in plan.numbers]
-    assert numbers == list(range(num_batches))
-    shuffled = [PlannedBatches(num, size, rank, processes, 3) for rank in range(processes)]
-    whole = [batch.tolist() for batch in PlannedBatches(num, size, shuffle_seed=3)]
-    dealt = [batch.tolist() for plan in shuffled for batch in plan]
-    assert len({len(plan) for plan in shuffled}) == 1
-    assert all(batch in whole for batch in dealt)
-    assert len(dealt) == num_batches // processes * processes
+    shared = [batch.tolist() for plan in plans for batch in plan]
+    assert [batch for batch in shared if batch] == alone
+    assert all(len(plan) == len(list(plan)) > 0 for plan in plans)
+    pairs = chain(*(zip(plan.numbers, plan, strict=True) for plan in plans))
+    numbers = [number for number, batch in pairs if len(batch)]
+    assert numbers == list(range(math.ceil(num / size)))
+
+
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 5), st.integers(0, 3))
+def test_processes_share_each_step_of_training(
+    num: int, size: int, processes: int, skipped: int
+) -> None:
+    """All together they see what one alone would see in the step, also within an epoch."""
+    alone = PlannedBatches(num, size, shuffle_seed=3)
+    plans = [PlannedBatches(num, size, rank, processes, 3) for rank in range(processes)]
+    for epoch in (0, 1):
+        for plan in (alone, *plans):
+            plan.set_epoch(epoch)
+        steps = [step.tolist() for step in alone]
+        assert sorted(chain(*steps)) == list(range(num))
+        for plan in plans:
+            plan.skipped = skipped
+        parts = [list(plan) for plan in plans]
+        for step, *shares in zip(steps[skipped:], *parts, strict=True):
+            assert list(chain(*(share.tolist() for share in shares))) == step
+            assert max(map(len, shares)) - min(map(len, shares)) <= 1

@@ -19,6 +19,7 @@ from lit_hier.data import DigitsDataModule
 from lit_hier.diffusion.pipelines import write_pipeline
 from lit_hier.errors import InputError
 from lit_hier.modules import DDPMTrainer
+from lit_hier.streams import Purpose
 
 SPLITS = ("train", "val", "test", "predict")
 
@@ -156,15 +157,15 @@ def test_training_lowers_the_loss_and_averages_the_weights(tmp_path: Path) -> No
     module = DDPMTrainer(8, str(tmp_path / "pipeline"), widths=[8, 16], ema_decay=0.5)
     data = DigitsDataModule()
     data.setup()
-    x_0 = data._splits["train"][torch.arange(64)]["x"]
+    batch = data._splits["train"][torch.arange(64)]
     optimizer = module.configure_optimizers()
-    before = module._loss(module.model, x_0, torch.Generator().manual_seed(0))
+    before = module._loss(module.model, batch, 0, Purpose.VALIDATION)
     start = [value.clone() for value in module.model.parameters()]
-    for _ in range(30):
+    for epoch in range(30):
         optimizer.zero_grad()
-        module._loss(module.model, x_0).backward()
+        (module._loss(module.model, batch, epoch, Purpose.TRAINING) / 64).backward()
         optimizer.step()
-    after = module._loss(module.model, x_0, torch.Generator().manual_seed(0))
+    after = module._loss(module.model, batch, 0, Purpose.VALIDATION)
     assert after < before
     # The first update takes the weights as they are, the second the mean with decay 1/2.
     module.on_train_batch_end()

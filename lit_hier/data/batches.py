@@ -17,11 +17,14 @@ Batch = dict[str, Any]
 class PlannedBatches(Sampler[Tensor]):
     """The batches of one process.
 
-    The plan does not know how many processes there are, so at a given batch size a batch holds
-    the same samples on one process and on many. In order, a process gets a run of neighbouring
-    batches, each batch exactly once over all processes. Shuffled, for training, the batches are
-    dealt out in turn and the few left over are dropped, as every process must take equally many
-    steps.
+    The plan does not know how many processes there are, so that numbers do not depend on it:
+
+    - In order, a batch holds the same samples on one process and on many. A process gets a run of
+      neighbouring batches, each batch exactly once over all processes. One that is left without
+      gets the batch after the last, which is empty: it takes part in all that processes do
+      together.
+    - Shuffled, for training, each batch is one step of the optimizer, and every process gets its
+      part of each: parts differ by one sample at most, and may be empty.
 
     Pass it as `sampler` with `batch_size=None` to a `DataLoader` whose data set takes a tensor of
     indices.
@@ -35,8 +38,13 @@ class PlannedBatches(Sampler[Tensor]):
         size_name: The user's name for `batch_size`, for the error's message.
         num_blocks: Blocks of equally many samples; no batch has samples of two.
 
+    Attributes:
+        numbers: Which of the plan's batches are this process's.
+        skipped: How many of them the next epoch leaves out: a training that goes on from within
+            an epoch has seen them.
+
     Raises:
-        InputError: There are fewer batches than processes, or no samples or batch size.
+        InputError: There are no samples, or no batch size.
     """
 
     def __init__(
@@ -54,21 +62,18 @@ class PlannedBatches(Sampler[Tensor]):
                 raise InputError(f"{name} is {value}; give at least 1")
         self.block_size = num_samples // num_blocks
         self.batches_per_block = -(-self.block_size // batch_size)
-        num_batches = num_blocks * self.batches_per_block
-        if num_batches < num_processes:
-            raise InputError(
-                f"{size_name}={batch_size} makes {num_batches} batches of {num_samples} samples,"
-                f" too few for {num_processes} processes; take a smaller batch or fewer devices"
-            )
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
         self.epoch = 0
+        self.skipped = 0
+        self.rank, self.num_processes = rank, num_processes
+        num_batches = num_blocks * self.batches_per_block
+        self.numbers = range(num_batches)
         if shuffle_seed is None:
-            shares = [k * num_batches // num_processes for k in (rank, rank + 1)]
-            self.numbers = range(*shares)
-        else:
-            self.numbers = range(rank, num_batches // num_processes * num_processes, num_processes)
+            first, end = (k * num_batches // num_processes for k in (rank, rank + 1))
+            idle = range(num_batches, num_batches + 1)
+            self.numbers = range(first, end) or idle
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch's shuffle; Lightning calls this."""
@@ -84,11 +89,40 @@ class PlannedBatches(Sampler[Tensor]):
         if self.shuffle_seed is not None:
             generator = np.random.default_rng([self.shuffle_seed, self.epoch])
             order = torch.from_numpy(generator.permutation(self.num_samples))
-        for number in self.numbers:
+        numbers, self.skipped = self.numbers[self.skipped :], 0
+        for number in numbers:
             block, place = divmod(number, self.batches_per_block)
             end = (block + 1) * self.block_size
             start = block * self.block_size + place * self.batch_size
-            yield order[start : min(start + self.batch_size, end)]
+            batch = order[start : min(start + self.batch_size, end)]
+            if self.shuffle_seed is not None:
+                batch = batch.tensor_split(self.num_processes)[self.rank]
+            yield batch
+
+
+class PlannedLoader(DataLoader[Batch]):
+    """Loads what `PlannedBatches` plans, and can go on from within an epoch.
+
+    Lightning keeps its state in checkpoints, and gives it back when training goes on.
+    """
+
+    sampler: PlannedBatches
+    given = 0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        """Yield the batches of an epoch."""
+        self.given = self.sampler.skipped
+        for batch in super().__iter__():
+            self.given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Say how many batches of the epoch were given."""
+        return {"given": self.given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Leave them out of the next epoch, if that is the one they are of."""
+        self.sampler.skipped = state["given"] % len(self.sampler)
 
 
 def check_sharing(trainer: Trainer | None) -> None:
@@ -115,7 +149,7 @@ def planned_loader(
     limited: bool = False,
     num_workers: int = 0,
     **plan: Any,
-) -> DataLoader[Batch]:
+) -> PlannedLoader:
     """Load a data set, whose items are whole batches, as `PlannedBatches` plans.
 
     Args:
@@ -127,7 +161,7 @@ def planned_loader(
         **plan: See `PlannedBatches`.
 
     Raises:
-        InputError: A process would be left without a batch.
+        InputError: The limit leaves nothing.
     """
     rank, num_processes, limit = 0, 1, None
     if trainer is not None:
@@ -139,7 +173,7 @@ def planned_loader(
             f"trainer.limit_predict_batches={limit} leaves a process without a batch;"
             " leave it out and lower num_predict instead"
         )
-    return DataLoader(
+    return PlannedLoader(
         dataset,
         sampler=sampler,
         batch_size=None,

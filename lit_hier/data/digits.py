@@ -65,7 +65,7 @@ class DigitsDataModule(SplitDataModule):
         num_test: Test images; also the usual reference set for statistics of activations.
         num_predict: Held-out images that `lit-hier predict` turns round.
         num_val: Validation images.
-        batch_size: Images per batch in training.
+        batch_size: Images per training step, all processes together.
         eval_batch_size: Images per batch elsewhere.
         seed: Seed of the shuffle.
 

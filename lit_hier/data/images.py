@@ -69,7 +69,7 @@ class PreparedImages(Dataset[Batch]):
         """
         prepared = [self._prepare(int(number)) for number in self.chosen[index.numpy()]]
         read = [image for image in prepared if image is not None]
-        kept = index[torch.tensor([image is not None for image in prepared])]
+        kept = index[torch.tensor([image is not None for image in prepared], dtype=torch.bool)]
         levels = np.array([image.levels for image in read], dtype=np.uint8)
         levels = levels.reshape(len(read), self.size, self.size, self.channels)
         remedies = (
@@ -137,7 +137,7 @@ class ImageDataModule(SplitDataModule):
         reference_per_class: Images of each class in the reference set for statistics of
             activations, the test split; all of `held_out` with null.
         num_val: Validation images, taken from `train`.
-        batch_size: Images per batch in training.
+        batch_size: Images per training step, all processes together.
         eval_batch_size: Images per batch elsewhere.
         num_workers: Processes that read images ahead; with 0, they are read as they are needed.
         seed: Seed of what is chosen, and of shuffles.
@@ -234,7 +234,8 @@ class ImageDataModule(SplitDataModule):
             InputError: None of its images can be read.
         """
         assert self.trainer is not None
-        if self.trainer.state.fn != "predict" and not len(batch["index"]):
+        lost = len(batch["planned"]) and not len(batch["index"])
+        if self.trainer.state.fn != "predict" and lost:
             raise InputError(
                 "data: no image of a batch can be read, see the log; remove these files, or take"
                 " larger batches"

@@ -50,13 +50,14 @@ class RHMDataset(Dataset[Batch]):
             number of the grammar, int64, ().
         """
         num_each = self.label.shape[1]
-        source, first = index // num_each, int(index[0]) // num_each
-        assert (source == first).all(), "a batch is of one grammar"
+        first = int(index[0]) // num_each if len(index) else 0
+        assert (index // num_each == first).all(), "a batch is of one grammar"
         rows = index - first * num_each
         leaves = self.leaves[first][rows].long()
         x = whitened_one_hot(leaves, self.grammars[first].num_features)
         label = self.label[first, rows].long()
-        return {"x": x, "label": label, "leaves": leaves, "index": index, "source": source[0]}
+        source = torch.tensor(first)
+        return {"x": x, "label": label, "leaves": leaves, "index": index, "source": source}
 
 
 class RHMDataModule(SplitDataModule):
@@ -76,7 +77,7 @@ class RHMDataModule(SplitDataModule):
         num_val: Validation data.
         num_test: Test data; also the usual reference set for the statistics of activations.
         num_predict: Held-out data that `lit-hier predict` turns round.
-        batch_size: Data per batch in training.
+        batch_size: Data per training step, all processes together.
         eval_batch_size: Data per batch elsewhere.
         seed: Seed of the data and of their shuffles.
 

@@ -14,7 +14,7 @@ class SplitDataModule(LightningDataModule):
     """Loads each split as `PlannedBatches` plans; a subclass fills `_splits` in `setup`.
 
     Args:
-        batch_size: Samples per batch in training.
+        batch_size: Samples per training step, all processes together.
         eval_batch_size: Samples per batch elsewhere.
         seed: Seed of the shuffles in training.
         num_blocks: Blocks of equally many samples in each split; no batch has samples of two.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
-from lit_hier.inference import BeliefPropagation, mean_field
+from lit_hier.inference import BeliefPropagation, UnexplainedEvidenceError, mean_field
 from lit_hier.modules.forward_backward import ForwardBackwardModule
 from lit_hier.noise import EpsilonNoise, NoiseProcess
 from lit_hier.rhm import Grammars, RandomHierarchyModel, Tree, whitened_one_hot
@@ -52,13 +52,12 @@ class BPDenoiser(ForwardBackwardModule):
         self.belief_propagations = nn.ModuleList(map(BeliefPropagation, self.grammars))
         self.sources = self._sources()
 
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> ForwardBackward:
+    def forward_backward(self, batch: dict[str, Tensor]) -> ForwardBackward:
         """Corrupt a batch to each time, condition on it, draw a tree.
 
         Args:
             batch: `leaves`, (B, s**L), `index`, (B,), `x`, `label`, and `source`, the number of
                 the grammar, 0 where it is left out; as `RHMDataset` gives them.
-            batch_idx: Unused.
 
         Raises:
             InputError: Leaves that are no data of the grammar.
@@ -77,13 +76,17 @@ class BPDenoiser(ForwardBackwardModule):
             leaf_messages = self.process.messages(observed, time, v, dtype)
             wrong = 1 - leaf_messages.gather(-1, true).squeeze(-1).double().mean(-1)
             effective.append(wrong * v / (v - 1))
-            posterior = belief_propagation.condition(leaf_messages)
             draws = uniform(self.seed, Purpose.POSTERIOR, index, time, 1 + rhm.num_choices)
-            trees.append(posterior.sample(draws=draws))
-            marginals.append(posterior.marginals())
-            if self.messages:
-                upward.append(posterior.upward())
-                downward.append(posterior.downward())
+            try:
+                posterior = belief_propagation.condition(leaf_messages)
+                trees.append(posterior.sample(draws=draws))
+                marginals.append(posterior.marginals())
+                if self.messages:
+                    upward.append(posterior.upward())
+                    downward.append(posterior.downward())
+            except InputError as error:
+                place = f"{self.axis.symbol} = {time:g}"
+                raise _named(error, leaf_messages, index, place) from error
         tree_reversed = _over_times(trees)
         x_reversed = whitened_one_hot(tree_reversed[0].flatten(0, 1), v)
         return ForwardBackward(
@@ -132,6 +135,21 @@ class BPDenoiser(ForwardBackwardModule):
             )
             for rhm in self.grammars
         )
+
+
+def _named(error: InputError, messages: Tensor, index: Tensor, place: str) -> InputError:
+    """Say which sample cannot be turned round, and when."""
+    if isinstance(error, UnexplainedEvidenceError):
+        lost, said = error.samples, "that no tree of the grammar explains"
+    else:
+        wrong = ~((messages >= 0) & (messages < torch.inf)).flatten(1).all(1)
+        lost, said = wrong.nonzero().flatten().tolist(), "that are no probabilities"
+    if not lost:
+        return error
+    return InputError(
+        f"process: it gives messages {said} for sample {int(index[lost[0]])} (and"
+        f" {len(lost) - 1} more) at {place}; check the process"
+    )
 
 
 def _parse(rhm: RandomHierarchyModel, leaves: Tensor, index: Tensor) -> Tree:

@@ -3,8 +3,6 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
-import torch
-from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -13,10 +11,10 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lit_hier.checkpoints import check_training_set
 from lit_hier.errors import InputError
-from lit_hier.modules.optimizer import make_optimizer
+from lit_hier.modules.learner import Learner
 
 
-class Classifier(LightningModule, ABC):
+class Classifier(Learner, ABC):
     """A network that learns to tell classes, by cross-entropy.
 
     Logs `train/loss`, `train/accuracy` (over the epoch, while the network learns), `val/loss`,
@@ -32,10 +30,9 @@ class Classifier(LightningModule, ABC):
     """
 
     def __init__(self, network: nn.Module, num_classes: int, optimizer: OptimizerCallable) -> None:
-        super().__init__()
+        super().__init__(optimizer)
         self.network = network
         self.num_classes = num_classes
-        self.optimizer = optimizer
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.val_accuracy = self.train_accuracy.clone()
         self.test_accuracy = self.train_accuracy.clone()
@@ -43,14 +40,6 @@ class Classifier(LightningModule, ABC):
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Classify."""
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Make the optimizer that the config names.
-
-        Raises:
-            InputError: Its arguments are out of range.
-        """
-        return make_optimizer(self.optimizer, self.parameters())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that were trained on other data than those at hand.
@@ -62,9 +51,10 @@ class Classifier(LightningModule, ABC):
         check_training_set(trained_on, self.hparams["trained_on"], "ckpt_path")
 
     def _step(self, batch: dict[str, Tensor], stage: str, accuracy: Metric) -> Tensor:
+        """Log a batch; give its cross-entropy, summed."""
         logits, label = self(batch["x"]), batch["label"]
         try:
-            loss = cross_entropy(logits, label)
+            summed = cross_entropy(logits, label, reduction="sum")
         except IndexError as error:
             if (label < 0).any():
                 raise InputError("data: an image has no class, and cannot be learnt") from error
@@ -72,20 +62,20 @@ class Classifier(LightningModule, ABC):
                 f"num_classes is {self.num_classes}, but a label is {int(label.max())}; give the"
                 " number of the data's classes"
             ) from error
-        accuracy(logits, label)
+        accuracy.update(logits, label)
         self.log_dict(
-            {f"{stage}/loss": loss, f"{stage}/accuracy": accuracy},
+            {f"{stage}/loss": summed / max(len(label), 1), f"{stage}/accuracy": accuracy},
             on_step=False,
             on_epoch=True,
             prog_bar=True,
             sync_dist=True,
             batch_size=len(label),
         )
-        return loss
+        return summed
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of a training batch, nats."""
-        return self._step(batch, "train", self.train_accuracy)
+        return self.step_loss(self._step(batch, "train", self.train_accuracy), len(batch["label"]))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Log loss and accuracy on validation data."""

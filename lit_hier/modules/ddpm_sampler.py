@@ -142,13 +142,8 @@ class DDPMSampler(ImageSampler):
         x = self.process.turn_round(
             self._denoise, x_start, self.steps, own, self.batch_size, self.track, self.advance
         )
-        if len(lost := (~x.isfinite()).flatten(2).any(-1).nonzero()):
-            k, sample = lost[0].tolist()
-            raise InputError(
-                f"pretrained: the model gives no finite numbers for sample"
-                f" {int(images.index[sample])} at k = {self.steps[k]}; take another"
-                " trainer.precision, or other weights"
-            )
+        remedy = "take another trainer.precision, or other weights"
+        self.check_finite(x, images.index, "pretrained: the model", remedy)
         x_reversed = quantise(x)
         if self._store is not None:
             self._store.save(images, x_reversed)

@@ -5,20 +5,20 @@ from typing import Any, Final
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
-from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lit_hier.diffusion.pipelines import check_target, write_pipeline
 from lit_hier.errors import InputError
-from lit_hier.modules.optimizer import make_optimizer
+from lit_hier.modules.learner import Learner
+from lit_hier.streams import Purpose, generators
 
 _GROUPS: Final = 8
 
 
-class DDPMTrainer(LightningModule):
+class DDPMTrainer(Learner):
     r"""A U-Net that learns to tell the noise in images.
 
     .. math:: E \, \lVert \eta - \hat\eta(x_t, t) \rVert^2, \qquad
@@ -37,6 +37,7 @@ class DDPMTrainer(LightningModule):
         widths: Channels of each level, multiples of 8; the last level attends to all positions.
         num_train_timesteps: T.
         ema_decay: How much of the averaged weights a step keeps.
+        seed: Seed of the noise, at least 0; a sample's depends on (seed, sample, epoch) only.
         optimizer: Any optimizer of torch, AdamW by default.
 
     Raises:
@@ -51,9 +52,10 @@ class DDPMTrainer(LightningModule):
         widths: Sequence[int] = (32, 64),
         num_train_timesteps: int = 1000,
         ema_decay: float = 0.995,
+        seed: int = 0,
         optimizer: OptimizerCallable = torch.optim.AdamW,
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer)
         if not widths or any(width < _GROUPS or width % _GROUPS for width in widths):
             raise InputError(f"widths is {list(widths)}; give multiples of {_GROUPS}")
         factor = 2 ** (len(widths) - 1)
@@ -61,6 +63,8 @@ class DDPMTrainer(LightningModule):
             raise InputError(f"size is {size}; give a multiple of {factor}, as widths has levels")
         if not 0 <= ema_decay < 1:
             raise InputError(f"ema_decay is {ema_decay}; give at least 0 and less than 1")
+        if seed < 0:
+            raise InputError(f"seed is {seed}; give at least 0")
         check_target(save_to, "save_to")
         self.save_hyperparameters(ignore=["optimizer"])
         lower = ["DownBlock2D"] * (len(widths) - 1)
@@ -79,39 +83,38 @@ class DDPMTrainer(LightningModule):
         self.averaged.requires_grad_(False)
         self.scheduler = DDPMScheduler(num_train_timesteps)
         self.save_to = save_to
-        self.optimizer = optimizer
+        self.seed = seed
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Make the optimizer that the config names.
+    def _loss(self, model: Any, batch: dict[str, Tensor], epoch: int, purpose: Purpose) -> Tensor:
+        """Give the squared error of the noise, the mean of pixels, summed over the batch."""
+        x_0, end = batch["x"], self.scheduler.config.num_train_timesteps
+        if not len(x_0):
+            return _nothing(model)
+        own = generators(self.seed, batch["index"], epoch, purpose)
+        t = torch.stack([torch.randint(end, (), generator=generator) for generator in own])
+        eta = torch.stack([torch.randn(x_0.shape[1:], generator=generator) for generator in own])
+        t, eta = t.to(x_0.device), eta.to(x_0)
+        learnt = model(self.scheduler.add_noise(x_0, eta, t), t).sample
+        return mse_loss(learnt, eta, reduction="sum") / x_0[0].numel()
 
-        Raises:
-            InputError: Its arguments are out of range.
-        """
-        return make_optimizer(self.optimizer, self.model.parameters())
-
-    def _loss(self, model: Any, x_0: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        eta = torch.randn(x_0.shape, generator=generator, device=_of(generator, x_0)).to(x_0)
-        num, end = len(x_0), self.scheduler.config.num_train_timesteps
-        t = torch.randint(end, (num,), generator=generator, device=_of(generator, x_0))
-        t = t.to(x_0.device)
-        return mse_loss(model(self.scheduler.add_noise(x_0, eta, t), t).sample, eta)
+    def _log(self, name: str, summed: Tensor, num: int) -> None:
+        self.log(name, summed / max(num, 1), on_step=False, on_epoch=True, prog_bar=True,
+                 sync_dist=True, batch_size=num)  # fmt: skip
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean squared error of the noise in a training batch."""
-        loss = self._loss(self.model, batch["x"])
-        self.log("train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True,
-                 batch_size=len(batch["x"]))  # fmt: skip
-        return loss
+        """Mean squared error of the noise in a training step, per pixel."""
+        summed = self._loss(self.model, batch, self.current_epoch, Purpose.TRAINING)
+        self._log("train/loss", summed, len(batch["x"]))
+        return self.step_loss(summed, len(batch["x"]))
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Move the averaged weights."""
         self.averaged.update_parameters(self.model)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log the error of the averaged weights, with noise that belongs to the batch."""
-        generator = torch.Generator().manual_seed(batch_idx)
-        loss = self._loss(self.averaged, batch["x"], generator)
-        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(batch["x"]))
+        """Log the error of the averaged weights, with the same noise in every epoch."""
+        summed = self._loss(self.averaged, batch, 0, Purpose.VALIDATION)
+        self._log("val/loss", summed, len(batch["x"]))
 
     def on_train_end(self) -> None:
         """Write the pipeline, whole or not at all."""
@@ -119,6 +122,7 @@ class DDPMTrainer(LightningModule):
             write_pipeline(self.averaged.module, self.scheduler, self.save_to)
 
 
-def _of(generator: torch.Generator | None, x: Tensor) -> torch.device:
-    """Say where to draw: where the generator is, or where the data are."""
-    return x.device if generator is None else generator.device
+def _nothing(model: nn.Module) -> Tensor:
+    """Give 0, with a gradient of zeros: processes without samples take part in a step too."""
+    zero: Tensor = sum((x.sum() for x in model.parameters()), torch.zeros(())) * 0
+    return zero

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
@@ -21,7 +22,7 @@ def _uncounted(num: int) -> None:
 
 
 class ForwardBackwardModule(LightningModule, ABC):
-    """A sampler: its `predict_step` turns a batch round at every inversion time.
+    """A sampler: `forward_backward` turns a batch round at every inversion time.
 
     Args:
         times: Inversion times, ascending.
@@ -55,6 +56,25 @@ class ForwardBackwardModule(LightningModule, ABC):
         self.track: Callable[[Iterable[float]], Iterable[float]] = _untracked
         self.advance: Callable[[int], object] = _uncounted
 
+    def check_finite(self, x: Tensor, index: Tensor, culprit: str, remedy: str) -> None:
+        """Refuse numbers that are none.
+
+        Args:
+            x: Shape (T, B, ...).
+            index: Sample indices, shape (B,).
+            culprit: What has made them, with the user's name for it first.
+            remedy: What to do.
+
+        Raises:
+            InputError: Some are NaN or infinite; the first of them is named.
+        """
+        if len(lost := (~x.isfinite()).flatten(2).any(-1).nonzero()):
+            k, sample = lost[0].tolist()
+            raise InputError(
+                f"{culprit} gives no finite numbers for sample {int(index[sample])} at"
+                f" {self.axis.symbol} = {self.times[k]:g}; {remedy}"
+            )
+
     def num_evaluations(self, index: Tensor) -> int:
         """Count the evaluations of a model, per sample, that a batch will take.
 
@@ -67,5 +87,25 @@ class ForwardBackwardModule(LightningModule, ABC):
         return 0
 
     @abstractmethod
-    def predict_step(self, batch: Any, batch_idx: int) -> ForwardBackward:
+    def forward_backward(self, batch: Any) -> ForwardBackward:
         """Corrupt a batch to each inversion time and draw data from the posterior."""
+
+    def predict_step(self, batch: Any, batch_idx: int) -> ForwardBackward:
+        """Turn a batch round; one without samples gives a record without any.
+
+        Args:
+            batch: As `forward_backward` takes it: a dictionary with `x`, `label` and `index`.
+            batch_idx: Unused.
+        """
+        if len(batch["index"]):
+            return self.forward_backward(batch)
+        x = batch["x"]
+        return ForwardBackward(
+            x_start=x,
+            x_reversed=x.new_empty(len(self.times), *x.shape),
+            times=torch.tensor(self.times, dtype=torch.float64),
+            axis=self.axis,
+            index=batch["index"],
+            label=batch["label"],
+            remedies=batch.get("remedies"),
+        )

@@ -40,13 +40,12 @@ class GaussianDenoiser(ForwardBackwardModule):
         marginal = torch.tensor(theory, dtype=torch.float64)[:, None]
         self.sources = (Source(theory={"marginal": marginal}, theory_name="quadrature"),)
 
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> ForwardBackward:
+    def forward_backward(self, batch: dict[str, Tensor]) -> ForwardBackward:
         """Diffuse a batch to each time and draw from the posterior.
 
         Args:
             batch: `x`, (B, 1, *spatial), `label`, (B,), and `index`, (B,), as `GaussianDataset`
                 gives them.
-            batch_idx: Unused.
         """
         x_start, index = batch["x"], batch["index"]
         x_0, num_noise = x_start.double(), x_start[0].numel()
@@ -60,9 +59,12 @@ class GaussianDenoiser(ForwardBackwardModule):
             labels.append(drawn.label)
             probabilities.append(drawn.probabilities)
         classes = self.distribution.num_classes > 1
+        x_reversed = torch.stack(reversed_)
+        culprit = f"distribution: {type(self.distribution).__name__}"
+        self.check_finite(x_reversed, index, culprit, "take smaller times")
         return ForwardBackward(
             x_start=x_start,
-            x_reversed=torch.stack(reversed_),
+            x_reversed=x_reversed,
             times=torch.tensor(self.times, dtype=torch.float64),
             axis=self.axis,
             index=index,

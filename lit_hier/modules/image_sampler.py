@@ -33,14 +33,13 @@ class ImageSampler(ForwardBackwardModule):
     def turn_round(self, images: Images) -> Tensor:
         """Give the samples of a batch: of 256 levels, float32, shape (T, B, C, H, W)."""
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> ForwardBackward:
+    def forward_backward(self, batch: dict[str, Any]) -> ForwardBackward:
         """Turn a batch round at each inversion step.
 
         Args:
             batch: `x`, images in [-1, 1], of 256 levels, (B, C, H, W), `label`, (B,), `index`,
                 (B,). If images come from files, `remedies`, (3,), `planned`, the sample indices
                 asked for, and `name`, a list. Half precision loses nothing.
-            batch_idx: Unused.
         """
         index = batch["index"]
         images = Images(
@@ -50,13 +49,9 @@ class ImageSampler(ForwardBackwardModule):
             planned=batch.get("planned", index),
             names=batch.get("name", ()),
         )
-        if len(index):
-            x_reversed = self.turn_round(images)
-        else:  # none of its images could be read
-            x_reversed = images.x_start.new_empty(len(self.steps), *images.x_start.shape)
         return ForwardBackward(
             x_start=images.x_start,
-            x_reversed=x_reversed,
+            x_reversed=self.turn_round(images),
             times=torch.tensor(self.times, dtype=torch.float64),
             axis=self.axis,
             index=index,

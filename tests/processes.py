@@ -1,0 +1,176 @@
+"""Every config at toy size, on as many processes and nodes as asked for.
+
+`launch` starts torchrun, whose processes run this file as a script: they go through the configs
+one after another and so load their libraries once.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from conftest import ROOT, random_pipeline
+from PIL import Image
+
+CONFIGS = ROOT / "configs"
+SMALL_RHM = (
+    *("-c", f"{CONFIGS}/fast.yaml", "--data.init_args.num_predict=7"),
+    "--data.init_args.eval_batch_size=3",
+)
+OTHER_ANALYSES = tuple(
+    f"--trainer.callbacks+={name}"
+    for name in ("IterationMap", "Transition", "EffectiveNoise", "Reconstruction")
+)
+SHALLOW = "--data.init_args.rhm.init_args.num_layers=3"
+FEW = ("--data.init_args.num_predict=7", "--data.init_args.eval_batch_size=3")
+FEW_DIGITS = (*FEW, "--data.init_args.num_test=8", "--model.init_args.times=[0,1,4]")
+TRAINING = ("--data.init_args.num_train=1000", "--data.init_args.num_val=70",
+            "--data.init_args.num_test=70", SHALLOW, "--data.init_args.batch_size=64",
+            "--model.init_args.width=16", "--trainer.max_epochs=2")  # fmt: skip
+LOOKING = ("--data.init_args.num_train=1000", "--data.init_args.num_val=70",
+           "--data.init_args.num_test=70", SHALLOW, *FEW,
+           "--model.init_args.times=[0.3,0.7,0.9]")  # fmt: skip
+
+# What trains, in the order in which others need it; then what turns round.
+FITS: dict[str, tuple[str, ...]] = {
+    "demo_classifier": TRAINING,
+    "fig8_classifier": TRAINING,
+    "digits_ddpm": ("--model.init_args.widths=[8,8]", "--trainer.max_epochs=1"),
+    "digits_classifier": ("--model.init_args.widths=[8,8]", "--trainer.max_epochs=2"),
+}
+PREDICTIONS: dict[str, tuple[str, ...]] = {
+    "demo": LOOKING,
+    "fig5": SMALL_RHM,
+    "fig6": SMALL_RHM,
+    "fig7": SMALL_RHM,
+    "fig8": LOOKING,
+    "fig10": SMALL_RHM,
+    # One batch of one grammar, and one of the other: a third process has nothing to do.
+    "fig11_14": ("-c", f"{CONFIGS}/fast.yaml", *OTHER_ANALYSES),
+    "fig15": SMALL_RHM,
+    "transition": (*SMALL_RHM, "--data.init_args.rhm.init_args.num_layers=[3,4]"),
+    "gaussian_field": (*FEW, "--data.init_args.num_test=9"),
+    "gaussian_mixture": (*FEW, "--data.init_args.num_test=2"),
+    "digits": (*FEW_DIGITS, "--model.init_args.num_steps=4"),
+    "digits_bands": (*FEW_DIGITS, "--model.init_args.num_steps=4"),
+    "fig2": (),
+    "fig16": (),
+}
+IMAGES = (
+    "--data.init_args.held_out.init_args.root=val",
+    "--data.init_args.num_per_class=1",
+    "--data.init_args.size=8",
+    "--data.init_args.eval_batch_size=2",
+    "--data.init_args.num_workers=0",
+)
+SMALLER = {
+    "convnext_base, weights: IMAGENET1K_V1": "convnext_tiny, weights: random",
+    "resnet50, weights: IMAGENET1K_V2": "resnet18, weights: random",
+    "wide_resnet50_2, weights: IMAGENET1K_V2": "resnet18, weights: random",
+    "resnet152, weights: IMAGENET1K_V2": "resnet18, weights: random",
+}
+
+
+def prepare(folder: Path) -> None:
+    """Put what the experiment on images needs into a folder: a model, images, small networks."""
+    for k, wnid in enumerate(("n01440764", "n02123394", "n04037443")):
+        (folder / "val" / wnid).mkdir(parents=True)
+        noise = np.random.default_rng(k).integers(0, 256, (12, 10, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"val/{wnid}/0.JPEG")
+    random_pipeline(folder / "pipeline", channels=3)
+    for name in ("fig2", "fig16"):
+        text = (CONFIGS / f"{name}.yaml").read_text()
+        for long, short in SMALLER.items():
+            text = text.replace(f"torchvision/{long}", f"torchvision/{short}")
+        (folder / f"{name}.yaml").write_text(text)
+
+
+def command(name: str) -> list[str]:
+    """Give the arguments of a config's toy."""
+    if name in FITS:
+        return ["fit", "-c", f"{CONFIGS}/{name}.yaml", *FITS[name]]
+    if name == "fig2":
+        steps = ("--model.init_args.pretrained=pipeline", "--model.init_args.num_steps=4")
+        return ["predict", "-c", "fig2.yaml", *IMAGES, *steps, "--model.init_args.times=[0,1,4]"]
+    if name == "fig16":
+        return ["predict", "-c", "fig16.yaml", *IMAGES]
+    return ["predict", "-c", f"{CONFIGS}/{name}.yaml", *PREDICTIONS[name]]
+
+
+def launch(folder: Path, names: Iterable[str], nodes: int = 1, per_node: int = 1) -> None:
+    """Run toys of configs in a folder, one after another, on nodes of this machine.
+
+    Raises:
+        AssertionError: One of them fails.
+    """
+    port = _free_port()
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        "PYTHONWARNINGS": "ignore",
+    }
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}",
+             f"--node-rank={node}", f"--nproc-per-node={per_node}", "--rdzv-backend=c10d",
+             f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=toys", "--local-addr=127.0.0.1",
+             __file__, str(nodes), *names],
+            cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            text=True,
+        )
+        for node in range(nodes)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=900)[1] for process in started]
+    assert not any(process.returncode for process in started), "\n".join(said)
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    """Give all tables and samples below a folder, by name; arrays without their wrapping."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.suffix == ".csv" or (path.suffix == ".png" and "samples/" in name):
+            found[name] = path.read_bytes()
+        elif path.suffix == ".npz" and "reference/" not in name:
+            with np.load(path) as arrays:
+                found |= {f"{name}/{key}": value.tobytes() for key, value in arrays.items()}
+    return found
+
+
+def trained(source: Path, target: Path) -> None:
+    """Copy what was trained in one folder to another."""
+    for path in ("demo_classifier/weights", "fig8_classifier/weights", "digits_ddpm/pipeline",
+                 "digits_classifier/weights"):  # fmt: skip
+        if (source / "logs" / path).exists():
+            shutil.copytree(source / "logs" / path, target / "logs" / path)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def _run(nodes: int, names: list[str]) -> None:
+    """Be one process."""
+    from lit_hier.cli import main
+
+    world = int(os.environ["WORLD_SIZE"])
+    where = [
+        *("--trainer.accelerator=cpu", "--trainer.strategy=ddp", f"--trainer.num_nodes={nodes}"),
+        *(f"--trainer.devices={world // nodes}", "--trainer.enable_progress_bar=false"),
+        "--trainer.enable_model_summary=false",
+    ]
+    for name in names:
+        sys.argv = ["lit-hier", *command(name), *where]
+        main()
+
+
+if __name__ == "__main__":
+    _run(int(sys.argv[1]), sys.argv[2:])
