@@ -2,10 +2,10 @@
 
 python tests/fuzz.py [--inputs 2000] [--seed 0] [--kind configs --kind images ...] [--only NUMBER]
 
-Each input is used in this process. It is `accepted` if the program works with it, `refused` if it
-is told in one clear line what is wrong. All else is a defect: a `crash` is any other exception, an
-input that takes too long or that asks for too much memory; an `unclear` line is too long, speaks of
-the program's insides, or names nothing of what was given.
+Each input is used in this process. It is `accepted` if the program works with it, `refused` if
+one clear line tells what is wrong with it. All else is a defect: a `crash` is any other exception,
+an input that takes too long or that asks for too much memory; an `unclear` line is too long, or
+speaks of the program's insides.
 """
 
 import argparse
@@ -29,12 +29,13 @@ SECONDS: Final = 30  # that an input may take
 MEMORY: Final = 6 * 2**30  # bytes that an input may take
 # What only a reader of the source understands.
 INSIDES: Final = re.compile(
-    r"<class '|<function|object at 0x|NoneType|has no attribute|object is not|Union subtypes|Parser key"
-    r"|positional argument|Traceback|typing\.|collections\.abc|not supported between|Namespace\("
+    r"<class '|<function|object at 0x|NoneType|has no attribute|object is not|Union subtypes"
+    r"|Parser key|positional argument|Traceback|typing\.|collections\.abc|not supported between"
+    r"|Namespace\(|NestedArg|unhashable"
 )
 
 
-class Refused(Exception):  # noqa: N818, it is what should happen
+class Refused(Exception):
     """The program has ended with a line that says why."""
 
 
@@ -100,7 +101,7 @@ def judge(said: str) -> Outcome:
         return Outcome("unclear", f"not one line of letters: {said!r}")
     if len(said) > LIMIT:
         return Outcome("unclear", f"too long: {said}")
-    if INSIDES.search(said) or ":" not in said and " is " not in said:
+    if INSIDES.search(said) or (":" not in said and " is " not in said):
         return Outcome("unclear", said)
     return Outcome("refused", said)
 
@@ -163,11 +164,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", action="append", choices=every, help="one kind; may be repeated")
     parser.add_argument("--only", type=int, help="the number of one input")
-    parser.add_argument("--all", action="store_true", help="print each input, not the defects only")
+    parser.add_argument(
+        "--all", action="store_true", help="print each input, not the defects only"
+    )
     given = parser.parse_args()
     chosen = {name: kind for name, kind in every.items() if name in (given.kind or every)}
     weights = sum(kind.weight for kind in chosen.values())
-    table = [f"{'kind':<12} {'inputs':>7} {'accepted':>9} {'refused':>8} {'crashes':>8} {'unclear':>8}"]
+    table = [
+        f"{'kind':<12} {'inputs':>7} {'accepted':>9} {'refused':>8} {'crashes':>8} {'unclear':>8}"
+    ]
     total: Counter[str] = Counter()
 
     def say(text: str) -> None:

@@ -15,7 +15,16 @@ ODD: tuple[Any, ...] = (
     *(math.nan, math.inf, -math.inf),
     *("", " ", "0", "-1", "1e3", "nan", "inf", "null", "none", "true", "yes", "~", "a", "."),
     *("..", "/", "../../../etc/passwd", "/etc/passwd", "/dev/null", "/proc/self/mem", "~root"),
-    *("http://127.0.0.1:9/x", "s3://a/b", "file:///etc/passwd", "-", "--help", "*", "%s%n", "${HOME}"),
+    *(
+        "http://127.0.0.1:9/x",
+        "s3://a/b",
+        "file:///etc/passwd",
+        "-",
+        "--help",
+        "*",
+        "%s%n",
+        "${HOME}",
+    ),
     *("os.system", "builtins.eval", "torch.load", "lit_hier.cli.main", "torch.nn.Linear"),
     *("RHMDataModule", "BPDenoiser", "EpsilonNoise", "diffusers.DDIMScheduler", "ImageFiles"),
     *("ünïcödé", "\u202e\u200b", "\x00", "\x1b[31mred", "two\nlines", "tab\there", "\ud7ff", "😀"),
@@ -26,6 +35,11 @@ ODD: tuple[Any, ...] = (
     *({"class_path": "ImageFiles", "init_args": {"root": "."}}, {"dict_kwargs": {"x": 1}}),
     *({1: 2}, {None: None}, list(range(2000)), {f"k{i}": i for i in range(500)}),
 )
+
+
+HARMS = (*["odd"] * 4, "delete", "rename", "swap", "wrap", "near", "deep", "grow")
+BYTE_HARMS = (*["flip"] * 2, "truncate", "splice", "duplicate", "zero", "random", "insert")
+BYTE_HARMS += ("remove", "other", "digits")
 
 
 def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -64,24 +78,30 @@ def mutate_tree(chance: random.Random, tree: Any) -> Any:
             return copy.deepcopy(chance.choice(ODD))
         parent, key = value_at(tree, path[:-1]), path[-1]
         value = parent[key]
-        kind = chance.choice("odd odd odd odd delete rename swap wrap near deep grow".split())
+        kind = chance.choice(HARMS)
         if kind == "delete":
             del parent[key]
         elif kind == "rename" and isinstance(parent, dict):
-            odd = chance.choice((str(key)[:-1], f"{key}s", f"{key}+", "", "class_path", "a.b", "x" * 200,
-                                 str(key).upper(), 3, None, "\x1b", "ke\ny", f"{key}.init_args"))  # fmt: skip
+            known = (str(key)[:-1], f"{key}s", f"{key}+", str(key).upper(), f"{key}.init_args")
+            odd = chance.choice(
+                (*known, "", "class_path", "a.b", "x" * 200, 3, None, "\x1b", "a\nb")
+            )
             parent[odd] = parent.pop(key)
         elif kind == "swap":
             parent[key] = copy.deepcopy(value_at(tree, chance.choice(list(places(tree)))))
         elif kind == "wrap":
-            parent[key] = chance.choice(([value], {"a": value}, [value] * 3, {"class_path": value}))
+            parent[key] = chance.choice(
+                ([value], {"a": value}, [value] * 3, {"class_path": value})
+            )
         elif kind == "near" and isinstance(value, int | float):
             steps = (-1, 1, 0.5, -2 * value, 10 * value, 1000 * value, str(value), float(value))
             step = chance.choice(steps)
             parent[key] = step if isinstance(step, str) else value + step
         elif kind == "near" and isinstance(value, str) and value:
             place = chance.randrange(len(value))
-            parent[key] = value[:place] + chance.choice(("", "x", ".", "/", "\n")) + value[place + 1 :]
+            parent[key] = (
+                value[:place] + chance.choice(("", "x", ".", "/", "\n")) + value[place + 1 :]
+            )
         elif kind == "deep":
             parent[key] = _deep(chance.choice((5, 60, 900)))
         elif kind == "grow" and isinstance(parent, list):
@@ -112,14 +132,15 @@ OTHERS: tuple[bytes, ...] = (
 
 def mutate_bytes(chance: random.Random, data: bytes) -> bytes:
     """Harm bytes in one way, or in several."""
-    kinds = "truncate flip flip splice duplicate zero random insert remove other digits".split()
     for _ in range(chance.choice((1, 1, 1, 2, 4))):
-        kind, size = chance.choice(kinds), len(data)
+        kind, size = chance.choice(BYTE_HARMS), len(data)
         if kind == "other" or not size:
             data = chance.choice(OTHERS)
             continue
         # Headers decide more than what comes after them.
-        start = chance.randrange(min(size, 200)) if chance.random() < 0.5 else chance.randrange(size)
+        start = (
+            chance.randrange(min(size, 200)) if chance.random() < 0.5 else chance.randrange(size)
+        )
         end = min(size, start + chance.choice((1, 2, 4, 16, 200, size)))
         if kind == "truncate":
             data = data[:start]

@@ -16,6 +16,8 @@ ROOMS = [
     {"data"},
     {"modules"},
     {"callbacks"},
+    {"cli_errors"},
+    {"cli_parser"},
     {"cli"},
     {"__main__"},
 ]
