@@ -1,26 +1,22 @@
 """The command `lit-hier`: LightningCLI over this project's modules, data and callbacks."""
 
 import logging
-import os
 import re
 import shlex
 import signal
 import sys
-import traceback
 import warnings
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import torch
-from jsonargparse import lazy_instance, set_parsing_settings  # type: ignore[attr-defined]
-from lightning_fabric.utilities.exceptions import MisconfigurationException
+from jsonargparse import lazy_instance  # type: ignore[attr-defined]
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
-from torchvision import datasets
 
 # Imported so that configs can name these classes without their modules.
 import callbacks
@@ -32,6 +28,8 @@ import lit_hier.nn
 import lit_hier.noise
 import lit_hier.rhm
 from lit_hier.checkpoints import read_checkpoint
+from lit_hier.cli_errors import explain, fail
+from lit_hier.cli_parser import OneLineParser, limit_configs
 from lit_hier.errors import InputError
 from lit_hier.rhm import Grammars
 from lit_hier.runs import RunFolder, WholeCheckpoints
@@ -42,25 +40,7 @@ _COMMANDS: Final = {
     "test": "Measure a trained model on the test data.",
     "predict": "Run a forward-backward experiment with a sampler, such as a BPDenoiser.",
 }
-# What Lightning and torch say of the input as a RuntimeError, and what it means here.
-_TRANSLATIONS: Final = {
-    "loading state_dict": "ckpt_path: the weights are of another model: {}",
-    "Early stopping conditioned": "trainer.callbacks: {}",
-}
 _PATIENCE: Final = timedelta(days=30)
-# What a config may name classes of; a class of any other place would run code on its import.
-_EXPOSED: Final = (
-    "callbacks",
-    "diffusers",
-    "lightning_fabric",
-    "lit_hier",
-    "pytorch_lightning",
-    "torch.nn",
-    "torch.optim",
-    "torchvision.datasets",
-    "torchvision.transforms",
-)
-_TRUST: Final = "LIT_HIER_TRUST"  # the environment's variable with a user's own packages
 _SOUGHT: Final = ("best", "last", "hpc")  # what Lightning looks for among a run's own checkpoints
 _DESCRIPTION: Final = (
     "Probe what diffusion models and deep networks know about hierarchical data."
@@ -68,27 +48,6 @@ _DESCRIPTION: Final = (
     " --model.init_args.seed 1. Classes go by their short names; lit-hier COMMAND"
     " --model.help CLASS (likewise --data.help, --trainer.callbacks.help) tells what one takes."
 )
-
-
-class OneLineParser(LightningArgumentParser):
-    """A parser whose errors are one line."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Say what is wrong and end with status 2."""
-        # A class that there is not fails each way of reading it; the name is what helps.
-        if unknown := re.search(r"Expected a dot import path string: (\S+)", message):
-            key = re.search(r'"([\w.]+)"', message)
-            message = (
-                f"{key.group(1) if key else 'config'}: there is no class {unknown.group(1)};"
-                " check its spelling against --help"
-            )
-        if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
-            name = denied.group(1)
-            message = (
-                f"config: {name} is none of the classes that a config may name; if you trust it,"
-                f" set {_TRUST}={name.rpartition('.')[0]} in the environment"
-            )
-        _fail(message)
 
 
 class LitHierCLI(LightningCLI):
@@ -216,28 +175,6 @@ def _number(name: str, rhm: Grammars) -> int:
     return number
 
 
-def _of_data_set(error: BaseException) -> str:
-    """Say what a data set of torchvision says of its files; nothing of other errors."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    if not any(Path(datasets.__path__[0]) in Path(file).parents for file in files):
-        return ""
-    said = str(error).strip() or "its files are broken"
-    return f"data: the data set cannot be loaded: {said}"
-
-
-def _fail(message: object) -> NoReturn:
-    sys.stderr.write(f"lit-hier: error: {' '.join(str(message).split())}\n")
-    sys.exit(2)
-
-
-def _limit_imports() -> None:
-    """Let configs name the classes of this project and of its libraries, and those trusted."""
-    trusted = [name for name in os.environ.get(_TRUST, "").split(",") if name]
-    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*_EXPOSED, *trusted])
-
-
 def _fix_arithmetic() -> None:
     """Take numbers as they are: float32 is float32 on a GPU too."""
     torch.backends.cudnn.allow_tf32 = False
@@ -266,7 +203,7 @@ def main(args: ArgsType = None) -> None:
         SystemExit: With status 2 and one line on standard error, if the input cannot be used.
     """
     _quieten()
-    _limit_imports()
+    limit_configs()
     _fix_arithmetic()
     try:
         LitHierCLI(
@@ -294,20 +231,7 @@ def main(args: ArgsType = None) -> None:
             load_from_checkpoint_support=False,
             args=args,
         )
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else error)
-    except MisconfigurationException as error:
-        _fail(error)
-    except (ValueError, RuntimeError) as error:
-        # jsonargparse wraps what a class says of its arguments in what it tried to make of them.
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, InputError):
-            cause = cause.__cause__
-        if cause is not None:
-            _fail(cause)
-        if said_of_data := _of_data_set(error):
-            _fail(said_of_data)
-        for part, said in _TRANSLATIONS.items():
-            if part in str(error):
-                _fail(said.format(error))
-        raise
+    except Exception as error:
+        if (said := explain(error)) is None:
+            raise
+        fail(said)

@@ -16,6 +16,8 @@ ROOMS = [
     {"data"},
     {"modules"},
     {"callbacks", "runs"},
+    {"cli_errors"},
+    {"cli_parser"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,206 @@
+"""Feed harmed configs and harmed files to the program: does it take them, or refuse them clearly?
+
+python tests/fuzz.py [--inputs 2000] [--seed 0] [--kind configs --kind images ...] [--only NUMBER]
+
+Each input is used in this process. It is `accepted` if the program works with it, `refused` if
+one clear line tells what is wrong with it. All else is a defect: a `crash` is any other exception,
+an input that takes too long or that asks for too much memory; an `unclear` line is too long, or
+speaks of the program's insides.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import re
+import resource
+import signal
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+LIMIT: Final = 400  # letters of a clear line
+SECONDS: Final = 30  # that an input may take
+MEMORY: Final = 6 * 2**30  # bytes that an input may take
+# What only a reader of the source understands.
+INSIDES: Final = re.compile(
+    r"<class '|<function|object at 0x|NoneType|has no attribute|object is not|Union subtypes"
+    r"|Parser key|positional argument|Traceback|typing\.|collections\.abc|not supported between"
+    r"|Namespace\(|NestedArg|unhashable"
+)
+
+
+class Refused(Exception):
+    """The program has ended with a line that says why."""
+
+
+class TooLong(BaseException):
+    """An input took longer than it may; a BaseException, so that nothing swallows it."""
+
+
+@dataclass
+class Outcome:
+    """What became of an input: `accepted`, `refused`, `crash` or `unclear`."""
+
+    verdict: str
+    said: str = ""
+
+
+@dataclass
+class Kind:
+    """A kind of input.
+
+    Attributes:
+        prepare: Makes, in a folder, what all inputs are made of; gives a function that makes one
+            input and uses it, in a folder of its own.
+        weight: How many inputs of this kind stand against one of weight 1.
+    """
+
+    prepare: Callable[[Path], Callable[[random.Random, Path], None]]
+    weight: float = 1.0
+
+
+@contextlib.contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Stop what takes too long."""
+
+    def stop(*_: Any) -> None:
+        raise TooLong(f"it takes more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def little_memory() -> Iterator[None]:
+    """Let memory run out early, where the system can tell how much is taken."""
+    statm = Path("/proc/self/statm")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    if statm.exists():
+        taken = int(statm.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def judge(said: str) -> Outcome:
+    """Tell a clear line from another."""
+    if "\n" in said or not said.isprintable():
+        return Outcome("unclear", f"not one line of letters: {said!r}")
+    if len(said) > LIMIT:
+        return Outcome("unclear", f"too long: {said}")
+    if INSIDES.search(said) or (":" not in said and " is " not in said):
+        return Outcome("unclear", said)
+    return Outcome("refused", said)
+
+
+def outcome(use: Callable[[], None]) -> Outcome:
+    """Use an input and see what becomes of it."""
+    try:
+        with within(SECONDS), little_memory():
+            use()
+    except Refused as error:
+        return judge(str(error))
+    except (Exception, TooLong, SystemExit) as error:
+        lines = traceback.format_exception(error)
+        return Outcome("crash", "".join(lines[-1:]).strip() + "\n" + "".join(lines)[-1500:])
+    return Outcome("accepted")
+
+
+@dataclass
+class Report:
+    """What became of the inputs of a kind."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    defects: list[str] = field(default_factory=list)
+
+
+def fuzz(
+    name: str, kind: Kind, numbers: Iterator[int] | range, seed: int, place: Path,
+    said: Callable[[str], None] = lambda text: None,
+) -> Report:  # fmt: skip
+    """Use inputs of one kind; the same numbers and seed make the same inputs."""
+    (place / name).mkdir()
+    use = kind.prepare(place / name)
+    report = Report()
+    for number in numbers:
+        chance = random.Random(f"{seed} {name} {number}")
+        with tempfile.TemporaryDirectory(dir=place) as folder:
+            found = outcome(lambda chance=chance, folder=folder: use(chance, Path(folder)))
+        report.counts[found.verdict] += 1
+        text = f"{name} {number}: {found.verdict}: {found.said}"
+        if found.verdict in ("crash", "unclear"):
+            report.defects.append(text)
+        said(text)
+    return report
+
+
+def kinds() -> dict[str, Kind]:
+    """Every kind, by name."""
+    from fuzz_configs import CONFIGS
+    from fuzz_files import FILES
+
+    return CONFIGS | FILES
+
+
+def main() -> None:
+    """Use inputs of every kind and print what was seen."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    every = kinds()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--inputs", type=int, default=2000, help="over all kinds")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kind", action="append", choices=every, help="one kind; may be repeated")
+    parser.add_argument("--only", type=int, help="the number of one input")
+    parser.add_argument(
+        "--all", action="store_true", help="print each input, not the defects only"
+    )
+    given = parser.parse_args()
+    chosen = {name: kind for name, kind in every.items() if name in (given.kind or every)}
+    weights = sum(kind.weight for kind in chosen.values())
+    table = [
+        f"{'kind':<12} {'inputs':>7} {'accepted':>9} {'refused':>8} {'crashes':>8} {'unclear':>8}"
+    ]
+    total: Counter[str] = Counter()
+
+    def say(text: str) -> None:
+        if given.all or ": crash: " in text[:60] or ": unclear: " in text[:60]:
+            print(text[:3000], flush=True)
+
+    for name, kind in chosen.items():
+        number = max(1, round(given.inputs * kind.weight / weights))
+        numbers = range(number) if given.only is None else range(given.only, given.only + 1)
+        with tempfile.TemporaryDirectory() as place:
+            counts = fuzz(name, kind, numbers, given.seed, Path(place), say).counts
+        total += counts
+        table.append(row(name, counts))
+        print(table[-1], flush=True)
+    print("\n".join([*table, row("all", total)]))
+    sys.exit(bool(total["crash"] + total["unclear"]))
+
+
+def row(name: str, counts: Counter[str]) -> str:
+    """Give a line of the table."""
+    numbers = [counts[verdict] for verdict in ("accepted", "refused", "crash", "unclear")]
+    widths = (9, 8, 8, 8)
+    cells = " ".join(f"{number:>{width}}" for number, width in zip(numbers, widths, strict=True))
+    return f"{name:<12} {sum(numbers):>7} {cells}"
+
+
+if __name__ == "__main__":
+    # What the kinds raise belongs to the module of this name, not to the script.
+    from fuzz import main as run
+
+    run()

@@ -1,0 +1,284 @@
+"""Harmed configs and arguments, for the command line itself."""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import random
+import shutil
+import socket
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import yaml
+from conftest import ROOT, inside, random_pipeline
+from fuzz import Kind, Refused, TooLong, within
+from fuzz_mutations import ODD, mutate_bytes, mutate_tree, places, value_at
+from PIL import Image
+from pytorch_lightning import Trainer
+from pytorch_lightning.strategies.launchers import multiprocessing, subprocess_script
+
+from lit_hier.cli import main
+
+RUNNING = 3.0  # seconds that a run may take before it counts as accepted
+
+GRAMMAR = {"num_train": 60, "num_val": 20, "num_test": 20, "num_predict": 8, "eval_batch_size": 8}
+# Less of everything, by the last words of each argument's name.
+LESS: dict[str, Any] = {
+    "rhm.init_args.num_layers": 2,
+    "rhm.init_args.seeds": [0, 1],
+    "init_args.times": [0.2, 0.5, 0.8],
+    "init_args.width": 8,
+    "init_args.widths": [8, 8],
+    "distribution.init_args.size": 8,
+    "network.init_args.size": 8,
+    "trainer.max_epochs": 1,
+}
+DIGITS = {"num_test": 20, "num_predict": 6, "num_val": 20}
+SMALL_IMAGES = {"size": 8, "num_per_class": 1, "eval_batch_size": 2, "num_workers": 0}
+NETWORKS = ("convnext_base", "resnet50", "wide_resnet50_2", "resnet152")
+
+
+def small(name: str) -> Any:
+    """Read a config and make its run a matter of seconds."""
+    tree = yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())
+    for path in list(places(tree)):
+        dotted = ".".join(map(str, path))
+        for ending, value in LESS.items():
+            if dotted.endswith(ending):
+                value_at(tree, path[:-1])[path[-1]] = value
+    data = tree["data"].setdefault("init_args", {})
+    kind = tree["data"].get("class_path")
+    if kind == "RHMDataModule":
+        data |= GRAMMAR if data.get("num_train") else {"num_predict": 4}
+    elif kind == "GaussianDataModule":
+        data |= {"num_test": 20, "num_predict": 6}
+    elif kind == "DigitsDataModule":
+        data |= DIGITS
+    elif name in ("fig2", "fig16"):
+        data |= SMALL_IMAGES
+    for path in list(places(tree)):
+        value = value_at(tree, path)
+        if isinstance(value, dict) and str(value.get("name", "")).startswith("torchvision/"):
+            value |= {"name": "torchvision/resnet18", "weights": "random"}
+    model = tree.get("model", {}).get("init_args", {})
+    if "pretrained" in model:
+        model |= {"num_steps": 10, "times": [2, 5]} if name != "fig2" else {"times": [25, 250]}
+    if name == "fig2":
+        model["pretrained"] = "pipeline"
+    return tree
+
+
+RUNS: tuple[tuple[str, ...], ...] = (
+    *(("fit", name) for name in ("demo_classifier", "fig8_classifier", "digits_classifier")),
+    ("fit", "digits_ddpm"),
+    *(("predict", name) for name in ("demo", "fig8", "digits", "digits_bands", "fig2", "fig16")),
+    *(("predict", name) for name in ("gaussian_field", "gaussian_mixture", "transition")),
+    *(("predict", f"fig{number}", "fast") for number in ("5", "6", "7", "10", "11_14", "15")),
+    ("fit", "digits_classifier", "mnist"),
+    ("fit", "digits_classifier", "fashion_mnist"),
+    ("fit", "digits_classifier", "cifar10"),
+    ("predict", "digits", "mnist"),
+    ("test", "demo_classifier"),
+    ("validate", "digits_classifier"),
+)
+
+
+class _Enough(BaseException):
+    """A run has shown that it runs."""
+
+
+def _no_connection(*_: Any, **__: Any) -> None:
+    raise OSError("there is no connection")
+
+
+def _no_processes(*_: Any, **__: Any) -> None:
+    raise _Enough
+
+
+@contextlib.contextmanager
+def _alone(length: float) -> Iterator[None]:
+    """Neither network nor processes; runs stop after a while, or, with 0, before they begin."""
+    run = Trainer._run_stage
+
+    def begin(self: Trainer) -> Any:
+        if not length:
+            raise _Enough
+        try:
+            with within(length):
+                return run(self)
+        except TooLong:
+            raise _Enough from None
+
+    environment = dict(os.environ)
+    with (
+        patch.object(socket.socket, "connect", _no_connection),
+        patch.object(socket, "create_connection", _no_connection),
+        patch.object(socket, "getaddrinfo", _no_connection),
+        patch.object(Trainer, "_run_stage", begin),
+        patch.object(multiprocessing._MultiProcessingLauncher, "launch", _no_processes),
+        patch.object(subprocess_script._SubprocessScriptLauncher, "_call_children_scripts",
+                     _no_processes),
+        patch("multiprocessing.process.BaseProcess.start", _no_processes),
+    ):  # fmt: skip
+        try:
+            yield
+        finally:
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+            os.environ.clear()
+            os.environ.update(environment)
+
+
+def command(arguments: list[str], folder: Path, length: float = RUNNING) -> None:
+    """Give a command in a folder.
+
+    Raises:
+        Refused: It ends with status 2 and one line.
+        AssertionError: It ends in another way than it should.
+    """
+    err, out = io.StringIO(), io.StringIO()
+    with (
+        inside(folder),
+        _alone(length),
+        contextlib.redirect_stderr(err),
+        contextlib.redirect_stdout(out),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        logging.disable()
+        try:
+            main(arguments)
+        except _Enough:
+            return
+        except SystemExit as end:
+            if not end.code:
+                return
+            before, start, line = err.getvalue().partition("lit-hier: error: ")
+            if end.code != 2 or not start or "Traceback" in before:
+                raise AssertionError(f"status {end.code}: {err.getvalue()}") from end
+            raise Refused(line.removesuffix("\n")) from None
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+def idx(folder: Path, name: str, levels: Any) -> None:
+    """Write an array as the files of MNIST have it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = b"".join(int(n).to_bytes(4, "big") for n in levels.shape)
+    head = bytes([0, 0, 8, levels.ndim])
+    (folder / name).write_bytes(head + sizes + levels.numpy().tobytes())
+
+
+def mnist(root: Path, num: int = 30) -> None:
+    """Write data sets like MNIST and FashionMNIST."""
+    for name in ("MNIST", "FashionMNIST"):
+        for part in ("train", "t10k"):
+            generator = torch.Generator().manual_seed(len(part))
+            images = torch.randint(256, (num, 28, 28), generator=generator).to(torch.uint8)
+            label = torch.arange(num).to(torch.uint8) % 10
+            idx(root / name / "raw", f"{part}-images-idx3-ubyte", images)
+            idx(root / name / "raw", f"{part}-labels-idx1-ubyte", label)
+
+
+def world(folder: Path) -> None:
+    """Make all that the configs build on: images, models, weights, samples."""
+    random_pipeline(folder / "pipeline", channels=3)
+    random_pipeline(folder / "logs/digits_ddpm/pipeline", channels=1)
+    mnist(folder / "data")
+    for k, wnid in enumerate(("n01440764", "n02123394")):
+        (folder / f"data/imagenet/val/{wnid}").mkdir(parents=True)
+        for i in range(2):
+            image = Image.new("RGB", (12, 10), (40 * k, 90 * i, 7))
+            image.save(folder / f"data/imagenet/val/{wnid}/{i}.JPEG")
+    for stage, name in (("fit", "demo_classifier"), ("fit", "digits_classifier"),
+                        ("predict", "digits"), ("predict", "fig2")):  # fmt: skip
+        write(small(name), folder / "config.yaml")
+        command([stage, "-c", "config.yaml"], folder, length=60)
+    shutil.copytree(folder / "logs/demo_classifier", folder / "logs/fig8_classifier")
+    for path in (*folder.glob("logs/*/version_*"), folder / "logs/reference"):
+        shutil.rmtree(path)
+
+
+def write(tree: Any, path: Path) -> None:
+    """Write a config; JSON, which YAML knows too, where YAML has no words."""
+    try:
+        path.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+    except (yaml.YAMLError, UnicodeEncodeError, ValueError, RecursionError):
+        path.write_text(json.dumps(tree, skipkeys=True))
+
+
+# Lists of nine of the list before: nine to the ninth in the end.
+BOMB = "".join(f"x{k}: &x{k} [{', '.join([f'*x{k - 1}' if k else 'x'] * 9)}]\n" for k in range(9))
+SYNTAX: tuple[Callable[[random.Random, str], str], ...] = (
+    lambda chance, text: text[: chance.randrange(len(text))],
+    lambda chance, text: text.replace("  ", "\t", chance.randrange(1, 9)),
+    lambda chance, text: text.replace(": ", ":", chance.randrange(1, 9)),
+    lambda chance, text: text.replace("\n", "\r", chance.randrange(1, 9)),
+    lambda chance, text: text.replace("init_args:", "init_args: *nothing", 1),
+    lambda chance, text: text.replace("class_path: ", "class_path: !!python/name:os.", 1),
+    lambda chance, text: text + "model: !!python/object/apply:os.system ['touch HARM']\n",
+    lambda chance, text: text + "trainer: &t {callbacks: *t}\n",
+    lambda chance, text: text + "<<: *t\n",
+    lambda chance, text: text + text,  # keys twice
+    lambda chance, text: text + "---\n" + text,
+    lambda chance, text: BOMB + text,
+    lambda chance, text: text + "seed_everything: " + "[" * chance.choice((100, 3000, 50_000)),
+    lambda chance, text: BOMB + text.replace("data:", "data: *x8\nx:", 1),
+    lambda chance, text: BOMB + f"seed_everything: *x{chance.choice((3, 5, 8))}\n",
+    lambda chance, text: BOMB + f"trainer: {{callbacks: *x{chance.choice((3, 5, 8))}}}\n",
+    lambda chance, text: BOMB + f"model: {{init_args: {{times: *x{chance.choice((3, 5, 8))}}}}}\n",
+    lambda chance, text: "\ufeff" + text,
+    lambda chance, text: "%YAML 9.9\n---\n" + text,
+    lambda chance, text: text.replace("0", "0" * 5000 + "1", 1),
+    lambda chance, text: text.replace(": ", f": {chance.choice('!|>&*%@`?-[]{}')}", 3),
+)  # fmt: skip
+
+
+def _argument(chance: random.Random, tree: Any) -> str:
+    """Give an argument of the shell, with an odd value."""
+    path = [str(key) for key in chance.choice(list(places(tree)))]
+    dotted = ".".join(part for part in path if not part.isdigit()) or "config"
+    dotted += chance.choice(("", "", "", "", "+", ".class_path", ".init_args.x", "."))
+    value = chance.choice(ODD)
+    text = value if isinstance(value, str) else json.dumps(value, default=str, skipkeys=True)
+    return f"--{dotted}={text}".replace("\0", "")
+
+
+def configs(place: Path) -> Callable[[random.Random, Path], None]:
+    """Every file of configs/, harmed in its values, its keys, its syntax, or by the shell."""
+    world(place)
+    trees = {name: small(name) for _, *names in RUNS for name in names if name != "fast"}
+    trees["fast"] = yaml.safe_load((ROOT / "configs/fast.yaml").read_text())
+
+    def use(chance: random.Random, folder: Path) -> None:
+        stage, *names = chance.choice(RUNS)
+        shutil.copytree(place, folder, dirs_exist_ok=True)
+        arguments = [stage]
+        harmed = chance.randrange(len(names))
+        way = chance.choice(("tree", "tree", "tree", "syntax", "bytes", "shell", "shell"))
+        for number, name in enumerate(names):
+            tree, path = trees[name], folder / f"{number}.yaml"
+            arguments += ["-c", path.name]
+            if number == harmed and way == "tree":
+                tree = mutate_tree(chance, tree)
+            write(tree, path)
+            if number == harmed and way == "syntax":
+                path.write_text(chance.choice(SYNTAX)(chance, path.read_text()))
+            elif number == harmed and way == "bytes":
+                path.write_bytes(mutate_bytes(chance, path.read_bytes()))
+        if way == "shell":
+            tree = trees[names[harmed]]
+            arguments += [_argument(chance, tree) for _ in range(chance.choice((1, 1, 2)))]
+        arguments.append("--trainer.enable_progress_bar=false")
+        command(arguments, folder, length=chance.choice((0, 0, RUNNING)))
+
+    return use
+
+
+CONFIGS = {"configs": Kind(configs, weight=3)}

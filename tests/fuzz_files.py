@@ -1,0 +1,5 @@
+"""Harmed files of every format that is read."""
+
+from fuzz import Kind
+
+FILES: dict[str, Kind] = {}

@@ -1,0 +1,210 @@
+"""How the fuzzer harms what it feeds: bytes, trees of plain values, and places in a folder."""
+
+import copy
+import math
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ODD: tuple[Any, ...] = (
+    *(None, True, False, 0, 1, -1, 2, 3, -7, 0.5, -0.5, 1.5, 1e-300, 1e300, 10**9, 10**12),
+    *(-(10**9), 2**31, 2**53, 2**63, 2**64, 10**30, -(10**30), 10**400),
+    *(math.nan, math.inf, -math.inf),
+    *("", " ", "0", "-1", "1e3", "nan", "inf", "null", "none", "true", "yes", "~", "a", "."),
+    *("..", "/", "../../../etc/passwd", "/etc/passwd", "/dev/null", "/proc/self/mem", "~root"),
+    *(
+        "http://127.0.0.1:9/x",
+        "s3://a/b",
+        "file:///etc/passwd",
+        "-",
+        "--help",
+        "*",
+        "%s%n",
+        "${HOME}",
+    ),
+    *("os.system", "builtins.eval", "torch.load", "lit_hier.cli.main", "torch.nn.Linear"),
+    *("RHMDataModule", "BPDenoiser", "EpsilonNoise", "diffusers.DDIMScheduler", "ImageFiles"),
+    *("ünïcödé", "\u202e\u200b", "\x00", "\x1b[31mred", "two\nlines", "tab\there", "\ud7ff", "😀"),
+    *("x" * 300, "x" * 100_000, "[" * 50, "{" * 50, "[1, 2", "{a: 1}", "a: b: c", "!!python/none"),
+    *([], {}, [None], [0], [1, 2, 3], ["a", 1, None], [[]], [[[[]]]], [math.nan], [10**30]),
+    *({"a": 1}, {"class_path": "os.system"}, {"class_path": None}, {"class_path": []}, {"": ""}),
+    *({"init_args": {}}, {"init_args": None}, {"class_path": "torch.nn.Linear", "init_args": 3}),
+    *({"class_path": "ImageFiles", "init_args": {"root": "."}}, {"dict_kwargs": {"x": 1}}),
+    *({1: 2}, {None: None}, list(range(2000)), {f"k{i}": i for i in range(500)}),
+)
+
+
+HARMS = (*["odd"] * 4, "delete", "rename", "swap", "wrap", "near", "deep", "grow")
+BYTE_HARMS = (*["flip"] * 2, "truncate", "splice", "duplicate", "zero", "random", "insert")
+BYTE_HARMS += ("remove", "other", "digits")
+
+
+def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Give the path to every value of a tree of dicts and lists."""
+    yield path
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from places(value, (*path, key))
+    elif isinstance(tree, list):
+        for number, value in enumerate(tree):
+            yield from places(value, (*path, number))
+
+
+def value_at(tree: Any, path: tuple[Any, ...]) -> Any:
+    """Give the value at a path."""
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def _deep(levels: int) -> Any:
+    tree: Any = 1
+    for _ in range(levels):
+        tree = [tree]
+    return tree
+
+
+def mutate_tree(chance: random.Random, tree: Any) -> Any:
+    """Harm a tree of plain values in one to three places; what is given stays as it is."""
+    tree = copy.deepcopy(tree)
+    for _ in range(chance.choice((1, 1, 1, 2, 3))):
+        path = chance.choice(list(places(tree)))
+        if not path:
+            if chance.random() < 0.9:
+                continue
+            return copy.deepcopy(chance.choice(ODD))
+        parent, key = value_at(tree, path[:-1]), path[-1]
+        value = parent[key]
+        kind = chance.choice(HARMS)
+        if kind == "delete":
+            del parent[key]
+        elif kind == "rename" and isinstance(parent, dict):
+            known = (str(key)[:-1], f"{key}s", f"{key}+", str(key).upper(), f"{key}.init_args")
+            odd = chance.choice(
+                (*known, "", "class_path", "a.b", "x" * 200, 3, None, "\x1b", "a\nb")
+            )
+            parent[odd] = parent.pop(key)
+        elif kind == "swap":
+            parent[key] = copy.deepcopy(value_at(tree, chance.choice(list(places(tree)))))
+        elif kind == "wrap":
+            parent[key] = chance.choice(
+                ([value], {"a": value}, [value] * 3, {"class_path": value})
+            )
+        elif kind == "near" and isinstance(value, int | float):
+            steps = (-1, 1, 0.5, -2 * value, 10 * value, 1000 * value, str(value), float(value))
+            step = chance.choice(steps)
+            parent[key] = step if isinstance(step, str) else value + step
+        elif kind == "near" and isinstance(value, str) and value:
+            place = chance.randrange(len(value))
+            parent[key] = (
+                value[:place] + chance.choice(("", "x", ".", "/", "\n")) + value[place + 1 :]
+            )
+        elif kind == "deep":
+            parent[key] = _deep(chance.choice((5, 60, 900)))
+        elif kind == "grow" and isinstance(parent, list):
+            parent.extend(copy.deepcopy(parent))
+        else:
+            parent[key] = copy.deepcopy(chance.choice(ODD))
+    return tree
+
+
+OTHERS: tuple[bytes, ...] = (
+    b"",
+    b"\0" * 64,
+    b"PK\x03\x04" + b"\0" * 40,
+    b"\x80\x02}q\x00.",
+    b"cos\nsystem\n(S'touch HARM'\ntR.",
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\xff\xff\xff\xff\xff\xff\xff\xff\x08\x02\0\0\0\0\0\0\0",
+    b"\x89HDF\r\n\x1a\n",
+    b"\x93NUMPY\x01\0v\0{'descr': '|O', 'fortran_order': False, 'shape': (1,), }",
+    b"<html>not found</html>",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n",
+    b"{}", b"[]", b"null", b'{"a": ', b"NaN", b"1e999", b"\xff\xfe\x00a", "ü\n".encode("latin-1"),
+    b"[" * 20_000,
+    b'{"a":' * 20_000,
+    b"a: &a [x, x]\nb: &b [*a, *a]\nc: *b\n",
+    b"!!python/object/apply:os.system ['touch HARM']\n",
+)  # fmt: skip
+
+
+def mutate_bytes(chance: random.Random, data: bytes) -> bytes:
+    """Harm bytes in one way, or in several."""
+    for _ in range(chance.choice((1, 1, 1, 2, 4))):
+        kind, size = chance.choice(BYTE_HARMS), len(data)
+        if kind == "other" or not size:
+            data = chance.choice(OTHERS)
+            continue
+        # Headers decide more than what comes after them.
+        start = (
+            chance.randrange(min(size, 200)) if chance.random() < 0.5 else chance.randrange(size)
+        )
+        end = min(size, start + chance.choice((1, 2, 4, 16, 200, size)))
+        if kind == "truncate":
+            data = data[:start]
+        elif kind == "flip":
+            changed = bytearray(data)
+            for _ in range(chance.choice((1, 1, 3, 20))):
+                place = chance.randrange(start, size)
+                changed[place] ^= 1 << chance.randrange(8)
+            data = bytes(changed)
+        elif kind == "splice":
+            other = chance.randrange(size)
+            data = data[:start] + data[other : other + end - start] + data[end:]
+        elif kind == "duplicate":
+            data = data[:end] + data[start:]
+        elif kind == "zero":
+            data = data[:start] + b"\0" * (end - start) + data[end:]
+        elif kind == "random":
+            data = data[:start] + chance.randbytes(end - start) + data[end:]
+        elif kind == "insert":
+            data = data[:start] + chance.randbytes(chance.choice((1, 4, 100))) + data[start:]
+        elif kind == "remove":
+            data = data[:start] + data[end:]
+        else:
+            numbers = (b"0", b"-1", b"99999999999", b"1e99", b"NaN")
+            spots = [place for place, byte in enumerate(data[:10_000]) if chr(byte).isdigit()]
+            if spots:
+                place = chance.choice(spots)
+                data = data[:place] + chance.choice(numbers) + data[place + 1 :]
+    return data
+
+
+def _become_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _become_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _link(target: str) -> Callable[[Path], None]:
+    return lambda path: path.symlink_to(target)
+
+
+def _nothing(path: Path) -> None:
+    pass
+
+
+STRANGE: tuple[Callable[[Path], None], ...] = (
+    _become_folder,
+    _become_pipe,
+    _nothing,
+    _link("/dev/zero"),
+    _link("/dev/null"),
+    _link("nowhere"),
+    _link("/etc/passwd"),
+    _link(".."),
+    lambda path: path.symlink_to(path),
+)
+
+
+def mutate_place(chance: random.Random, path: Path) -> None:
+    """Put something else where a file or a folder is: a folder, a pipe, a link, nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    chance.choice(STRANGE)(path)
