@@ -210,9 +210,11 @@ class CurveAnalysis(Analysis):
             shape = (len(self.quantities), len(self.times), len(self.curve_names()))
             num_samples = self._num_samples
             self._tables = [SampleTable(*s, num_samples=num_samples) for s in (shape, ())]
+            for table in self._tables:
+                table.update(torch.empty(0, dtype=torch.int64), table.values[..., :0])
         tables = [table.to(pl_module.device).compute() for table in self._tables]
         self._tables = []
-        return [tables[0][0].cpu().numpy(), *(values.cpu().numpy() for _, values in tables)]
+        return [tables[0][0], *(values for _, values in tables)]
 
     def write(self, trainer: Trainer, folder: str, measured: list[NDArray[Any]]) -> None:
         """Summarise, and write everything."""

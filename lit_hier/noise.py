@@ -204,7 +204,7 @@ def diffuse(x_0: Tensor, time: float, draws: Tensor) -> Tensor:
     .. math:: x_t = \sqrt{\alpha_t} x_0 + \sqrt{1 - \alpha_t} \eta, \qquad \alpha_t = e^{-2t}
 
     Args:
-        x_0: Shape (B, ...).
+        x_0: Any type, shape (B, ...).
         time: Diffusion time t.
         draws: Uniform numbers in [0, 1), float64, as many as x_0 has.
 
@@ -212,7 +212,7 @@ def diffuse(x_0: Tensor, time: float, draws: Tensor) -> Tensor:
         float64, the shape of x_0.
     """
     eta = normal(draws).view(x_0.shape)
-    return math.exp(-time) * x_0 + math.sqrt(-math.expm1(-2 * time)) * eta
+    return math.exp(-time) * x_0.double() + math.sqrt(-math.expm1(-2 * time)) * eta
 
 
 def normal_grid(num: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

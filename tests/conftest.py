@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from pytorch_lightning import Callback
 
 from lit_hier.diffusion import ForwardBackward
@@ -23,12 +23,21 @@ ROOT = Path(__file__).parent.parent
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
-# Tests never time anything.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
+# Tests never time anything, and see the same examples every time. `soak` looks for new ones,
+# twenty times as many: HYPOTHESIS_PROFILE=soak, or pytest's own --hypothesis-profile soak.
+_UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("untimed", max_examples=100, derandomize=True, **_UNTIMED)
+settings.register_profile("soak", max_examples=2000, derandomize=False, **_UNTIMED)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "untimed"))
 
 # What Lightning itself still asks of jsonargparse in an older way.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
+
+
+def examples(num: int) -> settings:
+    """Look at so many examples, or at as many times more as the profile in force does."""
+    untimed: settings = settings.get_profile("untimed")
+    return settings(max_examples=num * settings.default.max_examples // untimed.max_examples)
 
 
 def small_grammars() -> list[RandomHierarchyModel]:

@@ -216,6 +216,14 @@ def test_memory_keeps_only_the_table(tmp_path: Path) -> None:
     assert max(weigh.bytes[2:]) - min(weigh.bytes[2:]) < 2000
 
 
+def test_a_single_sample_is_a_run(tmp_path: Path) -> None:
+    folder = predict(tmp_path, Reconstruction(), num=1)
+    assert {row["count"] for row in rows(folder / "reconstruction.csv")} == {"1"}
+    with np.load(folder / "reconstruction.npz") as arrays:
+        assert arrays["marginal"].shape == (len(TIMES), 4, 1)
+        assert arrays["index"].tolist() == arrays["source"].tolist() == [0]
+
+
 @pytest.mark.parametrize("process_times", [[0.1, 0.2], [0.0001, 0.0002]])
 def test_tensorboard_steps_are_distinct_and_ascend(process_times: list[float]) -> None:
     steps, unit = time_steps(process_times)

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import every_datum, small_grammars
-from hypothesis import given, settings
+from conftest import every_datum, examples, small_grammars
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
@@ -26,7 +26,7 @@ def grammars(draw: st.DrawFn) -> RandomHierarchyModel:
 
 
 @given(grammars(), st.integers(0, 50))
-@settings(max_examples=50)
+@examples(50)
 def test_rules_are_a_grammar_and_parsing_inverts_sampling(
     rhm: RandomHierarchyModel, num: int
 ) -> None:

@@ -94,7 +94,7 @@ class MomentTree:
     def unpack(cls, *packed: Tensor) -> Self:
         """Unite the nodes of several processes."""
         tree = cls()
-        for row in torch.cat([rows for rows in packed if len(rows)]):
+        for row in (row for rows in packed for row in rows):
             mean, squares = row[3:].chunk(2)
             tree._insert((int(row[0]), int(row[1])), Moments(row[2], mean, squares))
         return tree

@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -13,7 +15,8 @@ class SampleTable(Metric):
     """One number per sample and per entry of a fixed grid (time x layer, say).
 
     Every process fills the columns of its own samples and leaves zeros elsewhere, so that the sum
-    over processes is exact, and uneven shares need no care.
+    over processes is exact, and uneven shares need no care. In memory the table stands once, and
+    a few times while processes unite theirs, however many there are.
 
     Args:
         *shape: Shape of the grid.
@@ -26,8 +29,11 @@ class SampleTable(Metric):
     times_seen: Tensor
 
     def __init__(self, *shape: int, num_samples: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("values", torch.zeros(*shape, num_samples), dist_reduce_fx="sum")
+        super().__init__(**{"dist_sync_fn": _summed, "compute_with_cache": False, **kwargs})
+        # torchmetrics keeps a copy of what a state begins with: here a view of a single zero.
+        zeros = torch.zeros(()).expand(*shape, num_samples)
+        self.add_state("values", zeros, dist_reduce_fx="sum")
+        self.values = torch.zeros(*shape, num_samples)
         seen = torch.zeros(num_samples, dtype=torch.int32)
         self.add_state("times_seen", seen, dist_reduce_fx="sum")
 
@@ -41,20 +47,30 @@ class SampleTable(Metric):
         self.values[..., index] = values.to(self.values)
         self.times_seen[index] += 1
 
-    def compute(self) -> tuple[Tensor, Tensor]:
+    def compute(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Give the samples seen.
 
         Returns:
-            Their indices in ascending order, int64, shape (K,), and values, shape (*shape, K).
+            Their indices in ascending order, int64, shape (K,), and values, float32, shape
+            (*shape, K); arrays, as of tensors torchmetrics would make copies, and numbers without
+            a shape where there is but one. Where all samples were seen, the values are the
+            table's own.
 
         Raises:
             InputError: Two batches held the same sample.
         """
-        if (self.times_seen > 1).any():
-            twice = int((self.times_seen > 1).nonzero()[0])
+        times_seen, values = self.times_seen.cpu().numpy(), self.values.cpu().numpy()
+        if (times_seen > 1).any():
+            twice = int((times_seen > 1).argmax())
             raise InputError(
                 f"sample {twice} came more than once; let the data module share out its batches"
                 " (trainer.use_distributed_sampler: false) and give each sample one index"
             )
-        index = self.times_seen.nonzero().flatten()
-        return index, self.values[..., index]
+        index = np.flatnonzero(times_seen)
+        return index, values if len(index) == len(times_seen) else values[..., index]
+
+
+def _summed(state: Tensor, group: Any) -> list[Tensor]:
+    """Add up the processes' states in place, where torchmetrics would gather all of them."""
+    torch.distributed.all_reduce(state, group=group)
+    return [state]

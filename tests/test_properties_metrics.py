@@ -1,0 +1,314 @@
+"""Laws of what is measured, against exact fractions, plain Python and direct sums."""
+
+import math
+import statistics
+from collections.abc import Iterable
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from conftest import examples
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from strategies import SEEDS, parts_of, rng
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from lit_hier.metrics import (
+    Histogram,
+    Moments,
+    MomentTree,
+    SampleTable,
+    Standardization,
+    channel_moments,
+    crossing,
+    deviation,
+    mode,
+    std_between,
+    summarize,
+    transition,
+)
+
+# Numbers of very different size, and equal ones; exactly those that float32 has.
+numbers = st.floats(-1e6, 1e6, width=32) | st.sampled_from([0.0, 1.0, -1.0, 1e-6, 4097.0])
+batches = st.lists(st.lists(numbers, min_size=1, max_size=7), min_size=1, max_size=12)
+similarities = st.lists(st.floats(-1, 1), min_size=1, max_size=60)
+
+
+def moments_of(values: Iterable[float]) -> Moments:
+    """Of one channel."""
+    return channel_moments(torch.tensor(list(values), dtype=torch.float64)[:, None])
+
+
+def exactly(values: Iterable[float]) -> tuple[Fraction, Fraction]:
+    """Mean and sum of squared deviations."""
+    exact = [Fraction(x) for x in values]
+    mean = sum(exact, Fraction(0)) / len(exact)
+    return mean, sum(((x - mean) ** 2 for x in exact), Fraction(0))
+
+
+def equal(a: Moments, b: Moments) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@given(batches)
+def test_moments_against_exact_fractions(given_batches: list[list[float]]) -> None:
+    tree = MomentTree()
+    for number, batch in enumerate(given_batches):
+        tree.add(number, moments_of(batch))
+    together = [x for batch in given_batches for x in batch]
+    mean, squares = exactly(together)
+    found = tree.total()
+    size = max(map(abs, together))
+    assert found.number == len(together)
+    assert float(found.mean) == pytest.approx(float(mean), rel=0, abs=1e-14 * size)
+    # Of a cloud far from zero, so much of the spread as float64 can tell.
+    error = 1e-13 * float(squares) + 1e-14 * size * float(squares * len(together)) ** 0.5
+    error += len(together) * (1e-15 * size) ** 2
+    assert abs(float(found.squares) - float(squares)) <= error
+    assert float(found.squares) >= 0
+
+
+@given(batches, st.data())
+def test_moments_have_the_same_bits_though_batches_are_missing(
+    given_batches: list[list[float]], data: st.DataObject
+) -> None:
+    """Batches with any numbers, in any order, gathered by processes that pass on what they got."""
+    num = len(given_batches)
+    names = data.draw(st.lists(st.integers(0, 500), min_size=num, max_size=num, unique=True))
+    alone = MomentTree()
+    for name, batch in sorted(zip(names, given_batches, strict=True)):
+        alone.add(name, moments_of(batch))
+    packed = []
+    for rows in data.draw(parts_of(num)):
+        share = MomentTree()
+        for k in rows:
+            share.add(names[k], moments_of(given_batches[k]))
+        packed.append(share.pack())
+    cut = data.draw(st.integers(0, len(packed)))
+    halves = [MomentTree.unpack(*part) for part in (packed[:cut], packed[cut:]) if part]
+    together = MomentTree.unpack(*(half.pack() for half in halves))
+    assert equal(alone.total(), together.total())
+    assert equal(MomentTree.unpack(alone.pack()).total(), alone.total())
+
+
+@given(batches.filter(lambda given_batches: len(given_batches) >= 3))
+def test_merging_is_symmetric_and_associative_but_for_rounding(
+    given_batches: list[list[float]],
+) -> None:
+    a, b, c = (moments_of(batch) for batch in given_batches[:3])
+    values = [x for batch in given_batches[:3] for x in batch]
+    mean, squares = (float(x) for x in exactly(values))
+    size = max(map(abs, values))
+    spread = 1e-12 * squares + 1e-13 * size * (squares * len(values)) ** 0.5
+    spread += len(values) * (1e-14 * size) ** 2
+    for merged in (a.merge(b).merge(c), a.merge(b.merge(c)), c.merge(b).merge(a)):
+        assert merged.number == len(values)
+        assert abs(float(merged.mean) - mean) <= 1e-14 * size
+        assert abs(float(merged.squares) - squares) <= spread
+
+
+@given(st.integers(1, 30), st.integers(1, 3), st.integers(1, 4), SEEDS, st.data())
+def test_a_table_has_the_same_bits_however_samples_are_shared_out(
+    num: int, times: int, curves: int, seed: int, data: st.DataObject
+) -> None:
+    """Batches in any order, some samples missing, spread over processes whose states add up."""
+    values = torch.randn(times, curves, num, generator=rng(seed), dtype=torch.float64)
+    seen = sorted(data.draw(st.sets(st.integers(0, num - 1))))
+    num_processes = data.draw(st.integers(1, 4))
+    shares = [SampleTable(times, curves, num_samples=num) for _ in range(num_processes)]
+    for number, rows in enumerate(data.draw(parts_of(len(seen)))):
+        index = torch.tensor([seen[row] for row in rows], dtype=torch.int64)
+        shares[number % num_processes].update(index, values[..., index])
+    united = SampleTable(times, curves, num_samples=num)
+    united.update(torch.tensor([], dtype=torch.int64), values[..., :0])
+    united.values = torch.stack([share.values for share in shares]).sum(0)
+    united.times_seen = torch.stack([share.times_seen for share in shares]).sum(0)
+    index, found = united.compute()
+    assert index.tolist() == seen
+    assert index.shape == (len(seen),)
+    assert np.array_equal(found, values[..., seen].float().numpy())
+
+
+def layers(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Activations of a reference set, and of two batches, with a channel that never varies."""
+    g = rng(seed)
+    shape = (4, 3)
+    scale, shift = torch.rand(4, 1, generator=g) + 0.1, 3 * torch.randn(4, 1, generator=g)
+    sets = (shift + scale * torch.randn(num, *shape, generator=g) for num in (60, 5, 5))
+    reference, a, b = (torch.cat((x, torch.full((len(x), 1, 3), 0.7)), 1) for x in sets)
+    return reference, a, b
+
+
+def similarity(reference: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    standard = Standardization.of(channel_moments(reference))
+    return cosine_similarity(standard(a), standard(b), dim=1)
+
+
+@given(SEEDS)
+@examples(60)
+def test_similarity_is_symmetric_bounded_and_one_for_the_same(seed: int) -> None:
+    reference, a, b = layers(seed)
+    alike = similarity(reference, a, b)
+    assert torch.equal(alike, similarity(reference, b, a))
+    assert (alike.abs() <= 1 + 1e-6).all()
+    assert (similarity(reference, a, a) - 1).abs().max() < 1e-6
+    # Mirrored at the mean of the reference set: as unlike as can be.
+    mean = reference.mean((0, 2), keepdim=True)
+    assert (similarity(reference, a, 2 * mean - a) + 1).abs().max() < 1e-5
+
+
+@given(SEEDS)
+@examples(60)
+def test_similarity_does_not_see_units_origins_names_and_places(seed: int) -> None:
+    """Each channel in other units and from another zero; channels and positions reordered."""
+    given_sets = layers(seed)
+    g = rng(seed + 1)
+    factor = torch.exp(torch.randn(1, 5, 1, generator=g)) * torch.tensor([[1.0], [-1]])[seed % 2]
+    shift = 5 * torch.randn(1, 5, 1, generator=g)
+    channels, places = torch.randperm(5, generator=g), torch.randperm(3, generator=g)
+    changed = [(factor * x + shift)[:, channels][:, :, places] for x in given_sets]
+    assert (similarity(*given_sets) - similarity(*changed)).abs().max() < 2e-5  # type: ignore[arg-type]
+    # A channel that never varies says nothing, wherever it is.
+    without = [x[:, :4] for x in given_sets]
+    assert (similarity(*given_sets) - similarity(*without)).abs().max() < 1e-6  # type: ignore[arg-type]
+
+
+def density(values: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The kernel density summed directly, mirrored at both ends once."""
+    n = len(values)
+    half = sorted(values)
+    shortest = min(b - a for a, b in zip(half, half[n // 2 :], strict=False))
+    spread = min(np.std(values), shortest / 1.34) or np.std(values)
+    bandwidth = 0.9 * spread * n**-0.2
+    assume(5e-3 < bandwidth < 0.2)  # ten cells of the grid, and no second mirror image
+    points = np.concatenate((values, 2 - values, -2 - values))
+    kernel = np.exp(-(((x[:, None] - points) / bandwidth) ** 2) / 2)
+    total: NDArray[np.float64] = kernel.sum(1)
+    return total
+
+
+@given(similarities)
+def test_nowhere_is_the_density_larger_than_at_the_mode(values: list[float]) -> None:
+    found = mode(values)
+    assert -1 <= found <= 1
+    heights = density(np.array(values), np.append(np.linspace(-1, 1, 2001), found))
+    assert heights[-1] > 0.995 * heights.max()
+
+
+@given(similarities, st.integers(-500, 500))
+def test_the_mode_moves_with_the_data(values: list[float], cells: int) -> None:
+    """By whole cells, where both ends are far; and it stays between the data there."""
+    cell = 2 / 4000
+    x = np.rint(0.3 * np.array(values) / cell) * cell
+    found = mode(x)
+    assert x.min() - cell <= found <= x.max() + cell
+    assert mode(x + cells * cell) == pytest.approx(found + cells * cell, abs=1e-9)
+
+
+@given(similarities)
+def test_summaries_against_python_itself(values: list[float]) -> None:
+    found = summarize(np.array(values))
+    n = len(values)
+    assert found["count"] == n
+    assert found["mean"] == pytest.approx(statistics.fmean(values), abs=1e-15)
+    assert found["median"] == pytest.approx(statistics.median(values), abs=1e-15)
+    wanted = statistics.stdev(map(Fraction, values)) if n > 1 else 0
+    assert found["std"] == pytest.approx(float(wanted), rel=1e-12, abs=1e-15)
+    assert found["sem"] == pytest.approx(float(wanted) / math.sqrt(n), rel=1e-12, abs=1e-15)
+
+
+@given(similarities, st.integers(1, 4), SEEDS)
+def test_summaries_know_no_order_and_mirror_with_the_data(
+    values: list[float], times: int, seed: int
+) -> None:
+    x = np.array(values)
+    found = summarize(x)
+    shuffled = summarize(np.random.default_rng(seed).permutation(x))
+    mirrored, repeated = summarize(-x), summarize(np.tile(x, times))
+    assert shuffled["mode"] == found["mode"]
+    for name in ("mean", "median", "std", "sem"):
+        assert shuffled[name] == pytest.approx(found[name], abs=1e-14)
+        sign = -1 if name in ("mean", "median") else 1
+        assert mirrored[name] == pytest.approx(sign * found[name], abs=1e-14)
+    for name in ("mean", "median"):
+        assert repeated[name] == pytest.approx(found[name], abs=1e-14)
+
+
+falling = st.lists(st.floats(0.01, 1), min_size=2, max_size=12).map(
+    lambda steps: 1 - np.cumsum([0, *steps]) / sum(steps)
+)
+
+
+@given(falling, st.floats(0.01, 0.99), st.floats(0.1, 10), st.floats(-5, 5), SEEDS)
+def test_a_falling_curve_is_crossed_where_its_inverse_says(
+    y: NDArray[np.float64], level: float, factor: float, shift: float, seed: int
+) -> None:
+    x = np.cumsum(np.random.default_rng(seed).uniform(0.1, 1, len(y)))
+    place = crossing(x, y, level)
+    assert place == pytest.approx(np.interp(level, y[::-1], x[::-1]), rel=1e-9)
+    assert np.interp(place, x, y) == pytest.approx(level, abs=1e-9)
+    # Other units of either axis.
+    assert crossing(factor * x + shift, y, level) == pytest.approx(factor * place + shift)
+    assert crossing(x, factor * y + shift, factor * level + shift) == pytest.approx(place)
+
+
+@given(falling, st.floats(0, 0.9), st.floats(0.1, 10), SEEDS)
+def test_a_transition_does_not_depend_on_chance_and_scales_with_the_axis(
+    y: NDArray[np.float64], chance: float, factor: float, seed: int
+) -> None:
+    """What falls from 1 to chance as another falls from 1 to 0 has its place and width."""
+    x = np.cumsum(np.random.default_rng(seed).uniform(0.1, 1, len(y)))
+    place, width = transition(x, y, 0)
+    assert x[0] < place < x[-1]
+    assert 0 < width < x[-1] - x[0]
+    lifted = transition(factor * x, chance + (1 - chance) * y, chance)
+    assert lifted == pytest.approx((factor * place, factor * width), rel=1e-6)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=20), SEEDS)
+def test_deviations_are_distances(pairs: list[tuple[float, float]], seed: int) -> None:
+    """The same both ways; none from oneself; no mean above the largest, no part above the all."""
+    a, b = np.array(pairs).T
+    x = np.linspace(0, 1, len(a))
+    critical = float(np.random.default_rng(seed).uniform(-0.5, 1.5))
+    one, other = deviation(x, a, b, critical), deviation(x, b, a, critical)
+    assert one == pytest.approx(other, nan_ok=True)
+    assert 0 <= one["mean"] <= one["largest"] + 1e-15
+    assert one["largest"] == pytest.approx(max(abs(p - q) for p, q in pairs))
+    assert not one["largest_outside"] > one["largest"]
+    assert not one["mean_outside"] > one["largest_outside"] + 1e-15
+    assert deviation(x, a, a, critical)["largest"] == 0
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=30), SEEDS, st.floats(-10, 10))
+def test_spread_between_groups_is_that_of_plain_pythons_means(
+    groups: list[int], seed: int, shift: float
+) -> None:
+    values = np.random.default_rng(seed).normal(size=len(groups))
+    by_group = [
+        statistics.fmean(x for x, g in zip(values, groups, strict=True) if g == group)
+        for group in sorted(set(groups))
+    ]
+    wanted = statistics.stdev(by_group) if len(by_group) > 1 else 0
+    found = std_between(values, np.array(groups))
+    assert found == pytest.approx(wanted, rel=1e-9)
+    assert std_between(values + shift, np.array(groups)) == pytest.approx(found, abs=1e-12)
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=50), st.integers(1, 40), st.data())
+def test_histograms_put_every_value_where_it_lies(
+    values: list[float], num_bins: int, data: st.DataObject
+) -> None:
+    """Every value once, in a bin that holds it; counts and means however the values come."""
+    histogram = Histogram(2, num_bins=num_bins)
+    for rows in data.draw(parts_of(len(values))):
+        histogram.update((0,), torch.tensor([values[row] for row in rows]))
+    counts, means = histogram.compute()
+    assert int(counts.sum()) == len(values)
+    assert float(means[0]) == pytest.approx(float(exactly(values)[0]), abs=2**-30)
+    seen = torch.repeat_interleave(torch.arange(num_bins), counts[0])
+    for value, place in zip(sorted(values), seen.tolist(), strict=True):
+        assert place / num_bins - 1e-6 <= value <= (place + 1) / num_bins + 1e-6
