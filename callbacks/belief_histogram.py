@@ -60,7 +60,8 @@ class BeliefHistogram(Analysis):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count."""
-        self._histogram: Histogram | None = None
+        shape = (len(MESSAGES), self.sources[0].num_levels, 2)
+        self._histogram = Histogram(*shape, num_bins=self.num_bins)
 
     def see(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
@@ -68,9 +69,6 @@ class BeliefHistogram(Analysis):
         """Count a batch."""
         given = beliefs_of(record)
         assert record.tree_start is not None
-        if self._histogram is None:
-            shape = (len(MESSAGES), len(record.tree_start), 2)
-            self._histogram = Histogram(*shape, num_bins=self.num_bins)
         for message, tree in enumerate(given):
             for level, (beliefs, true) in enumerate(zip(tree, record.tree_start, strict=True)):
                 values = beliefs[self._number]
@@ -80,7 +78,6 @@ class BeliefHistogram(Analysis):
 
     def unite(self, pl_module: ForwardBackwardModule) -> tuple[Tensor, Tensor]:
         """Add up the processes' counts."""
-        assert self._histogram is not None
         counts, means = self._histogram.to(pl_module.device).compute()
         return counts.cpu(), means.cpu()
 

@@ -66,7 +66,7 @@ class Beliefs(CurveAnalysis):
     def lines(self) -> list[Line]:
         """Levels of upward messages, of downward ones, of marginals; each leaves first."""
         sources = range(len(self.sources))
-        pairs = [(message, k) for message in MESSAGES for k in range(self.num_levels)]
+        pairs = [(message, k) for message in MESSAGES for k in range(self.sources[0].num_levels)]
         return [
             Line(f"{message} {k}", {"message": message, "level": k}, number, k, sources)
             for number, (message, k) in enumerate(pairs)
@@ -78,7 +78,6 @@ class Beliefs(CurveAnalysis):
         """Take means and variances over the nodes of each level: shape (4, T, 3 levels, B)."""
         given = beliefs_of(record)
         assert record.tree_start is not None
-        self.num_levels = len(record.tree_start)
         curves = []
         for tree in given:
             for beliefs, true in zip(tree, record.tree_start, strict=True):

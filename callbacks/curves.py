@@ -183,8 +183,11 @@ class CurveAnalysis(Analysis):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin an empty table."""
         super().on_predict_start(trainer, pl_module)
-        self._tables: list[SampleTable] = []
-        self._num_samples = self.num_samples(trainer)
+        shapes = [(len(self.quantities), len(self.times), len(self.curve_names())), ()]
+        if self.against == "effective_noise":
+            shapes.append((len(self.times),))
+        num = self.num_samples(trainer)
+        self._tables = [SampleTable(*shape, num_samples=num) for shape in shapes]
 
     def see(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
@@ -198,20 +201,11 @@ class CurveAnalysis(Analysis):
                     " out to draw against the time"
                 )
             values.append(record.effective_noise)
-        if not self._tables:
-            num = self._num_samples
-            self._tables = [SampleTable(*x.shape[:-1], num_samples=num) for x in values]
         for table, x in zip(self._tables, values, strict=True):
             table.update(record.index.cpu(), x.cpu())
 
     def unite(self, pl_module: ForwardBackwardModule) -> list[NDArray[Any]]:
         """Gather the processes' tables: sample indices, values, sources, effective noise."""
-        if not self._tables:  # none of this process's images could be read
-            shape = (len(self.quantities), len(self.times), len(self.curve_names()))
-            num_samples = self._num_samples
-            self._tables = [SampleTable(*s, num_samples=num_samples) for s in (shape, ())]
-            for table in self._tables:
-                table.update(torch.empty(0, dtype=torch.int64), table.values[..., :0])
         tables = [table.to(pl_module.device).compute() for table in self._tables]
         self._tables = []
         return [tables[0][0], *(values for _, values in tables)]

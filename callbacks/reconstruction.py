@@ -89,7 +89,8 @@ class Reconstruction(CurveAnalysis):
     def lines(self) -> list[Line]:
         """One per level, leaves first."""
         sources = range(len(self.sources))
-        return [Line(f"level {k}", {"level": k}, k, k, sources) for k in range(self.num_levels)]
+        levels = range(self.sources[0].num_levels)
+        return [Line(f"level {k}", {"level": k}, k, k, sources) for k in levels]
 
     def measure(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
@@ -100,7 +101,6 @@ class Reconstruction(CurveAnalysis):
             InputError: The record has no trees.
         """
         tree_start, tree_reversed, marginals = trees_of(record, self, pl_module)
-        self.num_levels = len(tree_start)
         marginal = [
             belief_in_truth(beliefs, true).mean(-1)
             for beliefs, true in zip(marginals, tree_start, strict=True)

@@ -27,7 +27,8 @@ OTHER_ANALYSES = tuple(
 )
 SHALLOW = "--data.init_args.rhm.init_args.num_layers=3"
 FEW = ("--data.init_args.num_predict=7", "--data.init_args.eval_batch_size=3")
-FEW_DIGITS = (*FEW, "--data.init_args.num_test=8", "--model.init_args.times=[0,1,4]")
+DIGITS = (*FEW, "--data.init_args.num_test=8", "--data.init_args.num_val=1500")
+FEW_DIGITS = (*DIGITS, "--model.init_args.times=[0,1,4]")
 TRAINING = ("--data.init_args.num_train=1000", "--data.init_args.num_val=70",
             "--data.init_args.num_test=70", SHALLOW, "--data.init_args.batch_size=64",
             "--model.init_args.width=16", "--trainer.max_epochs=2")  # fmt: skip
@@ -39,8 +40,8 @@ LOOKING = ("--data.init_args.num_train=1000", "--data.init_args.num_val=70",
 FITS: dict[str, tuple[str, ...]] = {
     "demo_classifier": TRAINING,
     "fig8_classifier": TRAINING,
-    "digits_ddpm": ("--model.init_args.widths=[8,8]", "--trainer.max_epochs=1"),
-    "digits_classifier": ("--model.init_args.widths=[8,8]", "--trainer.max_epochs=2"),
+    "digits_ddpm": (*DIGITS, "--model.init_args.widths=[8,8]", "--trainer.max_epochs=1"),
+    "digits_classifier": (*DIGITS, "--model.init_args.widths=[8,8]", "--trainer.max_epochs=2"),
 }
 PREDICTIONS: dict[str, tuple[str, ...]] = {
     "demo": LOOKING,
@@ -56,7 +57,7 @@ PREDICTIONS: dict[str, tuple[str, ...]] = {
     "gaussian_field": (*FEW, "--data.init_args.num_test=9"),
     "gaussian_mixture": (*FEW, "--data.init_args.num_test=2"),
     "digits": (*FEW_DIGITS, "--model.init_args.num_steps=4"),
-    "digits_bands": (*FEW_DIGITS, "--model.init_args.num_steps=4"),
+    "digits_bands": DIGITS,  # the samples that `digits` has kept
     "fig2": (),
     "fig16": (),
 }

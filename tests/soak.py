@@ -1,102 +1,327 @@
-"""Interrupt runs on images at random moments, and go on: what is lost, what differs.
+"""Disturb runs at random moments, and go on: what is lost, what differs, what is said.
 
-python tests/soak.py [--trials 30] [--seed 0]        (or: make soak)
+python tests/soak.py [--trials 30] [--seed 0] [--only images training ...]      (or: make soak)
 
-Each trial starts a run that keeps its samples, sends SIGTERM, SIGINT or SIGKILL at a moment drawn
-from its whole length (statistics, sampling, similarity, writing), and gives the same command again
-until it ends by itself. Tables, pictures and samples must then be those of an undisturbed run, and
-no batch that was finished may have been made again.
+Each trial starts a run of the command line and disturbs it at a moment drawn from its whole length
+(statistics, sampling, similarity, writing): SIGTERM, SIGINT or SIGKILL, a disk that is full or
+cannot be written, another run into the same folder. Then the same command is given again, until it
+ends by itself. Tables, samples, weights and the optimizer's state must be those of an undisturbed
+run, nothing that was finished may be made again, and a run that ends in an error says so in one
+line.
+
+Runs are forked from one process that has loaded all libraries but computed nothing.
 """
 
 import argparse
+import contextlib
+import fcntl
 import os
 import random
+import resource
+import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from conftest import ROOT, random_pipeline
+os.environ["OMP_NUM_THREADS"] = "1"
 
+import processes
+import torch
+
+from lit_hier.cli import main as lit_hier
+
+PIPES: dict[Path, int] = {}  # what the last run in a folder says
+FSIZE = resource.RLIMIT_FSIZE
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
-RUN = (
-    "import sys, warnings; warnings.simplefilter('ignore'); sys.path.insert(0, sys.argv[1]);"
-    "import test_image_runs as t; from pathlib import Path; print('begun', flush=True);"
-    "folder = Path(sys.argv[2]);"
-    "model = t.sampler(sys.argv[3], folder / 'samples', num_steps=10);"
-    "t.predict(folder, model, t.analyses(), num_predict=90, num_test=200, eval_batch_size=6);"
-    "print('ended', flush=True)"
-)
+QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
+         "--trainer.accelerator=cpu")  # fmt: skip
+LAST = ("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_last=true",
+        "--trainer.callbacks.every_n_train_steps=3", "--trainer.callbacks.save_top_k=0",
+        "--trainer.callbacks.dirpath=last", "--ckpt_path=last")  # fmt: skip
+RUNS = {
+    # A run on images keeps its samples, and goes on from them.
+    "images": [*processes.command("digits"), "--data.init_args.num_predict=90",
+               "--data.init_args.num_val=1417", "--data.init_args.eval_batch_size=6",
+               "--model.init_args.num_steps=10", "--model.init_args.times=[0,4,10]"],
+    # A run on the RHM takes seconds to minutes, and is made again in a folder of its own.
+    "rhm": [*processes.command("demo"), "--data.init_args.num_predict=200"],
+    "training": [*processes.command("demo_classifier"), *LAST, "--trainer.max_epochs=4"],
+    "diffusion": [*processes.command("digits_ddpm"), *LAST, "--trainer.max_epochs=3"],
+}  # fmt: skip
 
 
-def start(folder: Path, pipeline: str) -> subprocess.Popen[str]:
-    """Start a run, and wait until its libraries are there."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", RUN, str(ROOT / "tests"), str(folder), pipeline],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-    return process
+def start(folder: Path, name: str, hinder: Callable[[], object] = lambda: None) -> int:
+    """Fork a run in a folder; give its process. A pipe, unlike a file, can always be written."""
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 2**20)
+    if process := os.fork():
+        os.close(writing)
+        PIPES[folder] = reading
+        return process
+    status = 1
+    try:
+        os.setsid()
+        os.dup2(writing, 1)
+        os.dup2(writing, 2)
+        torch.set_num_threads(1)
+        os.chdir(folder)
+        hinder()
+        sys.argv = ["lit-hier", *(RUNS[name] if name in RUNS else processes.command(name)), *QUIET]
+        lit_hier()
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def wait(process: int) -> int:
+    """Wait for a run; give its exit status, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def said(folder: Path) -> str:
+    """Give what the last run in a folder has said; it has ended."""
+    with os.fdopen(PIPES.pop(folder), "rb") as pipe:
+        return pipe.read().decode(errors="replace")
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    """What the last run that ended has written, and all samples."""
-    runs = sorted(folder.glob("logs/run/version_*"), key=lambda path: int(path.name[8:]))
-    files = [path for kind in ("*.csv", "*.npz") for path in runs[-1].glob(kind)]
-    kept = list((folder / "samples").rglob("*.png"))
-    return {str(path.relative_to(folder)).replace(runs[-1].name, "version"): path.read_bytes()
-            for path in files + kept}  # fmt: skip
+    """Give what the last run has written: tables and arrays, all samples, trained weights."""
+    found = {}
+    for name, content in processes.tables(folder / "logs").items():
+        parts = Path(name).parts
+        versions = folder.glob(f"logs/{parts[0]}/version_*")
+        newest = max((int(path.name[8:]) for path in versions), default=0)
+        if parts[1] in ("samples", f"version_{newest}"):
+            found["/".join((parts[0], parts[1].partition("_")[0], *parts[2:]))] = content
+    for path in [
+        *folder.glob("last/last.ckpt"),
+        *folder.glob("logs/*/pipeline/unet/*.safetensors"),
+    ]:
+        content = path.read_bytes()
+        if path.suffix == ".ckpt":
+            kept = torch.load(path, weights_only=True)
+            content = repr([kept["epoch"], kept["global_step"]]).encode()
+            for value in [*kept["state_dict"].values(), *_tensors(kept["optimizer_states"])]:
+                content += value.numpy().tobytes()
+        found[str(path.relative_to(folder))] = content
+    return found
 
 
-def batches(folder: Path) -> dict[str, int]:
-    """The finished batches, and when each was finished."""
-    return {path.name: path.stat().st_mtime_ns for path in folder.glob("samples/batches/*.json")}
+def _tensors(value: object) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value
+    return [x for part in parts for x in _tensors(part)] if isinstance(parts, list | tuple) or (
+        isinstance(value, dict)) else []  # fmt: skip
+
+
+def finished(folder: Path) -> dict[str, int]:
+    """Give the batches that are kept, and when each was finished."""
+    places = folder.glob("logs/*/samples/batches/*.json")
+    return {path.name: path.stat().st_mtime_ns for path in places}
+
+
+@dataclass
+class Count:
+    """What was seen of one kind of fault."""
+
+    trials: int = 0
+    in_time: int = 0
+    lost: int = 0
+    differences: int = 0
+    unclear: int = 0
+    where: dict[str, int] = field(default_factory=dict)
+
+
+class Soak:
+    """The trials, and what they need: undisturbed runs of everything."""
+
+    def __init__(self, place: Path, chance: random.Random) -> None:
+        self.place, self.chance = place, chance
+        self.counts: dict[str, Count] = {}
+        self.number = 0
+        base = self.folder()
+        for name in ("demo_classifier", "digits_ddpm", "digits_classifier"):
+            assert wait(start(base, name)) == 0, said(base)
+            said(base)
+        self.trained = base
+        self.wanted, self.length = {}, {}
+        for name in RUNS:
+            folder, begun = self.folder(name), time.monotonic()
+            assert wait(start(folder, name)) == 0, said(folder)
+            said(folder)
+            self.length[name] = time.monotonic() - begun
+            self.wanted[name] = results(folder)
+            assert self.wanted[name]
+
+    def folder(self, name: str = "") -> Path:
+        """Make a folder, with the trained networks that a prediction needs."""
+        self.number += 1
+        folder = self.place / f"{self.number:03d}"
+        folder.mkdir()
+        if name in ("images", "rhm"):
+            processes.trained(self.trained, folder)
+        return folder
+
+    def go_on(self, kind: str, name: str, folder: Path, before: dict[str, int]) -> None:
+        """Give the same command again, and compare."""
+        count = self.counts[kind]
+        status = wait(start(folder, name))
+        text = said(folder)
+        count.unclear += status != 0
+        after, found = finished(folder), results(folder)
+        lost = sum(after.get(batch) != when for batch, when in before.items())
+        wanted = self.wanted[name]
+        differ = {key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)}
+        count.lost += lost
+        count.differences += len(differ)
+        if status or lost or differ:
+            print(f"  {kind}: status {status}, {lost} made again, differ: {sorted(differ)[:5]}")
+            print(text[-1500:], flush=True)
+
+    def interrupted(self, name: str) -> None:
+        """Send a signal, at any moment."""
+        kind, count = f"signal, {name}", self.count(f"signal, {name}")
+        folder, sent = self.folder(name), self.chance.choice(SIGNALS)
+        process = start(folder, name)
+        time.sleep(self.chance.random() * self.length[name])
+        running = os.waitpid(process, os.WNOHANG) == (0, 0)
+        if running:
+            os.kill(process, sent)
+            status = wait(process)
+            # A signal that was noted only, not heeded, would let the run end by itself.
+            running = status != 0
+            count.unclear += "Traceback" in said(folder)
+        count.in_time += running
+        before = finished(folder)
+        phase = self.phase(name, folder)
+        count.where[phase] = count.where.get(phase, 0) + running
+        self.go_on(kind, name, folder, before)
+        shutil.rmtree(folder)
+
+    def count(self, kind: str) -> Count:
+        """Give a kind's counts, with another trial."""
+        count = self.counts.setdefault(kind, Count())
+        count.trials += 1
+        return count
+
+    def phase(self, name: str, folder: Path) -> str:
+        """Say how far a run has come."""
+        if name in ("training", "diffusion"):
+            return "after a checkpoint" if (folder / "last/last.ckpt").exists() else "before one"
+        if not any(folder.glob("logs/reference/*.npz")):
+            return "statistics"
+        if any(folder.glob("logs/*/version_*/*.csv")):
+            return "writing"
+        return "sampling" if name == "rhm" or len(finished(folder)) < 15 else "similarity"
+
+    def full(self, name: str) -> None:
+        """Let no file grow beyond some size, as on a full disk; then give it room again."""
+        most, folder = int(10 ** self.chance.uniform(0, 4.5)), self.folder(name)
+        limits = most, resource.RLIM_INFINITY
+        kind = f"files that cannot grow, {name}"
+        self.hindered(kind, name, folder, partial(resource.setrlimit, FSIZE, limits))
+        self.go_on(kind, name, folder, finished(folder))
+        shutil.rmtree(folder)
+
+    def hindered(
+        self, kind: str, name: str, folder: Path, hinder: Callable[[], object] = lambda: None
+    ) -> None:
+        """Run where something cannot be written: the run says so in one line."""
+        count = self.count(kind)
+        status = wait(start(folder, name, hinder))
+        text = said(folder)
+        count.in_time += status != 0
+        lines = [line for line in text.splitlines() if "lit-hier: error:" in line]
+        if status and (status != 2 or len(lines) != 1 or "Traceback" in text):
+            count.unclear += 1
+            print(f"  {kind}: status {status}\n{text[-1500:]}", flush=True)
+
+    def mounted(self, name: str) -> None:
+        """Run on a disk of its own that is too small, or cannot be written; as root only."""
+        folder = self.folder()
+        size = int(self.chance.uniform(30, 700))
+        small = self.chance.random() < 0.8
+        if os.system(f"mount -t tmpfs -o size={size if small else 9000}k tmpfs {folder}"):
+            return
+        try:
+            kind = f"a full disk, {name}" if small else f"a disk that cannot be written, {name}"
+            with contextlib.suppress(OSError):
+                processes.trained(self.trained, folder)
+            if not small:
+                os.system(f"mount -o remount,ro {folder}")
+            self.hindered(kind, name, folder)
+            os.system(f"mount -o remount,rw,size=9000k {folder}")
+            shutil.rmtree(folder / "logs/digits_ddpm", ignore_errors=True)
+            for path in ("demo_classifier", "digits_classifier"):
+                shutil.rmtree(folder / "logs" / path, ignore_errors=True)
+            processes.trained(self.trained, folder)
+            self.go_on(kind, name, folder, finished(folder))
+        finally:
+            os.system(f"umount {folder}")
+
+    def twice(self, name: str) -> None:
+        """Start two runs into one folder at once."""
+        kind = f"two runs at once, {name}"
+        count, folder = self.count(kind), self.folder(name)
+        first = start(folder, name)
+        pipe = PIPES.pop(folder)
+        ends = sorted(map(wait, (first, start(folder, name))))
+        os.close(pipe)
+        text = said(folder)
+        count.in_time += 1
+        # One keeps samples and the other is refused; or each has a folder of its own.
+        if ends not in ([0, 0], [0, 2]):
+            count.unclear += 1
+            print(f"  {kind}: {ends}\n{text[-1500:]}", flush=True)
+        before = finished(folder)
+        tables = [results(folder)]
+        if name == "rhm":
+            shutil.move(folder / "logs/demo/version_1", folder / "logs/demo/_other")
+            tables.append(results(folder))
+        for found in tables:
+            count.differences += found != self.wanted[name]
+        self.go_on(kind, name, folder, before)
 
 
 def main() -> None:
     """Run the trials and print what was seen."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--trials", type=int, default=30, help="interruptions of each kind of run")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", choices=RUNS, default=list(RUNS))
     given = parser.parse_args()
-    chance = random.Random(given.seed)
-    counts = dict.fromkeys(("trials", "interrupted", "differences", "made again", "failures"), 0)
     with tempfile.TemporaryDirectory() as place:
-        pipeline = random_pipeline(Path(place, "pipeline"), channels=1)
-        undisturbed = Path(place, "undisturbed")
-        process, begun = start(undisturbed, pipeline), time.monotonic()
-        assert process.wait() == 0
-        length = time.monotonic() - begun
-        wanted = results(undisturbed)
-        for trial in range(given.trials):
-            folder, kind = Path(place, f"trial_{trial}"), chance.choice(SIGNALS)
-            process = start(folder, pipeline)
-            time.sleep(chance.random() * length)
-            counts["trials"] += 1
-            counts["interrupted"] += process.poll() is None
-            process.send_signal(kind)
-            process.wait()
-            finished = batches(folder)
-            counts["failures"] += start(folder, pipeline).wait() != 0
-            after = batches(folder)
-            again = sum(after.get(name) != when for name, when in finished.items())
-            found = results(folder)
-            differ = sum(found.get(name) != content for name, content in wanted.items())
-            counts["made again"] += again
-            counts["differences"] += differ + len(found.keys() - wanted.keys())
-            print(
-                f"trial {trial}: {kind.name}, {len(finished)} of {len(after)} batches were"
-                f" finished, {again} made again, {differ} files differ",
-                flush=True,
-            )
-    print(", ".join(f"{name} {number}" for name, number in counts.items()))
-    sys.exit(any(counts[name] for name in ("differences", "made again", "failures")))
+        soak = Soak(Path(place), random.Random(given.seed))
+        for name in given.only:
+            for _ in range(given.trials):
+                soak.interrupted(name)
+            for _ in range(given.trials // 3 + 1):
+                soak.full(name)
+            for _ in range(given.trials // 3 if os.geteuid() == 0 else 0):
+                soak.mounted(name)
+            if name in ("images", "rhm"):
+                soak.twice(name)
+    print("| fault | trials | in time | lost | differences | unclear | where |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for kind, count in soak.counts.items():
+        where = ", ".join(f"{number} {phase}" for phase, number in sorted(count.where.items()))
+        print(f"| {kind} | {count.trials} | {count.in_time} | {count.lost} | {count.differences}"
+              f" | {count.unclear} | {where} |")  # fmt: skip
+    bad = (count.lost + count.differences + count.unclear for count in soak.counts.values())
+    sys.exit(any(bad))
 
 
 if __name__ == "__main__":

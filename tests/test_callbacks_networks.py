@@ -306,15 +306,6 @@ def test_measurements_do_not_depend_on_the_samplers_precision(
         assert len({(folder / name).read_bytes() for folder in folders}) == 1
 
 
-def test_numbers_that_are_none_stop_the_run_and_are_named(pipeline: str, tmp_path: Path) -> None:
-    net = Net()
-    with torch.no_grad():
-        net[3].weight[3, 5] = float("nan")
-    said = r"^network: 3 puts out no finite numbers for sample 0 at k = 0 or for its start"
-    with pytest.raises(InputError, match=said):
-        predict(tmp_path, sampler(pipeline, None), [similarity(net)])
-
-
 def test_networks_that_give_something_else_than_logits(pipeline: str, tmp_path: Path) -> None:
     class Pair(nn.Module):
         def forward(self, x: torch.Tensor) -> Any:

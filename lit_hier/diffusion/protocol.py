@@ -23,6 +23,7 @@ class Source:
 
     Attributes:
         parameters: Its numbers by name; sources that differ in none may be averaged.
+        num_levels: Levels of the trees in its records; 0 if there are none.
         theory: Predictions by the name of what they predict, float64, shape (T, curves); NaN
             where the theory says nothing. For the RHM `upward`, `downward` and `marginal`, the
             mean-field beliefs in the true symbol, a curve per level, and `effective_noise`, one
@@ -32,6 +33,7 @@ class Source:
     """
 
     parameters: Mapping[str, int] = field(default_factory=dict)
+    num_levels: int = 0
     theory: Mapping[str, Tensor] = field(default_factory=dict)
     theory_name: str = "theory"
     critical_time: float = math.nan

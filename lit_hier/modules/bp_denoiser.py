@@ -127,7 +127,7 @@ class BPDenoiser(ForwardBackwardModule):
             names = ("upward", "downward", "marginal")
             theory |= dict(zip(names, beliefs, strict=True))
             parameters = {"v": v, "n": n, "m": m, "s": s, "L": L}
-            return Source(parameters, theory, "mean field", critical_time)
+            return Source(parameters, L + 1, theory, "mean field", critical_time)
 
         return tuple(
             source(

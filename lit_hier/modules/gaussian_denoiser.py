@@ -38,7 +38,9 @@ class GaussianDenoiser(ForwardBackwardModule):
         self.distribution = distribution
         theory = [distribution.class_theory(time) for time in self.times]
         marginal = torch.tensor(theory, dtype=torch.float64)[:, None]
-        self.sources = (Source(theory={"marginal": marginal}, theory_name="quadrature"),)
+        theories = {"marginal": marginal}
+        levels = int(distribution.num_classes > 1)
+        self.sources = (Source(num_levels=levels, theory=theories, theory_name="quadrature"),)
 
     def forward_backward(self, batch: dict[str, Tensor]) -> ForwardBackward:
         """Diffuse a batch to each time and draw from the posterior.

@@ -1,0 +1,128 @@
+"""Numbers that are none stop a run, and are named: model or layer, sample, inversion time."""
+
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+from conftest import ROOT, inside
+from test_image_runs import Net, predict, sampler
+from torch import Tensor
+
+from callbacks import ActivationSimilarity, ClassKept
+from lit_hier.cli import main
+from lit_hier.errors import InputError
+from lit_hier.gaussian import GaussianMixture
+from lit_hier.modules import BPDenoiser, GaussianDenoiser
+from lit_hier.noise import EpsilonNoise
+from lit_hier.rhm import RandomHierarchyModel
+
+RHM = RandomHierarchyModel(8, 3, 2, 3, seed=1)
+pytestmark = pytest.mark.filterwarnings("ignore:.*close to chance")  # networks are untrained
+
+
+class Failing(Net):
+    """A network that gives NaN for one image of one batch, whichever layer is asked for."""
+
+    def __init__(self, call: int, row: int, layer: int) -> None:
+        super().__init__()
+        self.call, self.row = call, row
+        self[layer].register_forward_hook(self._spoil)
+
+    def _spoil(self, module: object, given: object, output: Tensor) -> None:
+        if self.call == 0:
+            output[self.row] = float("nan")
+        self.call -= 1
+
+
+# The reference set has four batches; then come the starts, then each of four times.
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (2, "1 puts out no finite numbers for sample 23 of the test split, the reference"),
+        (4, "1 puts out no finite numbers for sample 3 at k = 0 or for its start"),
+        (7, "1 puts out no finite numbers for sample 3 at k = 6 or for its start"),
+    ],
+)
+def test_an_activation(pipeline: str, tmp_path: Path, call: int, said: str) -> None:
+    similarity = ActivationSimilarity(Failing(call, 3, layer=1), ["0", "1", "3"])
+    with pytest.raises(InputError, match=f"^network: {said}"):
+        predict(tmp_path, sampler(pipeline, None), [similarity])
+    assert not list(tmp_path.rglob("*.csv"))
+    assert not list(tmp_path.rglob("similarity*"))
+
+
+@pytest.mark.parametrize(
+    ("call", "said"), [(0, "before it is turned round"), (2, "at k = 2"), (5, "before")]
+)
+def test_logits(pipeline: str, tmp_path: Path, call: int, said: str) -> None:
+    number = 13 if call == 5 else 3
+    said = f"^network: class_kept: its logits are no finite numbers for sample {number} {said}"
+    with pytest.raises(InputError, match=said):
+        predict(tmp_path, sampler(pipeline, None), [ClassKept(Failing(call, 3, layer=3))])
+
+
+class Wrong(EpsilonNoise):
+    """Gives one sample messages that cannot be."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def messages(self, observed: Tensor, time: float, v: int, dtype: torch.dtype) -> Tensor:
+        given = super().messages(observed, time, v, dtype)
+        if time == 0.7:
+            given[4, 2] = self.value
+        return given
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (float("nan"), "messages that are no probabilities"),
+        (float("inf"), "messages that are no probabilities"),
+        (-1.0, "messages that are no probabilities"),
+        (0.0, "messages that no tree of the grammar explains"),
+    ],
+)
+def test_a_message(value: float, said: str) -> None:
+    leaves = RHM.sample(10, generator=torch.Generator().manual_seed(0))[0]
+    index = torch.arange(100, 110)
+    batch = {"leaves": leaves, "index": index, "x": leaves, "label": leaves[:, 0]}
+    said = rf"^process: it gives {said} for sample 104 \(and 0 more\) at ε = 0\.7"
+    with pytest.raises(InputError, match=said):
+        BPDenoiser(RHM, Wrong(value), [0.3, 0.7]).predict_step(batch, 0)
+
+
+def test_a_sample_of_a_closed_form() -> None:
+    mixture = GaussianMixture()
+    x, label = mixture.sample(torch.full((3, mixture.num_draws), 0.3, dtype=torch.float64))
+    x[1, 0, 5] = float("nan")
+    batch = {"x": x, "index": torch.tensor([4, 7, 9]), "label": label}
+    said = r"^distribution: GaussianMixture gives no finite numbers for sample 7 at t = 0\.5"
+    with pytest.raises(InputError, match=said):
+        GaussianDenoiser(mixture, [0.5, 1.0]).predict_step(batch, 0)
+
+
+def test_a_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The checkpoint is that of the last epoch whose numbers were any."""
+    config = ROOT / "configs/demo_classifier.yaml"
+    command = [
+        *("lit-hier", "fit", "-c", str(config), "--data.init_args.num_train=512"),
+        *("--data.init_args.num_val=50", "--data.init_args.num_test=50"),
+        *("--data.init_args.rhm.init_args.num_layers=3", "--trainer.enable_progress_bar=false"),
+        *("--model.init_args.optimizer=torch.optim.SGD", "--trainer.max_epochs=9"),
+        "--model.init_args.optimizer.init_args.lr=1e4",
+    ]
+    with inside(tmp_path), patch.object(sys, "argv", command), pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("lit-hier: error: train/loss is nan in epoch ")
+    kept = list(tmp_path.rglob("*.ckpt"))
+    epoch = int(line.split("epoch ")[1].split(";")[0])
+    assert len(kept) == (epoch > 0)
+    for path in kept:
+        checkpoint = torch.load(path, weights_only=True)
+        assert checkpoint["epoch"] == epoch - 1
