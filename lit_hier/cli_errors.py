@@ -39,6 +39,8 @@ _WORDS: Final = (
     (r"\bSequence\b|\bIterable\b", "list"),
     (r"\bstr\b", "text"),
     (r"Namespace\(", "("),
+    (r"\bNestedArg\b", "mapping"),
+    (r"Not a valid subclass of (\w+)", r"the class_path of a \1"),
     (r"'\w+' object has no attribute '\w+'", "its init_args are no mapping"),
     (r"unhashable type: '(\w+)'", r"a \1 cannot stand here"),
     (r"(\w+)\.__init__\(\) got an unexpected keyword argument '([^']*)'", r"\1 takes no \2"),
@@ -83,8 +85,8 @@ def of_parsing(message: str) -> str:
     if telling:
         said = _words(re.sub(r"[.,]? Got value: .*", "", telling[0]))
         return f"{key}: {_short(said, 2 * _SHOWN)}" + (given if len(errors) > 1 else "")
-    kinds = [x for error in errors for x in re.findall("Expected an? (.*?)(?:[.,] |$)", error)]
-    wanted = " or ".join(_words(kind) for kind in dict.fromkeys(kinds))
+    kinds = re.findall(r"Expected an? (.*?)(?:[.,] |$)|(Not a valid subclass of \w+)", bare, re.M)
+    wanted = " or ".join(dict.fromkeys(_words("".join(kind)) for kind in kinds))
     return f"{key}: give {wanted}{given}" if wanted else f"{key}: {_words(bare)}"
 
 
