@@ -16,6 +16,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from callbacks.writers import write_samples
 from lit_hier.errors import InputError
+from lit_hier.given_files import check_file
 from lit_hier.metrics import Moments, MomentTree, channel_moments
 from lit_hier.nn import Probe
 
@@ -116,6 +117,7 @@ def reference_of(
 def recall(path: Path, num_layers: int) -> dict[str, Any] | None:
     """Read what was kept; None if it cannot be read, or is not what is kept of such a network."""
     try:
+        check_file(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             arrays = dict(kept)
         found = Reference.unpack(arrays)

@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn, TypeVar
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torchvision import datasets
 
-from lit_hier.errors import InputError
+from lit_hier.errors import InputError, one_line
 
 TRUST: Final = "LIT_HIER_TRUST"  # the environment's variable with a user's own packages
 T = TypeVar("T")
@@ -47,16 +47,15 @@ _WORDS: Final = (
 )
 
 
-def one_line(message: object) -> str:
+def shown(message: object) -> str:
     """Give a message as one line that can be printed, and be read."""
-    line = " ".join(str(message).split())
-    line = "".join(letter if letter.isprintable() else "?" for letter in line)
+    line = one_line(message)
     return line if len(line) <= _MOST else f"{line[: _MOST - 4]} ..."
 
 
 def fail(message: object) -> NoReturn:
     """Say what is wrong and end with status 2."""
-    sys.stderr.write(f"lit-hier: error: {one_line(message)}\n")
+    sys.stderr.write(f"lit-hier: error: {shown(message)}\n")
     sys.exit(2)
 
 
