@@ -67,8 +67,10 @@ def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any
 
 
 def _check_parts(parts: dict[str, Any], where: str) -> None:
+    if not parts:
+        raise ValueError("its model_index.json names no parts")
     if set(parts) != {"unet", "scheduler"}:
-        raise InputError(f"{where} is made of {', '.join(sorted(parts)) or 'nothing'}; {_HINT}")
+        raise InputError(f"{where} is made of {', '.join(sorted(parts))}; {_HINT}")
     for name, part in parts.items():
         if not (isinstance(part, list) and len(part) == 2 and part[0] == "diffusers"):
             raise InputError(f"{where}: its {name} is {part}, of no class of diffusers; {_HINT}")

@@ -21,12 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_hier.diffusion.pictures import (
-    DamagedSampleError,
-    Images,
-    read_picture,
-    write_picture,
-)
+from lit_hier.diffusion.pictures import DamagedSampleError, Images, read_picture, write_picture
 from lit_hier.errors import InputError
 from lit_hier.given_files import read_file
 from lit_hier.pixels import from_levels, to_levels
