@@ -96,6 +96,7 @@ def _key(message: str) -> str:
 
 
 def _words(text: str) -> str:
+    text = text[: 2 * _MOST]  # a value may be of any length, and is not shown whole anyway
     for pattern, words in _WORDS:
         text = re.sub(pattern, words, text)
     return text
@@ -114,7 +115,7 @@ def build(class_type: type[T], *args: Any, **kwargs: Any) -> T:
     """
     try:
         return class_type(*args, **kwargs)
-    except (InputError, MisconfigurationException, OSError, MemoryError):
+    except InputError:
         raise
     except Exception as error:  # classes of libraries check their arguments as they like
         if (said := explain(error)) is not None:
