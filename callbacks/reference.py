@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NoReturn
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from callbacks.writers import write_samples
 from lit_hier.errors import InputError
+from lit_hier.given_files import check_file
 from lit_hier.metrics import Moments, MomentTree, channel_moments
 from lit_hier.nn import Probe
 
@@ -104,7 +104,7 @@ def reference_of(
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
     assert trainer.logger is not None
     folder = Path(trainer.logger.save_dir or trainer.default_root_dir, "reference")
-    arrays = _recall(folder / f"{key}.npz") if trainer.is_global_zero else None
+    arrays = recall(folder / f"{key}.npz", len(probe.layers)) if trainer.is_global_zero else None
     arrays = trainer.strategy.broadcast(arrays)
     if arrays is not None:
         return Reference.unpack(arrays)
@@ -114,15 +114,27 @@ def reference_of(
     return taken
 
 
-def _recall(path: Path) -> dict[str, Any] | None:
-    """Read what was kept; None if there is nothing that can be read."""
+def recall(path: Path, num_layers: int) -> dict[str, Any] | None:
+    """Read what was kept; None if it cannot be read, or is not what is kept of such a network."""
     try:
+        check_file(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             arrays = dict(kept)
-        Reference.unpack(arrays)
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, TypeError):
+        found = Reference.unpack(arrays)
+    except Exception:  # a damaged file may make numpy stumble anywhere; it is taken anew
         return None
-    return arrays
+    shapes = [part.mean.shape for part in found.moments]
+    whole = (
+        len(shapes) == num_layers
+        and all(len(shape) == 1 for shape in shapes)
+        and [part.squares.shape for part in found.moments] == shapes
+        and all(part.number.shape == () for part in found.moments)
+        and all(x.dtype == torch.float64 for part in found.moments for x in part)
+        and found.without_positions == [flag is True for flag in found.without_positions]
+        and (found.counts.shape, found.counts.dtype) == ((4,), torch.int64)
+        and (found.accuracy.shape, found.accuracy.dtype) == ((2,), torch.float64)
+    )
+    return arrays if whole else None
 
 
 def _refuse(layer: str, output: Tensor, index: Tensor, split: str) -> NoReturn:

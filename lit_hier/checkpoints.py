@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from lit_hier.errors import InputError
+from lit_hier.given_files import check_file
 
 _HINT: Final = "give the .ckpt file that `lit-hier fit` wrote"
 
@@ -82,6 +83,7 @@ def read_tensors(path: str | PathLike[str], argument: str, hint: str) -> Any:
         with warnings.catch_warnings():
             # About the pickle's protocol, of files that are then refused anyway.
             warnings.simplefilter("ignore", UserWarning)
+            check_file(path)
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{argument}: cannot read {path}: {error.strerror}; {hint}") from error

@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn, TypeVar
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torchvision import datasets
 
-from lit_hier.errors import InputError
+from lit_hier.errors import InputError, one_line
 
 TRUST: Final = "LIT_HIER_TRUST"  # the environment's variable with a user's own packages
 T = TypeVar("T")
@@ -36,22 +36,23 @@ _WORDS: Final = (
     (r"\bSequence\b|\bIterable\b", "list"),
     (r"\bstr\b", "text"),
     (r"Namespace\(", "("),
+    (r"\bNestedArg\b", "mapping"),
+    (r"Not a valid subclass of (\w+)", r"the class_path of a \1"),
     (r"'\w+' object has no attribute '\w+'", "its init_args are no mapping"),
     (r"unhashable type: '(\w+)'", r"a \1 cannot stand here"),
     (r"(\w+)\.__init__\(\) got an unexpected keyword argument '([^']*)'", r"\1 takes no \2"),
 )
 
 
-def one_line(message: object) -> str:
+def shown(message: object) -> str:
     """Give a message as one line that can be printed, and be read."""
-    line = " ".join(str(message).split())
-    line = "".join(letter if letter.isprintable() else "?" for letter in line)
+    line = one_line(message)
     return line if len(line) <= _MOST else f"{line[: _MOST - 4]} ..."
 
 
 def fail(message: object) -> NoReturn:
     """Say what is wrong and end with status 2."""
-    sys.stderr.write(f"lit-hier: error: {one_line(message)}\n")
+    sys.stderr.write(f"lit-hier: error: {shown(message)}\n")
     sys.exit(2)
 
 
@@ -80,8 +81,8 @@ def of_parsing(message: str) -> str:
     if telling:
         said = _words(re.sub(r"[.,]? Got value: .*", "", telling[0]))
         return f"{key}: {_short(said, 2 * _SHOWN)}" + (given if len(errors) > 1 else "")
-    kinds = [x for error in errors for x in re.findall("Expected an? (.*?)(?:[.,] |$)", error)]
-    wanted = " or ".join(_words(kind) for kind in dict.fromkeys(kinds))
+    kinds = re.findall(r"Expected an? (.*?)(?:[.,] |$)|(Not a valid subclass of \w+)", bare, re.M)
+    wanted = " or ".join(dict.fromkeys(_words("".join(kind)) for kind in kinds))
     return f"{key}: give {wanted}{given}" if wanted else f"{key}: {_words(bare)}"
 
 
@@ -92,6 +93,7 @@ def _key(message: str) -> str:
 
 
 def _words(text: str) -> str:
+    text = text[: 2 * _MOST]  # a value may be of any length, and is not shown whole anyway
     for pattern, words in _WORDS:
         text = re.sub(pattern, words, text)
     return text
@@ -110,7 +112,7 @@ def build(class_type: type[T], *args: Any, **kwargs: Any) -> T:
     """
     try:
         return class_type(*args, **kwargs)
-    except (InputError, MisconfigurationException, OSError, MemoryError):
+    except InputError:
         raise
     except Exception as error:  # classes of libraries check their arguments as they like
         if (said := explain(error)) is not None:

@@ -1,6 +1,12 @@
 """The error that means: the input is wrong, and this line says how to mend it."""
 
 
+def one_line(message: object) -> str:
+    """Give a message as one line of letters that can be printed, whatever names it holds."""
+    line = " ".join(str(message).split())
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
+
+
 class InputError(ValueError):
     """Input that cannot be used.
 

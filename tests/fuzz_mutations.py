@@ -103,7 +103,7 @@ def mutate_tree(chance: random.Random, tree: Any) -> Any:
                 value[:place] + chance.choice(("", "x", ".", "/", "\n")) + value[place + 1 :]
             )
         elif kind == "deep":
-            parent[key] = _deep(chance.choice((5, 60, 900)))
+            parent[key] = _deep(chance.choice((5, 45, 60, 200)))
         elif kind == "grow" and isinstance(parent, list):
             parent.extend(copy.deepcopy(parent))
         else:

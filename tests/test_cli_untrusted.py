@@ -53,6 +53,48 @@ def overlay(folder: Path, text: str) -> str:
         "model: !!python/object/apply:os.system ['touch HARM']",
         "seed_everything: !!python/object/apply:os.system ['touch HARM']",
         "model: &a [*a]",
+        # As it stands in the module that imports it; and by way of a method, or of a function.
+        "model: {class_path: ImageClassifier, init_args: {optimizer: lit_hier.cli.sys.exit}}",
+        "model: lit_hier.modules.ImageClassifier.load_from_checkpoint",
+        "trainer: {callbacks: [{class_path: ClassKept, init_args:"
+        " {network: diffusers.UNet2DModel.from_pretrained}}]}",
+        *(
+            "trainer: {callbacks: [{class_path: LambdaCallback, init_args:"
+            f" {{on_fit_start: {name}}}}}]}}"
+            for name in (
+                "lit_hier.cli.main",
+                "lightning_fabric.utilities.cloud_io._load",
+                "pytorch_lightning.core.saving._load_from_checkpoint",
+                "diffusers.utils.dynamic_modules_utils.get_class_from_dynamic_module",
+                "torchvision.datasets.utils.download_and_extract_archive",
+            )
+        ),
+        # Callables that a class of a library takes: a data set's loader and transforms.
+        *(
+            "data: {class_path: ImageDataModule, init_args: {held_out:"
+            " {class_path: torchvision.datasets.DatasetFolder,"
+            f" init_args: {{root: ., extensions: [.py], {argument}: {name}}}}}}}}}"
+            for argument in ("loader", "transform", "target_transform", "is_valid_file")
+            for name in ("os.system", "pickle.load", "torch.load", TOUCH)
+        ),
+        # What a class takes besides its arguments.
+        f"data: {{class_path: DigitsDataModule, dict_kwargs: {{size: {TOUCH}}}}}",
+        "trainer: {logger: {class_path: TensorBoardLogger, init_args:"
+        f" {{save_dir: {TOUCH}}}}}}}",
+        # Keys that a parser might take for its own.
+        f"optimizer: {TOUCH}",
+        "default_config_files: [harm.py]",
+        "parser_mode: jsonnet",
+        "config: harm.py",
+        "config: http://127.0.0.1:9/harm.yaml",
+        "model: harm.py",
+        "seed_everything: !!python/name:os.system",
+        "seed_everything: !!python/module:harm",
+        # What is small as it stands, and fills the memory, or the stack, when it is built.
+        "seed_everything: " + "[" * 50_000,
+        "\n".join(
+            f"x{k}: &x{k} [{f'*x{k - 1}, ' * 9}]" if k else "x0: &x0 [1]" for k in range(12)
+        ),
     ],
 )
 def test_code_that_is_not_exposed_is_refused_in_one_line(
@@ -86,6 +128,11 @@ def test_code_that_is_not_exposed_is_refused_in_one_line(
         "--trainer.logger=os.system",
         "--data.class_path=posix.system",
         "--config=harm.py",
+        "--config=http://127.0.0.1:9/harm.yaml",
+        "--config=memory://harm.yaml",
+        "--config=s3://harm/harm.yaml",
+        "--config=-",
+        "--model=!!python/object/apply:os.system ['touch HARM']",
     ],
 )
 def test_the_shell_can_name_no_more_than_a_file(
@@ -119,3 +166,15 @@ def test_the_remedy_is_named_and_works(
         run(tmp_path, *arguments)
     assert not stopped.value.code
     assert "mine.Net" in capsys.readouterr().out
+
+
+def test_the_environment_names_no_more_than_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Variables of the environment are no arguments here: they are passed over."""
+    for name in ("PL_FIT__MODEL", "PL_CONFIG", "LIT_HIER_FIT__MODEL", "PL_FIT__CONFIG"):
+        monkeypatch.setenv(name, "os.system")
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path, "fit", "-c", FIT, "--print_config")
+    assert not stopped.value.code
+    assert "os.system" not in capsys.readouterr().out

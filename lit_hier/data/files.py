@@ -14,6 +14,7 @@ from torchvision.datasets import VisionDataset
 
 from lit_hier.data.imagenet import WNID, imagenet_classes, is_devkit, read_devkit, read_text
 from lit_hier.errors import InputError
+from lit_hier.given_files import check_file
 
 _SUFFIXES: Final = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp"),
@@ -41,7 +42,7 @@ class ImageFiles(VisionDataset):
     - Any other files, without labels: of no known class, -1.
 
     Files are in the order of their relative paths. Hidden ones, and those that are no images by
-    extension, are passed over.
+    extension, are passed over. Links are followed; a folder that they reach again is not.
 
     Args:
         root: The folder.
@@ -73,7 +74,9 @@ class ImageFiles(VisionDataset):
         Raises:
             Exception: The file cannot be read, of whatever kind PIL raises.
         """
-        with Path(self.root, self.names[index]).open("rb") as file:
+        path = Path(self.root, self.names[index])
+        check_file(path)
+        with path.open("rb") as file:
             try:
                 image = Image.open(file, formats=_FORMATS)
             except UnidentifiedImageError:
@@ -102,9 +105,14 @@ def _find_images(root: Path) -> list[str]:
     """List the images below a folder, sorted by relative path."""
     if not root.is_dir():
         raise InputError(f"root: there is no folder {root}; give one that holds images")
-    found = []
+    found, seen = [], {_identity(root)}
     for folder, inner, files in os.walk(root, followlinks=True):
-        inner[:] = [name for name in inner if not name.startswith(".")]
+        # Links may lead anywhere, in circles too; a folder is looked into once.
+        others = [
+            (name, _identity(Path(folder, name))) for name in sorted(inner) if name[0] != "."
+        ]
+        inner[:] = [name for name, place in others if place is not None and place not in seen]
+        seen |= {place for _, place in others}
         place = Path(folder).relative_to(root).as_posix()
         found += [
             name if place == "." else f"{place}/{name}"
@@ -114,6 +122,15 @@ def _find_images(root: Path) -> list[str]:
     if not found:
         raise InputError(f"root: {root} holds no images; they end in {', '.join(_SUFFIXES)}")
     return sorted(found)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Tell a folder from others, under whatever name; None if it cannot be reached."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _find_classes(

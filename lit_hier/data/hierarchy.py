@@ -7,12 +7,12 @@ of equally short ones the first in the file.
 
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lit_hier.errors import InputError
+from lit_hier.given_files import read_file
 
 
 def read_hierarchy(path: str | PathLike[str], classes: Sequence[str]) -> Tensor:
@@ -45,7 +45,7 @@ def read_hierarchy(path: str | PathLike[str], classes: Sequence[str]) -> Tensor:
 def _read_parents(path: str | PathLike[str]) -> dict[str, list[str]]:
     """Read the parents of every node."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = read_file(path).decode().splitlines()
     except OSError as error:
         raise InputError(f"hierarchy: cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

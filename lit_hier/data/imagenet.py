@@ -9,6 +9,7 @@ import numpy as np
 from scipy.io import loadmat
 
 from lit_hier.errors import InputError
+from lit_hier.given_files import check_file, read_file
 
 WNID: Final = re.compile(r"n\d{8}")  # a class as WordNet numbers it
 _TRUTH: Final = "ILSVRC2012_validation_ground_truth.txt"
@@ -31,7 +32,7 @@ def read_text(path: Path) -> str:
         InputError: It cannot be read, is no text or empty.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_file(path).decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"labels: cannot read {path}: {error.strerror}; {_HINT}") from error
     except UnicodeDecodeError as error:
@@ -89,6 +90,7 @@ def read_devkit(path: Path, names: list[str]) -> dict[str, str]:
 def _read_meta(path: Path) -> dict[str, str]:
     """Read the devkit's table of classes: the wnid of each ILSVRC2012_ID."""
     try:
+        check_file(path)
         synsets = np.atleast_1d(loadmat(str(path), squeeze_me=True)["synsets"])
         pairs = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True)
         return {str(int(number)): str(wnid) for number, wnid in pairs}

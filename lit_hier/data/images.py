@@ -17,7 +17,7 @@ from lit_hier.data.choice import choose, read_labels
 from lit_hier.data.files import ImageFiles
 from lit_hier.data.preprocessing import Prepared, prepare
 from lit_hier.data.splits import Split, SplitDataModule
-from lit_hier.errors import InputError
+from lit_hier.errors import InputError, one_line
 from lit_hier.pixels import from_levels
 
 _LOG: Final = logging.getLogger("lit_hier")
@@ -96,7 +96,7 @@ class PreparedImages(Dataset[Batch]):
         except Exception as error:  # a broken file may make PIL stumble anywhere
             reason = " ".join(str(error).split()) or type(error).__name__
             place = getattr(self.dataset, "root", type(self.dataset).__name__)
-            _LOG.warning("data: skipped %s: %s", f"{place}/{self._name(number)}", reason)
+            _LOG.warning(one_line(f"data: skipped {place}/{self._name(number)}: {reason}"))
             return None
 
     def _name(self, number: int) -> str:

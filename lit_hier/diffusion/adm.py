@@ -180,7 +180,8 @@ def load_adm(
     """
     weights = read_tensors(path, argument, _HINT)
     tensors = isinstance(weights, dict) and all(
-        isinstance(name, str) and isinstance(x, Tensor) for name, x in weights.items()
+        isinstance(name, str) and isinstance(x, Tensor) and x.is_floating_point()
+        for name, x in weights.items()
     )
     if not tensors or "input_blocks.0.0.weight" not in weights:
         raise InputError(f"{argument}: {path} is no state dict of an ADM network; {_HINT}")
@@ -191,7 +192,7 @@ def load_adm(
         with torch.device("meta"):
             model = UNet2DModel(**config)
         model.load_state_dict(convert(weights), strict=True, assign=True)
-    except (KeyError, ValueError, RuntimeError, IndexError) as error:
+    except Exception as error:  # other names and shapes may make the reading stumble anywhere
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{argument}: {path} is another network than ADM's ({reason}); {_HINT}"

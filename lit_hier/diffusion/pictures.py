@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lit_hier.errors import InputError
+from lit_hier.given_files import read_file
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def read_picture(path: Path, digest: str) -> Any:
         DamagedSampleError: It is not.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise DamagedSampleError(f"samples: cannot read {path}: {error.strerror}") from error
     if hashlib.sha256(content).hexdigest() != digest:

@@ -1,19 +1,30 @@
 """Pretrained diffusion models by path or name."""
 
+import inspect
+import json
 from pathlib import Path
 from typing import Any
 
-from diffusers import DiffusionPipeline
+import diffusers
+import torch
+from diffusers import DiffusionPipeline, UNet2DModel
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.logging import disable_progress_bar
+from torch.func import functional_call
 
 from lit_hier.diffusion.adm import adm_scheduler, load_adm
 from lit_hier.errors import InputError
+from lit_hier.given_files import check_file, read_file
 
 _SUFFIXES = (".pt", ".pth")
+_HINT = "give an unconditional model of pixels, such as a DDPMPipeline"
 
 
 def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any]:
     """Load an unconditional diffusion model and the scheduler that it was trained with.
+
+    A folder of diffusers may name any code to load its parts with, its own included. Here it may
+    name the classes of diffusers that are needed, and weights are read as plain tensors.
 
     Args:
         source: An ADM checkpoint (`.pt`), a diffusers pipeline folder, or a name on the hub.
@@ -27,18 +38,82 @@ def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any
     """
     if source.endswith(_SUFFIXES):
         return load_adm(source, argument=argument), adm_scheduler()
-    if Path(source).is_dir() and not Path(source, "model_index.json").is_file():
+    folder = Path(source)
+    if folder.is_dir() and not (folder / "model_index.json").is_file():
         raise InputError(f"{argument}: {source} is no pipeline folder: it has no model_index.json")
     disable_progress_bar()
     try:
-        pipeline = DiffusionPipeline.from_pretrained(source, low_cpu_mem_usage=False)
+        if not folder.is_dir():
+            folder = Path(DiffusionPipeline.download(source))
+        index = json.loads(read_file(folder / "model_index.json"))
+        parts = {name: part for name, part in index.items() if name[:1] != "_" and any(part or ())}
+        _check_parts(parts, f"{argument}: {source}")
+        scheduler_class = _scheduler_class(parts["scheduler"][1])
+        scheduler_folder = _part(folder, "scheduler")
+        _check_config(scheduler_class, scheduler_folder / "scheduler_config.json")
+        model_folder = _part(folder, "unet")
+        _check_config(UNet2DModel, model_folder / "config.json")
+        for weights in model_folder.glob("diffusion_pytorch_model*"):
+            check_file(weights)
+        model = UNet2DModel.from_pretrained(model_folder, low_cpu_mem_usage=False)
+        _try(model)
+        return model.eval(), scheduler_class.from_pretrained(scheduler_folder)
+    except InputError:
+        raise
     except Exception as error:  # a damaged folder may make diffusers stumble anywhere
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        plain = isinstance(error, OSError | ValueError | RuntimeError) and str(error)
+        reason = " ".join(str(error).split())[:200] if plain else "its files are damaged"
         raise InputError(f"{argument}: cannot load {source}: {reason}") from error
-    parts = set(pipeline.components)
-    if parts != {"unet", "scheduler"}:
-        raise InputError(
-            f"{argument}: {source} is made of {', '.join(sorted(parts))};"
-            " give an unconditional model of pixels, such as a DDPMPipeline"
+
+
+def _check_parts(parts: dict[str, Any], where: str) -> None:
+    if not parts:
+        raise ValueError("its model_index.json names no parts")
+    if set(parts) != {"unet", "scheduler"}:
+        raise InputError(f"{where} is made of {', '.join(sorted(parts))}; {_HINT}")
+    for name, part in parts.items():
+        if not (isinstance(part, list) and len(part) == 2 and part[0] == "diffusers"):
+            raise InputError(f"{where}: its {name} is {part}, of no class of diffusers; {_HINT}")
+    if parts["unet"][1] != "UNet2DModel":
+        raise InputError(f"{where}: its unet is {parts['unet'][1]}, no UNet2DModel; {_HINT}")
+
+
+def _scheduler_class(name: Any) -> Any:
+    found = getattr(diffusers, str(name), None)
+    if not (inspect.isclass(found) and issubclass(found, SchedulerMixin)):
+        raise ValueError(f"{name} is no scheduler of diffusers")
+    return found
+
+
+def _try(model: Any) -> None:
+    """Evaluate a model without computing anything, as settings may load and yet not fit."""
+    side = 2 ** (len(model.config.block_out_channels) + 1)
+    shape = (1, model.config.in_channels, side, side)
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    unreal = {name: value.to("meta") for name, value in state.items()}
+    functional_call(model, unreal, (torch.zeros(shape, device="meta", dtype=model.dtype), 1))
+
+
+def _part(folder: Path, name: str) -> Path:
+    """Find a part's folder; in old pipelines all lie in one."""
+    return folder / name if (folder / name).is_dir() else folder
+
+
+def _check_config(kind: Any, path: Path) -> None:
+    """Refuse values of other types than a class's own, which it would not notice itself.
+
+    Raises:
+        ValueError: There is one.
+    """
+    config = json.loads(read_file(path))
+    if not isinstance(config, dict):
+        raise ValueError(f"{path.name} holds no settings")
+    for name, parameter in inspect.signature(kind.__init__).parameters.items():
+        wanted, value = parameter.default, config.get(name)
+        if value is None or wanted is None or wanted is inspect.Parameter.empty:
+            continue
+        types: tuple[type, ...] = {float: (float, int), tuple: (tuple, list)}.get(
+            type(wanted), (type(wanted),)
         )
-    return pipeline.unet.eval(), pipeline.scheduler
+        if not isinstance(value, types) or isinstance(value, bool) != isinstance(wanted, bool):
+            raise ValueError(f"{path.name}: {name} is {value!r}, not like {wanted!r}")

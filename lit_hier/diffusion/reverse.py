@@ -79,6 +79,12 @@ class ReverseProcess:
         if self.timesteps != ascending or len(ascending) != num_steps:
             raise InputError(f"scheduler: {kind} {_UNFIT}")
         self.alphas_cumprod = torch.cumprod(1 - _betas(self._scheduler), 0)
+        rest = self.alphas_cumprod
+        if len(rest) != num_train or not ((rest >= 0) & (rest <= 1)).all():
+            raise InputError(
+                f"scheduler: the betas of this {kind} are no noise schedule of {num_train} steps;"
+                " give another"
+            )
         self._scheduler.alphas_cumprod = self.alphas_cumprod
         if hasattr(self._scheduler, "one"):
             self._scheduler.one = torch.ones((), dtype=torch.float64)

@@ -21,13 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_hier.diffusion.pictures import (
-    DamagedSampleError,
-    Images,
-    read_picture,
-    write_picture,
-)
+from lit_hier.diffusion.pictures import DamagedSampleError, Images, read_picture, write_picture
 from lit_hier.errors import InputError
+from lit_hier.given_files import read_file
 from lit_hier.pixels import from_levels, to_levels
 from lit_hier.whole_files import lock_folder, whole_file
 
@@ -110,7 +106,7 @@ class SampleStore:
         """
         path = Path(folder).expanduser()
         try:
-            manifest = json.loads((path / "manifest.json").read_bytes())
+            manifest = json.loads(read_file(path / "manifest.json"))
             steps = tuple(int(k) for k in manifest.pop("steps"))
             if manifest.pop("format") != _FORMAT or not steps or min(steps) < 0:
                 raise ValueError
@@ -262,7 +258,7 @@ class SampleStore:
     def _batch(self, first: int) -> dict[str, Any] | None:
         """Read what is known of a finished batch; None if it is not finished."""
         try:
-            batch: dict[str, Any] = json.loads(self._batch_path(first).read_bytes())
+            batch: dict[str, Any] = json.loads(read_file(self._batch_path(first)))
             num = len(batch["index"])
             whole = all(len(batch["sha256"][place]) == num for place in self._places)
         except (OSError, ValueError, KeyError, TypeError):

@@ -1,12 +1,15 @@
 """A convolutional network in the shape of the Random Hierarchy Model's tree."""
 
 from itertools import pairwise
+from typing import Final
 
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from lit_hier.errors import InputError
 from lit_hier.nn.trained import read_trained
+
+_DEEPEST: Final = 64  # levels; of no deeper tree the leaves could be counted
 
 
 class PatchConv1d(nn.Conv1d):
@@ -38,6 +41,9 @@ class HierarchicalCNN(nn.Module):
         tuple_size: s.
         num_layers: L.
         width: Channels of every hidden layer.
+
+    Raises:
+        InputError: The numbers make no network.
     """
 
     trained_on: str = ""
@@ -57,6 +63,8 @@ class HierarchicalCNN(nn.Module):
         super().__init__()
         if width < 1:
             raise InputError(f"width is {width}; give at least 1")
+        if not 1 <= num_layers <= _DEEPEST:
+            raise InputError(f"num_layers is {num_layers}; give 1 to {_DEEPEST}")
         channels = [num_features] + num_layers * [width]
         self.layers = nn.ModuleList(
             nn.Sequential(PatchConv1d(below, above, tuple_size), nn.ReLU())

@@ -17,6 +17,7 @@ from torchvision import models
 
 from lit_hier.checkpoints import read_tensors
 from lit_hier.errors import InputError
+from lit_hier.given_files import check_file
 from lit_hier.nn.published_transform import PublishedTransform
 
 _SUFFIXES: Final = (".pth", ".pt", ".safetensors")
@@ -125,6 +126,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     """Read a state dict; code is refused, not run."""
     if path.suffix == ".safetensors":
         try:
+            check_file(path)
             return load_file(path)
         except (OSError, SafetensorError) as error:
             reason = " ".join(str(error).split())

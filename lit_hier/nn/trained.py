@@ -50,7 +50,9 @@ def read_trained(path: str, names: Sequence[str], module: str) -> Iterator[Train
             },
             trained_on=str(hyper_parameters.get("trained_on", "")),
         )
-    except (KeyError, TypeError, RuntimeError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # numbers that make no network may make torch stumble anywhere
         raise InputError(
             f"weights: {path} is of another model; give a checkpoint of {module}"
         ) from error

@@ -13,12 +13,24 @@ a list over the symbols of the level above of their m tuples of s symbols:
 import json
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 
 from lit_hier.errors import InputError
+from lit_hier.given_files import read_file
 from lit_hier.rhm.grammar import RandomHierarchyModel
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Knows no aliases: a few lines of them stand for more values than any memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Make a node of what comes next."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("rules have no aliases")
+        return super().compose_node(parent, index)
 
 
 def read_rules(path: str | PathLike[str]) -> RandomHierarchyModel:
@@ -28,10 +40,10 @@ def read_rules(path: str | PathLike[str]) -> RandomHierarchyModel:
         InputError: There is no such file, or what it holds is no grammar.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(read_file(path).decode(), Loader=_PlainLoader)
     except OSError as error:
         raise InputError(f"path: cannot read rules from {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"path: {path} is not YAML: {reason}") from error
     if not isinstance(content, dict) or not isinstance(content.get("rules"), list):
