@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lit_hier.data.batches import PlannedBatches
 from lit_hier.fourier import wavenumber
+from lit_hier.nn import FourierBands
 from lit_hier.pixels import from_levels, quantise, to_levels
 from lit_hier.rhm import whitened_one_hot
 
@@ -100,3 +101,13 @@ def test_a_wave_has_its_power_at_its_own_wavenumber(
     mean = float((at * power).sum() / power.sum())
     assert mean == pytest.approx(wanted, abs=1e-9)
     assert float((at[power > 1e-9 * power.max()] - wanted).abs().max()) < 1e-9
+
+
+@given(st.integers(4, 200))
+def test_an_octave_begins_with_its_power_of_two(size: int) -> None:
+    """In one dimension band j holds the whole numbers from 2^j to 2^(j+1) - 1, at any size."""
+    *finer, last = [band.mask for band in FourierBands(size, 1).bands]
+    assert last.nonzero().flatten().tolist() == [0, 1]
+    for octave, mask in enumerate(reversed(finer), 1):
+        end = min(2 ** (octave + 1), size // 2 + 1)
+        assert mask.nonzero().flatten().tolist() == list(range(2**octave, end))
