@@ -22,7 +22,10 @@ def check_grid(size: int, dimensions: int) -> None:
 
 def wavenumber(size: int, dimensions: int) -> Tensor:
     """Give |k| of the modes of `torch.fft.rfftn`, in periods per side, float64."""
-    full, half = torch.fft.fftfreq(size) * size, torch.fft.rfftfreq(size) * size
-    grid = torch.meshgrid(*[full.double()] * (dimensions - 1), half.double(), indexing="ij")
+    # Whole numbers, whatever a size's reciprocal is rounded to: bands begin at them.
+    full, half = (
+        (f(size) * size).round().double() for f in (torch.fft.fftfreq, torch.fft.rfftfreq)
+    )
+    grid = torch.meshgrid(*[full] * (dimensions - 1), half, indexing="ij")
     norm: Tensor = torch.stack(grid).norm(dim=0)
     return norm

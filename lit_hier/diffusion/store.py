@@ -227,12 +227,14 @@ class SampleStore:
 
     def _digests_of(self, images: Images) -> dict[int, dict[str, str]]:
         """Find what the pictures of a batch must be, by sample and place."""
-        batch = self._batch(int(images.planned[0]))
-        if batch is not None and batch["planned"] == images.planned.tolist():
-            found = self._digests(batch)
-        else:
-            found = self._all_digests
-        for sample in images.index.tolist():
+        index, batch = images.index.tolist(), self._batch(int(images.planned[0]))
+        batches = [batch]
+        if batch is None or batch["planned"] != images.planned.tolist():
+            firsts = {self._batch_of[sample] for sample in index if sample in self._batch_of}
+            batches = [self._batch(first) for first in firsts]
+        parts = [self._digests(batch) for batch in batches if batch is not None]
+        found = {sample: digests for part in parts for sample, digests in part.items()}
+        for sample in index:
             if sample not in found:
                 raise DamagedSampleError(
                     f"samples: {self.folder} has no sample {sample}; let the run that fills it"
@@ -241,13 +243,11 @@ class SampleStore:
         return found
 
     @cached_property
-    def _all_digests(self) -> dict[int, dict[str, str]]:
-        """What all pictures must be; the folder is read once."""
-        found: dict[int, dict[str, str]] = {}
-        for path in (self.folder / "batches").glob("*.json"):
-            if path.stem.isdecimal() and (batch := self._batch(int(path.stem))):
-                found |= self._digests(batch)
-        return found
+    def _batch_of(self) -> dict[int, int]:
+        """The first sample of the batch that each is in; no more is kept, as it would add up."""
+        stems = [path.stem for path in (self.folder / "batches").glob("*.json")]
+        batches = ((int(k), self._batch(int(k))) for k in stems if k.isdecimal())
+        return {sample: first for first, batch in batches if batch for sample in batch["index"]}
 
     def _digests(self, batch: Mapping[str, Any]) -> dict[int, dict[str, str]]:
         return {

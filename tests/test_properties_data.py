@@ -1,0 +1,113 @@
+"""Laws of batches and of the levels of pictures."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from conftest import examples
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from lit_hier.data.batches import PlannedBatches
+from lit_hier.fourier import wavenumber
+from lit_hier.nn import FourierBands
+from lit_hier.pixels import from_levels, quantise, to_levels
+from lit_hier.rhm import whitened_one_hot
+
+
+@given(
+    st.integers(1, 5), st.integers(1, 30), st.integers(1, 12), st.integers(1, 6), st.integers(0, 5)
+)
+def test_processes_together_make_the_batches_of_one(
+    num_blocks: int, block: int, size: int, processes: int, rank: int
+) -> None:
+    """Every sample once, in order; no batch over two blocks; as few batches as can be."""
+    num = num_blocks * block
+    alone = [batch.tolist() for batch in PlannedBatches(num, size, num_blocks=num_blocks)]
+    assert list(itertools.chain(*alone)) == list(range(num))
+    assert len(alone) == num_blocks * math.ceil(block / size)
+    assert all(len(batch) <= size for batch in alone)
+    assert all(batch[0] // block == batch[-1] // block for batch in alone)
+    assume(len(alone) >= processes)
+    plans = [
+        PlannedBatches(num, size, k, processes, num_blocks=num_blocks) for k in range(processes)
+    ]
+    shared = [[batch.tolist() for batch in plan if len(batch)] for plan in plans]
+    assert list(itertools.chain(*shared)) == alone
+    # Fair: no process has two batches more than another.
+    lengths = [len(batches) for batches in shared]
+    assert max(lengths) - min(lengths) <= 1
+    # A plan may be gone through again, and says how long it is and which batches it has.
+    plan = plans[rank % processes]
+    again = [batch.tolist() for batch in plan if len(batch)]
+    assert again == shared[rank % processes]
+    assert len(plan) >= len(again)
+    assert [alone[number] for number in plan.numbers][: len(again)] == again
+
+
+images = st.lists(st.floats(-1.5, 1.5, width=16), min_size=1, max_size=20)
+types = st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64])
+
+
+@given(images, types)
+def test_rounding_to_levels_goes_to_the_nearest_and_is_done_once(
+    values: list[float], dtype: torch.dtype
+) -> None:
+    """Nearer than any other level, in the order of the values; and levels stay where they are."""
+    x = torch.tensor(values, dtype=dtype)
+    levels = to_levels(x)
+    everywhere = from_levels(torch.arange(256, dtype=torch.uint8)).double()
+    inside = x.double().clamp(-1, 1)
+    distance = (inside[:, None] - everywhere).abs()
+    chosen = distance.gather(1, levels.long()[:, None])[:, 0]
+    assert (chosen <= distance.amin(1) + 1e-7).all()
+    assert (levels[x.argsort()].int().diff() >= 0).all()
+    once = quantise(x)
+    assert once.dtype == torch.float32
+    assert torch.equal(to_levels(once), levels)
+    assert torch.equal(quantise(once), once)
+    # Black is white's mirror image, but for ties.
+    tie = (distance.topk(2, largest=False).values.diff() < 1e-6).any(1)
+    assert torch.equal(to_levels(-x)[~tie].int(), 255 - levels[~tie].int())
+
+
+@given(st.integers(2, 30), st.lists(st.integers(0, 29), min_size=2, max_size=9))
+def test_codes_of_symbols_are_the_corners_of_a_regular_simplex(v: int, symbols: list[int]) -> None:
+    """Equal symbols are equal, others all as far apart, and the code tells which symbol it is."""
+    x = torch.tensor([symbol % v for symbol in symbols])
+    code = whitened_one_hot(x[None], v)[0].double()
+    assert torch.equal(code.argmax(0), x)
+    distance = (code[:, :, None] - code[:, None]).square().sum(0)
+    wanted = 2.0 * v * (x[:, None] != x)
+    assert (distance - wanted).abs().max() < 1e-4
+    assert (code.square().sum(0) - (v - 1)).abs().max() < 1e-4
+
+
+@given(st.integers(4, 24), st.sampled_from([1, 2]), st.data())
+@examples(60)
+def test_a_wave_has_its_power_at_its_own_wavenumber(
+    size: int, dimensions: int, data: st.DataObject
+) -> None:
+    """|k| of a plane wave is its number of periods per side, as the eye would count them."""
+    periods = data.draw(st.lists(st.integers(0, size // 2), min_size=dimensions,
+                                 max_size=dimensions))  # fmt: skip
+    places = torch.meshgrid(*[torch.arange(size).double()] * dimensions, indexing="ij")
+    phase = sum(2 * math.pi * k * place / size for k, place in zip(periods, places, strict=True))
+    power = torch.fft.rfftn(torch.cos(torch.as_tensor(phase))).abs().square()
+    at = wavenumber(size, dimensions)
+    assert at.shape == power.shape
+    wanted = math.hypot(*periods)
+    mean = float((at * power).sum() / power.sum())
+    assert mean == pytest.approx(wanted, abs=1e-9)
+    assert float((at[power > 1e-9 * power.max()] - wanted).abs().max()) < 1e-9
+
+
+@given(st.integers(4, 200))
+def test_an_octave_begins_with_its_power_of_two(size: int) -> None:
+    """In one dimension band j holds the whole numbers from 2^j to 2^(j+1) - 1, at any size."""
+    *finer, last = [band.mask for band in FourierBands(size, 1).bands]
+    assert last.nonzero().flatten().tolist() == [0, 1]
+    for octave, mask in enumerate(reversed(finer), 1):
+        end = min(2 ** (octave + 1), size // 2 + 1)
+        assert mask.nonzero().flatten().tolist() == list(range(2**octave, end))
