@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 import sys
+import threading
 import warnings
 from datetime import timedelta
 from functools import partial
@@ -183,11 +184,18 @@ def _fix_arithmetic() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
+def _show(told: threading.ExceptHookArgs) -> None:
+    """Show errors of threads, but those that TensorBoard's hands on to the main one."""
+    if not issubclass(told.exc_type, OSError):
+        threading.__excepthook__(told)
+
+
 def _quieten() -> None:
     """Leave out what Lightning says that no user of this command can act on."""
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
     warnings.filterwarnings("ignore", message="The number of training batches .* smaller than the")
+    threading.excepthook = _show
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()
     )

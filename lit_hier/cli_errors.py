@@ -1,5 +1,6 @@
 """What the command line says of input that it cannot use: one line, in the user's own words."""
 
+import errno
 import re
 import sys
 import traceback
@@ -13,6 +14,7 @@ from lit_hier.errors import InputError, one_line
 
 TRUST: Final = "LIT_HIER_TRUST"  # the environment's variable with a user's own packages
 T = TypeVar("T")
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MOST: Final = 360  # letters of a line
 _SHOWN: Final = 60  # letters of a value in it
 # Of several errors of a value, those that say least.
@@ -129,6 +131,9 @@ def explain(error: BaseException) -> str | None:
         cause = cause.__cause__
     if cause is not None:
         return str(cause)
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        place = error.filename or "the output"
+        return f"cannot write {place}: {error.strerror}; make room, then give the same command"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, MisconfigurationException | OSError):
