@@ -118,13 +118,13 @@ def launch(folder: Path, names: Iterable[str], nodes: int = 1, per_node: int = 1
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}",
-             f"--node-rank={node}", f"--nproc-per-node={per_node}", "--rdzv-backend=c10d",
+             f"--nproc-per-node={per_node}", "--rdzv-backend=c10d",
              f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=toys", "--local-addr=127.0.0.1",
              __file__, str(nodes), *names],
             cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             text=True,
         )
-        for node in range(nodes)
+        for _ in range(nodes)
     ]  # fmt: skip
     said = [process.communicate(timeout=900)[1] for process in started]
     assert not any(process.returncode for process in started), "\n".join(said)

@@ -36,6 +36,7 @@ import torch
 
 from lit_hier.cli import main as lit_hier
 
+TRAINED = ("demo_classifier", "digits_ddpm", "digits_classifier")
 PIPES: dict[Path, int] = {}  # what the last run in a folder says
 FSIZE = resource.RLIMIT_FSIZE
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
@@ -153,7 +154,7 @@ class Soak:
         self.counts: dict[str, Count] = {}
         self.number = 0
         base = self.folder()
-        for name in ("demo_classifier", "digits_ddpm", "digits_classifier"):
+        for name in TRAINED:
             assert wait(start(base, name)) == 0, said(base)
             said(base)
         self.trained = base
@@ -252,6 +253,7 @@ class Soak:
     def mounted(self, name: str) -> None:
         """Run on a disk of its own that is too small, or cannot be written; as root only."""
         folder = self.folder()
+        needs = name in ("images", "rhm")
         size = int(self.chance.uniform(30, 700))
         small = self.chance.random() < 0.8
         if os.system(f"mount -t tmpfs -o size={size if small else 9000}k tmpfs {folder}"):
@@ -259,15 +261,16 @@ class Soak:
         try:
             kind = f"a full disk, {name}" if small else f"a disk that cannot be written, {name}"
             with contextlib.suppress(OSError):
-                processes.trained(self.trained, folder)
+                if needs:
+                    processes.trained(self.trained, folder)
             if not small:
                 os.system(f"mount -o remount,ro {folder}")
             self.hindered(kind, name, folder)
             os.system(f"mount -o remount,rw,size=9000k {folder}")
-            shutil.rmtree(folder / "logs/digits_ddpm", ignore_errors=True)
-            for path in ("demo_classifier", "digits_classifier"):
-                shutil.rmtree(folder / "logs" / path, ignore_errors=True)
-            processes.trained(self.trained, folder)
+            if needs:
+                for path in TRAINED:
+                    shutil.rmtree(folder / "logs" / path, ignore_errors=True)
+                processes.trained(self.trained, folder)
             self.go_on(kind, name, folder, finished(folder))
         finally:
             os.system(f"umount {folder}")
@@ -295,6 +298,24 @@ class Soak:
             count.differences += found != self.wanted[name]
         self.go_on(kind, name, folder, before)
 
+    def shared(self, nodes: int, per_node: int) -> None:
+        """Let several processes, on one node or on two, make what one makes: every config."""
+        kind = f"{nodes} node(s) of {per_node} process(es), tables and samples"
+        folders = [self.folder() for _ in range(2)]
+        for folder, numbers in zip(folders, ((1, 1), (nodes, per_node)), strict=True):
+            processes.prepare(folder)
+            if folder is folders[0]:
+                processes.launch(folder, processes.FITS)
+            else:
+                processes.trained(folders[0], folder)
+            processes.launch(folder, processes.PREDICTIONS, *numbers)
+        wanted, found = map(processes.tables, folders)
+        count = self.count(kind)
+        count.trials = count.in_time = len(wanted)
+        count.differences = sum(
+            wanted.get(name) != found.get(name) for name in wanted.keys() | found.keys()
+        )
+
 
 def main() -> None:
     """Run the trials and print what was seen."""
@@ -314,6 +335,9 @@ def main() -> None:
                 soak.mounted(name)
             if name in ("images", "rhm"):
                 soak.twice(name)
+        if given.only == list(RUNS):
+            soak.shared(1, 3)
+            soak.shared(2, 1)
     print("| fault | trials | in time | lost | differences | unclear | where |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for kind, count in soak.counts.items():

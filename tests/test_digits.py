@@ -167,12 +167,13 @@ def test_training_lowers_the_loss_and_averages_the_weights(tmp_path: Path) -> No
         optimizer.step()
     after = module._loss(module.model, batch, 0, Purpose.VALIDATION)
     assert after < before
+    still = torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # moves nothing
     # The first update takes the weights as they are, the second the mean with decay 1/2.
-    module.on_train_batch_end()
+    module.optimizer_step(0, 0, still)
     first = [value.clone() for value in module.model.parameters()]
     with torch.no_grad():
         for value, old in zip(module.model.parameters(), start, strict=True):
             value.copy_(old)
-    module.on_train_batch_end()
+    module.optimizer_step(0, 0, still)
     halves = zip(module.averaged.module.parameters(), start, first, strict=True)
     assert all(torch.allclose(mean, (a + b) / 2, atol=1e-6) for mean, a, b in halves)

@@ -107,8 +107,9 @@ class DDPMTrainer(Learner):
         self._log("train/loss", summed, len(batch["x"]))
         return self.step_loss(summed, len(batch["x"]))
 
-    def on_train_batch_end(self, *args: Any) -> None:
-        """Move the averaged weights."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Move the weights, then the averaged ones: before a checkpoint can be written."""
+        super().optimizer_step(*args, **kwargs)
         self.averaged.update_parameters(self.model)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
