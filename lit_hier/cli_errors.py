@@ -30,7 +30,7 @@ _TRANSLATIONS: Final = {
 }
 # What jsonargparse says of Python's types, and what a YAML file calls them.
 _WORDS: Final = (
-    (r"NestedArg\(key='[^']*', val=(.*?)\)", r"\1"),
+    (r"NestedArg\(key='[^']*', val=(.*?)\)?$", r"\1"),
     (r"<class '(?:[\w<>]+\.)*(\w+)'>", r"\1"),
     (r"(?:typing|collections\.abc|pathlib)\.", ""),
     (r"\b(?:[a-z_]\w*\.)+([A-Z]\w+)", r"\1"),
@@ -95,7 +95,7 @@ def _key(message: str) -> str:
 
 
 def _words(text: str) -> str:
-    text = text[: 2 * _MOST]  # a value may be of any length, and is not shown whole anyway
+    text = " ".join(text[: 2 * _MOST].split())  # what is longer is not shown anyway
     for pattern, words in _WORDS:
         text = re.sub(pattern, words, text)
     return text
@@ -118,7 +118,8 @@ def build(class_type: type[T], *args: Any, **kwargs: Any) -> T:
         raise
     except Exception as error:  # classes of libraries check their arguments as they like
         if (said := explain(error)) is not None:
-            raise InputError(said) from error
+            known = isinstance(error, MisconfigurationException)
+            raise InputError(f"{class_type.__name__}: {said}" if known else said) from error
         said = _words(str(error)) or type(error).__name__
         raise InputError(f"{class_type.__name__}: its arguments are refused: {said}") from error
 
@@ -142,12 +143,10 @@ def explain(error: BaseException) -> str | None:
         return _TRANSLATIONS["can't allocate memory"].format(error)
     if isinstance(error, UnicodeDecodeError):
         return f"config: it is no UTF-8 text: {error.reason} at byte {error.start}"
-    if isinstance(error, RecursionError):
-        return "config: it is nested too deeply"
     if said := _of_data_set(error):
         return said
     frames = traceback.extract_tb(error.__traceback__)
-    if any("pytorch_lightning/trainer/connectors" in Path(x.filename).as_posix() for x in frames):
+    if frames and "pytorch_lightning/trainer/connectors" in Path(frames[-1].filename).as_posix():
         return f"trainer: {_words(str(error))}"
     for part, said in _TRANSLATIONS.items():
         if part in str(error):

@@ -158,6 +158,7 @@ def kinds() -> dict[str, Kind]:
 def main() -> None:
     """Use inputs of every kind and print what was seen."""
     os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["DIFFUSERS_VERBOSITY"] = "critical"
     every = kinds()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=2000, help="over all kinds")

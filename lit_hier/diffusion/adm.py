@@ -185,6 +185,8 @@ def load_adm(
     )
     if not tensors or "input_blocks.0.0.weight" not in weights:
         raise InputError(f"{argument}: {path} is no state dict of an ADM network; {_HINT}")
+    if len({value.dtype for value in weights.values()}) > 1:
+        raise InputError(f"{argument}: {path} is stored in several precisions; {_HINT}")
     if "label_emb.weight" in weights:
         raise InputError(f"{argument}: {path} is conditioned on classes; {_HINT}")
     try:

@@ -80,7 +80,7 @@ class ReverseProcess:
             raise InputError(f"scheduler: {kind} {_UNFIT}")
         self.alphas_cumprod = torch.cumprod(1 - _betas(self._scheduler), 0)
         rest = self.alphas_cumprod
-        if len(rest) != num_train or not ((rest >= 0) & (rest <= 1)).all():
+        if rest.shape != (num_train,) or not ((rest >= 0) & (rest <= 1)).all():
             raise InputError(
                 f"scheduler: the betas of this {kind} are no noise schedule of {num_train} steps;"
                 " give another"

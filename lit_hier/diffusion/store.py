@@ -260,7 +260,9 @@ class SampleStore:
         try:
             batch: dict[str, Any] = json.loads(read_file(self._batch_path(first)))
             num = len(batch["index"])
-            whole = all(len(batch["sha256"][place]) == num for place in self._places)
+            whole = all(type(sample) is int for sample in batch["index"]) and all(
+                len(batch["sha256"][place]) == num for place in self._places
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return batch if whole and batch.get("planned") else None

@@ -132,7 +132,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             reason = " ".join(str(error).split())
             raise InputError(f"weights: cannot read {path}: {reason}; give {_FILE}") from error
     state = read_tensors(path, "weights", f"give {_FILE}")
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise InputError(f"weights: {path} is no state dict; give {_FILE}")
     if any(re.search(r"denselayer\d+\.norm\.1\.", key) for key in state):
         # torchvision's files of DenseNets are older than its names of their layers.
