@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-images soak test check tests fig8 clean
+.PHONY: demo demo-images soak soak-laws memory test check tests fig8 clean
 
 # The environment is whole once its stamp is newer than what it is made from.
 .venv/.installed: pyproject.toml
@@ -42,6 +42,14 @@ tests: .venv/.installed
 # Interrupt runs at random moments, thirty times, and go on with them.
 soak: .venv/.installed
 	$(BIN)/python tests/soak.py
+
+# The properties on twenty times as many examples, new ones every time.
+soak-laws: .venv/.installed
+	$(BIN)/python -m pytest tests -k properties --hypothesis-profile soak
+
+# Peak memory of runs, and of runs a hundred times as long.
+memory: .venv/.installed
+	$(BIN)/python tests/memory.py
 
 clean:
 	rm -rf .venv logs build *.egg-info

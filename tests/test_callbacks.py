@@ -1,6 +1,5 @@
 """The analyses, on a small grammar and an untrained network, against their definitions."""
 
-import gc
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -189,31 +188,6 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
     assert (tmp_path / "table.csv").read_bytes() == b"old"
-
-
-class Weigh(Callback):
-    """Weighs all tensors that are alive after each batch."""
-
-    def __init__(self) -> None:
-        self.bytes: list[int] = []
-
-    def on_predict_batch_start(self, *args: Any) -> None:
-        gc.collect()
-        storages = {
-            x.untyped_storage().data_ptr(): x.untyped_storage().nbytes()
-            for x in gc.get_objects()
-            if type(x) is Tensor
-        }
-        self.bytes.append(sum(storages.values()))
-
-
-def test_memory_keeps_only_the_table(tmp_path: Path) -> None:
-    weigh = Weigh()
-    analyses = (ActivationSimilarity(network(), ["layers.*", "readout"]), Reconstruction())
-    predict(tmp_path, *analyses, weigh, num=1600, size=100)
-    assert len(weigh.bytes) == 16
-    # After the first batch the tables stand; nothing else may stay.
-    assert max(weigh.bytes[2:]) - min(weigh.bytes[2:]) < 2000
 
 
 def test_a_single_sample_is_a_run(tmp_path: Path) -> None:

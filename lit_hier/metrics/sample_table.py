@@ -30,12 +30,17 @@ class SampleTable(Metric):
 
     def __init__(self, *shape: int, num_samples: int, **kwargs: Any) -> None:
         super().__init__(**{"dist_sync_fn": _summed, "compute_with_cache": False, **kwargs})
-        # torchmetrics keeps a copy of what a state begins with: here a view of a single zero.
-        zeros = torch.zeros(()).expand(*shape, num_samples)
-        self.add_state("values", zeros, dist_reduce_fx="sum")
-        self.values = torch.zeros(*shape, num_samples)
+        self.shape = (*shape, num_samples)
+        # torchmetrics keeps a copy of what a state begins with: a number, in place of a table.
+        self.add_state("values", torch.zeros(()), dist_reduce_fx="sum")
         seen = torch.zeros(num_samples, dtype=torch.int32)
         self.add_state("times_seen", seen, dist_reduce_fx="sum")
+        self.values = torch.zeros(self.shape)
+
+    def reset(self) -> None:
+        """Empty the table."""
+        super().reset()
+        self.values = torch.zeros(self.shape, device=self.times_seen.device)
 
     def update(self, index: Tensor, values: Tensor) -> None:
         """Enter samples.
