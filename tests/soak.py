@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -106,10 +106,8 @@ def results(folder: Path) -> dict[str, bytes]:
         newest = max((int(path.name[8:]) for path in versions), default=0)
         if parts[1] in ("samples", f"version_{newest}"):
             found["/".join((parts[0], parts[1].partition("_")[0], *parts[2:]))] = content
-    for path in [
-        *folder.glob("last/last.ckpt"),
-        *folder.glob("logs/*/pipeline/unet/*.safetensors"),
-    ]:
+    weights = folder.glob("logs/*/weights/*.ckpt")
+    for path in [*weights, *folder.glob("logs/*/pipeline/unet/*.safetensors")]:
         content = path.read_bytes()
         if path.suffix == ".ckpt":
             kept = torch.load(path, weights_only=True)
@@ -123,9 +121,9 @@ def results(folder: Path) -> dict[str, bytes]:
 def _tensors(value: object) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         return [value]
-    parts = value.values() if isinstance(value, dict) else value
-    return [x for part in parts for x in _tensors(part)] if isinstance(parts, list | tuple) or (
-        isinstance(value, dict)) else []  # fmt: skip
+    if isinstance(value, dict):
+        return _tensors(list(value.values()))
+    return [x for part in value for x in _tensors(part)] if isinstance(value, list) else []
 
 
 def finished(folder: Path) -> dict[str, int]:
@@ -149,7 +147,7 @@ class Count:
 class Soak:
     """The trials, and what they need: undisturbed runs of everything."""
 
-    def __init__(self, place: Path, chance: random.Random) -> None:
+    def __init__(self, place: Path, chance: random.Random, names: Iterable[str]) -> None:
         self.place, self.chance = place, chance
         self.counts: dict[str, Count] = {}
         self.number = 0
@@ -159,7 +157,7 @@ class Soak:
             said(base)
         self.trained = base
         self.wanted, self.length = {}, {}
-        for name in RUNS:
+        for name in names:
             folder, begun = self.folder(name), time.monotonic()
             assert wait(start(folder, name)) == 0, said(folder)
             said(folder)
@@ -325,7 +323,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=RUNS, default=list(RUNS))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        soak = Soak(Path(place), random.Random(given.seed))
+        soak = Soak(Path(place), random.Random(given.seed), given.only)
         for name in given.only:
             for _ in range(given.trials):
                 soak.interrupted(name)

@@ -1,0 +1,174 @@
+"""Disturbed runs, a few of each kind; `make soak` has many. Folders, checkpoints, whole files."""
+
+import errno
+import os
+import re
+import resource
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+from conftest import ROOT, inside
+
+from lit_hier import whole_files
+from lit_hier.cli import main
+from lit_hier.runs import WholeCheckpoints
+from lit_hier.whole_files import whole_file
+
+FIT = (
+    *("fit", "-c", str(ROOT / "configs/demo_classifier.yaml"), "--model.init_args.width=8"),
+    *("--data.init_args.num_train=256", "--data.init_args.num_val=32"),
+    *("--data.init_args.num_test=32", "--data.init_args.rhm.init_args.num_layers=3"),
+    *("--data.init_args.batch_size=32", "--trainer.enable_progress_bar=false"),
+)
+MIDDLE = ("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=5",
+          "--trainer.callbacks.save_top_k=-1", "--trainer.callbacks.dirpath=steps",
+          "--trainer.callbacks.filename={step}")  # fmt: skip
+
+
+def lit_hier(folder: Path, *arguments: str) -> None:
+    with inside(folder), patch.object(sys, "argv", ["lit-hier", *arguments]):
+        main()
+
+
+def refused(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Give the one line that a run ends with."""
+    with pytest.raises(SystemExit) as end:
+        lit_hier(folder, *arguments)
+    assert end.value.code == 2
+    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("lit-hier: error: ")]
+    assert len(lines) == 1
+    return lines[0].removeprefix("lit-hier: error: ")
+
+
+def test_a_short_soak() -> None:
+    """Signals, files that cannot grow, two runs at once: nothing lost, nothing different."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(ROOT / "tests/soak.py"), "--trials", "1",
+         "--seed", "3", "--only", "images", "training"],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = re.findall(r"^\| ([a-z][^|]*) \| (\d+) \|", done.stdout, re.MULTILINE)
+    assert {("signal, images", "1"), ("signal, training", "1")} <= set(rows)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training of two epochs of eight steps, kept after every fifth."""
+    folder = tmp_path_factory.mktemp("trained")
+    lit_hier(folder, *FIT, *MIDDLE, "--trainer.max_epochs=2")
+    assert {path.name for path in (folder / "steps").iterdir()} == {
+        *(f"step={step}.ckpt" for step in (5, 10, 15)),
+    }
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    kept = torch.load(folder / "logs/demo_classifier/weights/classifier.ckpt", weights_only=True)
+    moments = kept["optimizer_states"][0]["state"]
+    return kept["state_dict"] | {
+        f"{number} {name}": x for number, state in moments.items() for name, x in state.items()
+    }
+
+
+@pytest.mark.parametrize("step", [5, 10])
+def test_training_goes_on_from_within_an_epoch(trained: Path, step: int) -> None:
+    wanted = weights(trained)
+    last = f"--ckpt_path=steps/step={step}.ckpt"
+    (trained / "logs/demo_classifier/weights/classifier.ckpt").unlink()
+    lit_hier(trained, *FIT, *MIDDLE, "--trainer.max_epochs=2", last)
+    found = weights(trained)
+    assert wanted.keys() == found.keys()
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--model.init_args.optimizer.init_args.lr=0.1", "lr=0.001, this one 0.1; give the same"),
+        ("--data.init_args.batch_size=64", "data.init_args.batch_size=32, this one 64"),
+        ("--trainer.precision=bf16-mixed", "trainer.precision=None, this one bf16-mixed"),
+    ],
+)
+def test_a_training_does_not_go_on_as_another(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], argument: str, said: str
+) -> None:
+    last = f"--ckpt_path={trained / 'steps/step=10.ckpt'}"
+    line = refused(tmp_path, capsys, *FIT, *MIDDLE, argument, last)
+    assert line.startswith("ckpt_path: that run has ")
+    assert said in line
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_a_version_that_is_named_is_taken_once(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = trained / "logs/demo_classifier/version_0/config.yaml"
+    before = config.read_bytes()
+    line = refused(trained, capsys, *FIT, "--trainer.logger.init_args.version=0")
+    assert "version_0 already holds a run" in line
+    assert config.read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "logs").write_text("a file")
+    line = refused(tmp_path, capsys, *FIT)
+    assert line == f"{tmp_path}/logs/demo_classifier: Not a directory"
+
+
+def test_folders_are_taken_one_by_one(tmp_path: Path) -> None:
+    """Of many that ask at once, each file has one writer, whose content is whole."""
+    target, won = tmp_path / "manifest", []
+
+    def take(number: int) -> None:
+        with whole_file(target) as file:
+            file.write(bytes([number]) * 100_000)
+        won.append(number)
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    content = target.read_bytes()
+    assert len(won) == 8
+    assert content == content[:1] * 100_000
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_what_was_there_stays_if_a_file_cannot_be_written(tmp_path: Path, number: int) -> None:
+    target = tmp_path / "table.csv"
+    target.write_text("old")
+    failing = patch.object(whole_files.os, "fsync", side_effect=OSError(number, "no"))
+    with (
+        failing,
+        pytest.raises(OSError, match=r"table\.csv") as raised,
+        whole_file(target) as file,
+    ):
+        file.write(b"new")
+    assert (raised.value.errno, raised.value.filename) == (number, str(target))
+    assert target.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_last_one(tmp_path: Path) -> None:
+    """Where files cannot grow, torch itself would say something else."""
+    target, keep = tmp_path / "last.ckpt", WholeCheckpoints()
+    keep.save_checkpoint({"weights": torch.ones(3)}, target)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as raised:
+            keep.save_checkpoint({"weights": torch.ones(300_000)}, target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert raised.value.filename == str(target)
+    assert torch.load(target, weights_only=True)["weights"].tolist() == [1, 1, 1]
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
