@@ -11,6 +11,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,7 @@ def _png(width: int, height: int, *chunks: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
+@cache
 def bombs() -> dict[str, bytes]:
     """Small files that unpack to much."""
     zeros = zlib.compress(bytes(64 * 2**20), 9)

@@ -243,7 +243,7 @@ def change(old: str, new: str) -> Callable[[str], str]:
         (change('"layers.*"', '"layers"'), r"layers: 'layers' \(ModuleList\) does not run"),
         (change("num_layers: 5", "num_layers: 30"), "num_layers and num_train ask for"),
         (change("num_predict:", "num_predct:"), "'num_predct' is not accepted"),
-        (change("num_predict: 2000", "num_predict: many"), 'num_predict": Expected .* many'),
+        (change("num_predict: 2000", "num_predict: many"), "num_predict: give int, .* many"),
         (change("callbacks:", "calbacks:"), "trainer.calbacks"),
         (change("BPDenoiser", "BPDenoisr"), "model: there is no class BPDenoisr"),
         (change("EpsilonNoise", "Epsilon"), "process: there is no class Epsilon;"),

@@ -1,0 +1,135 @@
+"""Files that others have made: none runs code, fills the memory, waits for ever or leads away."""
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import inside, random_pipeline
+from fuzz_files import bombs
+from torchvision import datasets
+
+from lit_hier.checkpoints import read_checkpoint
+from lit_hier.data import ImageFiles
+from lit_hier.data.hierarchy import read_hierarchy
+from lit_hier.data.images import PreparedImages
+from lit_hier.diffusion.pretrained import load_pretrained
+from lit_hier.errors import InputError
+from lit_hier.nn import PretrainedClassifier
+from lit_hier.rhm.files import read_rules
+
+
+class Harm:
+    """Unpickled carelessly, it makes a folder."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("HARM",)
+
+
+@pytest.mark.parametrize(
+    ("part", "named"),
+    [
+        ("unet", ["evil", "Evil"]),
+        ("scheduler", ["evil", "Evil"]),
+        ("scheduler", ["os", "system"]),
+        ("scheduler", ["diffusers", "DiffusionPipeline"]),
+        ("unet", ["diffusers", "AutoencoderKL"]),
+        ("_class_name", ["evil", "Evil"]),
+    ],
+)
+def test_a_pipeline_names_no_code(tmp_path: Path, part: str, named: list[str]) -> None:
+    folder = Path(random_pipeline(tmp_path / "pipeline", channels=1))
+    for place in (folder, folder / "unet", folder / "scheduler"):
+        (place / "evil.py").write_text("import os\nos.mkdir('HARM')\nclass Evil:\n    pass\n")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {part: named}))
+    with inside(tmp_path):
+        if part == "_class_name":  # of no use here, and not looked at
+            load_pretrained(str(folder))
+        else:
+            with pytest.raises(InputError, match=r"^pretrained: "):
+                load_pretrained(str(folder))
+    assert not (tmp_path / "HARM").exists()
+
+
+def test_pickled_weights_of_a_pipeline_are_not_run(tmp_path: Path) -> None:
+    folder = Path(random_pipeline(tmp_path / "pipeline", channels=1))
+    (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
+    torch.save(Harm(), folder / "unet/diffusion_pytorch_model.bin")
+    with inside(tmp_path), pytest.raises(InputError, match=r"^pretrained: cannot load "):
+        load_pretrained(str(folder))
+    assert not (tmp_path / "HARM").exists()
+
+
+def test_cifars_pickles_are_read_only_if_they_are_the_published_ones(tmp_path: Path) -> None:
+    """The library compares their MD5 with the published one first, whenever one is opened."""
+    for kind in (datasets.CIFAR10, datasets.CIFAR100):
+        (tmp_path / kind.base_folder).mkdir()
+        for name, digest in (*kind.train_list, *kind.test_list):
+            assert len(digest) == 32
+            (tmp_path / kind.base_folder / name).write_bytes(pickle.dumps(Harm()))
+        name = kind.meta["filename"]
+        (tmp_path / kind.base_folder / name).write_bytes(pickle.dumps(Harm()))
+        for train in (True, False):
+            with inside(tmp_path), pytest.raises(RuntimeError, match="not found or corrupted"):
+                kind(str(tmp_path), train=train)
+    assert not (tmp_path / "HARM").exists()
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: read_rules(path),
+        lambda path: read_checkpoint(path, "weights"),
+        lambda path: read_hierarchy(path, ["cat"]),
+        lambda path: load_pretrained(path),
+        lambda path: PretrainedClassifier("timm/test_vit", path),
+    ],
+)
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_not_waited_for(
+    tmp_path: Path, read: Callable[[str], object], kind: str
+) -> None:
+    path = tmp_path / "given.pt"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"cannot read .*: Not a regular file|no checkpoint"):
+        read(str(path))
+
+
+def test_rules_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
+    lines = ["x0: &x0 [0, 0, 0, 0, 0, 0, 0, 0, 0]"]
+    lines += [f"x{k}: &x{k} [{f'*x{k - 1}, ' * 9}]" for k in range(1, 12)]
+    (tmp_path / "rules.yaml").write_text("\n".join([*lines, "rules: *x11"]))
+    with pytest.raises(InputError, match="rules have no aliases"):
+        read_rules(tmp_path / "rules.yaml")
+
+
+def test_links_are_followed_and_never_in_circles(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/0.png").write_bytes(bombs()["large.png"])
+    root = tmp_path / "images"
+    root.mkdir()
+    (root / "cat").symlink_to("../elsewhere")
+    for name, target in (("self", "."), ("up", ".."), ("loop", "loop")):
+        (tmp_path / "elsewhere" / name).symlink_to(target)
+    found = ImageFiles(str(root))
+    assert [name for name in found.names if "/up/" not in name] == ["cat/0.png"]
+    assert len(found) == len({Path(root, name).resolve() for name in found.names})
+
+
+@pytest.mark.parametrize("name", bombs())
+def test_a_picture_that_unpacks_to_too_much_is_skipped(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(bombs()[name])
+    found = ImageFiles(str(tmp_path))
+    images = PreparedImages(found, torch.tensor([0]).numpy(), torch.tensor([0]).numpy(), 8, 3)
+    batch = images[torch.tensor([0])]
+    assert batch["remedies"][0] == 1 - len(batch["x"])
+    # Words and profiles beside a small picture are not unpacked, or only to their limit.
+    assert not len(batch["x"]) or name in ("profile.png", "words.png", "text.png")
