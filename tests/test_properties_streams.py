@@ -22,11 +22,12 @@ MASK = 2**64 - 1
 def counted(seed: int, purpose: Purpose, sample: int, time: float, num: int) -> list[float]:
     """Sample i's numbers, block after block: the counter is set, never advanced."""
     blocks = -(-num // 4)
-    key = [seed, int(np.float64(time).view(np.uint64))]
+    # As lists of Python's integers, numpy would round large ones to float64.
+    key = np.array([seed, np.float64(time).view(np.uint64)], dtype=np.uint64)
     words: list[int] = []
     for block in range(sample * blocks, (sample + 1) * blocks):
-        # numpy's Philox adds one to the counter before it makes a block.
-        bits = np.random.Philox(key=key, counter=[(block) & MASK, block >> 64, purpose, 0])
+        counter = np.array([block & MASK, block >> 64, purpose, 0], dtype=np.uint64)
+        bits = np.random.Philox(key=key, counter=counter)
         words += map(int, bits.random_raw(4))
     return [(word >> 11) / 2**53 for word in words[:num]]
 

@@ -15,8 +15,8 @@ class SampleTable(Metric):
     """One number per sample and per entry of a fixed grid (time x layer, say).
 
     Every process fills the columns of its own samples and leaves zeros elsewhere, so that the sum
-    over processes is exact, and uneven shares need no care. In memory the table stands once, and
-    a few times while processes unite theirs, however many there are.
+    over processes is exact, and uneven shares need no care. In memory the table stands once;
+    while processes unite theirs a few copies are made, however many processes there are.
 
     Args:
         *shape: Shape of the grid.
