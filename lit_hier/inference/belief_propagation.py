@@ -31,8 +31,8 @@ class BeliefPropagation(nn.Module):
 
     Every method raises `InputError` on leaf messages of a wrong shape or type, negative or not
     finite, and `UnexplainedEvidenceError`, which names the samples, where no tree explains them.
-    Samples whose probabilities leave the range of the floating-point type are computed again
-    with logarithms in float64; so no result is ever NaN.
+    Samples whose probabilities leave the range of the floating-point type are computed again in
+    float64 and, if need be, with logarithms; so no result is ever NaN.
 
     Args:
         rhm: The grammar.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -45,8 +45,8 @@ class Posterior:
 
     Every question is answered in linear arithmetic: on a CPU by the compiled kernel where there is
     one, else by plain torch operations, to the same bits. Samples of which underflow may have
-    taken more than rounding does are answered again, with logarithms in float64. Which samples
-    these are depends on themselves only.
+    taken more than rounding does are answered again, in float64, and where that is not enough,
+    with logarithms. Which samples these are depends on themselves only.
 
     Args:
         bp: The grammar's belief propagation.
@@ -87,15 +87,29 @@ class Posterior:
                 shape = None if draws is None else tuple(draws.shape)
                 raise InputError(f"draws has shape {shape}; give {wanted}")
             draws = draws.to(leaves.device, torch.float64)
-        tables = {name: given.get(name) or self._room(name) for name in questions}
+        tables = {name: given.get(name) or self.room(name) for name in questions}
         compiled = kernel.kernel_for(bp, leaves)
         if compiled is not None:
             doubts = kernel.answer(compiled, bp, leaves, draws, tables)
         else:
             doubts = self._answer_plainly(draws, tables)
         if doubts:
-            self._answer_exactly(doubts, draws, tables)
+            self._answer_again(doubts, draws, tables)
         return tables
+
+    def room(self, question: Question, *leading: int) -> Tree:
+        """Make uninitialised tensors for an answer, with leading dimensions if wished."""
+        bp, leaves = self._bp, self._leaf_messages
+        shape = (*leading, len(leaves))
+        if question == "log_evidence":
+            return (leaves.new_empty(shape, dtype=torch.float64),)
+        nodes = [bp.tuple_size**k for k in range(bp.num_layers, -1, -1)]
+        if question == "trees":
+            return tuple(leaves.new_empty((*shape, num), dtype=torch.int64) for num in nodes)
+        symbols = [bp.num_features] * bp.num_layers + [bp.num_classes]
+        return tuple(
+            leaves.new_empty((*shape, *numbers)) for numbers in zip(nodes, symbols, strict=True)
+        )
 
     def upward(self) -> Tree:
         """Upward messages (Eq. 13-14): L + 1 tensors (B, s**(L-l), v or n), normalised."""
@@ -136,19 +150,6 @@ class Posterior:
             draws = torch.rand(shape, generator=generator, dtype=torch.float64, device=device)
         return self.ask("trees", draws=draws)["trees"]
 
-    def _room(self, question: Question) -> Tree:
-        """Make uninitialised tensors for an answer."""
-        bp, leaves = self._bp, self._leaf_messages
-        if question == "log_evidence":
-            return (leaves.new_empty(len(leaves), dtype=torch.float64),)
-        shapes = [(len(leaves), bp.tuple_size**k) for k in range(bp.num_layers, -1, -1)]
-        if question == "trees":
-            return tuple(leaves.new_empty(shape, dtype=torch.int64) for shape in shapes)
-        symbols = [bp.num_features] * bp.num_layers + [bp.num_classes]
-        return tuple(
-            leaves.new_empty(*shape, num) for shape, num in zip(shapes, symbols, strict=True)
-        )
-
     def _answer_plainly(
         self, draws: Tensor | None, tables: Mapping[Question, Tree]
     ) -> dict[Question, Tensor]:
@@ -170,29 +171,41 @@ class Posterior:
                 doubts[question].append(~(passes.lost <= rounding))
         return {question: torch.cat(parts) for question, parts in doubts.items()}
 
-    def _answer_exactly(
+    def _answer_again(
         self,
         doubts: Mapping[Question, Tensor],
         draws: Tensor | None,
         tables: Mapping[Question, Tree],
     ) -> None:
-        """Answer again, with logarithms, where there is doubt."""
+        """Answer with a larger range where there is doubt: in float64, at last with logarithms."""
         doubtful = torch.stack(list(doubts.values())).any(0).nonzero().flatten()
         impossible: list[int] = []
         for rows in doubtful.split(self._at_once()):
-            if not len(rows):
-                break
-            passes = Passes(self._bp, self._leaf_messages[rows].double().log(), LOGARITHMIC)
-            impossible += rows[passes.lost.isnan()].tolist()
-            if impossible:
+            leaves = self._leaf_messages[rows].double()
+            given = None if draws is None else draws[rows]
+            try:
+                if self._leaf_messages.dtype == torch.float64:
+                    answers = self._answer_in_logarithms(leaves, given, tables)
+                else:
+                    answers = Posterior(self._bp, leaves).ask(*tables, draws=given)
+            except UnexplainedEvidenceError as error:
+                impossible += rows[error.samples].tolist()
                 continue
             for question, table in tables.items():
                 which = doubts[question][rows]
-                answer = passes.answer(question, None if draws is None else draws[rows])
-                for level, exact in zip(table, answer, strict=True):
+                for level, exact in zip(table, answers[question], strict=True):
                     level[rows[which]] = exact[which].to(level.dtype)
         if impossible:
             raise UnexplainedEvidenceError(impossible)
+
+    def _answer_in_logarithms(
+        self, leaves: Tensor, draws: Tensor | None, questions: Iterable[Question]
+    ) -> dict[Question, Tree]:
+        passes = Passes(self._bp, leaves.log(), LOGARITHMIC)
+        impossible = passes.lost.isnan()
+        if impossible.any():
+            raise UnexplainedEvidenceError(impossible.nonzero().flatten().tolist())
+        return {question: passes.answer(question, draws) for question in questions}
 
     def _at_once(self) -> int:
         """Samples that plain operations take at once."""
