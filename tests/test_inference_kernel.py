@@ -127,6 +127,35 @@ def test_leaf_messages_at_the_edge_of_the_range(
         assert torch.allclose(evidence, bp.log_evidence(messages.double()).float())
 
 
+@pytest.mark.parametrize("compiled", "01")
+@pytest.mark.parametrize("power", [3, 10, 37])
+@pytest.mark.parametrize(
+    "rhm",
+    [
+        RandomHierarchyModel(4, 1, 2, 2),
+        RandomHierarchyModel(8, 2, 2, 6),
+        RandomHierarchyModel(16, 4, 2, 5),
+        RandomHierarchyModel(8, 8, 2, 6),
+        RandomHierarchyModel(5, 3, 3, 3),
+    ],
+    ids=repr,
+)
+def test_underflow_never_shows(
+    rhm: RandomHierarchyModel, power: int, compiled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages over many orders of magnitude: float32 gives what float64 does."""
+    monkeypatch.setenv("LIT_HIER_COMPILE", compiled)
+    g = torch.Generator().manual_seed(0)
+    true = torch.nn.functional.one_hot(rhm.sample(50, g)[0], rhm.num_features).bool()
+    messages = 10 ** (-power * torch.rand(true.shape, generator=g))
+    messages[(torch.rand(true.shape, generator=g) < 0.1) & ~true] = 0
+    bp = BeliefPropagation(rhm)
+    for single, double in zip(
+        bp.marginals(messages), bp.marginals(messages.double()), strict=True
+    ):
+        assert (single - double).abs().max() < 1e-6
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A user's cache with nothing in it."""

@@ -28,6 +28,7 @@ static int64_t lay_out(struct part *p, lanes *memory) {
         const int64_t nodes = power(s, p->highest - level);
         TAKE(up[level], nodes * wide);
         TAKE(up_lost[level], nodes);
+        TAKE(up_low[level], nodes);
         TAKE(down[level], s * v);
     }
     TAKE(from, wide);
@@ -61,6 +62,7 @@ static void join(const struct part *lower, struct part *upper) {
             for (int64_t x = 0; x < n; x++)
                 upper->up[level][node * n + x][t] = lower->up[level][x][lane];
             upper->up_lost[level][node][t] = lower->up_lost[level][0][lane];
+            upper->up_low[level][node][t] = lower->up_low[level][0][lane];
         }
 }
 
@@ -73,13 +75,16 @@ static void answer_tile(struct part *lower, struct part *upper, int64_t first, i
     join(lower, upper);
     ascend(upper, g->L, 0);
     const lanes *up = upper->up[g->L];
-    lanes *root = upper->room, top = {0};
+    lanes *root = upper->room;
+    struct range range = no_range(), prior = no_range();
     for (int64_t y = 0; y < g->n; y++) {
         upper->from[y] = (lanes){0} + g->prior[y];
         root[y] = up[y] * upper->from[y];
-        top = larger(top, root[y]);
+        widen(&prior, upper->from[y]);
+        widen(&range, root[y]);
     }
-    note(upper, UPWARD, (TINY + upper->up_lost[g->L][0]) / top);
+    const lanes low = upper->up_low[g->L][0] * prior.low, lost = upper->up_lost[g->L][0];
+    note(upper, UPWARD, underflow(low, lost) / range.top);
     for (int64_t t = 0; t < samples; t++) {
         real *weights = (real *)(upper->room + g->n);
         for (int64_t y = 0; y < g->n; y++) {
@@ -96,8 +101,8 @@ static void answer_tile(struct part *lower, struct part *upper, int64_t first, i
         draw_trees(lower);
     }
     if (a->downward || a->marginals) {
-        descend(upper, g->L, 0, upper->from, (lanes){0});
-        descend(lower, lower->highest, 0, lower->from, lower->from_lost);
+        descend(upper, g->L, 0, upper->from, (lanes){0}, prior.low);
+        descend(lower, lower->highest, 0, lower->from, lower->from_lost, lower->from_low);
     }
     for (int64_t t = 0; t < samples; t++) {
         int64_t exponent = upper->exponents[t], verdict = 0;

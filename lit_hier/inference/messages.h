@@ -51,21 +51,34 @@ INLINE lanes choose(lane_bits which, lanes a, lanes b) {
     return (lanes)(((lane_bits)a & which) | ((lane_bits)b & ~which));
 }
 
-INLINE lanes larger(lanes a, lanes b) { return choose(a > b, a, b); }
+/* The largest entry and the smallest above zero. */
+struct range {
+    lanes top, low;
+};
 
-/* Divide by the power of two that brings `top`, the largest, into [1/2, 1); give its exponent. */
-INLINE lane_bits scale(lanes *x, int64_t n, lanes top) {
-    const lane_bits exponent = ((lane_bits)top >> MANTISSA) - BIAS;
+INLINE struct range no_range(void) {
+    return (struct range){(lanes){0}, (lanes){0} + (real)__builtin_inf()};
+}
+
+INLINE void widen(struct range *range, lanes x) {
+    range->top = choose(x > range->top, x, range->top);
+    range->low = choose((x > 0) & (x < range->low), x, range->low);
+}
+
+/* Divide by the power of two that brings the largest into [1/2, 1); give its exponent. */
+INLINE lane_bits scale(lanes *x, int64_t n, struct range *range) {
+    const lane_bits exponent = ((lane_bits)range->top >> MANTISSA) - BIAS;
     const lanes factor = (lanes)((BIAS + 1 - exponent) << MANTISSA);
     for (int64_t i = 0; i < n; i++) x[i] *= factor;
+    range->low *= factor;
     return exponent;
 }
 
-/* Eq. 13: up(y) = sum over rules y -> x_1 ... x_s of prod_i up(x_i). Gives the largest. */
-INLINE lanes send_up(const struct grammar *g, int64_t level, int64_t s, const lanes *child,
-                     lanes *up) {
+/* Eq. 13: up(y) = sum over rules y -> x_1 ... x_s of prod_i up(x_i). */
+INLINE struct range send_up(const struct grammar *g, int64_t level, int64_t s, const lanes *child,
+                            lanes *up) {
     const int32_t *rule = rules_at(g, level);
-    lanes top = {0};
+    struct range range = no_range();
     for (int64_t y = 0; y < symbols_at(g, level); y++) {
         lanes sum = {0};
         for (int64_t k = 0; k < g->m; k++, rule += s) {
@@ -74,9 +87,9 @@ INLINE lanes send_up(const struct grammar *g, int64_t level, int64_t s, const la
             sum += product;
         }
         up[y] = sum;
-        top = larger(top, sum);
+        widen(&range, sum);
     }
-    return top;
+    return range;
 }
 
 /* Eq. 15: down(x_j) = sum over rules y -> x_1 ... x_s of down(y) prod_{i != j} up(x_i), all j. */
@@ -125,11 +138,12 @@ INLINE void transpose(lanes *x) {
     }
 }
 
-/* Read a row of v numbers into each lane. Gives the largest of each, and in `sound` which lanes
-   have neither NaN nor a negative number. */
-INLINE lanes read_rows(const real *table, const int64_t *row, int64_t skip, int64_t v, lanes *x,
-                       lane_bits *sound) {
-    lanes top = {0}, y[LANES] = {{0}};
+/* Read a row of v numbers into each lane; in `sound`, which lanes have neither NaN nor a negative
+   number. */
+INLINE struct range read_rows(const real *table, const int64_t *row, int64_t skip, int64_t v,
+                              lanes *x, lane_bits *sound) {
+    struct range range = no_range();
+    lanes y[LANES] = {{0}};
     *sound = ~(lane_bits){0};
     for (int64_t first = 0; first < v; first += LANES) {
         const int64_t some = v - first < LANES ? v - first : LANES;
@@ -144,10 +158,10 @@ INLINE lanes read_rows(const real *table, const int64_t *row, int64_t skip, int6
         for (int64_t i = 0; i < some; i++) {
             x[first + i] = y[i];
             *sound &= y[i] >= 0;
-            top = larger(top, y[i]);
+            widen(&range, y[i]);
         }
     }
-    return top;
+    return range;
 }
 
 /* Divide by the sum, taken pairwise, and write the first `used` lanes to rows of n numbers. */

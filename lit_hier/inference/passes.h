@@ -1,7 +1,7 @@
 /* The passes over a tile's trees: upward, downward, and drawing trees from the root down.
 
-   A bound on what underflow may have taken of a message, as a share of its largest entry, goes
-   along with it. */
+   Of every message its smallest entry above zero is known, `low`, which says whether products can
+   underflow; and `lost`, a bound on what underflow has taken, as a share of the largest entry. */
 
 #include "messages.h"
 
@@ -29,9 +29,9 @@ struct part {
     int64_t lowest, highest, subtrees, used;
     int64_t row[MOST_LEVELS][LANES];  /* of the lane's first node in a table */
     int64_t draw[MOST_LEVELS][LANES]; /* of the lane's first node */
-    lanes *up[MOST_LEVELS], *up_lost[MOST_LEVELS], *down[MOST_LEVELS];
-    lanes *room, *from, from_lost; /* a downward message to the highest level */
-    lanes lost[KINDS];             /* the worst bounds on what underflow took */
+    lanes *up[MOST_LEVELS], *up_lost[MOST_LEVELS], *up_low[MOST_LEVELS], *down[MOST_LEVELS];
+    lanes *room, *from, from_lost, from_low; /* a downward message to the highest level */
+    lanes lost[KINDS];                       /* the worst bounds */
     lane_bits exponents, unsound;
 };
 
@@ -40,6 +40,9 @@ static int64_t power(int64_t s, int64_t exponent) {
     while (exponent-- > 0) product *= s;
     return product;
 }
+
+/* Add what may be lost where numbers as small as these are made. */
+INLINE lanes underflow(lanes low, lanes lost) { return choose(low < TINY, lost + TINY, lost); }
 
 INLINE void note(struct part *p, int kind, lanes lost) {
     p->lost[kind] = choose(lost <= p->lost[kind], p->lost[kind], lost);
@@ -53,33 +56,38 @@ static void write_level(const struct part *p, int64_t level, int64_t node, const
 static void ascend(struct part *p, int64_t level, int64_t node) {
     const struct grammar *g = p->g;
     const int64_t n = symbols_at(g, level);
-    lanes *up = p->up[level] + node * n, lost = {0}, top;
+    lanes *up = p->up[level] + node * n, lost = {0};
+    struct range range;
     if (level == p->lowest && p->below) return; /* the part below has done this */
     if (level == p->lowest) {
         const lanes none = {0};
         lane_bits sound;
-        top = read_rows(p->leaves, p->row[0], node, n, up, &sound);
-        p->unsound |= ~(sound & (top < __builtin_inf()));
-        /* What a power of two does not scale exactly is left to the logarithms. */
-        note(p, UPWARD, choose((top >= TINY) & (top < 1 / (4 * TINY)), none, none + 2));
+        range = read_rows(p->leaves, p->row[0], node, n, up, &sound);
+        p->unsound |= ~(sound & (range.top < __builtin_inf()));
+        /* What a power of two may not scale exactly is left to a larger range. */
+        const lane_bits exact = (range.top >= TINY) & (range.top < 1 / (4 * TINY));
+        note(p, UPWARD, choose(exact, none, none + 2));
     } else {
         const lanes *child = p->up[level - 1] + node * g->s * g->v;
+        lanes low = {0};
         for (int64_t i = node * g->s; i < (node + 1) * g->s; i++) {
             ascend(p, level - 1, i);
             lost += p->up_lost[level - 1][i];
+            low = i > node * g->s ? low * p->up_low[level - 1][i] : p->up_low[level - 1][i];
         }
-        top = g->s == 2 ? send_up(g, level, 2, child, up) : send_up(g, level, g->s, child, up);
-        lost = (TINY + (real)g->m * lost) / top;
-        note(p, UPWARD, lost);
+        range = g->s == 2 ? send_up(g, level, 2, child, up) : send_up(g, level, g->s, child, up);
+        lost = underflow(low, (real)g->m * lost) / range.top;
     }
-    p->up_lost[level][node] = lost;
-    p->exponents += scale(up, n, top);
+    p->exponents += scale(up, n, &range);
+    p->up_low[level][node] = range.low;
+    p->up_lost[level][node] = lost = underflow(range.low, lost);
+    note(p, UPWARD, lost);
     if (p->a->upward) write_level(p, level, node, up, p->a->upward);
 }
 
-/* Go on with a downward message and the bound on what it has lost. */
+/* Go on with a downward message. */
 static void descend(struct part *p, int64_t level, int64_t node, const lanes *from,
-                    lanes from_lost) {
+                    lanes from_lost, lanes from_low) {
     const struct grammar *g = p->g;
     const int64_t n = symbols_at(g, level);
     if (level == p->lowest && p->below) {
@@ -87,23 +95,26 @@ static void descend(struct part *p, int64_t level, int64_t node, const lanes *fr
             const int64_t lane = t * p->below->subtrees + node;
             for (int64_t x = 0; x < n; x++) p->below->from[x][lane] = from[x][t];
             p->below->from_lost[lane] = from_lost[t];
+            p->below->from_low[lane] = from_low[t];
         }
         return;
     }
     if (p->a->downward) write_level(p, level, node, from, p->a->downward);
     if (p->a->marginals) {
         const lanes *up = p->up[level] + node * n;
-        lanes *product = p->room + n, top = {0};
+        lanes *product = p->room + n, lost = p->up_lost[level][node] + from_lost;
+        struct range range = no_range();
         for (int64_t x = 0; x < n; x++) {
             product[x] = up[x] * from[x];
-            top = larger(top, product[x]);
+            widen(&range, product[x]);
         }
-        note(p, PRODUCTS, (TINY + (p->up_lost[level][node] + from_lost)) / top);
+        note(p, PRODUCTS, underflow(p->up_low[level][node] * from_low, lost) / range.top);
         write_level(p, level, node, product, p->a->marginals);
     }
     if (level == p->lowest) return;
     const lanes *child = p->up[level - 1] + node * g->s * g->v;
     const lanes *child_lost = p->up_lost[level - 1] + node * g->s;
+    const lanes *child_low = p->up_low[level - 1] + node * g->s;
     lanes *down = p->down[level - 1], sum_lost = {0};
     if (g->s == 2)
         send_down(g, level, 2, from, child, down);
@@ -111,12 +122,16 @@ static void descend(struct part *p, int64_t level, int64_t node, const lanes *fr
         send_down(g, level, g->s, from, child, down);
     for (int64_t j = 0; j < g->s; j++) sum_lost += child_lost[j];
     for (int64_t j = 0; j < g->s; j++, down += g->v) {
-        lanes top = {0}, lost = sum_lost - child_lost[j] + from_lost;
-        for (int64_t x = 0; x < g->v; x++) top = larger(top, down[x]);
-        lost = (TINY + (real)g->busiest[level - 1] * lost) / top;
+        lanes low = from_low, lost = sum_lost - child_lost[j] + from_lost;
+        for (int64_t i = 0; i < g->s; i++)
+            if (i != j) low *= child_low[i];
+        struct range range = no_range();
+        for (int64_t x = 0; x < g->v; x++) widen(&range, down[x]);
+        lost = underflow(low, (real)g->busiest[level - 1] * lost) / range.top;
+        scale(down, g->v, &range);
+        lost = underflow(range.low, lost);
         note(p, DOWNWARD, lost);
-        scale(down, g->v, top);
-        descend(p, level - 1, node * g->s + j, down, lost);
+        descend(p, level - 1, node * g->s + j, down, lost, range.low);
     }
 }
 
@@ -142,7 +157,9 @@ static void draw_trees(struct part *p) {
                 for (int64_t i = 0; i < s; i++)
                     p->a->trees[level - 1][row * s + i] = rule[i] - i * g->v;
             }
+            lanes low = p->up_low[level - 1][node * s];
             for (int64_t i = 0; i < s; i++) lost += p->up_lost[level - 1][node * s + i];
-            note(p, DRAWN, (TINY + lost) / top);
+            for (int64_t i = 1; i < s; i++) low *= p->up_low[level - 1][node * s + i];
+            note(p, DRAWN, underflow(low, lost) / top);
         }
 }

@@ -4,12 +4,17 @@ Inside, the messages of a level are one matrix (symbols, columns), the columns r
 and, within a sample, over nodes; outside they are (B, nodes, symbols). Each column is divided by
 the power of two that brings its maximum into [1/2, 1): that takes no rounding, and neither the
 depth of the tree nor the scale of the leaves can make the messages overflow.
+
+Products may underflow. Two numbers per column keep account of that: the smallest entry above zero
+says whether a product of messages can, and a bound on what has been lost, as a share of the
+largest entry, goes from message to message.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import reduce
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, Literal, cast
 
@@ -53,59 +58,77 @@ class Passes:
         self.prior = prior.to(leaves.dtype)[:, None].repeat(1, self.batch_size)
         x = leaves.flatten(0, 1).T.contiguous()
         top = x.amax(0)
-        self._note(self._out_of_range(top))
+        if semiring is LINEAR:
+            # What a power of two may not scale exactly is left to a larger range.
+            tiny = torch.finfo(top.dtype).tiny
+            self._note(torch.where((top >= tiny) & (top < 0.25 / tiny), 0.0, torch.inf))
         unit, exponent = self._unit(top)
         self.up = [semiring.over(x, unit)]
         self.exponents = self._by_sample(exponent).sum(-1)  # of the upward messages' units
-        self.up_lost = [torch.zeros_like(top)]
+        low = self._lowest(x) / unit
+        lost = self._underflow(low, torch.zeros_like(top))
+        self._note(lost)
+        self.up_lost, self.up_low = [lost], [low]
         for level, rounds in enumerate(bp.up_rounds):
             assert isinstance(rounds, Rounds)
             tiles = [sum_product(part, rounds, semiring) for _, part in self._tiles(level)]
-            below = self._siblings(self.up_lost[-1]).sum(-1)
-            x, exponent, lost = self._scaled(torch.cat(tiles, dim=1), len(rounds.sizes) * below)
+            lost = len(rounds.sizes) * self._siblings(self.up_lost[-1]).sum(-1)
+            low = _product(*self._siblings(self.up_low[-1]).unbind(-1))
+            x, exponent, lost, low = self._scaled(torch.cat(tiles, dim=1), lost, low)
             self.up.append(x)
             self.exponents = self.exponents + self._by_sample(exponent).sum(-1)
             self.up_lost.append(lost)
-        self.root = self._scaled(semiring.times(self.up[-1], self.prior), self.up_lost[-1])[0]
+            self.up_low.append(low)
+        self.prior_low = self._lowest(self.prior)
+        root, low = semiring.times(self.up[-1], self.prior), self.up_low[-1] * self.prior_low
+        self.root = self._scaled(root, self.up_lost[-1], low)[0]
         self._up_lost_most = self.lost
         self._down: list[Tensor] = []
 
     def _unit(self, top: Tensor) -> tuple[Tensor, Tensor]:
-        """Choose what to divide columns with these maxima by, and give its logarithm.
+        """Choose a power of two to divide columns with these maxima by, and give its exponent.
 
-        Returns:
-            A power of two and its exponent, int32; of logarithms, the maximum, twice.
+        Of logarithms, this is the maximum, twice.
         """
         if self.semiring is not LINEAR:
             return top, top
         mantissa, exponent = torch.frexp(top)
         return top / mantissa, exponent
 
-    def _out_of_range(self, top: Tensor) -> Tensor:
-        """Leave to the logarithms what a power of two does not scale exactly."""
+    def _lowest(self, x: Tensor) -> Tensor:
+        """Find each column's smallest entry above zero, in linear arithmetic."""
         if self.semiring is not LINEAR:
-            return torch.zeros_like(top)
-        tiny = torch.finfo(top.dtype).tiny
-        return torch.where((top >= tiny) & (top < 0.25 / tiny), 0.0, torch.inf)
+            return torch.ones_like(x[0])
+        return torch.where(x > 0, x, torch.inf).amin(0)
 
-    def _scaled(self, x: Tensor, lost: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _underflow(self, low: Tensor, lost: Tensor) -> Tensor:
+        """Add what may be lost where numbers as small as these are made."""
+        tiny = torch.finfo(low.dtype).tiny
+        return torch.where(low < tiny, lost + tiny, lost)
+
+    def _scaled(
+        self, x: Tensor, lost: Tensor, low: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Divide each column by its unit.
 
         Args:
             x: Messages, shape (symbols, columns).
             lost: Bound on what their summands' factors had lost, shape (columns,).
+            low: Product of these factors' smallest entries, shape (columns,).
 
         Returns:
-            The scaled messages, their units' exponents, and the bound on what they have lost.
+            The scaled messages, their units' exponents, the bound on what they have lost, and
+            their smallest entries.
         """
         top = x.amax(0)
+        unit, exponent = self._unit(top)
         if self.semiring is LINEAR:
-            lost = (torch.finfo(x.dtype).tiny + lost) / top
+            low, before = self._lowest(x) / unit, low
+            lost = self._underflow(low, self._underflow(before, lost) / top)
         else:
             lost = torch.where(top > -torch.inf, 0.0, torch.nan)
         self._note(lost)
-        unit, exponent = self._unit(top)
-        return self.semiring.over(x, unit), exponent, lost
+        return self.semiring.over(x, unit), exponent, lost, low
 
     def _note(self, lost: Tensor) -> None:
         self.lost = torch.maximum(self.lost, self._by_sample(lost).amax(-1))
@@ -161,6 +184,7 @@ class Passes:
 
     def _go_down(self) -> None:
         down, self._down_lost = [self.prior], [torch.zeros_like(self.up_lost[-1])]
+        self._down_low = [self.prior_low]
         for level in reversed(range(self.bp.num_layers)):
             above, x = down[-1], torch.empty_like(self.up[level])
             received = self._siblings(x)
@@ -174,20 +198,26 @@ class Passes:
             families = self._siblings(self.up_lost[level])
             lost = families.sum(-1, keepdim=True) - families + self._down_lost[-1][:, None]
             num_rounds = max(len(cast("Rounds", rounds).sizes) for rounds in to_children)
-            x, _, lost = self._scaled(x, num_rounds * lost.flatten())
+            lows = self._siblings(self.up_low[level]).unbind(-1)
+            above = self._down_low[-1]
+            low = [_product(above, *lows[:j], *lows[j + 1 :]) for j in range(len(lows))]
+            low_of_each = torch.stack(low, dim=-1).flatten()
+            x, _, lost, low_of_each = self._scaled(x, num_rounds * lost.flatten(), low_of_each)
             down.append(x)
             self._down_lost.append(lost)
+            self._down_low.append(low_of_each)
         self._down_lost.reverse()
+        self._down_low.reverse()
         self._down = down[::-1]
 
     def marginals(self) -> Tree:
         """Posterior probabilities, leaves first."""
         down = self._downward()
+        levels = zip(self.up_lost, self._down_lost, self.up_low, self._down_low, strict=True)
+        bounds = [(up + down, low * other) for up, down, low, other in levels]
         return self._probabilities(
-            self._scaled(self.semiring.times(x, y), x_lost + y_lost)[0]
-            for x, y, x_lost, y_lost in zip(
-                self.up, down, self.up_lost, self._down_lost, strict=True
-            )
+            self._scaled(self.semiring.times(x, y), lost, low)[0]
+            for x, y, (lost, low) in zip(self.up, down, bounds, strict=True)
         )
 
     def _probabilities(self, messages: Iterable[Tensor]) -> Tree:
@@ -207,7 +237,8 @@ class Passes:
         """Draw trees from the root down; see `Posterior.sample`."""
         self.lost = self._up_lost_most
         u = draws.T.split([1, *(self.bp.tuple_size**k for k in range(self.bp.num_layers))])
-        levels = [self._choose(self.root, u[0].flatten(), self.up_lost[-1])]
+        nothing = torch.zeros_like(self.up_lost[-1])
+        levels = [self._choose(self.root, u[0].flatten(), nothing, nothing + 1)]
         for level, u_level in zip(reversed(range(self.bp.num_layers)), u[1:], strict=True):
             rules = self.bp.rules[level][levels[-1]]  # (columns, m, s)
             weights = None
@@ -217,19 +248,21 @@ class Passes:
                 weights = factor if weights is None else self.semiring.times(weights, factor)
             assert weights is not None
             lost = self._siblings(self.up_lost[level]).sum(-1)
-            chosen = self._choose(weights, u_level.T.flatten(), lost)
+            low = _product(*self._siblings(self.up_low[level]).unbind(-1))
+            chosen = self._choose(weights, u_level.T.flatten(), lost, low)
             levels.append(rules[torch.arange(len(rules), device=rules.device), chosen].flatten())
         return tuple(self._by_sample(x) for x in reversed(levels))
 
-    def _choose(self, weights: Tensor, u: Tensor, lost: Tensor) -> Tensor:
+    def _choose(self, weights: Tensor, u: Tensor, lost: Tensor, low: Tensor) -> Tensor:
         """Draw a row for each column with probability proportional to its weights.
 
         Args:
             weights: Shape (K, columns).
             u: Uniform numbers, float64 in [0, 1), shape (columns,).
             lost: Bound on what the weights' factors had lost, shape (columns,).
+            low: Product of these factors' smallest entries, shape (columns,).
         """
-        weights = self._scaled(weights, lost)[0]
+        weights = self._scaled(weights, lost, low)[0]
         if self.semiring is not LINEAR:
             weights = weights.exp()
         if weights.dtype == torch.float32:
@@ -244,9 +277,7 @@ class Passes:
 def log_evidence(
     bp: BeliefPropagation, root: Tensor, exponents: Tensor, semiring: Semiring
 ) -> Tensor:
-    """Take the logarithm of the evidence.
-
-    Every node above the leaves chooses one of its m rules; scaling took a factor per node.
+    """Take the logarithm of the evidence: every node above the leaves chooses one of m rules.
 
     Args:
         bp: The grammar's belief propagation.
@@ -263,3 +294,7 @@ def log_evidence(
     else:
         nats = (root + bp.class_prior.log()).logsumexp(-1) + exponents
     return nats - bp.num_choices * math.log(bp.num_synonyms)
+
+
+def _product(*factors: Tensor) -> Tensor:
+    return reduce(torch.mul, factors)

@@ -180,7 +180,7 @@ class Posterior:
         """Answer with a larger range where there is doubt: in float64, at last with logarithms."""
         doubtful = torch.stack(list(doubts.values())).any(0).nonzero().flatten()
         impossible: list[int] = []
-        for rows in doubtful.split(self._at_once()):
+        for rows in doubtful.split(self._at_once()) if len(doubtful) else ():
             leaves = self._leaf_messages[rows].double()
             given = None if draws is None else draws[rows]
             try:
