@@ -119,42 +119,64 @@ static void answer_tile(struct part *lower, struct part *upper, int64_t first, i
     }
 }
 
+/* What threads share. It stays until the last has let go of it: a helper that the system starts
+   only when the tiles are done finds the job closed, and nobody waits for it. */
 struct job {
-    const struct grammar *g;
-    const struct answers *a;
+    struct grammar g;
+    struct answers a;
     const real *leaves;
     int64_t batch, cut, samples; /* levels above the subtrees; samples of a tile */
-    int64_t next, failed;        /* shared by the threads */
+    int64_t next;                /* sample that no thread has taken */
+    int failed, closed, working, holders;
+    pthread_mutex_t lock;
+    pthread_cond_t done;
 };
 
-/* Answer tiles until none is left. */
-static void *work(void *given) {
-    struct job *job = given;
-    const int64_t L = job->g->L, border = L - job->cut;
+/* Answer tiles until none is left; not 0 where memory ran out. */
+static int work(struct job *job) {
+    const int64_t L = job->g.L, border = L - job->cut, step = job->samples;
     struct part *parts = aligned_alloc(BYTES, 2 * sizeof *parts);
+    if (!parts) return 1;
     struct part *lower = parts, *upper = parts + 1;
-    lanes *memory = NULL;
-    if (parts) {
-        *lower = (struct part){.g = job->g, .a = job->a, .leaves = job->leaves};
-        *upper = (struct part){.g = job->g, .a = job->a, .below = lower};
-        lower->highest = upper->lowest = border, upper->highest = L;
-        lower->subtrees = power(job->g->s, job->cut), upper->subtrees = 1;
-        const int64_t taken = lay_out(lower, NULL) + lay_out(upper, NULL);
-        memory = aligned_alloc(BYTES, taken * sizeof(lanes));
-    }
+    *lower = (struct part){.g = &job->g, .a = &job->a, .leaves = job->leaves};
+    *upper = (struct part){.g = &job->g, .a = &job->a, .below = lower};
+    lower->highest = upper->lowest = border, upper->highest = L;
+    lower->subtrees = power(job->g.s, job->cut), upper->subtrees = 1;
+    const int64_t taken = lay_out(lower, NULL) + lay_out(upper, NULL);
+    lanes *memory = aligned_alloc(BYTES, taken * sizeof(lanes));
     if (memory) {
         lay_out(upper, memory + lay_out(lower, memory));
         for (;;) {
-            const int64_t step = job->samples;
             const int64_t first = __atomic_fetch_add(&job->next, step, __ATOMIC_RELAXED);
             const int64_t left = job->batch - first;
             if (left <= 0) break;
             answer_tile(lower, upper, first, left < step ? left : step);
         }
-    } else
-        __atomic_store_n(&job->failed, 1, __ATOMIC_RELAXED);
+    }
     free(memory);
     free(parts);
+    return !memory;
+}
+
+/* Let go of a job, whose lock is held. */
+static void leave(struct job *job) {
+    const int last = !--job->holders;
+    pthread_mutex_unlock(&job->lock);
+    if (last) free(job);
+}
+
+static void *help(void *given) {
+    struct job *job = given;
+    pthread_mutex_lock(&job->lock);
+    if (!job->closed) {
+        job->working++;
+        pthread_mutex_unlock(&job->lock);
+        work(job); /* without memory of its own it leaves the tiles to the others */
+        pthread_mutex_lock(&job->lock);
+        job->working--;
+        pthread_cond_signal(&job->done);
+    }
+    leave(job);
     return NULL;
 }
 
@@ -170,7 +192,11 @@ static void expect(void *table, int64_t size) {
 /* Answer what is asked about `batch` samples; not 0 where memory ran out. */
 int answer(const struct grammar *g, const real *leaves, int64_t batch, const struct answers *a,
            int64_t threads) {
-    struct job job = {.g = g, .a = a, .leaves = leaves, .batch = batch};
+    struct job *job = malloc(sizeof *job);
+    if (!job) return 1;
+    *job = (struct job){.g = *g, .a = *a, .leaves = leaves, .batch = batch, .holders = 1};
+    pthread_mutex_init(&job->lock, NULL);
+    pthread_cond_init(&job->done, NULL);
     const int64_t tree = power(g->s, g->L) * g->v; /* numbers in a sample's leaf messages */
     real **const tables[] = {a->upward, a->downward, a->marginals};
     for (int i = 0; i < 3; i++)
@@ -179,20 +205,28 @@ int answer(const struct grammar *g, const real *leaves, int64_t batch, const str
             expect(tables[i][level], rows * symbols_at(g, level) * sizeof(real));
         }
     /* Cut trees until a tile fits the cache, and every thread has several tiles. */
-    for (job.samples = LANES; job.cut < g->L && job.samples >= g->s; job.cut++) {
-        const int64_t size = job.samples * 2 * tree * sizeof(real);
-        if (size <= TILE_BYTES && job.samples * 4 * threads <= batch) break;
-        job.samples /= g->s;
+    for (job->samples = LANES; job->cut < g->L && job->samples >= g->s; job->cut++) {
+        const int64_t size = job->samples * 2 * tree * sizeof(real);
+        if (size <= TILE_BYTES && job->samples * 4 * threads <= batch) break;
+        job->samples /= g->s;
     }
     /* A thread takes about as long to start as this many numbers times rules to be done with. */
     const int64_t useful = 1 + batch * tree * g->m / 50000;
-    const int64_t tiles = (batch + job.samples - 1) / job.samples;
+    const int64_t tiles = (batch + job->samples - 1) / job->samples;
     if (threads > tiles) threads = tiles;
     if (threads > useful) threads = useful;
-    pthread_t others[threads];
-    int64_t started = 0;
-    while (started < threads - 1 && !pthread_create(&others[started], NULL, work, &job)) started++;
-    work(&job);
-    for (int64_t i = 0; i < started; i++) pthread_join(others[i], NULL);
-    return job.failed != 0;
+    pthread_attr_t detached;
+    pthread_attr_init(&detached);
+    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    pthread_mutex_lock(&job->lock);
+    for (pthread_t helper; job->holders < threads; job->holders++)
+        if (pthread_create(&helper, &detached, help, job)) break;
+    pthread_mutex_unlock(&job->lock);
+    pthread_attr_destroy(&detached);
+    const int failed = work(job);
+    pthread_mutex_lock(&job->lock);
+    job->closed = 1;
+    while (job->working) pthread_cond_wait(&job->done, &job->lock);
+    leave(job);
+    return failed;
 }
