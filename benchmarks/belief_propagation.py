@@ -1,126 +1,163 @@
 """Belief propagation against simple ways of writing it, as ratios in one run.
 
-python benchmarks/belief_propagation.py [--device cuda] [--batch 100]
+python benchmarks/belief_propagation.py
 
-Each competitor computes the same marginals (checked first); rounds are interleaved, so that a
-noisy machine disturbs all alike, and the median ratio is printed with its quartiles.
+For full marginals and for draws from the posterior, at two sizes of the paper, over batch sizes:
+samples per second, and how many times more samples the compiled kernel answers than each of the
+simple ways (quartiles over rounds that are interleaved, so that a noisy machine disturbs all
+alike). Marginals are checked against each other first. Then what the first call costs, with an
+empty cache and with the kernel in it, and the peak memory of 4096 samples at L = 10.
 """
 
 import argparse
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from simple_belief_propagation import dense, dense_sample, gather, gather_sample, scatter
 
 from lit_hier.inference import BeliefPropagation
 from lit_hier.noise import EpsilonNoise
 from lit_hier.rhm import RandomHierarchyModel, Tree
 
+SIZES = ((16, 4, 2, 7), (32, 8, 2, 10))
+SWITCH = "LIT_HIER_COMPILE"
 
-def normalise(x: Tensor) -> Tensor:
-    """Scale to a sum of one over the last axis."""
-    return x / x.sum(-1, keepdim=True)
-
-
-def dense(rhm: RandomHierarchyModel, device: str) -> Callable[[Tensor], Tree]:
-    """Contract the v x v x v factor (s = 2) with einsum."""
-    factors = []
-    for rule in rhm.rules:
-        factor = torch.zeros(len(rule), *(rhm.num_features,) * 2, device=device)
-        for y, tuples in enumerate(rule):
-            factor[y, tuples[:, 0], tuples[:, 1]] = 1
-        factors.append(factor)
-
-    def marginals(leaves: Tensor) -> Tree:
-        up, down = [normalise(leaves)], []
-        for factor in factors:
-            left, right = up[-1].unflatten(1, (-1, 2)).unbind(2)
-            up.append(normalise(torch.einsum("yac,zna,znc->zny", factor, left, right)))
-        down.append(torch.full_like(up[-1], 1 / up[-1].shape[-1]))
-        for factor, below in zip(reversed(factors), reversed(up[:-1]), strict=True):
-            left, right = below.unflatten(1, (-1, 2)).unbind(2)
-            to_left = torch.einsum("yac,zny,znc->zna", factor, down[-1], right)
-            to_right = torch.einsum("yac,zny,zna->znc", factor, down[-1], left)
-            down.append(normalise(torch.stack((to_left, to_right), 2).flatten(1, 2)))
-        return tuple(normalise(u * d) for u, d in zip(up, reversed(down), strict=True))
-
-    return marginals
-
-
-def gather(rhm: RandomHierarchyModel, device: str) -> Callable[[Tensor], Tree]:
-    """Gather both children's messages for every rule, batch first (s = 2)."""
-    rules = [rule.to(device) for rule in rhm.rules]
-
-    def marginals(leaves: Tensor) -> Tree:
-        up = [normalise(leaves)]
-        for rule in rules:
-            left, right = up[-1].unflatten(1, (-1, 2)).unbind(2)
-            up.append(normalise((left[..., rule[..., 0]] * right[..., rule[..., 1]]).sum(-1)))
-        down = [torch.full_like(up[-1], 1 / up[-1].shape[-1])]
-        for rule, below in zip(reversed(rules), reversed(up[:-1]), strict=True):
-            messages = []
-            children = below.unflatten(1, (-1, 2)).unbind(2)
-            for j, other in ((0, children[1]), (1, children[0])):
-                weight = down[-1][..., None] * other[..., rule[..., 1 - j]]
-                message = torch.zeros_like(other)
-                message.index_add_(-1, rule[..., j].flatten(), weight.flatten(-2))
-                messages.append(message)
-            down.append(normalise(torch.stack(messages, 2).flatten(1, 2)))
-        return tuple(normalise(u * d) for u, d in zip(up, reversed(down), strict=True))
-
-    return marginals
+FIRST_CALL = """
+import time, torch
+from lit_hier.inference import BeliefPropagation
+from lit_hier.rhm import RandomHierarchyModel
+bp = BeliefPropagation(RandomHierarchyModel(32, 8, 2, 10))
+messages = torch.rand(2, 1024, 32)
+start = time.perf_counter()
+bp.marginals(messages)
+first = time.perf_counter() - start
+bp.marginals(messages)
+print(first - (time.perf_counter() - start - first))
+"""
+PEAK = """
+import resource, torch
+from lit_hier.inference import BeliefPropagation
+from lit_hier.noise import EpsilonNoise
+from lit_hier.rhm import RandomHierarchyModel
+rhm = RandomHierarchyModel(32, 8, 2, 10)
+bp = BeliefPropagation(rhm)
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+before = peak()
+leaves = rhm.sample(4096, torch.Generator().manual_seed(0))[0]
+messages = EpsilonNoise().messages(leaves, 0.6, 32, torch.float32)
+answers = bp.marginals(messages)
+print(before, peak())
+"""
 
 
-def seconds(call: Callable[[], object], device: str) -> float:
-    """Time one call."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def plainly(call: Callable[[], object]) -> object:
+    """Answer without the kernel."""
+    os.environ[SWITCH] = "0"
+    try:
+        return call()
+    finally:
+        os.environ[SWITCH] = "1"
+
+
+def compare(
+    ways: dict[str, Callable[[], object]], batch: int, rounds: int, patience: float
+) -> str:
+    """Time ways in turns, the first one against all others: a row of the table.
+
+    A way gets as many rounds as `patience` seconds allow, but one at least.
+    """
+    first = next(iter(ways))
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    spent = dict.fromkeys(ways, 0.0)
+    for _ in range(rounds):
+        for name, way in ways.items():
+            if times[name] and spent[name] + np.median(times[name]) > patience:
+                times[name].append(np.nan)
+                continue
+            # The quick ones more than once, so that a time is more than the clock's grain.
+            repeats = 1 if name != first else 5
+            start = time.perf_counter()
+            for _ in range(repeats):
+                way()
+            took = time.perf_counter() - start
+            times[name].append(took / repeats)
+            spent[name] += took
+    cells = []
+    for name in ways:
+        cell = f"{batch / np.nanmedian(times[name]):,.0f}"
+        if name != first:
+            ratios = np.array(times[name]) / np.array(times[first])
+            low, middle, high = np.nanpercentile(ratios, [25, 50, 75])
+            cell += f", **{middle:.0f}** ({low:.0f} to {high:.0f})"
+        cells.append(cell)
+    return " | ".join(cells)
+
+
+def agree(a: Tree, b: Tree) -> None:
+    """Check that marginals are equal but for rounding."""
+    for x, y in zip(a, b, strict=True):
+        assert torch.allclose(x, y, atol=1e-4)
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32, 256, 1024])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--patience", type=float, default=20.0, help="seconds for a way and row")
     options = parser.parse_args()
-    device = options.device
-    print(
-        f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, float32,"
-        f" batch {options.batch}"
+    os.environ[SWITCH] = "1"
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32\n")
+    grammars = [RandomHierarchyModel(*size) for size in SIZES]
+    ways = (
+        ("marginals", {"einsum": dense, "gather": gather, "scatter": scatter}),
+        ("draws", {"einsum": dense_sample, "gather": gather_sample}),
     )
-    print(
-        "| v, m, s, L | this project | dense einsum | gather per rule | over dense | over gather |"
-    )
-    print("| --- | --- | --- | --- | --- | --- |")
-    for v, m, s, L in ((16, 4, 2, 7), (32, 8, 2, 10)):
-        rhm = RandomHierarchyModel(v, m, s, L)
-        tree = rhm.sample(options.batch, torch.Generator().manual_seed(0))
-        messages = EpsilonNoise().messages(tree[0], 0.6, v, torch.float32).to(device)
-        bp = BeliefPropagation(rhm).to(device)
-        peers = [bp.marginals, dense(rhm, device), gather(rhm, device)]
-        answers = [peer(messages) for peer in peers]
-        for answer in answers[1:]:
-            for a, b in zip(answers[0], answer, strict=True):
-                assert torch.allclose(a, b, atol=1e-4)
-        times = np.array(
-            [
-                [seconds(partial(peer, messages), device) for peer in peers]
-                for _ in range(options.rounds)
-            ]
-        )
-        rate = [f"{options.batch / t:,.0f}/s" for t in np.median(times, 0)]
-        ratios = [np.percentile(times[:, k] / times[:, 0], [25, 50, 75]) for k in (1, 2)]
-        spread = [f"{r[1]:.1f} ({r[0]:.1f} to {r[2]:.1f})" for r in ratios]
-        print(f"| {v}, {m}, {s}, {L} | " + " | ".join(rate + spread) + " |")
+    for asked, others in ways:
+        print(f"{asked}\n")
+        print("| v, m, s, L | batch | kernel | plain | " + " | ".join(others) + " |")
+        print("| --- " * (4 + len(others)) + "|")
+        for size, rhm in zip(SIZES, grammars, strict=True):
+            bp = BeliefPropagation(rhm)
+            made = {name: way(rhm, "cpu") for name, way in others.items()}
+            for batch in options.batches:
+                tree = rhm.sample(batch, torch.Generator().manual_seed(0))
+                messages = EpsilonNoise().messages(tree[0], 0.6, size[0], torch.float32)
+                mine = partial(bp.marginals if asked == "marginals" else bp.sample, messages)
+                calls: dict[str, Callable[[], object]] = {
+                    "kernel": mine,
+                    "plain": partial(plainly, mine),
+                    **{name: partial(way, messages) for name, way in made.items()},
+                }
+                mine()
+                if asked == "marginals" and batch <= 32:
+                    for way in made.values():
+                        agree(bp.marginals(messages), way(messages))
+                row = compare(calls, batch, options.rounds, options.patience)
+                print("| " + ", ".join(map(str, size)) + f" | {batch} | {row} |", flush=True)
+        print()
+    with tempfile.TemporaryDirectory() as empty:
+        for what in ("an empty cache", "the kernel in the cache"):
+            environment = {**os.environ, "XDG_CACHE_HOME": empty}
+            said = subprocess.run(
+                [sys.executable, "-c", FIRST_CALL], env=environment, check=True, stdout=-1
+            ).stdout
+            print(f"first call, {what}: {float(said):.2f} s more than another")
+    for what, switch in (("kernel", "1"), ("plain", "0")):
+        environment = {**os.environ, SWITCH: switch}
+        said = subprocess.run(
+            [sys.executable, "-c", PEAK], env=environment, check=True, stdout=-1
+        ).stdout
+        before, after = map(float, said.split())
+        print(f"peak memory, {what}: {after:.2f} GiB, {before:.2f} of it before")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,15 @@ from lit_hier.rhm import RandomHierarchyModel, Tree
 GRAMMARS = small_grammars()
 
 
+@pytest.fixture(params=["compiled", "plain"])
+def _either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer by the kernel, where there is a compiler, and by plain operations."""
+    monkeypatch.setenv("LIT_HIER_COMPILE", str(int(request.param == "compiled")))
+
+
+either_way = pytest.mark.usefixtures("_either_way")
+
+
 def enumerate_posterior(
     rhm: RandomHierarchyModel, messages: Tensor, prior: Tensor
 ) -> tuple[Tree, Tensor, list[Tensor]]:
@@ -116,6 +125,7 @@ def epsilon_messages(epsilon: float, dtype: torch.dtype = torch.float64) -> Tens
     return EpsilonNoise().messages(TREE[0], epsilon, RHM.num_features, dtype)
 
 
+@either_way
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_without_noise_every_latent_is_certain(dtype: torch.dtype) -> None:
     posterior = BP.condition(epsilon_messages(0.0, dtype))
@@ -202,6 +212,7 @@ def test_posterior_mean_is_the_optimal_denoiser() -> None:
         assert abs(product.mean()) < 4 * product.std() / len(product) ** 0.5
 
 
+@either_way
 @pytest.mark.parametrize("epsilon", [0.3, 0.75, 1.0])
 def test_deep_trees_neither_under_nor_overflow(epsilon: float) -> None:
     rhm = RandomHierarchyModel(4, 2, 2, 16, seed=0)
@@ -218,6 +229,7 @@ def test_deep_trees_neither_under_nor_overflow(epsilon: float) -> None:
     assert torch.allclose(posterior.log_evidence().double(), reference, rtol=1e-5)
 
 
+@either_way
 def test_evidence_far_below_the_smallest_number_is_still_exact() -> None:
     """Two errors in one tuple, each of probability 1e-30, leave float32 but not the answer."""
     rhm = RandomHierarchyModel(4, 1, 2, 2, seed=0)
@@ -241,6 +253,7 @@ def test_evidence_far_below_the_smallest_number_is_still_exact() -> None:
         assert all(torch.equal(a[4:], b) for a, b in zip(together, alone, strict=True))
 
 
+@either_way
 def test_evidence_that_no_tree_explains_names_the_samples() -> None:
     messages = epsilon_messages(0.0)
     known = {tuple(x) for x in RHM.rules[0].flatten(0, 1).tolist()}
@@ -259,6 +272,7 @@ def test_evidence_that_no_tree_explains_names_the_samples() -> None:
         BeliefPropagation(RHM, prior).sample(epsilon_messages(0.0)[:1])
 
 
+@either_way
 @pytest.mark.parametrize(
     ("messages", "said"),
     [
@@ -284,6 +298,7 @@ def test_class_priors_that_are_none(prior: Tensor) -> None:
         BeliefPropagation(RHM, prior)
 
 
+@either_way
 @pytest.mark.parametrize("process", [EpsilonNoise(), EpsilonNoise(True), MaskingNoise()])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_sample_has_the_same_bits_in_every_batch(process: Any, dtype: torch.dtype) -> None:
@@ -321,6 +336,7 @@ class LargestTensor(TorchDispatchMode):
         return out
 
 
+@either_way
 @pytest.mark.parametrize(("v", "m", "s"), [(64, 2, 2), (64, 8, 2), (16, 3, 4)])
 def test_memory_per_node_grows_as_the_rules(v: int, m: int, s: int) -> None:
     rhm = RandomHierarchyModel(v, m, s, 2)

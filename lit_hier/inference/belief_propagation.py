@@ -31,8 +31,8 @@ class BeliefPropagation(nn.Module):
 
     Every method raises `InputError` on leaf messages of a wrong shape or type, negative or not
     finite, and `UnexplainedEvidenceError`, which names the samples, where no tree explains them.
-    Samples whose probabilities leave the range of the floating-point type are computed again
-    with logarithms in float64; so no result is ever NaN.
+    Samples whose probabilities leave the range of the floating-point type are computed again in
+    float64 and, if need be, with logarithms; so no result is ever NaN.
 
     Args:
         rhm: The grammar.
@@ -44,6 +44,8 @@ class BeliefPropagation(nn.Module):
     """
 
     class_prior: Tensor
+    kernel_rules: Tensor
+    kernel_busiest: Tensor
 
     def __init__(self, rhm: RandomHierarchyModel, class_prior: Tensor | None = None) -> None:
         super().__init__()
@@ -71,6 +73,12 @@ class BeliefPropagation(nn.Module):
             up, down = _rounds(rule, rhm.num_features)
             self.up_rounds.append(up)
             self.down_rounds.append(down)
+        # What the compiled kernel is told of the grammar.
+        place = torch.arange(rhm.tuple_size) * rhm.num_features
+        rules = torch.cat([(rule + place).flatten() for rule in rhm.rules]).int()
+        busiest = torch.stack([_busiest(rule, rhm.num_features) for rule in rhm.rules]).int()
+        self.register_buffer("kernel_rules", rules, persistent=False)
+        self.register_buffer("kernel_busiest", busiest, persistent=False)
 
     @property
     def rules(self) -> tuple[Tensor, ...]:
@@ -78,7 +86,11 @@ class BeliefPropagation(nn.Module):
         return tuple(self.get_buffer(f"rules_{level}") for level in range(self.num_layers))
 
     def condition(self, leaf_messages: Tensor) -> Posterior:
-        """Run the upward pass once, for several questions about the same evidence."""
+        """Take evidence, for several questions about it.
+
+        The messages are read when a question is asked; that is when those that are none are
+        noticed.
+        """
         wanted = (self.num_leaves, self.num_features)
         shape = tuple(leaf_messages.shape)
         if len(shape) != 3 or shape[1:] != wanted or not shape[0]:
@@ -92,11 +104,6 @@ class BeliefPropagation(nn.Module):
             )
         if leaf_messages.dtype not in (torch.float32, torch.float64):
             leaf_messages = leaf_messages.float()
-        lowest, highest = torch.aminmax(leaf_messages)
-        if not (lowest >= 0 and highest < torch.inf):
-            raise InputError(
-                "leaf_messages must be finite and not negative; look for NaN upstream"
-            )
         return Posterior(self, leaf_messages)
 
     def forward(self, leaf_messages: Tensor) -> Tree:
@@ -152,3 +159,9 @@ def _rounds(rule: Tensor, num_features: int) -> tuple[Rounds, nn.ModuleList]:
         for j in range(s)
     ]
     return Rounds(parent, children, num_parents), nn.ModuleList(down)
+
+
+def _busiest(rule: Tensor, num_features: int) -> Tensor:
+    """Count the most rules that have one symbol at one place."""
+    places = rule.flatten(0, 1).unbind(-1)
+    return torch.stack([place.bincount(minlength=num_features) for place in places]).max()

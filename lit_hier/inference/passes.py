@@ -1,16 +1,22 @@
-"""The passes of belief propagation over the tree, in one arithmetic.
+"""The passes of belief propagation over the tree, as plain torch operations in one arithmetic.
 
 Inside, the messages of a level are one matrix (symbols, columns), the columns running over samples
-and, within a sample, over nodes; outside they are (B, nodes, symbols). Each column is scaled to a
-maximum of one: a maximum, unlike a sum, has no rounding, and neither the depth of the tree nor
-the scale of the leaves can make the messages overflow.
+and, within a sample, over nodes; outside they are (B, nodes, symbols). Each column is divided by
+the power of two that brings its maximum into [1/2, 1): that takes no rounding, and neither the
+depth of the tree nor the scale of the leaves can make the messages overflow.
+
+Products may underflow. Two numbers per column keep account of that: the smallest entry above zero
+says whether a product of messages can, and a bound on what has been lost, as a share of the
+largest entry, goes from message to message.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, cast
+from collections.abc import Iterable, Iterator
+from functools import reduce
+from itertools import accumulate
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +26,9 @@ from lit_hier.inference.sum_product import LINEAR, Rounds, Semiring, pairwise_su
 if TYPE_CHECKING:
     from lit_hier.inference.belief_propagation import BeliefPropagation
     from lit_hier.rhm.grammar import Tree
+
+Question = Literal["upward", "downward", "marginals", "log_evidence", "trees"]
+"""What can be asked of a posterior; see `Posterior.ask`."""
 
 # Columns worked on at once on a CPU, so that a tile stays in the cache; changes no bit.
 _CPU_TILE: Final = 8192
@@ -48,39 +57,78 @@ class Passes:
         prior = bp.class_prior if semiring is LINEAR else bp.class_prior.log()
         self.prior = prior.to(leaves.dtype)[:, None].repeat(1, self.batch_size)
         x = leaves.flatten(0, 1).T.contiguous()
-        scale = x.amax(0)
-        self.up = [semiring.over(x, scale)]
-        self.scales = [scale]  # per level, what the upward messages were divided by
-        self.up_lost = [torch.zeros_like(scale)]
+        top = x.amax(0)
+        if semiring is LINEAR:
+            # What a power of two may not scale exactly is left to a larger range.
+            tiny = torch.finfo(top.dtype).tiny
+            self._note(torch.where((top >= tiny) & (top < 0.25 / tiny), 0.0, torch.inf))
+        unit, exponent = self._unit(top)
+        self.up = [semiring.over(x, unit)]
+        self.exponents = self._by_sample(exponent).sum(-1)  # of the upward messages' units
+        low = self._lowest(x) / unit
+        lost = self._underflow(low, torch.zeros_like(top))
+        self._note(lost)
+        self.up_lost, self.up_low = [lost], [low]
         for level, rounds in enumerate(bp.up_rounds):
             assert isinstance(rounds, Rounds)
             tiles = [sum_product(part, rounds, semiring) for _, part in self._tiles(level)]
-            below = self._siblings(self.up_lost[-1]).sum(-1)
-            x, scale, lost = self._scaled(torch.cat(tiles, dim=1), len(rounds.sizes) * below)
+            lost = len(rounds.sizes) * self._siblings(self.up_lost[-1]).sum(-1)
+            low = _product(*self._siblings(self.up_low[-1]).unbind(-1))
+            x, exponent, lost, low = self._scaled(torch.cat(tiles, dim=1), lost, low)
             self.up.append(x)
-            self.scales.append(scale)
+            self.exponents = self.exponents + self._by_sample(exponent).sum(-1)
             self.up_lost.append(lost)
-        self.root = self._scaled(semiring.times(self.up[-1], self.prior), self.up_lost[-1])[0]
+            self.up_low.append(low)
+        self.prior_low = self._lowest(self.prior)
+        root, low = semiring.times(self.up[-1], self.prior), self.up_low[-1] * self.prior_low
+        self.root = self._scaled(root, self.up_lost[-1], low)[0]
         self._up_lost_most = self.lost
         self._down: list[Tensor] = []
 
-    def _scaled(self, x: Tensor, lost: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Divide each column by its maximum.
+    def _unit(self, top: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose a power of two to divide columns with these maxima by, and give its exponent.
+
+        Of logarithms, this is the maximum, twice.
+        """
+        if self.semiring is not LINEAR:
+            return top, top
+        mantissa, exponent = torch.frexp(top)
+        return top / mantissa, exponent
+
+    def _lowest(self, x: Tensor) -> Tensor:
+        """Find each column's smallest entry above zero, in linear arithmetic."""
+        if self.semiring is not LINEAR:
+            return torch.ones_like(x[0])
+        return torch.where(x > 0, x, torch.inf).amin(0)
+
+    def _underflow(self, low: Tensor, lost: Tensor) -> Tensor:
+        """Add what may be lost where numbers as small as these are made."""
+        tiny = torch.finfo(low.dtype).tiny
+        return torch.where(low < tiny, lost + tiny, lost)
+
+    def _scaled(
+        self, x: Tensor, lost: Tensor, low: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Divide each column by its unit.
 
         Args:
             x: Messages, shape (symbols, columns).
             lost: Bound on what their summands' factors had lost, shape (columns,).
+            low: Product of these factors' smallest entries, shape (columns,).
 
         Returns:
-            The scaled messages, their scales, and the bound on what they have lost.
+            The scaled messages, their units' exponents, the bound on what they have lost, and
+            their smallest entries.
         """
-        scale = x.amax(0)
+        top = x.amax(0)
+        unit, exponent = self._unit(top)
         if self.semiring is LINEAR:
-            lost = (torch.finfo(x.dtype).tiny + lost) / scale
+            low, before = self._lowest(x) / unit, low
+            lost = self._underflow(low, self._underflow(before, lost) / top)
         else:
-            lost = torch.where(scale > -torch.inf, 0.0, torch.nan)
+            lost = torch.where(top > -torch.inf, 0.0, torch.nan)
         self._note(lost)
-        return self.semiring.over(x, scale), scale, lost
+        return self.semiring.over(x, unit), exponent, lost, low
 
     def _note(self, lost: Tensor) -> None:
         self.lost = torch.maximum(self.lost, self._by_sample(lost).amax(-1))
@@ -109,13 +157,24 @@ class Passes:
         split: Tensor = x.unflatten(-1, (-1, self.bp.tuple_size))
         return split
 
-    def upward(self) -> list[Tensor]:
-        """Upward messages, leaves first, scaled to a maximum of one."""
-        self.lost = self._up_lost_most
-        return self.up
+    def answer(self, question: Question, draws: Tensor | None) -> Tree:
+        """Answer one of the questions of `Posterior.ask`."""
+        if question == "trees":
+            assert draws is not None
+            return self.trees(draws)
+        answer: Tree = getattr(self, question)()
+        return answer
 
-    def downward(self) -> list[Tensor]:
-        """Downward messages, leaves first, scaled to a maximum of one."""
+    def upward(self) -> Tree:
+        """Upward messages, normalised, leaves first."""
+        self.lost = self._up_lost_most
+        return self._probabilities(self.up)
+
+    def downward(self) -> Tree:
+        """Downward messages, normalised, leaves first."""
+        return self._probabilities(self._downward())
+
+    def _downward(self) -> list[Tensor]:
         if not self._down:
             self._go_down()
         self.lost = self._up_lost_most
@@ -125,6 +184,7 @@ class Passes:
 
     def _go_down(self) -> None:
         down, self._down_lost = [self.prior], [torch.zeros_like(self.up_lost[-1])]
+        self._down_low = [self.prior_low]
         for level in reversed(range(self.bp.num_layers)):
             above, x = down[-1], torch.empty_like(self.up[level])
             received = self._siblings(x)
@@ -138,23 +198,29 @@ class Passes:
             families = self._siblings(self.up_lost[level])
             lost = families.sum(-1, keepdim=True) - families + self._down_lost[-1][:, None]
             num_rounds = max(len(cast("Rounds", rounds).sizes) for rounds in to_children)
-            x, _, lost = self._scaled(x, num_rounds * lost.flatten())
+            lows = self._siblings(self.up_low[level]).unbind(-1)
+            above = self._down_low[-1]
+            low = [_product(above, *lows[:j], *lows[j + 1 :]) for j in range(len(lows))]
+            low_of_each = torch.stack(low, dim=-1).flatten()
+            x, _, lost, low_of_each = self._scaled(x, num_rounds * lost.flatten(), low_of_each)
             down.append(x)
             self._down_lost.append(lost)
+            self._down_low.append(low_of_each)
         self._down_lost.reverse()
+        self._down_low.reverse()
         self._down = down[::-1]
 
-    def marginals(self) -> list[Tensor]:
-        """Unnormalised posterior probabilities, leaves first, scaled to a maximum of one."""
-        down = self.downward()
-        return [
-            self._scaled(self.semiring.times(x, y), x_lost + y_lost)[0]
-            for x, y, x_lost, y_lost in zip(
-                self.up, down, self.up_lost, self._down_lost, strict=True
-            )
-        ]
+    def marginals(self) -> Tree:
+        """Posterior probabilities, leaves first."""
+        down = self._downward()
+        levels = zip(self.up_lost, self._down_lost, self.up_low, self._down_low, strict=True)
+        bounds = [(up + down, low * other) for up, down, low, other in levels]
+        return self._probabilities(
+            self._scaled(self.semiring.times(x, y), lost, low)[0]
+            for x, y, (lost, low) in zip(self.up, down, bounds, strict=True)
+        )
 
-    def probabilities(self, messages: list[Tensor]) -> Tree:
+    def _probabilities(self, messages: Iterable[Tensor]) -> Tree:
         """Normalise, and turn the layout outwards: (B, nodes, symbols) per level."""
         if self.semiring is LINEAR:
             normalised = (x / pairwise_sum(x) for x in messages)
@@ -162,28 +228,17 @@ class Passes:
             normalised = (torch.softmax(x, dim=0) for x in messages)
         return tuple(self._by_sample(x).permute(1, 2, 0) for x in normalised)
 
-    def log_evidence(self) -> Tensor:
-        """Log evidence in nats, float64, shape (B,).
-
-        Every node above the leaves chooses one of its m rules; scaling took a factor per node.
-        """
+    def log_evidence(self) -> tuple[Tensor]:
+        """Log evidence in nats, float64, shape (B,)."""
         self.lost = self._up_lost_most
-        root = self.semiring.times(self.up[-1], self.prior).double()
-        if self.semiring is LINEAR:
-            root = root.log()
-        total = torch.logsumexp(root, 0) - self.bp.num_choices * math.log(self.bp.num_synonyms)
-        for scale in self.scales:
-            factors = scale.double()
-            if self.semiring is LINEAR:
-                factors = factors.log()
-            total = total + self._by_sample(factors).sum(-1)
-        return total
+        return (log_evidence(self.bp, self.up[-1].T, self.exponents, self.semiring),)
 
-    def sample(self, draws: Tensor) -> Tree:
+    def trees(self, draws: Tensor) -> Tree:
         """Draw trees from the root down; see `Posterior.sample`."""
         self.lost = self._up_lost_most
         u = draws.T.split([1, *(self.bp.tuple_size**k for k in range(self.bp.num_layers))])
-        levels = [self._choose(self.root, u[0].flatten(), self.up_lost[-1])]
+        nothing = torch.zeros_like(self.up_lost[-1])
+        levels = [self._choose(self.root, u[0].flatten(), nothing, nothing + 1)]
         for level, u_level in zip(reversed(range(self.bp.num_layers)), u[1:], strict=True):
             rules = self.bp.rules[level][levels[-1]]  # (columns, m, s)
             weights = None
@@ -193,24 +248,53 @@ class Passes:
                 weights = factor if weights is None else self.semiring.times(weights, factor)
             assert weights is not None
             lost = self._siblings(self.up_lost[level]).sum(-1)
-            chosen = self._choose(weights, u_level.T.flatten(), lost)
+            low = _product(*self._siblings(self.up_low[level]).unbind(-1))
+            chosen = self._choose(weights, u_level.T.flatten(), lost, low)
             levels.append(rules[torch.arange(len(rules), device=rules.device), chosen].flatten())
         return tuple(self._by_sample(x) for x in reversed(levels))
 
-    def _choose(self, weights: Tensor, u: Tensor, lost: Tensor) -> Tensor:
+    def _choose(self, weights: Tensor, u: Tensor, lost: Tensor, low: Tensor) -> Tensor:
         """Draw a row for each column with probability proportional to its weights.
 
         Args:
             weights: Shape (K, columns).
             u: Uniform numbers, float64 in [0, 1), shape (columns,).
             lost: Bound on what the weights' factors had lost, shape (columns,).
+            low: Product of these factors' smallest entries, shape (columns,).
         """
-        weights = self._scaled(weights, lost)[0]
+        weights = self._scaled(weights, lost, low)[0]
         if self.semiring is not LINEAR:
             weights = weights.exp()
         if weights.dtype == torch.float32:
             # Keep the first 24 bits: u stays below 1, and u * total below the total.
             u = (u * 2.0**24).floor() * 2.0**-24
-        cumulative = weights.cumsum(0)
+        # One after another: torch's own cumulative sum does not say how it rounds.
+        cumulative = torch.stack(list(accumulate(weights.unbind(0))))
         threshold = cumulative[-1] * u.to(weights.dtype)
         return (cumulative <= threshold).sum(0).clamp_(max=len(weights) - 1)
+
+
+def log_evidence(
+    bp: BeliefPropagation, root: Tensor, exponents: Tensor, semiring: Semiring
+) -> Tensor:
+    """Take the logarithm of the evidence: every node above the leaves chooses one of m rules.
+
+    Args:
+        bp: The grammar's belief propagation.
+        root: The root's upward messages as scaled, shape (B, n).
+        exponents: What they have been divided by, in all: of two, or of e, shape (B,).
+        semiring: The arithmetic that they come from.
+
+    Returns:
+        Nats, float64, shape (B,).
+    """
+    if semiring is LINEAR:
+        weights = (root * bp.class_prior.to(root.dtype)).double()
+        nats = pairwise_sum(weights.T).log() + exponents.double() * math.log(2)
+    else:
+        nats = (root + bp.class_prior.log()).logsumexp(-1) + exponents
+    return nats - bp.num_choices * math.log(bp.num_synonyms)
+
+
+def _product(*factors: Tensor) -> Tensor:
+    return reduce(torch.mul, factors)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
 
 from lit_hier.errors import InputError
-from lit_hier.inference.passes import Passes
+from lit_hier.inference import kernel
+from lit_hier.inference.passes import Passes, Question
 from lit_hier.inference.sum_product import LINEAR, LOGARITHMIC
 
 if TYPE_CHECKING:
     from lit_hier.inference.belief_propagation import BeliefPropagation
     from lit_hier.rhm.grammar import Tree
+
+# Numbers in the leaf messages that plain operations take at once, as they need room for a dozen
+# times as many; changes no bit.
+_AT_ONCE_ON_CPU: Final = 2**23
+_AT_ONCE_ELSEWHERE: Final = 2**28
 
 
 class UnexplainedEvidenceError(InputError):
@@ -35,54 +41,91 @@ class UnexplainedEvidenceError(InputError):
 
 
 class Posterior:
-    """Trees given evidence, by one upward pass; made by `BeliefPropagation.condition`.
+    """Trees given evidence; made by `BeliefPropagation.condition`.
 
-    Every question is answered in linear arithmetic; samples of which underflow may have taken
-    more than rounding does are answered again, with logarithms in float64. Which samples these
-    are depends on themselves only.
+    Every question is answered in linear arithmetic: on a CPU by the compiled kernel where there is
+    one, else by plain torch operations, to the same bits. Samples of which underflow may have
+    taken more than rounding does are answered again, in float64, and where that is not enough,
+    with logarithms. Which samples these are depends on themselves only.
 
     Args:
         bp: The grammar's belief propagation.
-        leaf_messages: Shape (B, s**L, v), float32 or float64, finite and not negative.
+        leaf_messages: Shape (B, s**L, v), float32 or float64, finite and not negative. They are
+            read with every question.
     """
 
-    @torch.no_grad()
     def __init__(self, bp: BeliefPropagation, leaf_messages: Tensor) -> None:
         self._bp = bp
-        self._leaf_messages = leaf_messages
-        self._linear = Passes(bp, leaf_messages, LINEAR)
+        self._leaf_messages = leaf_messages.detach()
 
     @torch.no_grad()
-    def _answer(self, question: Callable[[Passes, Tensor], Tree]) -> Tree:
-        """Ask the linear passes, then the logarithmic ones about the samples that they lost."""
-        every_row = torch.arange(len(self._leaf_messages), device=self._leaf_messages.device)
-        answers = question(self._linear, every_row)
-        rounding = torch.finfo(self._leaf_messages.dtype).eps
-        lost = every_row[~(self._linear.lost <= rounding)]
-        if len(lost):
-            passes = Passes(self._bp, self._leaf_messages[lost].double().log(), LOGARITHMIC)
-            impossible = passes.lost.isnan()
-            if impossible.any():
-                raise UnexplainedEvidenceError(lost[impossible].tolist())
-            for answer, exact in zip(answers, question(passes, lost), strict=True):
-                answer[lost] = exact.to(answer.dtype)
-        return answers
+    def ask(
+        self,
+        *questions: Question,
+        draws: Tensor | None = None,
+        out: Mapping[Question, Tree] | None = None,
+    ) -> dict[Question, Tree]:
+        """Answer several questions in one go, which takes less time than one after another.
+
+        Args:
+            questions: Names of this class's methods; `trees` are what `sample` gives.
+            draws: For `trees`, as `sample` takes them.
+            out: Contiguous tensors to write answers into; what is left out is made.
+
+        Returns:
+            By question what the method of this name gives; of `log_evidence`, a tuple of one,
+            float64.
+
+        Raises:
+            InputError: `draws` has another shape, or a leaf message is negative or not finite.
+            UnexplainedEvidenceError: No tree explains some samples.
+        """
+        bp, leaves, given = self._bp, self._leaf_messages, out or {}
+        if "trees" in questions:
+            wanted = (len(leaves), 1 + bp.num_choices)
+            if draws is None or tuple(draws.shape) != wanted:
+                shape = None if draws is None else tuple(draws.shape)
+                raise InputError(f"draws has shape {shape}; give {wanted}")
+            draws = draws.to(leaves.device, torch.float64)
+        tables = {name: given.get(name) or self.room(name) for name in questions}
+        compiled = kernel.kernel_for(bp, leaves)
+        if compiled is not None:
+            doubts = kernel.answer(compiled, bp, leaves, draws, tables)
+        else:
+            doubts = self._answer_plainly(draws, tables)
+        if doubts:
+            self._answer_again(doubts, draws, tables)
+        return tables
+
+    def room(self, question: Question, *leading: int) -> Tree:
+        """Make uninitialised tensors for an answer, with leading dimensions if wished."""
+        bp, leaves = self._bp, self._leaf_messages
+        shape = (*leading, len(leaves))
+        if question == "log_evidence":
+            return (leaves.new_empty(shape, dtype=torch.float64),)
+        nodes = [bp.tuple_size**k for k in range(bp.num_layers, -1, -1)]
+        if question == "trees":
+            return tuple(leaves.new_empty((*shape, num), dtype=torch.int64) for num in nodes)
+        symbols = [bp.num_features] * bp.num_layers + [bp.num_classes]
+        return tuple(
+            leaves.new_empty((*shape, *numbers)) for numbers in zip(nodes, symbols, strict=True)
+        )
 
     def upward(self) -> Tree:
         """Upward messages (Eq. 13-14): L + 1 tensors (B, s**(L-l), v or n), normalised."""
-        return self._answer(lambda passes, _: passes.probabilities(passes.upward()))
+        return self.ask("upward")["upward"]
 
     def downward(self) -> Tree:
         """Downward messages (Eq. 15-16): as `upward`; at the root, the class prior."""
-        return self._answer(lambda passes, _: passes.probabilities(passes.downward()))
+        return self.ask("downward")["downward"]
 
     def marginals(self) -> Tree:
         """Posterior probability of every symbol at every node: as `upward`."""
-        return self._answer(lambda passes, _: passes.probabilities(passes.marginals()))
+        return self.ask("marginals")["marginals"]
 
     def log_evidence(self) -> Tensor:
         """Logarithm of the sum over trees of probability times leaf messages, nats, shape (B,)."""
-        (evidence,) = self._answer(lambda passes, _: (passes.log_evidence(),))
+        (evidence,) = self.ask("log_evidence")["log_evidence"]
         return evidence.to(self._leaf_messages.dtype)
 
     def sample(
@@ -101,11 +144,71 @@ class Posterior:
         Raises:
             InputError: `draws` has another shape.
         """
-        wanted = (len(self._leaf_messages), 1 + self._bp.num_choices)
         if draws is None:
+            shape = (len(self._leaf_messages), 1 + self._bp.num_choices)
             device = generator.device if generator is not None else self._leaf_messages.device
-            draws = torch.rand(wanted, generator=generator, dtype=torch.float64, device=device)
-        elif tuple(draws.shape) != wanted:
-            raise InputError(f"draws has shape {tuple(draws.shape)}; give {wanted}")
-        given = draws.to(self._leaf_messages.device, torch.float64)
-        return self._answer(lambda passes, rows: passes.sample(given[rows]))
+            draws = torch.rand(shape, generator=generator, dtype=torch.float64, device=device)
+        return self.ask("trees", draws=draws)["trees"]
+
+    def _answer_plainly(
+        self, draws: Tensor | None, tables: Mapping[Question, Tree]
+    ) -> dict[Question, Tensor]:
+        """Fill tables by plain torch operations; give the samples in doubt, by question."""
+        leaves = self._leaf_messages
+        lowest, highest = torch.aminmax(leaves)
+        if not (lowest >= 0 and highest < torch.inf):
+            raise InputError(kernel.NO_MESSAGES)
+        rounding = torch.finfo(leaves.dtype).eps
+        doubts: dict[Question, list[Tensor]] = {question: [] for question in tables}
+        size = self._at_once()
+        for start in range(0, len(leaves), size):
+            rows = slice(start, start + size)
+            passes = Passes(self._bp, leaves[rows], LINEAR)
+            for question, table in tables.items():
+                answer = passes.answer(question, None if draws is None else draws[rows])
+                for level, found in zip(table, answer, strict=True):
+                    level[rows] = found
+                doubts[question].append(~(passes.lost <= rounding))
+        return {question: torch.cat(parts) for question, parts in doubts.items()}
+
+    def _answer_again(
+        self,
+        doubts: Mapping[Question, Tensor],
+        draws: Tensor | None,
+        tables: Mapping[Question, Tree],
+    ) -> None:
+        """Answer with a larger range where there is doubt: in float64, at last with logarithms."""
+        doubtful = torch.stack(list(doubts.values())).any(0).nonzero().flatten()
+        impossible: list[int] = []
+        for rows in doubtful.split(self._at_once()) if len(doubtful) else ():
+            leaves = self._leaf_messages[rows].double()
+            given = None if draws is None else draws[rows]
+            try:
+                if self._leaf_messages.dtype == torch.float64:
+                    answers = self._answer_in_logarithms(leaves, given, tables)
+                else:
+                    answers = Posterior(self._bp, leaves).ask(*tables, draws=given)
+            except UnexplainedEvidenceError as error:
+                impossible += rows[error.samples].tolist()
+                continue
+            for question, table in tables.items():
+                which = doubts[question][rows]
+                for level, exact in zip(table, answers[question], strict=True):
+                    level[rows[which]] = exact[which].to(level.dtype)
+        if impossible:
+            raise UnexplainedEvidenceError(impossible)
+
+    def _answer_in_logarithms(
+        self, leaves: Tensor, draws: Tensor | None, questions: Iterable[Question]
+    ) -> dict[Question, Tree]:
+        passes = Passes(self._bp, leaves.log(), LOGARITHMIC)
+        impossible = passes.lost.isnan()
+        if impossible.any():
+            raise UnexplainedEvidenceError(impossible.nonzero().flatten().tolist())
+        return {question: passes.answer(question, draws) for question in questions}
+
+    def _at_once(self) -> int:
+        """Samples that plain operations take at once."""
+        on_cpu = self._leaf_messages.device.type == "cpu"
+        numbers = _AT_ONCE_ON_CPU if on_cpu else _AT_ONCE_ELSEWHERE
+        return max(1, numbers // self._leaf_messages[0].numel())

@@ -8,7 +8,17 @@ from torch import Tensor, nn
 
 from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
-from lit_hier.inference import BeliefPropagation, UnexplainedEvidenceError, mean_field
+            try:
+                posterior = belief_propagation.condition(leaf_messages)
+                if not records:
+                    records = {name: posterior.room(name, len(self.times)) for name in questions}
+                # Written where they stay: they are too much memory to be moved.
+                here = {name: tuple(x[number] for x in record) for name, record in records.items()}
+                posterior.ask(*questions, draws=draws, out=here)
+            except InputError as error:
+                place = f"{self.axis.symbol} = {time:g}"
+                raise _named(error, leaf_messages, index, place) from error
+        tree_reversed = records["trees"]
 from lit_hier.modules.forward_backward import ForwardBackwardModule
 from lit_hier.noise import EpsilonNoise, NoiseProcess
 from lit_hier.rhm import Grammars, RandomHierarchyModel, Tree, whitened_one_hot
@@ -69,8 +79,12 @@ class BPDenoiser(ForwardBackwardModule):
         v, true = rhm.num_features, tree_start[0][..., None]
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         num_noise = self.process.num_draws(rhm.num_leaves, v)
-        trees, marginals, upward, downward, effective = [], [], [], [], []
-        for time in self.track(self.times):
+        questions: list[Question] = ["trees", "marginals"]
+        if self.messages:
+            questions += ["upward", "downward"]
+        records: dict[Question, Tree] = {}
+        effective = []
+        for number, time in enumerate(self.track(self.times)):
             noise = uniform(self.seed, Purpose.CORRUPTION, index, time, num_noise)
             observed = self.process.corrupt(tree_start[0], time, noise, v)
             leaf_messages = self.process.messages(observed, time, v, dtype)
@@ -79,15 +93,15 @@ class BPDenoiser(ForwardBackwardModule):
             draws = uniform(self.seed, Purpose.POSTERIOR, index, time, 1 + rhm.num_choices)
             try:
                 posterior = belief_propagation.condition(leaf_messages)
-                trees.append(posterior.sample(draws=draws))
-                marginals.append(posterior.marginals())
-                if self.messages:
-                    upward.append(posterior.upward())
-                    downward.append(posterior.downward())
+                if not records:
+                    records = {name: posterior.room(name, len(self.times)) for name in questions}
+                # Written where they stay: they are too much memory to be moved.
+                here = {name: tuple(x[number] for x in record) for name, record in records.items()}
+                posterior.ask(*questions, draws=draws, out=here)
             except InputError as error:
                 place = f"{self.axis.symbol} = {time:g}"
                 raise _named(error, leaf_messages, index, place) from error
-        tree_reversed = _over_times(trees)
+        tree_reversed = records["trees"]
         x_reversed = whitened_one_hot(tree_reversed[0].flatten(0, 1), v)
         return ForwardBackward(
             x_start=batch["x"],
@@ -98,9 +112,9 @@ class BPDenoiser(ForwardBackwardModule):
             label=batch["label"],
             tree_start=tree_start,
             tree_reversed=tree_reversed,
-            marginals=_over_times(marginals),
-            upward=_over_times(upward) if self.messages else None,
-            downward=_over_times(downward) if self.messages else None,
+            marginals=records["marginals"],
+            upward=records.get("upward"),
+            downward=records.get("downward"),
             effective_noise=torch.stack(effective),
             source=source,
         )
@@ -161,7 +175,3 @@ def _parse(rhm: RandomHierarchyModel, leaves: Tensor, index: Tensor) -> Tree:
             " give the grammar that made the data"
         )
     return tree
-
-
-def _over_times(trees: list[Tree]) -> Tree:
-    return tuple(map(torch.stack, zip(*trees, strict=True)))

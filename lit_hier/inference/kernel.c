@@ -1,0 +1,232 @@
+/* Belief propagation on the tree of a Random Hierarchy Model, for a CPU.
+
+   A tile is a few samples. Below some level each sample's tree is a number of equal subtrees, and
+   there a lane is a (sample, subtree); above it a lane is a sample. A tile stays in the cache from
+   its leaf messages to its answers, which are all that memory sees. Lanes never meet, so neither
+   the batch nor the number of threads changes a bit.
+
+   The arithmetic is that of passes.py and sum_product.py, operation for operation: messages are
+   scaled by powers of two, sums run in the order of the rules, totals are taken pairwise. Without
+   fused multiply-adds (-ffp-contract=off) the bits are theirs too. */
+
+#include <stdlib.h>
+
+#include <pthread.h>
+#include <sys/mman.h>
+
+#include "passes.h"
+
+enum { TILE_BYTES = 1 << 20 };
+
+/* Lay a part out in memory or, with none given, count how many vectors it takes. */
+static int64_t lay_out(struct part *p, lanes *memory) {
+    const int64_t v = p->g->v, n = p->g->n, m = p->g->m, s = p->g->s;
+    const int64_t wide = v > n ? v : n;
+    int64_t taken = 0;
+#define TAKE(place, count) (p->place = memory + taken, taken += (count))
+    for (int64_t level = p->lowest; level <= p->highest; level++) {
+        const int64_t nodes = power(s, p->highest - level);
+        TAKE(up[level], nodes * wide);
+        TAKE(up_lost[level], nodes);
+        TAKE(up_low[level], nodes);
+        TAKE(down[level], s * v);
+    }
+    TAKE(from, wide);
+    TAKE(room, 2 * (wide > m ? wide : m));
+#undef TAKE
+    return taken;
+}
+
+/* Point lanes at samples; those that are left over repeat the first. */
+static void begin(struct part *p, int64_t first, int64_t samples) {
+    const int64_t s = p->g->s, L = p->g->L, draws = (power(s, L) - 1) / (s - 1) + 1;
+    p->used = samples * p->subtrees;
+    p->exponents = p->unsound = (lane_bits){0};
+    memset(p->lost, 0, sizeof p->lost);
+    for (int64_t level = p->lowest; level <= p->highest; level++)
+        for (int64_t t = 0; t < LANES; t++) {
+            const int64_t lane = t < p->used ? t : 0, sample = first + lane / p->subtrees;
+            const int64_t nodes = power(s, L - level);
+            const int64_t node = lane % p->subtrees * (nodes / p->subtrees);
+            p->row[level][t] = sample * nodes + node;
+            p->draw[level][t] = sample * draws + 1 + (nodes - 1) / (s - 1) + node;
+        }
+}
+
+/* Turn the roots of the lower part's subtrees into the lowest level of the upper part. */
+static void join(const struct part *lower, struct part *upper) {
+    const int64_t level = upper->lowest, n = symbols_at(upper->g, level);
+    for (int64_t node = 0; node < lower->subtrees; node++)
+        for (int64_t t = 0; t < LANES; t++) {
+            const int64_t lane = t < upper->used ? t * lower->subtrees + node : 0;
+            for (int64_t x = 0; x < n; x++)
+                upper->up[level][node * n + x][t] = lower->up[level][x][lane];
+            upper->up_lost[level][node][t] = lower->up_lost[level][0][lane];
+            upper->up_low[level][node][t] = lower->up_low[level][0][lane];
+        }
+}
+
+static void answer_tile(struct part *lower, struct part *upper, int64_t first, int64_t samples) {
+    const struct grammar *g = lower->g;
+    const struct answers *a = lower->a;
+    begin(lower, first, samples);
+    begin(upper, first, samples);
+    ascend(lower, lower->highest, 0);
+    join(lower, upper);
+    ascend(upper, g->L, 0);
+    const lanes *up = upper->up[g->L];
+    lanes *root = upper->room;
+    struct range range = no_range(), prior = no_range();
+    for (int64_t y = 0; y < g->n; y++) {
+        upper->from[y] = (lanes){0} + g->prior[y];
+        root[y] = up[y] * upper->from[y];
+        widen(&prior, upper->from[y]);
+        widen(&range, root[y]);
+    }
+    const lanes low = upper->up_low[g->L][0] * prior.low, lost = upper->up_lost[g->L][0];
+    note(upper, UPWARD, underflow(low, lost) / range.top);
+    for (int64_t t = 0; t < samples; t++) {
+        real *weights = (real *)(upper->room + g->n);
+        for (int64_t y = 0; y < g->n; y++) {
+            weights[y] = root[y][t];
+            if (a->root) a->root[(first + t) * g->n + y] = up[y][t];
+        }
+        if (a->trees) {
+            const double uniform = a->draws[upper->draw[g->L][t] - 1];
+            a->trees[g->L][first + t] = draw(weights, g->n, uniform);
+        }
+    }
+    if (a->trees) {
+        draw_trees(upper);
+        draw_trees(lower);
+    }
+    if (a->downward || a->marginals) {
+        descend(upper, g->L, 0, upper->from, (lanes){0}, prior.low);
+        descend(lower, lower->highest, 0, lower->from, lower->from_lost, lower->from_low);
+    }
+    for (int64_t t = 0; t < samples; t++) {
+        int64_t exponent = upper->exponents[t], verdict = 0;
+        for (int kind = 0; kind < KINDS; kind++)
+            verdict |= !(upper->lost[kind][t] <= ROUNDING) << kind;
+        for (int64_t lane = t * lower->subtrees; lane < (t + 1) * lower->subtrees; lane++) {
+            exponent += lower->exponents[lane];
+            verdict |= (lower->unsound[lane] != 0) << NO_MESSAGE;
+            for (int kind = 0; kind < KINDS; kind++)
+                verdict |= !(lower->lost[kind][lane] <= ROUNDING) << kind;
+        }
+        if (a->exponents) a->exponents[first + t] = exponent;
+        a->verdict[first + t] = verdict;
+    }
+}
+
+/* What threads share. It stays until the last has let go of it: a helper that the system starts
+   only when the tiles are done finds the job closed, and nobody waits for it. */
+struct job {
+    struct grammar g;
+    struct answers a;
+    const real *leaves;
+    int64_t batch, cut, samples; /* levels above the subtrees; samples of a tile */
+    int64_t next;                /* sample that no thread has taken */
+    int failed, closed, working, holders;
+    pthread_mutex_t lock;
+    pthread_cond_t done;
+};
+
+/* Answer tiles until none is left; not 0 where memory ran out. */
+static int work(struct job *job) {
+    const int64_t L = job->g.L, border = L - job->cut, step = job->samples;
+    struct part *parts = aligned_alloc(BYTES, 2 * sizeof *parts);
+    if (!parts) return 1;
+    struct part *lower = parts, *upper = parts + 1;
+    *lower = (struct part){.g = &job->g, .a = &job->a, .leaves = job->leaves};
+    *upper = (struct part){.g = &job->g, .a = &job->a, .below = lower};
+    lower->highest = upper->lowest = border, upper->highest = L;
+    lower->subtrees = power(job->g.s, job->cut), upper->subtrees = 1;
+    const int64_t taken = lay_out(lower, NULL) + lay_out(upper, NULL);
+    lanes *memory = aligned_alloc(BYTES, taken * sizeof(lanes));
+    if (memory) {
+        lay_out(upper, memory + lay_out(lower, memory));
+        for (;;) {
+            const int64_t first = __atomic_fetch_add(&job->next, step, __ATOMIC_RELAXED);
+            const int64_t left = job->batch - first;
+            if (left <= 0) break;
+            answer_tile(lower, upper, first, left < step ? left : step);
+        }
+    }
+    free(memory);
+    free(parts);
+    return !memory;
+}
+
+/* Let go of a job, whose lock is held. */
+static void leave(struct job *job) {
+    const int last = !--job->holders;
+    pthread_mutex_unlock(&job->lock);
+    if (last) free(job);
+}
+
+static void *help(void *given) {
+    struct job *job = given;
+    pthread_mutex_lock(&job->lock);
+    if (!job->closed) {
+        job->working++;
+        pthread_mutex_unlock(&job->lock);
+        work(job); /* without memory of its own it leaves the tiles to the others */
+        pthread_mutex_lock(&job->lock);
+        job->working--;
+        pthread_cond_signal(&job->done);
+    }
+    leave(job);
+    return NULL;
+}
+
+/* A large table comes as new memory: large pages of it are handed out in less time. */
+static void expect(void *table, int64_t size) {
+#ifdef MADV_HUGEPAGE
+    const uintptr_t page = 1 << 21, start = ((uintptr_t)table + page - 1) / page * page;
+    const uintptr_t end = ((uintptr_t)table + size) / page * page;
+    if (start < end) madvise((void *)start, end - start, MADV_HUGEPAGE);
+#endif
+}
+
+/* Answer what is asked about `batch` samples; not 0 where memory ran out. */
+int answer(const struct grammar *g, const real *leaves, int64_t batch, const struct answers *a,
+           int64_t threads) {
+    struct job *job = malloc(sizeof *job);
+    if (!job) return 1;
+    *job = (struct job){.g = *g, .a = *a, .leaves = leaves, .batch = batch, .holders = 1};
+    pthread_mutex_init(&job->lock, NULL);
+    pthread_cond_init(&job->done, NULL);
+    const int64_t tree = power(g->s, g->L) * g->v; /* numbers in a sample's leaf messages */
+    real **const tables[] = {a->upward, a->downward, a->marginals};
+    for (int i = 0; i < 3; i++)
+        for (int64_t level = 0; tables[i] && level <= g->L; level++) {
+            const int64_t rows = batch * power(g->s, g->L - level);
+            expect(tables[i][level], rows * symbols_at(g, level) * sizeof(real));
+        }
+    /* Cut trees until a tile fits the cache, and every thread has several tiles. */
+    for (job->samples = LANES; job->cut < g->L && job->samples >= g->s; job->cut++) {
+        const int64_t size = job->samples * 2 * tree * sizeof(real);
+        if (size <= TILE_BYTES && job->samples * 4 * threads <= batch) break;
+        job->samples /= g->s;
+    }
+    /* A thread takes about as long to start as this many numbers times rules to be done with. */
+    const int64_t useful = 1 + batch * tree * g->m / 50000;
+    const int64_t tiles = (batch + job->samples - 1) / job->samples;
+    if (threads > tiles) threads = tiles;
+    if (threads > useful) threads = useful;
+    pthread_attr_t detached;
+    pthread_attr_init(&detached);
+    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    pthread_mutex_lock(&job->lock);
+    for (pthread_t helper; job->holders < threads; job->holders++)
+        if (pthread_create(&helper, &detached, help, job)) break;
+    pthread_mutex_unlock(&job->lock);
+    pthread_attr_destroy(&detached);
+    const int failed = work(job);
+    pthread_mutex_lock(&job->lock);
+    job->closed = 1;
+    while (job->working) pthread_cond_wait(&job->done, &job->lock);
+    leave(job);
+    return failed;
+}

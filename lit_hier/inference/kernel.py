@@ -1,0 +1,128 @@
+"""The passes of belief propagation on a CPU, by the compiled kernel."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor
+
+from lit_hier.errors import InputError
+from lit_hier.inference import compiler
+from lit_hier.inference.passes import Question, log_evidence
+from lit_hier.inference.sum_product import LINEAR
+
+if TYPE_CHECKING:
+    from lit_hier.inference.belief_propagation import BeliefPropagation
+    from lit_hier.rhm.grammar import Tree
+
+# What of a sample's verdict says that an answer may have lost more than rounding takes.
+_UPWARD, _DOWNWARD, _PRODUCTS, _DRAWN, _NO_MESSAGE = (1 << k for k in range(5))
+_DOUBTS: Final[dict[Question, int]] = {
+    "upward": _UPWARD,
+    "downward": _UPWARD | _DOWNWARD,
+    "marginals": _UPWARD | _DOWNWARD | _PRODUCTS,
+    "log_evidence": _UPWARD,
+    "trees": _UPWARD | _DRAWN,
+}
+
+
+# What is one tensor per level.
+_TABLES: Final[tuple[Question, ...]] = ("upward", "downward", "marginals", "trees")
+
+NO_MESSAGES: Final = "leaf_messages must be finite and not negative; look for NaN upstream"
+
+
+class _Grammar(ctypes.Structure):
+    """As in the kernel's source."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in "vnmsL"),
+        *((name, ctypes.c_void_p) for name in ("rules", "busiest", "prior")),
+    )
+
+
+class _Answers(ctypes.Structure):
+    """As in the kernel's source."""
+
+    _fields_ = (
+        *((name, ctypes.POINTER(ctypes.c_void_p)) for name in _TABLES),
+        *((name, ctypes.c_void_p) for name in ("root", "exponents", "draws", "verdict")),
+    )
+
+
+def kernel_for(bp: BeliefPropagation, leaves: Tensor) -> ctypes.CDLL | None:
+    """Give the kernel, if there is one for these leaf messages."""
+    if leaves.device.type != "cpu" or bp.class_prior.device.type != "cpu":
+        return None
+    return compiler.kernel(leaves.dtype == torch.float64)
+
+
+def answer(
+    kernel: ctypes.CDLL,
+    bp: BeliefPropagation,
+    leaves: Tensor,
+    draws: Tensor | None,
+    tables: Mapping[Question, Tree],
+) -> dict[Question, Tensor]:
+    """Fill tables with answers, all of them in one go through the samples.
+
+    Besides the tables each thread takes 1 MiB, or two of a sample's upward passes if that is more.
+
+    Args:
+        kernel: For the leaf messages' type.
+        bp: The grammar's belief propagation.
+        leaves: Leaf messages, shape (B, s**L, v).
+        draws: Uniform numbers, float64, shape (B, 1 + `num_choices`), where trees are wanted.
+        tables: What `Posterior.ask` gives, contiguous and to be filled.
+
+    Returns:
+        For each question, of which samples underflow may have taken more than rounding does,
+        shape (B,); nothing where this is none.
+
+    Raises:
+        InputError: A leaf message is negative or not finite.
+        MemoryError: There is none left.
+    """
+    batch = len(leaves)
+    leaves, prior = leaves.contiguous(), bp.class_prior.to(leaves.dtype)
+    verdict = torch.empty(batch, dtype=torch.uint8)
+    answers = _Answers(verdict=verdict.data_ptr())
+    for question in _TABLES:
+        if question in tables:
+            pointers = [table.data_ptr() for table in tables[question]]
+            setattr(answers, question, (ctypes.c_void_p * len(pointers))(*pointers))
+    if draws is not None:
+        draws = draws.contiguous()
+        answers.draws = draws.data_ptr()
+    if "log_evidence" in tables:
+        root, exponents = leaves.new_empty(batch, bp.num_classes), verdict.new_empty(batch).long()
+        answers.root, answers.exponents = root.data_ptr(), exponents.data_ptr()
+    grammar = _Grammar(
+        bp.num_features,
+        bp.num_classes,
+        bp.num_synonyms,
+        bp.tuple_size,
+        bp.num_layers,
+        bp.kernel_rules.data_ptr(),
+        bp.kernel_busiest.data_ptr(),
+        prior.data_ptr(),
+    )
+    failed = kernel.answer(
+        ctypes.byref(grammar),
+        ctypes.c_void_p(leaves.data_ptr()),
+        ctypes.c_int64(batch),
+        ctypes.byref(answers),
+        ctypes.c_int64(torch.get_num_threads()),
+    )
+    if failed:
+        raise MemoryError("belief propagation: no memory left for a tile of samples")
+    if "log_evidence" in tables:
+        tables["log_evidence"][0].copy_(log_evidence(bp, root, exponents, LINEAR))
+    if not verdict.any():
+        return {}
+    if (verdict & _NO_MESSAGE).any():
+        raise InputError(NO_MESSAGES)
+    return {question: (verdict & _DOUBTS[question]) != 0 for question in tables}

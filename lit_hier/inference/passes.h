@@ -1,0 +1,165 @@
+/* The passes over a tile's trees: upward, downward, and drawing trees from the root down.
+
+   Of every message its smallest entry above zero is known, `low`, which says whether products can
+   underflow; and `lost`, a bound on what underflow has taken, as a share of the largest entry. */
+
+#include "messages.h"
+
+enum { MOST_LEVELS = 64 };
+
+/* Where underflow may take something; and the bit after, of leaf messages that are none. */
+enum { UPWARD, DOWNWARD, PRODUCTS, DRAWN, KINDS, NO_MESSAGE = KINDS };
+
+/* What is asked for, NULL where it is not. Tables have a row per sample and node. */
+struct answers {
+    real **upward, **downward, **marginals; /* (level): (rows, symbols), normalised */
+    int64_t **trees;                        /* (level): (rows) */
+    real *root;                             /* (samples, n): the root's upward messages, */
+    int64_t *exponents;                     /* (samples): times two to this */
+    const double *draws;                    /* (samples, 1 + nodes above the leaves), for trees */
+    uint8_t *verdict;                       /* (samples): a bit for each kind of loss; always */
+};
+
+/* The levels lowest to highest of a tile's trees. */
+struct part {
+    const struct grammar *g;
+    const struct answers *a;
+    const real *leaves;
+    struct part *below; /* the part that ends where this one begins */
+    int64_t lowest, highest, subtrees, used;
+    int64_t row[MOST_LEVELS][LANES];  /* of the lane's first node in a table */
+    int64_t draw[MOST_LEVELS][LANES]; /* of the lane's first node */
+    lanes *up[MOST_LEVELS], *up_lost[MOST_LEVELS], *up_low[MOST_LEVELS], *down[MOST_LEVELS];
+    lanes *room, *from, from_lost, from_low; /* a downward message to the highest level */
+    lanes lost[KINDS];                       /* the worst bounds */
+    lane_bits exponents, unsound;
+};
+
+static int64_t power(int64_t s, int64_t exponent) {
+    int64_t product = 1;
+    while (exponent-- > 0) product *= s;
+    return product;
+}
+
+/* Add what may be lost where numbers as small as these are made. */
+INLINE lanes underflow(lanes low, lanes lost) { return choose(low < TINY, lost + TINY, lost); }
+
+INLINE void note(struct part *p, int kind, lanes lost) {
+    p->lost[kind] = choose(lost <= p->lost[kind], p->lost[kind], lost);
+}
+
+static void write_level(const struct part *p, int64_t level, int64_t node, const lanes *x,
+                        real **tables) {
+    write_rows(x, symbols_at(p->g, level), p->room, tables[level], p->row[level], node, p->used);
+}
+
+static void ascend(struct part *p, int64_t level, int64_t node) {
+    const struct grammar *g = p->g;
+    const int64_t n = symbols_at(g, level);
+    lanes *up = p->up[level] + node * n, lost = {0};
+    struct range range;
+    if (level == p->lowest && p->below) return; /* the part below has done this */
+    if (level == p->lowest) {
+        const lanes none = {0};
+        lane_bits sound;
+        range = read_rows(p->leaves, p->row[0], node, n, up, &sound);
+        p->unsound |= ~(sound & (range.top < __builtin_inf()));
+        /* What a power of two may not scale exactly is left to a larger range. */
+        const lane_bits exact = (range.top >= TINY) & (range.top < 1 / (4 * TINY));
+        note(p, UPWARD, choose(exact, none, none + 2));
+    } else {
+        const lanes *child = p->up[level - 1] + node * g->s * g->v;
+        lanes low = {0};
+        for (int64_t i = node * g->s; i < (node + 1) * g->s; i++) {
+            ascend(p, level - 1, i);
+            lost += p->up_lost[level - 1][i];
+            low = i > node * g->s ? low * p->up_low[level - 1][i] : p->up_low[level - 1][i];
+        }
+        range = g->s == 2 ? send_up(g, level, 2, child, up) : send_up(g, level, g->s, child, up);
+        lost = underflow(low, (real)g->m * lost) / range.top;
+    }
+    p->exponents += scale(up, n, &range);
+    p->up_low[level][node] = range.low;
+    p->up_lost[level][node] = lost = underflow(range.low, lost);
+    note(p, UPWARD, lost);
+    if (p->a->upward) write_level(p, level, node, up, p->a->upward);
+}
+
+/* Go on with a downward message. */
+static void descend(struct part *p, int64_t level, int64_t node, const lanes *from,
+                    lanes from_lost, lanes from_low) {
+    const struct grammar *g = p->g;
+    const int64_t n = symbols_at(g, level);
+    if (level == p->lowest && p->below) {
+        for (int64_t t = 0; t < p->used; t++) {
+            const int64_t lane = t * p->below->subtrees + node;
+            for (int64_t x = 0; x < n; x++) p->below->from[x][lane] = from[x][t];
+            p->below->from_lost[lane] = from_lost[t];
+            p->below->from_low[lane] = from_low[t];
+        }
+        return;
+    }
+    if (p->a->downward) write_level(p, level, node, from, p->a->downward);
+    if (p->a->marginals) {
+        const lanes *up = p->up[level] + node * n;
+        lanes *product = p->room + n, lost = p->up_lost[level][node] + from_lost;
+        struct range range = no_range();
+        for (int64_t x = 0; x < n; x++) {
+            product[x] = up[x] * from[x];
+            widen(&range, product[x]);
+        }
+        note(p, PRODUCTS, underflow(p->up_low[level][node] * from_low, lost) / range.top);
+        write_level(p, level, node, product, p->a->marginals);
+    }
+    if (level == p->lowest) return;
+    const lanes *child = p->up[level - 1] + node * g->s * g->v;
+    const lanes *child_lost = p->up_lost[level - 1] + node * g->s;
+    const lanes *child_low = p->up_low[level - 1] + node * g->s;
+    lanes *down = p->down[level - 1], sum_lost = {0};
+    if (g->s == 2)
+        send_down(g, level, 2, from, child, down);
+    else
+        send_down(g, level, g->s, from, child, down);
+    for (int64_t j = 0; j < g->s; j++) sum_lost += child_lost[j];
+    for (int64_t j = 0; j < g->s; j++, down += g->v) {
+        lanes low = from_low, lost = sum_lost - child_lost[j] + from_lost;
+        for (int64_t i = 0; i < g->s; i++)
+            if (i != j) low *= child_low[i];
+        struct range range = no_range();
+        for (int64_t x = 0; x < g->v; x++) widen(&range, down[x]);
+        lost = underflow(low, (real)g->busiest[level - 1] * lost) / range.top;
+        scale(down, g->v, &range);
+        lost = underflow(range.low, lost);
+        note(p, DOWNWARD, lost);
+        descend(p, level - 1, node * g->s + j, down, lost, range.low);
+    }
+}
+
+/* Given the symbols of a part's highest level, draw those below. */
+static void draw_trees(struct part *p) {
+    const struct grammar *g = p->g;
+    const int64_t s = g->s;
+    real *weights = (real *)p->room;
+    for (int64_t level = p->highest; level > p->lowest; level--)
+        for (int64_t node = 0; node < power(s, p->highest - level); node++) {
+            const lanes *child = p->up[level - 1] + node * s * g->v;
+            lanes top = {0}, lost = {0};
+            for (int64_t t = 0; t < p->used; t++) {
+                const int64_t row = p->row[level][t] + node;
+                const int32_t *rules = rules_at(g, level) + p->a->trees[level][row] * g->m * s;
+                for (int64_t k = 0; k < g->m; k++) {
+                    weights[k] = child[rules[k * s]][t];
+                    for (int64_t i = 1; i < s; i++) weights[k] *= child[rules[k * s + i]][t];
+                    if (weights[k] > top[t]) top[t] = weights[k];
+                }
+                const double uniform = p->a->draws[p->draw[level][t] + node];
+                const int32_t *rule = rules + s * draw(weights, g->m, uniform);
+                for (int64_t i = 0; i < s; i++)
+                    p->a->trees[level - 1][row * s + i] = rule[i] - i * g->v;
+            }
+            lanes low = p->up_low[level - 1][node * s];
+            for (int64_t i = 0; i < s; i++) lost += p->up_lost[level - 1][node * s + i];
+            for (int64_t i = 1; i < s; i++) low *= p->up_low[level - 1][node * s + i];
+            note(p, DRAWN, underflow(low, lost) / top);
+        }
+}
