@@ -8,17 +8,7 @@ from torch import Tensor, nn
 
 from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
-            try:
-                posterior = belief_propagation.condition(leaf_messages)
-                if not records:
-                    records = {name: posterior.room(name, len(self.times)) for name in questions}
-                # Written where they stay: they are too much memory to be moved.
-                here = {name: tuple(x[number] for x in record) for name, record in records.items()}
-                posterior.ask(*questions, draws=draws, out=here)
-            except InputError as error:
-                place = f"{self.axis.symbol} = {time:g}"
-                raise _named(error, leaf_messages, index, place) from error
-        tree_reversed = records["trees"]
+from lit_hier.inference import BeliefPropagation, Question, UnexplainedEvidenceError, mean_field
 from lit_hier.modules.forward_backward import ForwardBackwardModule
 from lit_hier.noise import EpsilonNoise, NoiseProcess
 from lit_hier.rhm import Grammars, RandomHierarchyModel, Tree, whitened_one_hot
