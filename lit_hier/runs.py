@@ -45,9 +45,6 @@ class RunFolder(SaveConfigCallback):
     what is learnt; training goes on from a checkpoint only with the same.
     """
 
-    _place: Path | None = None
-    """The config, once this process has taken the folder."""
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the folder.
 
@@ -73,7 +70,6 @@ class RunFolder(SaveConfigCallback):
             try:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.touch(exist_ok=False)
-                self._place = place
                 with whole_file(place) as file:
                     file.write(content)
                 return ""
@@ -89,17 +85,6 @@ class RunFolder(SaveConfigCallback):
                     f"trainer.logger: cannot write {place}: {error.strerror}; take another"
                     " save_dir"
                 )
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Leave nothing of a run that was refused before it began."""
-        if self._place is None or not isinstance(exception, InputError):
-            return
-        folder = self._place.parent
-        if [path.name for path in folder.iterdir()] == [_CONFIG]:
-            self._place.unlink()
-            folder.rmdir()
 
     def _deciding(self) -> dict[str, str]:
         """Flatten what decides the training."""

@@ -102,8 +102,8 @@ def results(folder: Path) -> dict[str, bytes]:
     found = {}
     for name, content in processes.tables(folder / "logs").items():
         parts = Path(name).parts
-        versions = folder.glob(f"logs/{parts[0]}/version_*")
-        newest = max((int(path.name[8:]) for path in versions), default=0)
+        versions = folder.glob(f"logs/{parts[0]}/version_*/*.csv")
+        newest = max((int(path.parent.name[8:]) for path in versions), default=0)
         if parts[1] in ("samples", f"version_{newest}"):
             found["/".join((parts[0], parts[1].partition("_")[0], *parts[2:]))] = content
     weights = folder.glob("logs/*/weights/*.ckpt")
@@ -293,7 +293,14 @@ class Soak:
             shutil.move(folder / "logs/demo/version_1", folder / "logs/demo/_other")
             tables.append(results(folder))
         for found in tables:
-            count.differences += found != self.wanted[name]
+            differ = {
+                key
+                for key in found.keys() | self.wanted[name].keys()
+                if found.get(key) != self.wanted[name].get(key)
+            }
+            if differ:
+                print(f"  {kind}: {ends}, differ: {sorted(differ)[:5]}\n{text[-1500:]}")
+            count.differences += len(differ)
         self.go_on(kind, name, folder, before)
 
     def shared(self, nodes: int, per_node: int) -> None:
