@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-images soak soak-laws memory test check tests fig8 clean
+.PHONY: demo demo-images soak soak-faults soak-files soak-laws memory test check tests fig8 clean
 
 # The environment is whole once its stamp is newer than what it is made from.
 .venv/.installed: pyproject.toml
@@ -39,9 +39,17 @@ check: .venv/.installed
 tests: .venv/.installed
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-# Interrupt runs at random moments, thirty times, and go on with them.
-soak: .venv/.installed
-	$(BIN)/python tests/soak.py
+# Everything that `make test` does in short, at length: faults, files and configs that are harmed,
+# laws on new examples, memory. Hours; each has a target of its own.
+soak: soak-faults soak-files soak-laws memory
+
+# Signals at random moments, full disks, two runs at once, several processes and nodes.
+soak-faults: .venv/.installed
+	$(BIN)/python -W ignore tests/soak.py --trials 30
+
+# Harmed configs and files of every kind.
+soak-files: .venv/.installed
+	$(BIN)/python tests/fuzz.py --inputs 2000
 
 # The properties on twenty times as many examples, new ones every time.
 soak-laws: .venv/.installed
