@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity
 
 from callbacks.curves import Floats, Line, Results, Row
 from callbacks.networks import NetworkAnalysis
 from callbacks.reference import Reference, reference_of
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
-from lit_hier.metrics import Protocol, Standardization, summarize
+from lit_hier.metrics import Directions, Protocol, Standardization, summarize
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.nn import Probe
 from lit_hier.plots import Panel
@@ -132,15 +131,14 @@ class ActivationSimilarity(NetworkAnalysis):
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> Tensor:
         """Compare x_start with x_reversed at every time: shape (1, T, layers, B)."""
-        start: dict[str, Tensor] = {}
+        start: dict[str, Directions] = {}
         alike: dict[str, list[Tensor]] = {name: [] for name in self.probe.layers}
 
         def see_start(name: str, output: Tensor) -> None:
-            start[name] = self.standardizations[name](output)
+            start[name] = Directions.of(self.standardizations[name](output))
 
         def see_reversed(name: str, output: Tensor) -> None:
-            standardized = self.standardizations[name](output)
-            alike[name].append(cosine_similarity(start[name], standardized, dim=1))
+            alike[name].append(start[name].cosine(self.standardizations[name](output)))
 
         self.probe(record.x_start, see_start)
         for k, _ in enumerate(pl_module.track(record.times.tolist())):

@@ -321,6 +321,21 @@ class Soak:
             wanted.get(name) != found.get(name) for name in wanted.keys() | found.keys()
         )
 
+    def run(self, names: list[str], trials: int) -> None:
+        """Go through all kinds of faults."""
+        for name in names:
+            for _ in range(trials):
+                self.interrupted(name)
+            for _ in range(trials // 3 + 1):
+                self.full(name)
+            for _ in range(trials // 3 if os.geteuid() == 0 else 0):
+                self.mounted(name)
+            if name in ("images", "rhm"):
+                self.twice(name)
+        if names == list(RUNS):
+            self.shared(1, 3)
+            self.shared(2, 1)
+
 
 def main() -> None:
     """Run the trials and print what was seen."""
@@ -331,18 +346,8 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         soak = Soak(Path(place), random.Random(given.seed), given.only)
-        for name in given.only:
-            for _ in range(given.trials):
-                soak.interrupted(name)
-            for _ in range(given.trials // 3 + 1):
-                soak.full(name)
-            for _ in range(given.trials // 3 if os.geteuid() == 0 else 0):
-                soak.mounted(name)
-            if name in ("images", "rhm"):
-                soak.twice(name)
-        if given.only == list(RUNS):
-            soak.shared(1, 3)
-            soak.shared(2, 1)
+        with contextlib.suppress(KeyboardInterrupt):  # what was seen until then is shown
+            soak.run(given.only, given.trials)
     print("| fault | trials | in time | lost | differences | unclear | where |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for kind, count in soak.counts.items():

@@ -5,11 +5,12 @@ from lit_hier.metrics.deviation import WINDOW, deviation
 from lit_hier.metrics.histogram import Histogram
 from lit_hier.metrics.moments import Moments, MomentTree, channel_moments
 from lit_hier.metrics.sample_table import SampleTable
-from lit_hier.metrics.similarity import Protocol, Standardization
+from lit_hier.metrics.similarity import Directions, Protocol, Standardization
 from lit_hier.metrics.summary import mode, standard_error, std_between, summarize
 
 __all__ = [
     "WINDOW",
+    "Directions",
     "Histogram",
     "MomentTree",
     "Moments",

@@ -4,7 +4,7 @@ r"""Standardised activations, whose cosine is the paper's similarity (Section 2.
    \cos(z, z') = \frac{z \cdot z'}{\lVert z \rVert \, \lVert z' \rVert}
 
 with the mean and standard deviation of each channel over a reference set, and the product over
-all channels and positions. The cosine itself is `torch.nn.functional.cosine_similarity`. By name:
+all channels and positions. By name:
 
 - `paper`: :math:`\sigma` is the standard deviation, as the paper says.
 - `released`: :math:`\sigma^2 = E[a^2] + 10^{-8}`, not centred, and one pair of numbers for all
@@ -15,12 +15,14 @@ from typing import Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.linalg import vecdot, vector_norm
 
 from lit_hier.metrics.moments import Moments
 
 Protocol = Literal["paper", "released"]
 
 _RELEASED_FLOOR: Final = 1e-8
+_SHORTEST: Final = 1e-8  # a vector with a direction
 
 
 class Standardization(NamedTuple):
@@ -60,10 +62,31 @@ class Standardization(NamedTuple):
     def __call__(self, x: Tensor) -> Tensor:
         """Standardise and flatten activations (B, C, ...) to (B, D)."""
         shape = (-1,) + (1,) * (x.ndim - 2)
-        centred = x.float() - self.mean.view(shape)
-        return (centred * self.inverse_std.view(shape)).flatten(1)
+        scale = self.inverse_std.view(shape)
+        # One pass over x, which is most of what looking into a network costs.
+        return torch.addcmul(-self.mean.view(shape) * scale, x.float(), scale).flatten(1)
 
     @property
     def num_constant(self) -> int:
         """Channels that never vary over the reference set."""
         return int((self.inverse_std == 0).sum())
+
+
+class Directions(NamedTuple):
+    """Vectors that others are compared with, time after time.
+
+    Attributes:
+        units: Each of length 1, or 0 where there was no direction; float32, shape (B, D).
+    """
+
+    units: Tensor
+
+    @classmethod
+    def of(cls, z: Tensor) -> "Directions":
+        """Take the directions of vectors, shape (B, D)."""
+        return cls(z / vector_norm(z, dim=1, keepdim=True).clamp_min(_SHORTEST))
+
+    def cosine(self, z: Tensor) -> Tensor:
+        """Compare each vector with its own: shape (B, D) to (B,); 0 without a direction."""
+        lengths: Tensor = vector_norm(z, dim=1).clamp_min(_SHORTEST)
+        return vecdot(self.units, z).div(lengths)  # type: ignore[no-any-return]

@@ -2,19 +2,19 @@
 
 from typing import Final
 
-from timm import models as timm_models
 from torch import nn
-from torchvision import models as torchvision_models
 
 _RESNET: Final = ("layer[1-4].*", "fc")
-_PAPER: Final[dict[type[nn.Module], tuple[str, ...]]] = {
-    torchvision_models.ConvNeXt: ("features.[0246]", "features.[1357].*", "classifier"),
-    torchvision_models.ResNet: _RESNET,
-    torchvision_models.VisionTransformer: ("encoder.layers.*", "heads"),
-    timm_models.ConvNeXt: ("stem", "stages.[1-3].downsample", "stages.*.blocks.*", "head"),
-    timm_models.ResNet: _RESNET,
-    timm_models.VisionTransformer: ("blocks.*", "head"),
+# By library and class; a name needs no import, which of timm takes a second.
+_PAPER: Final[dict[str, tuple[str, ...]]] = {
+    "torchvision.ConvNeXt": ("features.[0246]", "features.[1357].*", "classifier"),
+    "torchvision.ResNet": _RESNET,
+    "torchvision.VisionTransformer": ("encoder.layers.*", "heads"),
+    "timm.ConvNeXt": ("stem", "stages.[1-3].downsample", "stages.*.blocks.*", "head"),
+    "timm.ResNet": _RESNET,
+    "timm.VisionTransformer": ("blocks.*", "head"),
 }
+_CHANNELS_LAST: Final = {"torchvision.SwinTransformer", "timm.VisionTransformerSAM"}
 
 
 def paper_layers(model: nn.Module) -> tuple[str, ...]:
@@ -31,10 +31,16 @@ def paper_layers(model: nn.Module) -> tuple[str, ...]:
     Returns:
         Patterns; none for other models.
     """
-    return next((found for kind, found in _PAPER.items() if isinstance(model, kind)), ())
+    return next((_PAPER[kind] for kind in _kinds(model) if kind in _PAPER), ())
 
 
 def channels_last(model: nn.Module) -> bool:
     """Say whether a model's blocks put out images as (B, H, W, C), as Swin transformers do."""
-    kinds = (torchvision_models.SwinTransformer, timm_models.VisionTransformerSAM)
-    return isinstance(model, kinds) or getattr(model, "output_fmt", "") == "NHWC"
+    known = not _CHANNELS_LAST.isdisjoint(_kinds(model))
+    return known or getattr(model, "output_fmt", "") == "NHWC"
+
+
+def _kinds(model: nn.Module) -> list[str]:
+    """Name the class of a model, and those that it is derived from, by their libraries."""
+    kinds = type(model).__mro__
+    return [f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in kinds]

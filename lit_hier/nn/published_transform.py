@@ -5,9 +5,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.data.config import resolve_model_data_config
-from timm.data.transforms import CenterCropOrPad, MaybeToTensor, center_crop_or_pad
-from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 from torchvision.transforms import Compose, ConvertImageDtype
 
@@ -45,12 +42,17 @@ class PublishedTransform:
     @classmethod
     def of_timm(cls, model: nn.Module) -> "PublishedTransform":
         """Give a model's transform, with those of its steps exchanged that take pictures only."""
+        from timm.data.config import resolve_model_data_config
+        from timm.data.transforms_factory import create_transform
+
         config = resolve_model_data_config(model)
         steps = map(_for_tensors, create_transform(**config, is_training=False).transforms)
         return cls(Compose(list(steps)), f"timm {config}")
 
 
 def _for_tensors(step: Any) -> Any:
+    from timm.data.transforms import CenterCropOrPad, MaybeToTensor
+
     if isinstance(step, MaybeToTensor):
         return ConvertImageDtype(torch.float32)
     return partial(_crop_or_pad, step) if isinstance(step, CenterCropOrPad) else step
@@ -58,5 +60,7 @@ def _for_tensors(step: Any) -> Any:
 
 def _crop_or_pad(step: Any, levels: Tensor) -> Tensor:
     """Pad each channel with its own level; torchvision pads tensors with one for all."""
+    from timm.data.transforms import center_crop_or_pad
+
     parts = zip(levels.split(1, dim=1), step.fill, strict=True)
     return torch.cat([center_crop_or_pad(part, step.size, fill) for part, fill in parts], dim=1)

@@ -9,7 +9,6 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Final, NamedTuple
 
-import timm
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -57,6 +56,8 @@ def from_torchvision(name: str, weights: str) -> Published:
 
 def from_timm(name: str, weights: str) -> Published:
     """Build a classifier of timm: see `PretrainedClassifier`."""
+    import timm  # a second, for those who want it
+
     _check_name(name, {*timm.list_models(), *timm.list_pretrained()}, "timm")
     build = partial(timm.create_model, name)
     path = Path(weights)
