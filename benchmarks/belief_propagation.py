@@ -1,12 +1,13 @@
 """Belief propagation against simple ways of writing it, as ratios in one run.
 
-python benchmarks/belief_propagation.py
+python benchmarks/belief_propagation.py [--threads 1]
 
 For full marginals and for draws from the posterior, at two sizes of the paper, over batch sizes:
 samples per second, and how many times more samples the compiled kernel answers than each of the
 simple ways (quartiles over rounds that are interleaved, so that a noisy machine disturbs all
-alike). Marginals are checked against each other first. Then what the first call costs, with an
-empty cache and with the kernel in it, and the peak memory of 4096 samples at L = 10.
+alike; where others take its cores, one thread says more). Marginals are checked against each
+other first. Then what the first call costs, with an empty cache and with the kernel in it, and
+the peak memory of 4096 samples at L = 10.
 """
 
 import argparse
@@ -113,7 +114,9 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32, 256, 1024])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--patience", type=float, default=20.0, help="seconds for a way and row")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     os.environ[SWITCH] = "1"
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, float32\n")
     grammars = [RandomHierarchyModel(*size) for size in SIZES]

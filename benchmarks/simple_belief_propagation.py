@@ -100,15 +100,18 @@ def gather(rhm: RandomHierarchyModel, device: str) -> Marginals:
 
 
 def scatter(rhm: RandomHierarchyModel, device: str) -> Marginals:
-    """Take one rule after another, and scatter its term into the dense messages."""
+    """Take one rule after another; scatter its term into a dense message, and add that."""
+
+    def spread(term: Tensor, symbol: int, num_symbols: int) -> Tensor:
+        here = torch.full((*term.shape, 1), symbol, device=term.device)
+        return term.new_zeros(*term.shape, num_symbols).scatter(-1, here, term[..., None])
 
     def send_up(rule: Tensor) -> Upward:
         def send(left: Tensor, right: Tensor) -> Tensor:
             message = left.new_zeros(*left.shape[:2], len(rule))
-            for y, tuples in enumerate(rule):
+            for y, tuples in enumerate(rule.tolist()):
                 for a, c in tuples:
-                    here = torch.full_like(left[..., :1], y, dtype=torch.int64)
-                    message.scatter_add_(-1, here, (left[..., a] * right[..., c])[..., None])
+                    message = message + spread(left[..., a] * right[..., c], y, len(rule))
             return message
 
         return send
@@ -116,18 +119,16 @@ def scatter(rhm: RandomHierarchyModel, device: str) -> Marginals:
     def send_down(rule: Tensor) -> Downward:
         def send(parent: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
             to_left, to_right = torch.zeros_like(left), torch.zeros_like(right)
-            for y, tuples in enumerate(rule):
+            v = left.shape[-1]
+            for y, tuples in enumerate(rule.tolist()):
                 for a, c in tuples:
-                    here = torch.full_like(left[..., :1], a, dtype=torch.int64)
-                    to_left.scatter_add_(-1, here, (parent[..., y] * right[..., c])[..., None])
-                    here = torch.full_like(left[..., :1], c, dtype=torch.int64)
-                    to_right.scatter_add_(-1, here, (parent[..., y] * left[..., a])[..., None])
+                    to_left = to_left + spread(parent[..., y] * right[..., c], a, v)
+                    to_right = to_right + spread(parent[..., y] * left[..., a], c, v)
             return to_left, to_right
 
         return send
 
-    rules = [rule.to(device) for rule in rhm.rules]
-    return both_ways(list(map(send_up, rules)), list(map(send_down, rules)))
+    return both_ways(list(map(send_up, rhm.rules)), list(map(send_down, rhm.rules)))
 
 
 def dense_sample(rhm: RandomHierarchyModel, device: str) -> Marginals:
