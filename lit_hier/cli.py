@@ -195,6 +195,7 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
     warnings.filterwarnings("ignore", message="The number of training batches .* smaller than the")
+    warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
     threading.excepthook = _show
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()

@@ -131,31 +131,6 @@ def test_it_says_where_results_lie(demo: Path, capsys: pytest.CaptureFixture[str
     assert "ε = 0.5" in said.out
 
 
-def test_as_many_processes_as_you_like_give_the_same_bits(demo: Path) -> None:
-    """Three batches, the last one smaller, on one process and on two."""
-    results = []
-    for processes in (1, 2):
-        name = f"processes_{processes}"
-        command = [
-            *(sys.executable, "-m", "lit_hier", "predict", "-c", DEMO, *SMALL),
-            *("--trainer.accelerator=cpu", f"--trainer.devices={processes}"),
-            *("--trainer.strategy=ddp", "--model.init_args.times=[0.3, 0.7, 0.9]"),
-            f"--trainer.logger.init_args.name={name}",
-        ]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        subprocess.run(
-            command, cwd=demo, env=environment, check=True, capture_output=True, timeout=200
-        )
-        results.append(demo / "logs" / name / "version_0")
-    for name in ("similarity", "reconstruction"):
-        one, two = (np.load(folder / f"{name}.npz") for folder in results)
-        assert one["index"].tolist() == list(range(130))
-        assert set(one) == set(two)
-        assert all(np.array_equal(one[key], two[key]) for key in one)
-        tables = [(folder / f"{name}.csv").read_bytes() for folder in results]
-        assert tables[0] == tables[1]
-
-
 @pytest.fixture
 def tensorboard(demo: Path) -> Iterator[str]:
     """TensorBoard with its default loader, on loopback; its address."""

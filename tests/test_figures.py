@@ -1,7 +1,5 @@
 """Every figure's config: small, for its files; and at the paper's depth, for what it must show."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 from unittest.mock import patch
@@ -71,32 +69,6 @@ def test_an_ensembles_grammars_may_be_given_in_the_shell(tmp_path: Path) -> None
     seeds = "--data.init_args.rhm.init_args.seeds=[3,4,5]"
     folder = predict(tmp_path, "fig7", "-c", str(CONFIGS / "fast.yaml"), seeds)
     assert set(column(rows(folder / "reconstruction.csv"), "grammars")) == {3}
-
-
-@pytest.mark.parametrize("figure", ["fig11_14", "gaussian_mixture"])
-def test_two_processes_give_the_same_bits(tmp_path: Path, figure: str) -> None:
-    """Each has grammars and batches that the other never sees."""
-    few = ["--data.init_args.num_predict=10", "--data.init_args.num_test=9"]
-    if figure == "fig11_14":
-        others = ("IterationMap", "Transition", "EffectiveNoise", "Reconstruction")
-        few = ["-c", str(CONFIGS / "fast.yaml")]
-        few += [f"--trainer.callbacks+={name}" for name in others]
-    few += ["--data.init_args.eval_batch_size=4", "--model.init_args.times=[0.3,0.5,0.8]"]
-    folders = []
-    for processes in (1, 2):
-        name = f"processes_{processes}"
-        command = [sys.executable, "-m", "lit_hier", "predict", "-c", f"{CONFIGS}/{figure}.yaml"]
-        command += [*few, f"--trainer.devices={processes}", "--trainer.strategy=ddp"]
-        command += ["--trainer.accelerator=cpu", f"--trainer.logger.init_args.name={name}"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        subprocess.run(
-            command, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=200
-        )
-        folders.append(tmp_path / "logs" / name / "version_0")
-    tables = sorted(path.name for path in folders[0].glob("*.csv"))
-    assert tables
-    for name in tables:
-        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
 SHALLOW = "--data.init_args.rhm.init_args.num_layers=2"

@@ -118,7 +118,7 @@ def test_what_is_kept_is_what_was_made(
                 assert np.array_equal(np.asarray(picture), to_levels(x)[0].numpy())
 
 
-@pytest.mark.parametrize("pictures_before", [0, 1, 30, 50, 60, 99, 114])
+@pytest.mark.parametrize("pictures_before", [0, 49, 60, 114])
 def test_a_run_that_dies_goes_on_where_it_stopped(
     pipeline: str,
     undisturbed: tuple[Path, Path],

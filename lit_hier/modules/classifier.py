@@ -62,7 +62,8 @@ class Classifier(Learner, ABC):
                 f"num_classes is {self.num_classes}, but a label is {int(label.max())}; give the"
                 " number of the data's classes"
             ) from error
-        accuracy.update(logits, label)
+        if len(label):  # a process without work has nothing to count
+            accuracy.update(logits, label)
         self.log_dict(
             {f"{stage}/loss": summed / max(len(label), 1), f"{stage}/accuracy": accuracy},
             on_step=False,
