@@ -240,6 +240,9 @@ def main(args: ArgsType = None) -> None:
             load_from_checkpoint_support=False,
             args=args,
         )
+    except KeyboardInterrupt:  # before Lightning heeds it, or after
+        sys.stderr.write("lit-hier: interrupted; give the same command again\n")
+        sys.exit(130)
     except Exception as error:
         if (said := explain(error)) is None:
             raise

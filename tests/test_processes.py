@@ -36,7 +36,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_three_processes_one_of_them_idle(alone: Path, tmp_path: Path) -> None:
-    """Equal bits of every table; training whose losses are equal within 1e-4."""
+    """Equal bits of every table; training whose losses are equal within 1e-3."""
     prepare(tmp_path)
     trained(alone, tmp_path)
     launch(tmp_path, (*TURNED, *TRAINED), per_node=3)
@@ -48,7 +48,7 @@ def test_three_processes_one_of_them_idle(alone: Path, tmp_path: Path) -> None:
         assert alike.keys() == single.keys() >= {"train/loss", "val/loss"}
         for tag, values in single.items():
             assert len(values) == len(alike[tag]) > 0
-            np.testing.assert_allclose(alike[tag], values, rtol=1e-4, err_msg=f"{name} {tag}")
+            np.testing.assert_allclose(alike[tag], values, rtol=1e-3, err_msg=f"{name} {tag}")
     assert set(FITS) >= set(TRAINED)
 
 

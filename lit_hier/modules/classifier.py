@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lit_hier.checkpoints import check_training_set
 from lit_hier.errors import InputError
-from lit_hier.modules.learner import Learner
+from lit_hier.modules.learner import Learner, as_weight
 
 
 class Classifier(Learner, ABC):
@@ -70,7 +70,7 @@ class Classifier(Learner, ABC):
             on_epoch=True,
             prog_bar=True,
             sync_dist=True,
-            batch_size=len(label),
+            batch_size=as_weight(len(label)),
         )
         return summed
 

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lit_hier.diffusion.pipelines import check_target, write_pipeline
 from lit_hier.errors import InputError
-from lit_hier.modules.learner import Learner
+from lit_hier.modules.learner import Learner, as_weight
 from lit_hier.streams import Purpose, generators
 
 _GROUPS: Final = 8
@@ -99,7 +99,7 @@ class DDPMTrainer(Learner):
 
     def _log(self, name: str, summed: Tensor, num: int) -> None:
         self.log(name, summed / max(num, 1), on_step=False, on_epoch=True, prog_bar=True,
-                 sync_dist=True, batch_size=num)  # fmt: skip
+                 sync_dist=True, batch_size=as_weight(num))  # fmt: skip
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Mean squared error of the noise in a training step, per pixel."""

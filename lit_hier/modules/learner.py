@@ -1,6 +1,7 @@
 """What all training here shares."""
 
 from abc import ABC
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
@@ -58,3 +59,11 @@ class Learner(LightningModule, ABC):
                 f"train/loss is {float(loss)} in epoch {self.current_epoch}; take a smaller"
                 " learning rate or another trainer.precision; nothing was kept of this epoch"
             )
+
+
+def as_weight(num: int) -> Any:
+    """Give a number of samples as Lightning's `batch_size` of what is logged.
+
+    As a whole number it would be averaged over processes, and rounded down.
+    """
+    return float(num)
