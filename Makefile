@@ -37,7 +37,8 @@ check: .venv/.installed
 	$(BIN)/mypy
 
 tests: .venv/.installed
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
+		--dist loadfile --no-loadscope-reorder
 
 # Everything that `make test` does in short, at length: faults, files and configs that are harmed,
 # laws on new examples, memory. Hours; each has a target of its own.

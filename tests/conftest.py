@@ -33,6 +33,16 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "untimed"))
 # What Lightning itself still asks of jsonargparse in an older way.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 
+# Files of tests of which each takes long go first, so that no process is alone at the end.
+_LONG = {
+    f"test_{name}.py" for name in ("processes", "faults", "notebooks", "image_configs", "figures")
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long files first; pytest-xdist keeps the order with --no-loadscope-reorder."""
+    items.sort(key=lambda item: item.path.name not in _LONG)
+
 
 def examples(num: int) -> settings:
     """Look at so many examples, or at as many times more as the profile in force does."""

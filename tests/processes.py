@@ -17,6 +17,7 @@ from conftest import ROOT, random_pipeline
 from PIL import Image
 
 CONFIGS = ROOT / "configs"
+QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
 SMALL_RHM = (
     *("-c", f"{CONFIGS}/fast.yaml", "--data.init_args.num_predict=7"),
     "--data.init_args.eval_batch_size=3",
@@ -27,7 +28,7 @@ OTHER_ANALYSES = tuple(
 )
 SHALLOW = "--data.init_args.rhm.init_args.num_layers=3"
 FEW = ("--data.init_args.num_predict=7", "--data.init_args.eval_batch_size=3")
-DIGITS = (*FEW, "--data.init_args.num_test=8", "--data.init_args.num_val=1500")
+DIGITS = (*FEW, "--data.init_args.num_test=8", "--data.init_args.num_val=1700")
 FEW_DIGITS = (*DIGITS, "--model.init_args.times=[0,1,4]")
 TRAINING = ("--data.init_args.num_train=1000", "--data.init_args.num_val=70",
             "--data.init_args.num_test=70", SHALLOW, "--data.init_args.batch_size=64",
@@ -165,8 +166,7 @@ def _run(nodes: int, names: list[str]) -> None:
     world = int(os.environ["WORLD_SIZE"])
     where = [
         *("--trainer.accelerator=cpu", "--trainer.strategy=ddp", f"--trainer.num_nodes={nodes}"),
-        *(f"--trainer.devices={world // nodes}", "--trainer.enable_progress_bar=false"),
-        "--trainer.enable_model_summary=false",
+        *(f"--trainer.devices={world // nodes}", *QUIET),
     ]
     for name in names:
         sys.argv = ["lit-hier", *command(name), *where]

@@ -40,8 +40,7 @@ TRAINED = ("demo_classifier", "digits_ddpm", "digits_classifier")
 PIPES: dict[Path, int] = {}  # what the last run in a folder says
 FSIZE = resource.RLIMIT_FSIZE
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
-QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
-         "--trainer.accelerator=cpu")  # fmt: skip
+QUIET = (*processes.QUIET, "--trainer.accelerator=cpu")
 LAST = ("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_last=true",
         "--trainer.callbacks.every_n_train_steps=3", "--trainer.callbacks.save_top_k=0",
         "--trainer.callbacks.dirpath=last", "--ckpt_path=last")  # fmt: skip

@@ -1,7 +1,6 @@
 """The command line, through the demo's own configs."""
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -355,22 +354,6 @@ def test_the_paper_sized_configs_run_and_may_be_repeated(tmp_path: Path) -> None
         again = tmp_path / "logs/fig8/version_1"
     for name in ("similarity.csv", "reconstruction.csv"):
         assert (first / name).read_bytes() == (again / name).read_bytes()
-
-
-def test_training_on_two_processes_shares_out_whole_batches(tmp_path: Path) -> None:
-    command = [
-        *(sys.executable, "-m", "lit_hier", "fit", "-c", CLASSIFIER),
-        *("--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"),
-        *("--data.init_args.num_train=1000", "--data.init_args.num_val=700"),
-        *("--trainer.max_epochs=1", "--trainer.log_every_n_steps=1"),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        command, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=200
-    )
-    assert (tmp_path / "logs/demo_classifier/weights/classifier.ckpt").is_file()
-    folder = tmp_path / "logs/demo_classifier/version_0"
-    assert scalars(folder, "val/accuracy")[0] == pytest.approx(1 / 16, abs=0.05)
 
 
 def test_one_callback_alone_needs_no_list(tmp_path: Path) -> None:

@@ -265,39 +265,6 @@ def test_samples_do_not_fit_another_run(
         StoredSamples(str(samples), [3])
 
 
-def test_two_processes_share_a_folder(
-    pipeline: str, undisturbed: tuple[Path, Path], tmp_path: Path
-) -> None:
-    """Each keeps its own batches; a third of them had been made by one process."""
-    samples = tmp_path / "samples"
-    for place in ("start", "k_0000", "k_0002", "k_0006", "k_0010"):
-        (samples / place).mkdir(parents=True)
-        for sample in range(10):
-            name = f"{place}/{sample:08d}.png"
-            (samples / name).write_bytes((undisturbed[1] / name).read_bytes())
-    (samples / "batches").mkdir()
-    for name in ("manifest.json", "batches/00000000.json"):
-        (samples / name).write_bytes((undisturbed[1] / name).read_bytes())
-    script = tmp_path / "run.py"
-    script.write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
-        "import warnings; warnings.simplefilter('ignore')\n"
-        "import test_image_runs as t; from pathlib import Path\n"
-        "from functools import partial\n"
-        "t.Trainer = partial(t.Trainer, devices=2, strategy='ddp')\n"
-        f"folder = Path({str(tmp_path)!r})\n"
-        f"t.predict(folder, t.sampler({pipeline!r}, folder / 'samples'), t.analyses())\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True,
-        timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    same_tables(tmp_path / "logs/run/version_0", undisturbed[0])
-    assert pictures(samples) == pictures(undisturbed[1])
-
-
 @pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "16-true"])
 def test_in_lower_precision_images_and_scheduler_stay_in_float32(
     pipeline: str, tmp_path: Path, precision: Any, monkeypatch: pytest.MonkeyPatch
