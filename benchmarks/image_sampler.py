@@ -5,8 +5,9 @@ python benchmarks/image_sampler.py --model small --precision 32   # a small one,
 
 The model has random weights. Reported are the images per second that go through one denoising
 step, the fraction of the machine's rate for a large matrix product in the same precision, the
-share of the sampler's time that is spent inside the model, and the speed relative to the plain
-loop: float32, one inversion time after the other, of as many images as were asked for.
+share of the sampler's time that is spent inside the model, how many of the model's batches were
+full, and the speed relative to the plain loop: float32, one inversion time after the other, of as
+many images as were asked for.
 """
 
 import argparse
@@ -93,16 +94,16 @@ class Sampler:
         if last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.inside = 0.0
-        self.images = 0
+        self.sizes: list[int] = []
 
-    def denoise(self, x: Tensor, told: int) -> Tensor:
+    def denoise(self, x: Tensor, told: Tensor) -> Tensor:
         """Run the model as the sampler does, with its time taken."""
         x = x.to(self.dtype)
         if self.last:
             x = x.contiguous(memory_format=torch.channels_last)
         outputs = []
         self.inside += seconds(lambda: outputs.append(self.model(x, told).sample), self.device)
-        self.images += len(x)
+        self.sizes.append(len(x))
         return outputs[0]
 
 
@@ -139,11 +140,12 @@ def main() -> None:
 
     with torch.inference_mode():
         sweep(), loop()  # warm up
-        sampler.inside = sampler.images = 0
+        sampler.inside, sampler.sizes = 0.0, []
         whole = [(seconds(sweep, device), seconds(loop, device)) for _ in range(given.rounds)]
     swept, looped = np.array(whole).T
     flop, rate = flop_of(config), matrix_rate(device, dtype, 8192 if device == "cuda" else 1024)
-    images = sampler.images / swept.sum()
+    images = sum(sampler.sizes) / swept.sum()
+    full = sampler.sizes.count(given.batch)
     ratios = np.percentile(looped / swept, [50, 25, 75])
     print(f"torch {torch.__version__}, {device}, {given.precision}, batch {given.batch}")
     print(f"model            {flop / 1e12:.3f} TFLOP an image")
@@ -151,6 +153,7 @@ def main() -> None:
     print(f"images           {images:.2f} a second")
     print(f"of matrix rate   {images * flop / rate:.1%}")
     print(f"inside the model {sampler.inside / swept.sum():.1%}")
+    print(f"full batches     {full} of {len(sampler.sizes)}, in {given.rounds} rounds")
     print(f"over plain loop  {ratios[0]:.2f} ({ratios[1]:.2f} to {ratios[2]:.2f})")
 
 

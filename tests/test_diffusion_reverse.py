@@ -1,6 +1,7 @@
-"""The reverse process against its formulas in float64, and one sweep against many."""
+"""The reverse process against its formulas in float64; all inversion steps against each alone."""
 
 import inspect
+from collections import Counter
 from typing import Any
 
 import diffusers
@@ -26,9 +27,9 @@ def images() -> Tensor:
     return torch.rand(B, *SHAPE, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def model(x: Tensor, told: int) -> Tensor:
+def model(x: Tensor, told: Tensor) -> Tensor:
     """Something smooth that depends on all of its input; six channels of output."""
-    mixed = torch.tanh(x + 0.3 * x.roll(1, dims=1) + told / 1000)
+    mixed = torch.tanh(x + 0.3 * x.roll(1, dims=1) + told.view(-1, 1, 1, 1) / 1000)
     return torch.cat((mixed, torch.tanh(x.flip(1))), dim=1)
 
 
@@ -60,8 +61,8 @@ def test_every_step_is_the_posterior_in_float64() -> None:
     for j in range(250):
         own = generators(1, torch.arange(2), j)
         eta = torch.cat([torch.randn(1, *SHAPE, generator=g) for g in own]).double().numpy()
-        output = model(x, process.timesteps[j])
-        scheduler: Any = process._scheduler
+        output = model(x, torch.tensor(process.timesteps[j]))
+        scheduler: Any = process.scheduler
         stepped = scheduler.step(
             output, process.timesteps[j], x, generator=generators(1, torch.arange(2), j)
         ).prev_sample
@@ -99,7 +100,7 @@ def test_no_step_returns_the_image_and_all_steps_forget_it(convention: Any) -> N
 )
 @pytest.mark.parametrize("convention", ["aligned", "released"])
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers
-def test_one_sweep_equals_a_run_for_each_step(scheduler: Any, convention: Any) -> None:
+def test_all_steps_together_equal_a_run_for_each(scheduler: Any, convention: Any) -> None:
     process = ReverseProcess(scheduler, 20, convention)
     steps = [1, 3, 4, 11, 20]
     together = turn(process, steps, batch_size=7)
@@ -108,7 +109,9 @@ def test_one_sweep_equals_a_run_for_each_step(scheduler: Any, convention: Any) -
     assert together.isfinite().all()
 
 
-def test_one_sweep_draws_the_same_noise_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_steps_together_draw_the_same_noise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     process, steps = ReverseProcess(adm_scheduler(), 20), [3, 11, 20]
     randn, drawn = torch.randn, {}
 
@@ -140,25 +143,44 @@ def test_an_image_depends_on_itself_alone() -> None:
 
 
 @pytest.mark.parametrize(("convention", "number"), [("aligned", 6 + 12 + 20), ("released", 36)])
-def test_the_model_is_told_every_step_once_and_never_given_too_many(
-    convention: Any, number: int
-) -> None:
+def test_every_image_is_told_every_step_once(convention: Any, number: int) -> None:
     process = ReverseProcess(adm_scheduler(), 20, convention)
-    told: list[int] = []
-    sizes: list[int] = []
+    told: Counter[int] = Counter()
 
-    def watched(x: Tensor, step: int) -> Tensor:
-        told.append(step)
-        sizes.append(len(x))
+    def watched(x: Tensor, step: Tensor) -> Tensor:
+        told.update(step.tolist())
         return model(x, step)
 
     steps = [0, 5, 11, 20]
     own = [generators(0, INDEX, k) for k in steps]
     process.turn_round(watched, images(), steps, own, batch_size=4)
-    assert told == sorted(told, reverse=True)
-    assert set(told) == set(process.timesteps)
-    assert max(sizes) <= 4
-    assert sum(sizes) == B * number == B * sum(map(process.num_evaluations, steps))
+    each = [process.num_evaluations(k) for k in steps]
+    assert sum(each) == number
+    for j, step in enumerate(process.timesteps):
+        assert told[step] == B * sum(num > j for num in each)
+
+
+@pytest.mark.parametrize("num", [1, 2, 5, 6, 8, 13])
+@pytest.mark.parametrize("batch_size", [1, 4, 6, 7])
+@pytest.mark.parametrize("steps", [[20], [3, 5, 8], [0, 1, 2, 7, 20]])
+def test_the_model_is_given_full_batches(num: int, batch_size: int, steps: list[int]) -> None:
+    """As few as can be: of work that is cut into steps, the longest goes first."""
+    process = ReverseProcess(adm_scheduler(), 20)
+    given: list[int] = []
+
+    def watched(x: Tensor, told: Tensor) -> Tensor:
+        given.append(len(x))
+        return model(x, told)
+
+    index = torch.arange(num)
+    x_0 = torch.zeros(num, *SHAPE)
+    process.turn_round(watched, x_0, steps, [generators(0, index, k) for k in steps], batch_size)
+    each = [process.num_evaluations(k) for k in steps]
+    assert max(given) <= batch_size
+    assert sum(given) == num * sum(each)
+    assert len(given) == max(max(each), -(-num * sum(each) // batch_size))
+    if len(given) > max(each):
+        assert set(given[:-1]) == {batch_size}
 
 
 @pytest.mark.parametrize(
@@ -183,8 +205,8 @@ def test_steps_that_there_are_not(steps: list[int]) -> None:
 def gaussian_denoiser(process: ReverseProcess, variance: float) -> Denoise:
     """The exact noise in Gaussian data: E[eta | x_t]."""
 
-    def denoise(x: Tensor, told: int) -> Tensor:
-        alpha = float(process.alphas_cumprod[told])
+    def denoise(x: Tensor, told: Tensor) -> Tensor:
+        alpha = process.alphas_cumprod[told].float().view(-1, 1, 1, 1)
         return x * (1 - alpha) ** 0.5 / (alpha * variance + 1 - alpha)
 
     return denoise

@@ -19,7 +19,8 @@ respacing; Section 2.2 of the paper for the experiment.
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 import torch
@@ -33,8 +34,8 @@ _UNFIT: Final = (
 )
 
 Convention = Literal["aligned", "released"]
-Denoise = Callable[[Tensor, int], Tensor]
-"""Takes x_t, (N, C, H, W), and the step of training that it is told; gives the model's output."""
+Denoise = Callable[[Tensor, Tensor], Tensor]
+"""Takes x_t, (N, C, H, W), and the step of training that each is told, (N,); gives the output."""
 
 
 class ReverseProcess:
@@ -48,6 +49,7 @@ class ReverseProcess:
         convention: Where the model begins, see above.
 
     Attributes:
+        scheduler: The copy, set to them.
         timesteps: Steps of training, ascending, S of them.
         alphas_cumprod: Of all T steps, float64.
 
@@ -68,26 +70,26 @@ class ReverseProcess:
             raise InputError(f"convention is {convention!r}; give aligned or released")
         self.convention = convention
         self.num_steps = num_steps
-        self._scheduler = copy.deepcopy(scheduler)
+        self.scheduler = copy.deepcopy(scheduler)
         if "timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
             steps = [round(j * (num_train - 1) / (num_steps - 1)) for j in range(num_steps)]
-            self._scheduler.set_timesteps(timesteps=steps[::-1])
+            self.scheduler.set_timesteps(timesteps=steps[::-1])
         else:
-            self._scheduler.set_timesteps(num_steps)
-        self.timesteps = [int(step) for step in self._scheduler.timesteps.flip(0)]
+            self.scheduler.set_timesteps(num_steps)
+        self.timesteps = [int(step) for step in self.scheduler.timesteps.flip(0)]
         ascending = sorted(set(self.timesteps))
         if self.timesteps != ascending or len(ascending) != num_steps:
             raise InputError(f"scheduler: {kind} {_UNFIT}")
-        self.alphas_cumprod = torch.cumprod(1 - _betas(self._scheduler), 0)
+        self.alphas_cumprod = torch.cumprod(1 - _betas(self.scheduler), 0)
         rest = self.alphas_cumprod
         if rest.shape != (num_train,) or not ((rest >= 0) & (rest <= 1)).all():
             raise InputError(
                 f"scheduler: the betas of this {kind} are no noise schedule of {num_train} steps;"
                 " give another"
             )
-        self._scheduler.alphas_cumprod = self.alphas_cumprod
-        if hasattr(self._scheduler, "one"):
-            self._scheduler.one = torch.ones((), dtype=torch.float64)
+        self.scheduler.alphas_cumprod = self.alphas_cumprod
+        if hasattr(self.scheduler, "one"):
+            self.scheduler.one = torch.ones((), dtype=torch.float64)
 
     def check(self, steps: Sequence[int]) -> None:
         """Refuse inversion steps that there are not.
@@ -130,13 +132,13 @@ class ReverseProcess:
         steps: Sequence[int],
         generators: Sequence[list[torch.Generator]],
         batch_size: int,
-        track: Callable[[Iterable[float]], Iterable[float]] = iter,
         advance: Callable[[int], object] = lambda num: None,
     ) -> Tensor:
-        """Turn images round at several inversion steps in one reverse sweep.
+        """Turn images round at several inversion steps.
 
-        Each inversion step joins the sweep where its own reverse process begins, and the model
-        sees whatever is under way together.
+        The model sees images of all inversion steps together, always those next that have the most
+        steps before them. So it is given `batch_size` of them every time but the last, unless
+        there are so few that they run out before the longest reverse process has ended.
 
         Args:
             denoise: The model.
@@ -145,7 +147,6 @@ class ReverseProcess:
             generators: For each inversion step one generator per image: it makes the noise first
                 and then all that the scheduler adds.
             batch_size: The most images that the model is given at once.
-            track: Wraps the respaced steps as the sweep goes down them.
             advance: Takes how many images the model was given, each time.
 
         Returns:
@@ -153,28 +154,51 @@ class ReverseProcess:
             a number that is not finite.
         """
         self.check(steps)
-        x = [
-            self.noise(x_0, k, _normal(x_0, own)) for k, own in zip(steps, generators, strict=True)
+        size = math.gcd(len(x_0), batch_size)
+        packs = [
+            _Pack(self, part, k, own[first : first + size])
+            for k, own in zip(steps, generators, strict=True)
+            for first, part in zip(range(0, len(x_0), size), x_0.split(size), strict=True)
         ]
-        schedulers = [copy.deepcopy(self._scheduler) for _ in steps]
-        begins = [self.num_evaluations(k) - 1 for k in steps]
-        for step in track(range(max(begins), -1, -1)):
-            j = int(step)
-            active = [g for g, begin in enumerate(begins) if begin >= j]
-            told = self.timesteps[j]
-            under_way = torch.cat([x[g] for g in active])
-            outputs = []
-            for part in under_way.split(batch_size):
-                outputs.append(denoise(part, told).float())
-                advance(len(part))
-            for g, output in zip(active, torch.cat(outputs).split(len(x_0)), strict=True):
-                if begins[g] == j and hasattr(schedulers[g], "set_begin_index"):
-                    schedulers[g].set_begin_index(self.num_steps - 1 - j)
-                # A scheduler may clip what is infinite, and hide it.
-                lost = ~output.isfinite().flatten(1).all(1).view(-1, 1, 1, 1)
-                stepped = _step(schedulers[g], output, told, x[g], generators[g])
-                x[g] = stepped.masked_fill(lost, torch.nan)
-        return torch.stack(x)
+        while under_way := [pack for pack in packs if pack.left]:
+            under_way.sort(key=lambda pack: pack.left, reverse=True)
+            chosen = under_way[: batch_size // size]
+            told = torch.tensor([self.timesteps[pack.left - 1] for pack in chosen])
+            output = denoise(
+                torch.cat([pack.x for pack in chosen]), told.repeat_interleave(size).to(x_0.device)
+            )
+            for pack, part in zip(chosen, output.float().split(size), strict=True):
+                pack.step(part)
+            advance(len(output))
+        return torch.cat([pack.x for pack in packs]).view(len(steps), *x_0.shape)
+
+
+class _Pack:
+    """Images that go back together from one inversion step; schedulers remember earlier steps.
+
+    Attributes:
+        left: Steps that the model has still to be told; the next is `timesteps[left - 1]`.
+    """
+
+    def __init__(
+        self, process: ReverseProcess, x_0: Tensor, k: int, generators: list[torch.Generator]
+    ) -> None:
+        self.x = process.noise(x_0, k, _normal(x_0, generators))
+        self.left = process.num_evaluations(k)
+        self._timesteps = process.timesteps
+        self._generators = generators
+        self._scheduler = copy.deepcopy(process.scheduler)
+        if self.left and hasattr(self._scheduler, "set_begin_index"):
+            self._scheduler.set_begin_index(process.num_steps - self.left)
+
+    def step(self, output: Tensor) -> None:
+        """Go one step back, given what the model says."""
+        # A scheduler may clip what is infinite, and hide it.
+        lost = ~output.isfinite().flatten(1).all(1).view(-1, 1, 1, 1)
+        self.left -= 1
+        told = self._timesteps[self.left]
+        stepped = _step(self._scheduler, output, told, self.x, self._generators)
+        self.x = stepped.masked_fill(lost, torch.nan)
 
 
 def _fits(scheduler: Any) -> bool:

@@ -26,7 +26,7 @@ _LOG: Final = logging.getLogger("lit_hier")
 class DDPMSampler(ImageSampler):
     """Turns images round with a pretrained denoising diffusion model (Section 2.2, Fig. 2).
 
-    All inversion times of a batch are made in one reverse sweep. An image's result depends on
+    All inversion times of a batch are made together. An image's result depends on
     (seed, sample index, inversion step) only. The model runs in the trainer's precision; images
     and scheduler stay in float32.
 
@@ -38,7 +38,8 @@ class DDPMSampler(ImageSampler):
         convention: Which steps the model is told, see `lit_hier.diffusion.reverse`.
         scheduler: A diffusers scheduler, see `ReverseProcess`; the exact ancestral sampler of the
             schedule that the model was trained with, if left out.
-        batch_size: The most images that the model is given at once.
+        batch_size: The most images that the model is given at once: so many every time, but for
+            the last images of a batch of data; `eval_batch_size` should not be smaller.
         channels_last: Whether the model keeps its channels together in memory.
         seed: Seed of the noise, 0 to 2^64 - 1.
         samples: A folder in which to keep every batch as it is made (`lit_hier.diffusion.store`);
@@ -140,7 +141,7 @@ class DDPMSampler(ImageSampler):
                 _LOG.warning("%s; this batch is made anew", error)
         own = [generators(self.seed, images.index, step) for step in self.steps]
         x = self.process.turn_round(
-            self._denoise, x_start, self.steps, own, self.batch_size, self.track, self.advance
+            self._denoise, x_start, self.steps, own, self.batch_size, self.advance
         )
         remedy = "take another trainer.precision, or other weights"
         self.check_finite(x, images.index, "pretrained: the model", remedy)
@@ -149,7 +150,7 @@ class DDPMSampler(ImageSampler):
             self._store.save(images, x_reversed)
         return x_reversed
 
-    def _denoise(self, x: Tensor, told: int) -> Tensor:
+    def _denoise(self, x: Tensor, told: Tensor) -> Tensor:
         x = x.to(self.model.dtype)
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
