@@ -1,6 +1,6 @@
 """The image sampler: how full it keeps a machine, and what lower precision brings.
 
-python benchmarks/image_sampler.py --device cuda                  # the 256 x 256 model, bf16
+python benchmarks/image_sampler.py --device cuda --compile        # the 256 x 256 model, bf16
 python benchmarks/image_sampler.py --model small --precision 32   # a small one, for a CPU
 
 The model has random weights. Reported are the images per second that go through one denoising
@@ -86,13 +86,22 @@ def flop_of(config: dict[str, Any]) -> int:
 class Sampler:
     """A model in some precision that says how long it has been at work."""
 
-    def __init__(self, config: dict[str, Any], device: str, dtype: torch.dtype, last: bool):
+    def __init__(
+        self,
+        config: dict[str, Any],
+        device: str,
+        dtype: torch.dtype,
+        last: bool = False,
+        compiled: bool = False,
+    ) -> None:
         torch.manual_seed(0)
         with torch.device(device):
             self.model = UNet2DModel(**config).eval().requires_grad_(False).to(dtype)
         self.last, self.dtype, self.device = last, dtype, device
         if last:
             self.model = self.model.to(memory_format=torch.channels_last)
+        if compiled:
+            self.model.compile()
         self.inside = 0.0
         self.sizes: list[int] = []
 
@@ -118,6 +127,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 4])
     parser.add_argument("--num-steps", type=int, default=250)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--compile", action="store_true", help="compile the model")
     given = parser.parse_args()
     config = ADM256 if given.model == "adm256" else SMALL
     scheduler = adm_scheduler() if given.model == "adm256" else DDPMScheduler()
@@ -126,8 +136,8 @@ def main() -> None:
     side = config["sample_size"]
     x_0 = torch.rand(given.images, 3, side, side, device=device) * 2 - 1
     index = torch.arange(given.images)
-    sampler = Sampler(config, device, dtype, last=True)
-    plain = Sampler(config, device, torch.float32, last=False)
+    sampler = Sampler(config, device, dtype, last=True, compiled=given.compile)
+    plain = Sampler(config, device, torch.float32)
 
     def sweep() -> None:
         own = [generators(0, index, k) for k in given.steps]

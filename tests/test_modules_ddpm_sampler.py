@@ -49,6 +49,25 @@ def test_an_image_depends_on_seed_index_and_step_only(pipeline: str) -> None:
     assert not torch.equal(other.x_reversed[0], some[0][:1])
 
 
+def test_a_compiled_model_is_the_one_that_is_used(
+    pipeline: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = DDPMSampler(pipeline, [5], num_steps=10).predict_step(batch([7]), 0)
+    given: list[int] = []
+
+    def compiled(function: Any, **kwargs: Any) -> Any:
+        def call(x: torch.Tensor, told: torch.Tensor) -> Any:
+            given.append(len(x))
+            return function(x, told)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    found = DDPMSampler(pipeline, [5], num_steps=10, compile=True).predict_step(batch([7]), 0)
+    assert given == [1] * 6
+    assert torch.equal(found.x_reversed, plain.x_reversed)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -41,6 +41,8 @@ class DDPMSampler(ImageSampler):
         batch_size: The most images that the model is given at once: so many every time, but for
             the last images of a batch of data; `eval_batch_size` should not be smaller.
         channels_last: Whether the model keeps its channels together in memory.
+        compile: Whether torch compiles the model first, which takes minutes and needs a compiler:
+            for long runs on a GPU.
         seed: Seed of the noise, 0 to 2^64 - 1.
         samples: A folder in which to keep every batch as it is made (`lit_hier.diffusion.store`);
             what an earlier run of the same kind has kept there is read back, not made again.
@@ -60,6 +62,7 @@ class DDPMSampler(ImageSampler):
         scheduler: SchedulerMixin | None = None,
         batch_size: int = 32,
         channels_last: bool = False,
+        compile: bool = False,
         seed: int = 0,
         samples: str | None = None,
     ) -> None:
@@ -92,9 +95,12 @@ class DDPMSampler(ImageSampler):
                 "seed": seed,
                 "batch_size": batch_size,
                 "channels_last": channels_last,
+                "compile": compile,
             }
         if channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
+        if compile:
+            self.model.compile()
 
     def setup(self, stage: str) -> None:
         """Open the folder of samples.
