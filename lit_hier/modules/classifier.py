@@ -6,12 +6,11 @@ from typing import Any
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_hier.checkpoints import check_training_set
 from lit_hier.errors import InputError
-from lit_hier.modules.learner import Learner, as_weight
+from lit_hier.modules.learner import Learner, Stage
 
 
 class Classifier(Learner, ABC):
@@ -30,12 +29,9 @@ class Classifier(Learner, ABC):
     """
 
     def __init__(self, network: nn.Module, num_classes: int, optimizer: OptimizerCallable) -> None:
-        super().__init__(optimizer)
+        super().__init__(optimizer, accuracy=MulticlassAccuracy(num_classes, average="micro"))
         self.network = network
         self.num_classes = num_classes
-        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
-        self.val_accuracy = self.train_accuracy.clone()
-        self.test_accuracy = self.train_accuracy.clone()
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -50,8 +46,8 @@ class Classifier(Learner, ABC):
         trained_on = checkpoint.get("hyper_parameters", {}).get("trained_on", "")
         check_training_set(trained_on, self.hparams["trained_on"], "ckpt_path")
 
-    def _step(self, batch: dict[str, Tensor], stage: str, accuracy: Metric) -> Tensor:
-        """Log a batch; give its cross-entropy, summed."""
+    def _step(self, batch: dict[str, Tensor], stage: Stage) -> Tensor:
+        """Measure a batch; give its cross-entropy, summed."""
         logits, label = self(batch["x"]), batch["label"]
         try:
             summed = cross_entropy(logits, label, reduction="sum")
@@ -63,25 +59,18 @@ class Classifier(Learner, ABC):
                 " number of the data's classes"
             ) from error
         if len(label):  # a process without work has nothing to count
-            accuracy.update(logits, label)
-        self.log_dict(
-            {f"{stage}/loss": summed / max(len(label), 1), f"{stage}/accuracy": accuracy},
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            sync_dist=True,
-            batch_size=as_weight(len(label)),
-        )
+            self.metric(f"{stage}/accuracy").update(logits, label)
+        self.measure(stage, summed, len(label))
         return summed
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy of a training batch, nats."""
-        return self.step_loss(self._step(batch, "train", self.train_accuracy), len(batch["label"]))
+        return self.step_loss(self._step(batch, "train"), len(batch["label"]))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log loss and accuracy on validation data."""
-        self._step(batch, "val", self.val_accuracy)
+        """Measure loss and accuracy on validation data."""
+        self._step(batch, "val")
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log loss and accuracy on test data."""
-        self._step(batch, "test", self.test_accuracy)
+        """Measure loss and accuracy on test data."""
+        self._step(batch, "test")

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lit_hier.diffusion.pipelines import check_target, write_pipeline
 from lit_hier.errors import InputError
-from lit_hier.modules.learner import Learner, as_weight
+from lit_hier.modules.learner import Learner
 from lit_hier.streams import Purpose, generators
 
 _GROUPS: Final = 8
@@ -97,14 +97,10 @@ class DDPMTrainer(Learner):
         learnt = model(self.scheduler.add_noise(x_0, eta, t), t).sample
         return mse_loss(learnt, eta, reduction="sum") / x_0[0].numel()
 
-    def _log(self, name: str, summed: Tensor, num: int) -> None:
-        self.log(name, summed / max(num, 1), on_step=False, on_epoch=True, prog_bar=True,
-                 sync_dist=True, batch_size=as_weight(num))  # fmt: skip
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Mean squared error of the noise in a training step, per pixel."""
         summed = self._loss(self.model, batch, self.current_epoch, Purpose.TRAINING)
-        self._log("train/loss", summed, len(batch["x"]))
+        self.measure("train", summed, len(batch["x"]))
         return self.step_loss(summed, len(batch["x"]))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -113,9 +109,9 @@ class DDPMTrainer(Learner):
         self.averaged.update_parameters(self.model)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log the error of the averaged weights, with the same noise in every epoch."""
+        """Measure the error of the averaged weights, with the same noise in every epoch."""
         summed = self._loss(self.averaged, batch, 0, Purpose.VALIDATION)
-        self._log("val/loss", summed, len(batch["x"]))
+        self.measure("val", summed, len(batch["x"]))
 
     def on_train_end(self) -> None:
         """Write the pipeline, whole or not at all."""

@@ -10,6 +10,7 @@ is white: mean 0 and covariance the projector onto the subspace that one-hot vec
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
 
 def whitened_one_hot(symbols: Tensor, num_features: int) -> Tensor:
@@ -24,5 +25,4 @@ def whitened_one_hot(symbols: Tensor, num_features: int) -> Tensor:
         convolution whose kernel equals its stride likes them.
     """
     code = (torch.eye(num_features, device=symbols.device) - 1 / num_features) * num_features**0.5
-    encoded: Tensor = code[symbols.long()].transpose(1, 2)
-    return encoded
+    return embedding(symbols.long(), code).transpose(1, 2)
