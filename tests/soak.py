@@ -47,7 +47,7 @@ LAST = ("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_last=t
 RUNS = {
     # A run on images keeps its samples, and goes on from them.
     "images": [*processes.command("digits"), "--data.init_args.num_predict=90",
-               "--data.init_args.num_val=1417", "--data.init_args.eval_batch_size=6",
+               "--data.init_args.num_val=1617", "--data.init_args.eval_batch_size=6",
                "--model.init_args.num_steps=10", "--model.init_args.times=[0,4,10]"],
     # A run on the RHM takes seconds to minutes, and is made again in a folder of its own.
     "rhm": [*processes.command("demo"), "--data.init_args.num_predict=200"],
@@ -201,7 +201,10 @@ class Soak:
             status = wait(process)
             # A signal that was noted only, not heeded, would let the run end by itself.
             running = status != 0
-            count.unclear += "Traceback" in said(folder)
+            text = said(folder)
+            if "Traceback" in text:
+                count.unclear += 1
+                print(f"  {kind}: {sent.name}, status {status}\n{text[-1500:]}", flush=True)
         count.in_time += running
         before = finished(folder)
         phase = self.phase(name, folder)

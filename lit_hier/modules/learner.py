@@ -7,12 +7,34 @@ import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 
 from lit_hier.errors import InputError
 
 Stage = Literal["train", "val", "test"]
 _STAGES: Final[tuple[Stage, ...]] = ("train", "val", "test")
+
+
+class _Mean(Metric):
+    """A mean over samples, NaN included: torchmetrics' own leaves them out, or forgets weights."""
+
+    full_state_update = False
+    summed: Tensor
+    num: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("summed", "num"):
+            self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, summed: Tensor, num: int) -> None:
+        """Count samples."""
+        self.summed += summed.detach()
+        self.num += num
+
+    def compute(self) -> Tensor:
+        """Give the mean, shape ()."""
+        return self.summed / self.num
 
 
 class Learner(LightningModule, ABC):
@@ -31,8 +53,7 @@ class Learner(LightningModule, ABC):
         # Lightning's own averages cost a tenth of a small network's step.
         self.metrics = nn.ModuleDict()
         for stage in _STAGES:
-            # A loss that is no number is to be seen.
-            self.metrics[f"{stage}/loss"] = MeanMetric(nan_strategy="disable")
+            self.metrics[f"{stage}/loss"] = _Mean()
             for name, metric in metrics.items():
                 self.metrics[f"{stage}/{name}"] = metric.clone()
 
@@ -60,7 +81,7 @@ class Learner(LightningModule, ABC):
             summed: The loss summed over this process's samples of the batch, shape ().
             num: How many these are; it may be 0.
         """
-        self.metric(f"{stage}/loss").update(summed.detach() / max(num, 1), num)
+        self.metric(f"{stage}/loss").update(summed, num)
 
     def step_loss(self, summed: Tensor, num: int) -> Tensor:
         """Give the loss whose gradient, averaged over processes, is that of the step's mean.
