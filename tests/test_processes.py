@@ -32,7 +32,7 @@ def curves(folder: Path, name: str) -> dict[str, list[float]]:
 
 @pytest.mark.filterwarnings("ignore")  # of configs that are much smaller than they were made for
 def test_two_nodes_of_two_processes(tmp_path: Path) -> None:
-    """Equal bits of every table; training whose losses are equal within 1e-3."""
+    """Equal bits of every table; training whose losses are within 1e-3, accuracies within 5e-3."""
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     for folder in (alone, shared):
         prepare(folder)
@@ -59,4 +59,6 @@ def test_two_nodes_of_two_processes(tmp_path: Path) -> None:
         assert alike.keys() == single.keys() >= {"train/loss", "val/loss"}
         for tag, values in single.items():
             assert len(values) == len(alike[tag]) > 0
-            np.testing.assert_allclose(alike[tag], values, rtol=1e-3, err_msg=f"{name} {tag}")
+            # A class may change where two are as good as equal.
+            within = {"atol": 5e-3} if tag.endswith("accuracy") else {"rtol": 1e-3}
+            np.testing.assert_allclose(alike[tag], values, **within, err_msg=f"{name} {tag}")

@@ -12,9 +12,10 @@ from lit_hier.nn.trained import read_trained
 class ImageCNN(nn.Module):
     """Convolutions of 3 x 3 pixels, each layer but the first halving the image's sides.
 
-    Layers are named `layers.0` (next to the input) and so on, each a convolution with batch
+    Layers are named `layers.0` (next to the input) and so on, each a convolution with
     normalisation and ReLU, and `readout`, whose output is the logits: a linear map of the last
-    layer's mean over positions.
+    layer's mean over positions. Each image is normalised by itself, so that the batch, and how
+    many processes share it, changes nothing.
 
     Args:
         channels: Of an image.
@@ -45,7 +46,7 @@ class ImageCNN(nn.Module):
         self.layers = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(below, above, 3, stride=2 if k else 1, padding=1, bias=False),
-                nn.BatchNorm2d(above),
+                nn.GroupNorm(1, above),
                 nn.ReLU(),
             )
             for k, (below, above) in enumerate(pairwise([channels, *widths]))
