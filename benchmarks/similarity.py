@@ -84,7 +84,7 @@ def main() -> None:
         ratios = overheads(network.to(given.device), layers, x.to(given.device), given.rounds)
         low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75], axis=0) * 100
         cells = (
-            f"+{m:.0f} % ({a:.0f} to {b:.0f})" for a, m, b in zip(low, middle, high, strict=True)
+            f"{m:+.0f} % ({a:+.0f} to {b:+.0f})" for a, m, b in zip(low, middle, high, strict=True)
         )
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 

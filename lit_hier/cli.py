@@ -42,6 +42,7 @@ _COMMANDS: Final = {
     "predict": "Run a forward-backward experiment with a sampler, such as a BPDenoiser.",
 }
 _PATIENCE: Final = timedelta(days=30)
+_UNRAISABLE: Final = sys.unraisablehook
 _SOUGHT: Final = ("best", "last", "hpc")  # what Lightning looks for among a run's own checkpoints
 _DESCRIPTION: Final = (
     "Probe what diffusion models and deep networks know about hierarchical data."
@@ -190,6 +191,15 @@ def _show(told: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(told)
 
 
+def _heed(told: "sys.UnraisableHookArgs") -> None:
+    """Interrupt again, a moment later, if an interruption fell into a finalizer and was lost."""
+    if issubclass(told.exc_type, KeyboardInterrupt):
+        main_thread = threading.main_thread().ident
+        threading.Timer(0.05, signal.pthread_kill, (main_thread, signal.SIGINT)).start()
+    else:
+        _UNRAISABLE(told)
+
+
 def _quieten() -> None:
     """Leave out what Lightning says that no user of this command can act on."""
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
@@ -197,6 +207,7 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message="The number of training batches .* smaller than the")
     warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
     threading.excepthook = _show
+    sys.unraisablehook = _heed
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()
     )

@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from unittest.mock import patch
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from conftest import ROOT, inside
 
-from lit_hier import whole_files
+from lit_hier import cli, whole_files
 from lit_hier.cli import main
 from lit_hier.runs import WholeCheckpoints
 from lit_hier.whole_files import whole_file
@@ -120,6 +121,23 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "logs").write_text("a file")
     line = refused(tmp_path, capsys, *FIT)
     assert line == f"{tmp_path}/logs/demo_classifier: Not a directory"
+
+
+def test_an_interruption_that_falls_into_a_finalizer_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Finalized:
+        def __del__(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "unraisablehook", cli._heed)
+
+    def work() -> None:
+        Finalized()
+        time.sleep(30)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
 
 
 def test_folders_are_taken_one_by_one(tmp_path: Path) -> None:
