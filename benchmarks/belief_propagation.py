@@ -30,6 +30,7 @@ from lit_hier.rhm import RandomHierarchyModel, Tree
 
 SIZES = ((16, 4, 2, 7), (32, 8, 2, 10))
 MOST_SCATTERED = 64
+BURST = 0.1  # seconds for which a way is called at least, one call after the other
 SWITCH = "LIT_HIER_COMPILE"
 
 FIRST_CALL = """
@@ -87,12 +88,13 @@ def compare(
             if times[name] and spent[name] + np.median(times[name]) > patience:
                 times[name].append(np.nan)
                 continue
-            # The quick ones more than once, so that a time is more than the clock's grain.
-            repeats = 1 if name != first else 5
-            start = time.perf_counter()
-            for _ in range(repeats):
+            # The quick ones more than once: what the clock and the way before them do is then
+            # little beside them.
+            repeats, took, start = 0, 0.0, time.perf_counter()
+            while took < BURST:
                 way()
-            took = time.perf_counter() - start
+                repeats += 1
+                took = time.perf_counter() - start
             times[name].append(took / repeats / shares.get(name, 1))
             spent[name] += took
     cells = []

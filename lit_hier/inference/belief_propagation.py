@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_hier.errors import InputError
+from lit_hier.inference.kernel import KernelRules
 from lit_hier.inference.posterior import Posterior
 from lit_hier.inference.sum_product import Rounds
 from lit_hier.rhm.grammar import RandomHierarchyModel, Tree
@@ -44,8 +45,6 @@ class BeliefPropagation(nn.Module):
     """
 
     class_prior: Tensor
-    kernel_rules: Tensor
-    kernel_busiest: Tensor
 
     def __init__(self, rhm: RandomHierarchyModel, class_prior: Tensor | None = None) -> None:
         super().__init__()
@@ -73,12 +72,7 @@ class BeliefPropagation(nn.Module):
             up, down = _rounds(rule, rhm.num_features)
             self.up_rounds.append(up)
             self.down_rounds.append(down)
-        # What the compiled kernel is told of the grammar.
-        place = torch.arange(rhm.tuple_size) * rhm.num_features
-        rules = torch.cat([(rule + place).flatten() for rule in rhm.rules]).int()
-        busiest = torch.stack([_busiest(rule, rhm.num_features) for rule in rhm.rules]).int()
-        self.register_buffer("kernel_rules", rules, persistent=False)
-        self.register_buffer("kernel_busiest", busiest, persistent=False)
+        self.kernel_rules = KernelRules(rhm.rules, rhm.num_features)
 
     @property
     def rules(self) -> tuple[Tensor, ...]:
@@ -159,9 +153,3 @@ def _rounds(rule: Tensor, num_features: int) -> tuple[Rounds, nn.ModuleList]:
         for j in range(s)
     ]
     return Rounds(parent, children, num_parents), nn.ModuleList(down)
-
-
-def _busiest(rule: Tensor, num_features: int) -> Tensor:
-    """Count the most rules that have one symbol at one place."""
-    places = rule.flatten(0, 1).unbind(-1)
-    return torch.stack([place.bincount(minlength=num_features) for place in places]).max()

@@ -21,7 +21,7 @@ from lit_hier.whole_files import whole_file
 _LOG: Final = logging.getLogger("lit_hier")
 _SOURCES: Final = ("kernel.c", "passes.h", "messages.h")
 # Without contraction a multiplication and an addition round twice, as torch's do.
-_FLAGS: Final = ("-std=gnu11", "-O3", "-ffp-contract=off", "-shared", "-fPIC", "-pthread")
+_FLAGS: Final = ("-std=gnu11", "-O3", "-ffp-contract=off", "-shared", "-fPIC")
 # The machine's own instructions; how to ask for them depends on compiler and processor.
 _NATIVE: Final = (("-march=native",), ("-mcpu=native",), ())
 _PATIENCE: Final = 120  # seconds

@@ -11,7 +11,6 @@
 
 #include <stdlib.h>
 
-#include <pthread.h>
 #include <sys/mman.h>
 
 #include "passes.h"
@@ -29,7 +28,7 @@ static int64_t lay_out(struct part *p, lanes *memory) {
         TAKE(up[level], nodes * wide);
         TAKE(up_lost[level], nodes);
         TAKE(up_low[level], nodes);
-        TAKE(down[level], s * v);
+        TAKE(down[level], v);
     }
     TAKE(from, wide);
     TAKE(room, 2 * (wide > m ? wide : m));
@@ -66,7 +65,8 @@ static void join(const struct part *lower, struct part *upper) {
         }
 }
 
-static void answer_tile(struct part *lower, struct part *upper, int64_t first, int64_t samples) {
+/* Give what holds of any of its samples' verdicts. */
+static int answer_tile(struct part *lower, struct part *upper, int64_t first, int64_t samples) {
     const struct grammar *g = lower->g;
     const struct answers *a = lower->a;
     begin(lower, first, samples);
@@ -78,7 +78,7 @@ static void answer_tile(struct part *lower, struct part *upper, int64_t first, i
     lanes *root = upper->room;
     struct range range = no_range(), prior = no_range();
     for (int64_t y = 0; y < g->n; y++) {
-        upper->from[y] = (lanes){0} + g->prior[y];
+        upper->from[y] = (lanes){0} + (real)g->prior[y];
         root[y] = up[y] * upper->from[y];
         widen(&prior, upper->from[y]);
         widen(&range, root[y]);
@@ -104,8 +104,10 @@ static void answer_tile(struct part *lower, struct part *upper, int64_t first, i
         descend(upper, g->L, 0, upper->from, (lanes){0}, prior.low);
         descend(lower, lower->highest, 0, lower->from, lower->from_lost, lower->from_low);
     }
+    int worst = 0;
     for (int64_t t = 0; t < samples; t++) {
-        int64_t exponent = upper->exponents[t], verdict = 0;
+        int64_t exponent = upper->exponents[t];
+        int verdict = 0;
         for (int kind = 0; kind < KINDS; kind++)
             verdict |= !(upper->lost[kind][t] <= ROUNDING) << kind;
         for (int64_t lane = t * lower->subtrees; lane < (t + 1) * lower->subtrees; lane++) {
@@ -116,32 +118,32 @@ static void answer_tile(struct part *lower, struct part *upper, int64_t first, i
         }
         if (a->exponents) a->exponents[first + t] = exponent;
         a->verdict[first + t] = verdict;
+        worst |= verdict;
     }
+    return worst;
 }
 
-/* What threads share. It stays until the last has let go of it: a helper that the system starts
-   only when the tiles are done finds the job closed, and nobody waits for it. */
+/* What threads share. */
 struct job {
-    struct grammar g;
-    struct answers a;
+    const struct grammar *g;
+    const struct answers *a;
     const real *leaves;
     int64_t batch, cut, samples; /* levels above the subtrees; samples of a tile */
     int64_t next;                /* sample that no thread has taken */
-    int failed, closed, working, holders;
-    pthread_mutex_t lock;
-    pthread_cond_t done;
+    int worst;                   /* what holds of any sample's verdict */
 };
 
-/* Answer tiles until none is left; not 0 where memory ran out. */
-static int work(struct job *job) {
-    const int64_t L = job->g.L, border = L - job->cut, step = job->samples;
+/* Answer tiles until none is left. A thread without memory of its own leaves them to the others. */
+static void work(void *given) {
+    struct job *job = given;
+    const int64_t L = job->g->L, border = L - job->cut, step = job->samples;
     struct part *parts = aligned_alloc(BYTES, 2 * sizeof *parts);
-    if (!parts) return 1;
+    if (!parts) return;
     struct part *lower = parts, *upper = parts + 1;
-    *lower = (struct part){.g = &job->g, .a = &job->a, .leaves = job->leaves};
-    *upper = (struct part){.g = &job->g, .a = &job->a, .below = lower};
+    *lower = (struct part){.g = job->g, .a = job->a, .leaves = job->leaves};
+    *upper = (struct part){.g = job->g, .a = job->a, .below = lower};
     lower->highest = upper->lowest = border, upper->highest = L;
-    lower->subtrees = power(job->g.s, job->cut), upper->subtrees = 1;
+    lower->subtrees = power(job->g->s, job->cut), upper->subtrees = 1;
     const int64_t taken = lay_out(lower, NULL) + lay_out(upper, NULL);
     lanes *memory = aligned_alloc(BYTES, taken * sizeof(lanes));
     if (memory) {
@@ -150,34 +152,12 @@ static int work(struct job *job) {
             const int64_t first = __atomic_fetch_add(&job->next, step, __ATOMIC_RELAXED);
             const int64_t left = job->batch - first;
             if (left <= 0) break;
-            answer_tile(lower, upper, first, left < step ? left : step);
+            const int worst = answer_tile(lower, upper, first, left < step ? left : step);
+            __atomic_fetch_or(&job->worst, worst, __ATOMIC_RELAXED);
         }
     }
     free(memory);
     free(parts);
-    return !memory;
-}
-
-/* Let go of a job, whose lock is held. */
-static void leave(struct job *job) {
-    const int last = !--job->holders;
-    pthread_mutex_unlock(&job->lock);
-    if (last) free(job);
-}
-
-static void *help(void *given) {
-    struct job *job = given;
-    pthread_mutex_lock(&job->lock);
-    if (!job->closed) {
-        job->working++;
-        pthread_mutex_unlock(&job->lock);
-        work(job); /* without memory of its own it leaves the tiles to the others */
-        pthread_mutex_lock(&job->lock);
-        job->working--;
-        pthread_cond_signal(&job->done);
-    }
-    leave(job);
-    return NULL;
 }
 
 /* A large table comes as new memory: large pages of it are handed out in less time. */
@@ -189,14 +169,12 @@ static void expect(void *table, int64_t size) {
 #endif
 }
 
-/* Answer what is asked about `batch` samples; not 0 where memory ran out. */
+/* Answer what is asked about `batch` samples. Gives -1 where memory ran out, else what holds of any
+   sample's verdict. `parallel` is GOMP_parallel of the OpenMP that torch has loaded: its threads
+   are awake after torch's operations, and in the way of any others. Without it there is one. */
 int answer(const struct grammar *g, const real *leaves, int64_t batch, const struct answers *a,
-           int64_t threads) {
-    struct job *job = malloc(sizeof *job);
-    if (!job) return 1;
-    *job = (struct job){.g = *g, .a = *a, .leaves = leaves, .batch = batch, .holders = 1};
-    pthread_mutex_init(&job->lock, NULL);
-    pthread_cond_init(&job->done, NULL);
+           int64_t threads, void (*parallel)(void (*)(void *), void *, unsigned, unsigned)) {
+    struct job job = {.g = g, .a = a, .leaves = leaves, .batch = batch, .samples = LANES};
     const int64_t tree = power(g->s, g->L) * g->v; /* numbers in a sample's leaf messages */
     real **const tables[] = {a->upward, a->downward, a->marginals};
     for (int i = 0; i < 3; i++)
@@ -205,28 +183,19 @@ int answer(const struct grammar *g, const real *leaves, int64_t batch, const str
             expect(tables[i][level], rows * symbols_at(g, level) * sizeof(real));
         }
     /* Cut trees until a tile fits the cache, and every thread has several tiles. */
-    for (job->samples = LANES; job->cut < g->L && job->samples >= g->s; job->cut++) {
-        const int64_t size = job->samples * 2 * tree * sizeof(real);
-        if (size <= TILE_BYTES && job->samples * 4 * threads <= batch) break;
-        job->samples /= g->s;
+    for (; job.cut < g->L && job.samples >= g->s; job.cut++) {
+        const int64_t size = job.samples * 2 * tree * sizeof(real);
+        if (size <= TILE_BYTES && job.samples * 4 * threads <= batch) break;
+        job.samples /= g->s;
     }
-    /* A thread takes about as long to start as this many numbers times rules to be done with. */
+    /* A thread takes about as long to join in as this many numbers times rules to be done with. */
     const int64_t useful = 1 + batch * tree * g->m / 50000;
-    const int64_t tiles = (batch + job->samples - 1) / job->samples;
+    const int64_t tiles = (batch + job.samples - 1) / job.samples;
     if (threads > tiles) threads = tiles;
     if (threads > useful) threads = useful;
-    pthread_attr_t detached;
-    pthread_attr_init(&detached);
-    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
-    pthread_mutex_lock(&job->lock);
-    for (pthread_t helper; job->holders < threads; job->holders++)
-        if (pthread_create(&helper, &detached, help, job)) break;
-    pthread_mutex_unlock(&job->lock);
-    pthread_attr_destroy(&detached);
-    const int failed = work(job);
-    pthread_mutex_lock(&job->lock);
-    job->closed = 1;
-    while (job->working) pthread_cond_wait(&job->done, &job->lock);
-    leave(job);
-    return failed;
+    if (threads > 1 && parallel)
+        parallel(work, &job, threads, 0);
+    else
+        work(&job);
+    return job.next < batch ? -1 : job.worst;
 }

@@ -17,8 +17,12 @@ static const real TINY = 0x1p-126f, ROUNDING = 0x1p-23f;
 #endif
 
 #if defined(__AVX512F__)
+#include <immintrin.h>
+#define INSTRUCTION(name) _mm512_##name
 enum { BYTES = 64 };
 #elif defined(__AVX__)
+#include <immintrin.h>
+#define INSTRUCTION(name) _mm256_##name
 enum { BYTES = 32 };
 #else
 enum { BYTES = 16 };
@@ -34,8 +38,10 @@ typedef real loose_lanes __attribute__((vector_size(BYTES), aligned(sizeof(real)
 struct grammar {
     int64_t v, n, m, s, L;
     const int32_t *rules;   /* (level, parent, m, s): i v + the symbol of the i-th child */
-    const int32_t *busiest; /* (level): most rules that have one symbol at one place */
-    const real *prior;      /* (n) */
+    const int32_t *targets; /* (level, place, v, 2): a symbol and its rules there, most first */
+    const int32_t *terms;   /* (level, place, parent m, s): these rules, in the targets' order: the
+                               parent, and of every other child what stands in `rules` */
+    const double *prior;    /* (n) */
 };
 
 INLINE int64_t symbols_at(const struct grammar *g, int64_t level) {
@@ -51,6 +57,18 @@ INLINE lanes choose(lane_bits which, lanes a, lanes b) {
     return (lanes)(((lane_bits)a & which) | ((lane_bits)b & ~which));
 }
 
+/* a > b ? a : b and a < b ? a : b, which give b where one of them is NaN. */
+#if !defined(INSTRUCTION)
+INLINE lanes larger(lanes a, lanes b) { return choose(a > b, a, b); }
+INLINE lanes smaller(lanes a, lanes b) { return choose(a < b, a, b); }
+#elif defined(DOUBLE)
+INLINE lanes larger(lanes a, lanes b) { return INSTRUCTION(max_pd)(a, b); }
+INLINE lanes smaller(lanes a, lanes b) { return INSTRUCTION(min_pd)(a, b); }
+#else
+INLINE lanes larger(lanes a, lanes b) { return INSTRUCTION(max_ps)(a, b); }
+INLINE lanes smaller(lanes a, lanes b) { return INSTRUCTION(min_ps)(a, b); }
+#endif
+
 /* The largest entry and the smallest above zero. */
 struct range {
     lanes top, low;
@@ -61,8 +79,8 @@ INLINE struct range no_range(void) {
 }
 
 INLINE void widen(struct range *range, lanes x) {
-    range->top = choose(x > range->top, x, range->top);
-    range->low = choose((x > 0) & (x < range->low), x, range->low);
+    range->top = larger(x, range->top);
+    range->low = smaller((lanes)((lane_bits)x | (x == 0)), range->low); /* NaN for a zero */
 }
 
 /* Divide by the power of two that brings the largest into [1/2, 1); give its exponent. */
@@ -74,37 +92,45 @@ INLINE lane_bits scale(lanes *x, int64_t n, struct range *range) {
     return exponent;
 }
 
+/* Add products of messages, one after the other: `count` terms, each of a row of the first message
+   and s - 1 rows of the second. */
+INLINE lanes sum_products(const int32_t *term, int64_t count, int64_t s, const lanes *first,
+                          const lanes *others) {
+    lanes sum = {0};
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < count; k++, term += s) {
+        lanes product = first[term[0]];
+        for (int64_t i = 1; i < s; i++) product *= others[term[i]];
+        sum += product;
+    }
+    return sum;
+}
+
 /* Eq. 13: up(y) = sum over rules y -> x_1 ... x_s of prod_i up(x_i). */
 INLINE struct range send_up(const struct grammar *g, int64_t level, int64_t s, const lanes *child,
                             lanes *up) {
     const int32_t *rule = rules_at(g, level);
     struct range range = no_range();
-    for (int64_t y = 0; y < symbols_at(g, level); y++) {
-        lanes sum = {0};
-        for (int64_t k = 0; k < g->m; k++, rule += s) {
-            lanes product = child[rule[0]];
-            for (int64_t i = 1; i < s; i++) product *= child[rule[i]];
-            sum += product;
-        }
-        up[y] = sum;
-        widen(&range, sum);
+    for (int64_t y = 0; y < symbols_at(g, level); y++, rule += g->m * s) {
+        up[y] = sum_products(rule, g->m, s, child, child);
+        widen(&range, up[y]);
     }
     return range;
 }
 
-/* Eq. 15: down(x_j) = sum over rules y -> x_1 ... x_s of down(y) prod_{i != j} up(x_i), all j. */
-INLINE void send_down(const struct grammar *g, int64_t level, int64_t s, const lanes *from,
-                      const lanes *child, lanes *down) {
-    const int32_t *rule = rules_at(g, level);
-    memset(down, 0, s * g->v * sizeof(lanes));
-    for (int64_t y = 0; y < symbols_at(g, level); y++)
-        for (int64_t k = 0; k < g->m; k++, rule += s)
-            for (int64_t j = 0; j < s; j++) {
-                lanes product = from[y];
-                for (int64_t i = 0; i < s; i++)
-                    if (i != j) product *= child[rule[i]];
-                down[rule[j]] += product;
-            }
+/* Eq. 15: down(x_j) = sum over rules y -> x_1 ... x_s of down(y) prod_{i != j} up(x_i). */
+INLINE struct range send_down(const struct grammar *g, int64_t level, int64_t s, int64_t place,
+                              const lanes *from, const lanes *child, lanes *down) {
+    const int64_t rules = symbols_at(g, level) * g->m;
+    const int32_t *target = g->targets + ((level - 1) * s + place) * g->v * 2;
+    const int32_t *term = g->terms + ((level - 1) * g->v * g->m * s + place * rules) * s;
+    struct range range = no_range();
+    for (int64_t x = 0; x < g->v; x++, term += target[1] * s, target += 2) {
+        const lanes sum = sum_products(term, target[1], s, from, child);
+        widen(&range, sum);
+        down[target[0]] = sum;
+    }
+    return range;
 }
 
 /* Take from two vectors in turn, from an entry on. */
@@ -173,10 +199,11 @@ static void write_rows(const lanes *x, int64_t n, lanes *room, real *table, cons
         if (left % 2) room[left / 2] = sums[left - 1];
         sums = room;
     }
+    const lanes share = 1 / sums[0];
     for (int64_t first = 0; first < n; first += LANES) {
         const int64_t some = n - first < LANES ? n - first : LANES;
         lanes y[LANES] = {{0}};
-        for (int64_t i = 0; i < some; i++) y[i] = x[first + i] / sums[0];
+        for (int64_t i = 0; i < some; i++) y[i] = x[first + i] * share;
         transpose(y);
         for (int64_t t = 0; t < used; t++) {
             real *to = table + (row[t] + skip) * n + first;

@@ -41,6 +41,16 @@ static int64_t power(int64_t s, int64_t exponent) {
     return product;
 }
 
+/* Most rules that have one symbol at one place: those of a place's first target. */
+INLINE int32_t busiest(const struct grammar *g, int64_t level) {
+    int32_t most = 0;
+    for (int64_t place = 0; place < g->s; place++) {
+        const int32_t rules = g->targets[((level - 1) * g->s + place) * g->v * 2 + 1];
+        if (rules > most) most = rules;
+    }
+    return most;
+}
+
 /* Add what may be lost where numbers as small as these are made. */
 INLINE lanes underflow(lanes low, lanes lost) { return choose(low < TINY, lost + TINY, lost); }
 
@@ -116,18 +126,14 @@ static void descend(struct part *p, int64_t level, int64_t node, const lanes *fr
     const lanes *child_lost = p->up_lost[level - 1] + node * g->s;
     const lanes *child_low = p->up_low[level - 1] + node * g->s;
     lanes *down = p->down[level - 1], sum_lost = {0};
-    if (g->s == 2)
-        send_down(g, level, 2, from, child, down);
-    else
-        send_down(g, level, g->s, from, child, down);
     for (int64_t j = 0; j < g->s; j++) sum_lost += child_lost[j];
-    for (int64_t j = 0; j < g->s; j++, down += g->v) {
+    for (int64_t j = 0; j < g->s; j++) {
         lanes low = from_low, lost = sum_lost - child_lost[j] + from_lost;
         for (int64_t i = 0; i < g->s; i++)
             if (i != j) low *= child_low[i];
-        struct range range = no_range();
-        for (int64_t x = 0; x < g->v; x++) widen(&range, down[x]);
-        lost = underflow(low, (real)g->busiest[level - 1] * lost) / range.top;
+        struct range range = g->s == 2 ? send_down(g, level, 2, j, from, child, down)
+                                       : send_down(g, level, g->s, j, from, child, down);
+        lost = underflow(low, (real)busiest(g, level) * lost) / range.top;
         scale(down, g->v, &range);
         lost = underflow(range.low, lost);
         note(p, DOWNWARD, lost);

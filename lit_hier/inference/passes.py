@@ -223,7 +223,7 @@ class Passes:
     def _probabilities(self, messages: Iterable[Tensor]) -> Tree:
         """Normalise, and turn the layout outwards: (B, nodes, symbols) per level."""
         if self.semiring is LINEAR:
-            normalised = (x / pairwise_sum(x) for x in messages)
+            normalised = (x * pairwise_sum(x).reciprocal() for x in messages)
         else:
             normalised = (torch.softmax(x, dim=0) for x in messages)
         return tuple(self._by_sample(x).permute(1, 2, 0) for x in normalised)

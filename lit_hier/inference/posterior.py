@@ -58,7 +58,6 @@ class Posterior:
         self._bp = bp
         self._leaf_messages = leaf_messages.detach()
 
-    @torch.no_grad()
     def ask(
         self,
         *questions: Question,
@@ -150,6 +149,7 @@ class Posterior:
             draws = torch.rand(shape, generator=generator, dtype=torch.float64, device=device)
         return self.ask("trees", draws=draws)["trees"]
 
+    @torch.no_grad()
     def _answer_plainly(
         self, draws: Tensor | None, tables: Mapping[Question, Tree]
     ) -> dict[Question, Tensor]:
@@ -171,6 +171,7 @@ class Posterior:
                 doubts[question].append(~(passes.lost <= rounding))
         return {question: torch.cat(parts) for question, parts in doubts.items()}
 
+    @torch.no_grad()
     def _answer_again(
         self,
         doubts: Mapping[Question, Tensor],
