@@ -110,6 +110,25 @@ def test_answers_go_where_they_are_told(monkeypatch: pytest.MonkeyPatch) -> None
             assert c.data_ptr() == b[1].data_ptr()
 
 
+@needs_compiler
+@pytest.mark.parametrize("misaligned", [0, 1])
+def test_answers_larger_than_the_caches(misaligned: int) -> None:
+    """They go around the caches, where they are aligned: the same bits as in small batches."""
+    rhm = RandomHierarchyModel(16, 4, 2, 7)
+    bp = BeliefPropagation(rhm)
+    messages = random_messages(rhm, 300, torch.float32)
+    out = tuple(
+        torch.empty(300 * nodes * symbols + 1)[misaligned:][: 300 * nodes * symbols].view(
+            300, nodes, symbols
+        )
+        for nodes, symbols in bp.level_shapes
+    )
+    bp.condition(messages).ask("marginals", out={"marginals": out})
+    parts = [bp.marginals(part) for part in messages.split(50)]
+    for large, small in zip(out, zip(*parts, strict=True), strict=True):
+        assert torch.equal(large, torch.cat(small))
+
+
 @pytest.mark.parametrize("scale", [1e-42, 1e-38, 1e37, 3e38])
 def test_leaf_messages_at_the_edge_of_the_range(
     scale: float, monkeypatch: pytest.MonkeyPatch

@@ -72,6 +72,10 @@ class BeliefPropagation(nn.Module):
             up, down = _rounds(rule, rhm.num_features)
             self.up_rounds.append(up)
             self.down_rounds.append(down)
+        symbols = [rhm.num_features] * rhm.num_layers + [rhm.num_classes]
+        self.level_shapes = tuple(
+            (rhm.tuple_size ** (rhm.num_layers - level), num) for level, num in enumerate(symbols)
+        )
         self.kernel_rules = KernelRules(rhm.rules, rhm.num_features)
 
     @property

@@ -15,7 +15,7 @@
 
 #include "passes.h"
 
-enum { TILE_BYTES = 1 << 20 };
+enum { TILE_BYTES = 1 << 20, CACHE_BYTES = 1 << 21 };
 
 /* Lay a part out in memory or, with none given, count how many vectors it takes. */
 static int64_t lay_out(struct part *p, lanes *memory) {
@@ -42,14 +42,16 @@ static void begin(struct part *p, int64_t first, int64_t samples) {
     p->used = samples * p->subtrees;
     p->exponents = p->unsound = (lane_bits){0};
     memset(p->lost, 0, sizeof p->lost);
-    for (int64_t level = p->lowest; level <= p->highest; level++)
-        for (int64_t t = 0; t < LANES; t++) {
-            const int64_t lane = t < p->used ? t : 0, sample = first + lane / p->subtrees;
-            const int64_t nodes = power(s, L - level);
-            const int64_t node = lane % p->subtrees * (nodes / p->subtrees);
-            p->row[level][t] = sample * nodes + node;
-            p->draw[level][t] = sample * draws + 1 + (nodes - 1) / (s - 1) + node;
+    for (int64_t t = 0; t < LANES; t++) {
+        const int64_t lane = t < p->used ? t : 0, sample = first + lane / p->subtrees;
+        const int64_t subtree = lane % p->subtrees;
+        int64_t width = 1, above = (p->subtrees - 1) / (s - 1); /* nodes of a subtree; on top */
+        for (int64_t level = p->highest; level >= p->lowest; level--, width *= s) {
+            p->row[level][t] = (sample * p->subtrees + subtree) * width;
+            p->draw[level][t] = sample * draws + 1 + above + subtree * width;
+            above += p->subtrees * width;
         }
+    }
 }
 
 /* Turn the roots of the lower part's subtrees into the lowest level of the upper part. */
@@ -129,6 +131,7 @@ struct job {
     const struct answers *a;
     const real *leaves;
     int64_t batch, cut, samples; /* levels above the subtrees; samples of a tile */
+    int around;                  /* the caches, which are too small for the answers */
     int64_t next;                /* sample that no thread has taken */
     int worst;                   /* what holds of any sample's verdict */
 };
@@ -140,8 +143,8 @@ static void work(void *given) {
     struct part *parts = aligned_alloc(BYTES, 2 * sizeof *parts);
     if (!parts) return;
     struct part *lower = parts, *upper = parts + 1;
-    *lower = (struct part){.g = job->g, .a = job->a, .leaves = job->leaves};
-    *upper = (struct part){.g = job->g, .a = job->a, .below = lower};
+    *lower = *upper = (struct part){.g = job->g, .a = job->a, .around = job->around};
+    lower->leaves = job->leaves, upper->below = lower;
     lower->highest = upper->lowest = border, upper->highest = L;
     lower->subtrees = power(job->g->s, job->cut), upper->subtrees = 1;
     const int64_t taken = lay_out(lower, NULL) + lay_out(upper, NULL);
@@ -156,6 +159,7 @@ static void work(void *given) {
             __atomic_fetch_or(&job->worst, worst, __ATOMIC_RELAXED);
         }
     }
+    settle();
     free(memory);
     free(parts);
 }
@@ -177,15 +181,19 @@ int answer(const struct grammar *g, const real *leaves, int64_t batch, const str
     struct job job = {.g = g, .a = a, .leaves = leaves, .batch = batch, .samples = LANES};
     const int64_t tree = power(g->s, g->L) * g->v; /* numbers in a sample's leaf messages */
     real **const tables[] = {a->upward, a->downward, a->marginals};
+    int64_t taken = 0;
     for (int i = 0; i < 3; i++)
         for (int64_t level = 0; tables[i] && level <= g->L; level++) {
             const int64_t rows = batch * power(g->s, g->L - level);
-            expect(tables[i][level], rows * symbols_at(g, level) * sizeof(real));
+            const int64_t size = rows * symbols_at(g, level) * sizeof(real);
+            expect(tables[i][level], size);
+            taken += size;
         }
+    job.around = taken > CACHE_BYTES;
     /* Cut trees until a tile fits the cache, and every thread has several tiles. */
     for (; job.cut < g->L && job.samples >= g->s; job.cut++) {
         const int64_t size = job.samples * 2 * tree * sizeof(real);
-        if (size <= TILE_BYTES && job.samples * 4 * threads <= batch) break;
+        if (size <= TILE_BYTES && job.samples * 2 * threads <= batch) break;
         job.samples /= g->s;
     }
     /* A thread takes about as long to join in as this many numbers times rules to be done with. */

@@ -126,7 +126,7 @@ def answer(
         InputError: A leaf message is negative or not finite.
         MemoryError: There is none left.
     """
-    batch = len(leaves)
+    batch = leaves.shape[0]
     leaves = leaves.contiguous()
     verdict = torch.empty(batch, dtype=torch.uint8)
     answers = _Answers(verdict=verdict.data_ptr())

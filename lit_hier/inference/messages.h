@@ -190,9 +190,28 @@ INLINE struct range read_rows(const real *table, const int64_t *row, int64_t ski
     return range;
 }
 
+/* Write a part of a row; around the caches if wished and if that is a whole line of them. */
+INLINE void put(real *to, lanes x, int around) {
+#if defined(__AVX512F__)
+    if (around && !((uintptr_t)to % BYTES)) {
+        _mm512_stream_si512((void *)to, (__m512i)x);
+        return;
+    }
+#endif
+    (void)around;
+    *(loose_lanes *)to = x;
+}
+
+/* Wait until others see what went around the caches. */
+INLINE void settle(void) {
+#if defined(__AVX512F__)
+    _mm_sfence();
+#endif
+}
+
 /* Divide by the sum, taken pairwise, and write the first `used` lanes to rows of n numbers. */
 static void write_rows(const lanes *x, int64_t n, lanes *room, real *table, const int64_t *row,
-                       int64_t skip, int64_t used) {
+                       int64_t skip, int64_t used, int around) {
     const lanes *sums = x;
     for (int64_t left = n; left > 1; left = left / 2 + left % 2) {
         for (int64_t i = 0; i < left / 2; i++) room[i] = sums[i] + sums[left / 2 + i];
@@ -208,7 +227,7 @@ static void write_rows(const lanes *x, int64_t n, lanes *room, real *table, cons
         for (int64_t t = 0; t < used; t++) {
             real *to = table + (row[t] + skip) * n + first;
             if (some == LANES)
-                *(loose_lanes *)to = y[t];
+                put(to, y[t], around);
             else
                 memcpy(to, &y[t], some * sizeof(real));
         }

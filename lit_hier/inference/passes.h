@@ -27,6 +27,7 @@ struct part {
     const real *leaves;
     struct part *below; /* the part that ends where this one begins */
     int64_t lowest, highest, subtrees, used;
+    int around; /* the caches, which are too small for the answers */
     int64_t row[MOST_LEVELS][LANES];  /* of the lane's first node in a table */
     int64_t draw[MOST_LEVELS][LANES]; /* of the lane's first node */
     lanes *up[MOST_LEVELS], *up_lost[MOST_LEVELS], *up_low[MOST_LEVELS], *down[MOST_LEVELS];
@@ -60,7 +61,8 @@ INLINE void note(struct part *p, int kind, lanes lost) {
 
 static void write_level(const struct part *p, int64_t level, int64_t node, const lanes *x,
                         real **tables) {
-    write_rows(x, symbols_at(p->g, level), p->room, tables[level], p->row[level], node, p->used);
+    write_rows(x, symbols_at(p->g, level), p->room, tables[level], p->row[level], node, p->used,
+               p->around);
 }
 
 static void ascend(struct part *p, int64_t level, int64_t node) {

@@ -98,17 +98,13 @@ class Posterior:
 
     def room(self, question: Question, *leading: int) -> Tree:
         """Make uninitialised tensors for an answer, with leading dimensions if wished."""
-        bp, leaves = self._bp, self._leaf_messages
-        shape = (*leading, len(leaves))
+        leaves, levels = self._leaf_messages, self._bp.level_shapes
+        shape = (*leading, leaves.shape[0])
         if question == "log_evidence":
             return (leaves.new_empty(shape, dtype=torch.float64),)
-        nodes = [bp.tuple_size**k for k in range(bp.num_layers, -1, -1)]
         if question == "trees":
-            return tuple(leaves.new_empty((*shape, num), dtype=torch.int64) for num in nodes)
-        symbols = [bp.num_features] * bp.num_layers + [bp.num_classes]
-        return tuple(
-            leaves.new_empty((*shape, *numbers)) for numbers in zip(nodes, symbols, strict=True)
-        )
+            return tuple(leaves.new_empty((*shape, num), dtype=torch.int64) for num, _ in levels)
+        return tuple([leaves.new_empty(shape + level) for level in levels])
 
     def upward(self) -> Tree:
         """Upward messages (Eq. 13-14): L + 1 tensors (B, s**(L-l), v or n), normalised."""
