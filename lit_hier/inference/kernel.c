@@ -1,9 +1,10 @@
 /* Belief propagation on the tree of a Random Hierarchy Model, for a CPU.
 
    A tile is a few samples. Below some level each sample's tree is a number of equal subtrees, and
-   there a lane is a (sample, subtree); above it a lane is a sample. A tile stays in the cache from
-   its leaf messages to its answers, which are all that memory sees. Lanes never meet, so neither
-   the batch nor the number of threads changes a bit.
+   there a lane is a (sample, subtree); from level to level above it subtrees unite, until a lane is
+   a sample. Levels of equal lanes are a part. A tile stays in the cache from its leaf messages to
+   its answers, which are all that memory sees. Lanes never meet, so neither the batch nor the
+   number of threads changes a bit.
 
    The arithmetic is that of passes.py and sum_product.py, operation for operation: messages are
    scaled by powers of two, sums run in the order of the rules, totals are taken pairwise. Without
@@ -57,9 +58,10 @@ static void begin(struct part *p, int64_t first, int64_t samples) {
 /* Turn the roots of the lower part's subtrees into the lowest level of the upper part. */
 static void join(const struct part *lower, struct part *upper) {
     const int64_t level = upper->lowest, n = symbols_at(upper->g, level);
-    for (int64_t node = 0; node < lower->subtrees; node++)
+    const int64_t nodes = lower->subtrees / upper->subtrees;
+    for (int64_t node = 0; node < nodes; node++)
         for (int64_t t = 0; t < LANES; t++) {
-            const int64_t lane = t < upper->used ? t * lower->subtrees + node : 0;
+            const int64_t lane = t < upper->used ? t * nodes + node : 0;
             for (int64_t x = 0; x < n; x++)
                 upper->up[level][node * n + x][t] = lower->up[level][x][lane];
             upper->up_lost[level][node][t] = lower->up_lost[level][0][lane];
@@ -68,56 +70,53 @@ static void join(const struct part *lower, struct part *upper) {
 }
 
 /* Give what holds of any of its samples' verdicts. */
-static int answer_tile(struct part *lower, struct part *upper, int64_t first, int64_t samples) {
-    const struct grammar *g = lower->g;
-    const struct answers *a = lower->a;
-    begin(lower, first, samples);
-    begin(upper, first, samples);
-    ascend(lower, lower->highest, 0);
-    join(lower, upper);
-    ascend(upper, g->L, 0);
-    const lanes *up = upper->up[g->L];
-    lanes *root = upper->room;
+static int answer_tile(struct part *lowest, struct part *top, int64_t first, int64_t samples) {
+    const struct grammar *g = top->g;
+    const struct answers *a = top->a;
+    for (struct part *p = lowest; p <= top; p++) {
+        begin(p, first, samples);
+        if (p->below) join(p->below, p);
+        ascend(p, p->highest, 0);
+    }
+    const lanes *up = top->up[g->L];
+    lanes *root = top->room;
     struct range range = no_range(), prior = no_range();
     for (int64_t y = 0; y < g->n; y++) {
-        upper->from[y] = (lanes){0} + (real)g->prior[y];
-        root[y] = up[y] * upper->from[y];
-        widen(&prior, upper->from[y]);
+        top->from[y] = (lanes){0} + (real)g->prior[y];
+        root[y] = up[y] * top->from[y];
+        widen(&prior, top->from[y]);
         widen(&range, root[y]);
     }
-    const lanes low = upper->up_low[g->L][0] * prior.low, lost = upper->up_lost[g->L][0];
-    note(upper, UPWARD, underflow(low, lost) / range.top);
+    top->from_lost = (lanes){0}, top->from_low = prior.low;
+    const lanes low = top->up_low[g->L][0] * prior.low, lost = top->up_lost[g->L][0];
+    note(top, UPWARD, underflow(low, lost) / range.top);
     for (int64_t t = 0; t < samples; t++) {
-        real *weights = (real *)(upper->room + g->n);
+        real *weights = (real *)(top->room + g->n);
         for (int64_t y = 0; y < g->n; y++) {
             weights[y] = root[y][t];
             if (a->root) a->root[(first + t) * g->n + y] = up[y][t];
         }
         if (a->trees) {
-            const double uniform = a->draws[upper->draw[g->L][t] - 1];
+            const double uniform = a->draws[top->draw[g->L][t] - 1];
             a->trees[g->L][first + t] = draw(weights, g->n, uniform);
         }
     }
-    if (a->trees) {
-        draw_trees(upper);
-        draw_trees(lower);
-    }
-    if (a->downward || a->marginals) {
-        descend(upper, g->L, 0, upper->from, (lanes){0}, prior.low);
-        descend(lower, lower->highest, 0, lower->from, lower->from_lost, lower->from_low);
+    for (struct part *p = top; p >= lowest; p--) {
+        if (a->trees) draw_trees(p);
+        if (a->downward || a->marginals)
+            descend(p, p->highest, 0, p->from, p->from_lost, p->from_low);
     }
     int worst = 0;
     for (int64_t t = 0; t < samples; t++) {
-        int64_t exponent = upper->exponents[t];
+        int64_t exponent = 0;
         int verdict = 0;
-        for (int kind = 0; kind < KINDS; kind++)
-            verdict |= !(upper->lost[kind][t] <= ROUNDING) << kind;
-        for (int64_t lane = t * lower->subtrees; lane < (t + 1) * lower->subtrees; lane++) {
-            exponent += lower->exponents[lane];
-            verdict |= (lower->unsound[lane] != 0) << NO_MESSAGE;
-            for (int kind = 0; kind < KINDS; kind++)
-                verdict |= !(lower->lost[kind][lane] <= ROUNDING) << kind;
-        }
+        for (const struct part *p = lowest; p <= top; p++)
+            for (int64_t lane = t * p->subtrees; lane < (t + 1) * p->subtrees; lane++) {
+                exponent += p->exponents[lane];
+                verdict |= (p->unsound[lane] != 0) << NO_MESSAGE;
+                for (int kind = 0; kind < KINDS; kind++)
+                    verdict |= !(p->lost[kind][lane] <= ROUNDING) << kind;
+            }
         if (a->exponents) a->exponents[first + t] = exponent;
         a->verdict[first + t] = verdict;
         worst |= verdict;
@@ -139,23 +138,26 @@ struct job {
 /* Answer tiles until none is left. A thread without memory of its own leaves them to the others. */
 static void work(void *given) {
     struct job *job = given;
-    const int64_t L = job->g->L, border = L - job->cut, step = job->samples;
-    struct part *parts = aligned_alloc(BYTES, 2 * sizeof *parts);
+    const int64_t cut = job->cut, step = job->samples;
+    struct part *parts = aligned_alloc(BYTES, (cut + 1) * sizeof *parts);
     if (!parts) return;
-    struct part *lower = parts, *upper = parts + 1;
-    *lower = *upper = (struct part){.g = job->g, .a = job->a, .around = job->around};
-    lower->leaves = job->leaves, upper->below = lower;
-    lower->highest = upper->lowest = border, upper->highest = L;
-    lower->subtrees = power(job->g->s, job->cut), upper->subtrees = 1;
-    const int64_t taken = lay_out(lower, NULL) + lay_out(upper, NULL);
+    int64_t taken = 0;
+    for (int64_t k = 0; k <= cut; k++) {
+        struct part *p = parts + k;
+        p->g = job->g, p->a = job->a, p->around = job->around, p->leaves = job->leaves;
+        p->below = k ? p - 1 : NULL;
+        p->highest = job->g->L - cut + k, p->lowest = k ? p->highest - 1 : 0;
+        p->subtrees = power(job->g->s, cut - k);
+        taken += lay_out(p, NULL);
+    }
     lanes *memory = aligned_alloc(BYTES, taken * sizeof(lanes));
     if (memory) {
-        lay_out(upper, memory + lay_out(lower, memory));
+        for (int64_t k = 0, start = 0; k <= cut; k++) start += lay_out(parts + k, memory + start);
         for (;;) {
             const int64_t first = __atomic_fetch_add(&job->next, step, __ATOMIC_RELAXED);
             const int64_t left = job->batch - first;
             if (left <= 0) break;
-            const int worst = answer_tile(lower, upper, first, left < step ? left : step);
+            const int worst = answer_tile(parts, parts + cut, first, left < step ? left : step);
             __atomic_fetch_or(&job->worst, worst, __ATOMIC_RELAXED);
         }
     }

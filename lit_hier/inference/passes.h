@@ -103,8 +103,9 @@ static void descend(struct part *p, int64_t level, int64_t node, const lanes *fr
     const struct grammar *g = p->g;
     const int64_t n = symbols_at(g, level);
     if (level == p->lowest && p->below) {
+        const int64_t nodes = p->below->subtrees / p->subtrees;
         for (int64_t t = 0; t < p->used; t++) {
-            const int64_t lane = t * p->below->subtrees + node;
+            const int64_t lane = t * nodes + node;
             for (int64_t x = 0; x < n; x++) p->below->from[x][lane] = from[x][t];
             p->below->from_lost[lane] = from_lost[t];
             p->below->from_low[lane] = from_low[t];
