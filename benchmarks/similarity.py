@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torchvision.models import convnext_base
 
-from lit_hier.metrics import Directions, Standardization, channel_moments
+from lit_hier.metrics import SimilarityTo, Standardization, channel_moments
 from lit_hier.nn import HierarchicalCNN, Probe, evaluate
 from lit_hier.nn.layer_sets import paper_layers
 
@@ -49,9 +49,9 @@ def overheads(network: nn.Module, layers: list[str], x: torch.Tensor, rounds: in
 
     def similarity() -> None:
         start = {}
-        probe(x, lambda name, y: start.__setitem__(name, Directions.of(standard[name](y))))
+        probe(x, lambda name, y: start.__setitem__(name, SimilarityTo(y, standard[name])))
         for other in others:
-            probe(other, lambda name, y: start[name].cosine(standard[name](y)))
+            probe(other, lambda name, y: start[name](y))
 
     def reference() -> None:
         for batch in (x, *others):

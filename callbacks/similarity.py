@@ -15,7 +15,7 @@ from callbacks.networks import NetworkAnalysis
 from callbacks.reference import Reference, reference_of
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
-from lit_hier.metrics import Directions, Protocol, Standardization, summarize
+from lit_hier.metrics import Protocol, SimilarityTo, Standardization, summarize
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.nn import Probe
 from lit_hier.plots import Panel
@@ -131,14 +131,14 @@ class ActivationSimilarity(NetworkAnalysis):
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> Tensor:
         """Compare x_start with x_reversed at every time: shape (1, T, layers, B)."""
-        start: dict[str, Directions] = {}
+        similarity_to: dict[str, SimilarityTo] = {}
         alike: dict[str, list[Tensor]] = {name: [] for name in self.probe.layers}
 
         def see_start(name: str, output: Tensor) -> None:
-            start[name] = Directions.of(self.standardizations[name](output))
+            similarity_to[name] = SimilarityTo(output, self.standardizations[name])
 
         def see_reversed(name: str, output: Tensor) -> None:
-            alike[name].append(start[name].cosine(self.standardizations[name](output)))
+            alike[name].append(similarity_to[name](output))
 
         self.probe(record.x_start, see_start)
         for k, _ in enumerate(pl_module.track(record.times.tolist())):

@@ -5,13 +5,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.nn.functional import cosine_similarity
 
 from lit_hier.errors import InputError
 from lit_hier.metrics import (
     Histogram,
     MomentTree,
     SampleTable,
+    SimilarityTo,
     Standardization,
     channel_moments,
     crossing,
@@ -103,13 +103,16 @@ def test_standardised_cosine_against_its_definition() -> None:
     standardization = Standardization.of(channel_moments(reference))
     assert standardization.num_constant == 1
     x, y = reference[:5], reference[5:10]
-    mine = cosine_similarity(standardization(x), standardization(y))
+    mine = SimilarityTo(x, standardization)(y)
     a, b, r = (z[:, [0, 1, 3]].double().numpy() for z in (x, y, reference))
     mean, std = r.mean((0, 2), keepdims=True), r.std((0, 2), keepdims=True)
     a, b = ((a - mean) / std).reshape(5, -1), ((b - mean) / std).reshape(5, -1)
     true = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     assert np.abs(mine.numpy() - true).max() < 1e-6
-    assert (cosine_similarity(standardization(x), standardization(x)) - 1).abs().max() < 1e-6
+    assert (SimilarityTo(x, standardization)(x) - 1).abs().max() < 1e-6
+    # The same numbers lie elsewhere in memory.
+    turned = y.transpose(1, 2).contiguous().transpose(1, 2)
+    assert (SimilarityTo(x, standardization)(turned) - mine).abs().max() < 1e-6
 
 
 def test_sample_table_takes_samples_in_any_order_and_refuses_repeats() -> None:

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from strategies import SEEDS, parts_of, rng
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from lit_hier.metrics import (
     Histogram,
     Moments,
     MomentTree,
     SampleTable,
+    SimilarityTo,
     Standardization,
     channel_moments,
     crossing,
@@ -144,7 +144,7 @@ def layers(seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def similarity(reference: Tensor, a: Tensor, b: Tensor) -> Tensor:
     standard = Standardization.of(channel_moments(reference))
-    return cosine_similarity(standard(a), standard(b), dim=1)
+    return SimilarityTo(a, standard)(b)
 
 
 @given(SEEDS)

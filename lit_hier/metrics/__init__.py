@@ -5,17 +5,17 @@ from lit_hier.metrics.deviation import WINDOW, deviation
 from lit_hier.metrics.histogram import Histogram
 from lit_hier.metrics.moments import Moments, MomentTree, channel_moments
 from lit_hier.metrics.sample_table import SampleTable
-from lit_hier.metrics.similarity import Directions, Protocol, Standardization
+from lit_hier.metrics.similarity import Protocol, SimilarityTo, Standardization
 from lit_hier.metrics.summary import mode, standard_error, std_between, summarize
 
 __all__ = [
     "WINDOW",
-    "Directions",
     "Histogram",
     "MomentTree",
     "Moments",
     "Protocol",
     "SampleTable",
+    "SimilarityTo",
     "Standardization",
     "channel_moments",
     "crossing",

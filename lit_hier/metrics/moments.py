@@ -50,10 +50,12 @@ def channel_moments(x: Tensor) -> Moments:
     Returns:
         Moments per channel, float64.
     """
-    values = x.double().unsqueeze(-1).flatten(2).transpose(0, 1).flatten(1)
-    variance, mean = torch.var_mean(values, dim=1, correction=0)
-    number = torch.tensor(values.shape[1], dtype=torch.float64, device=x.device)
-    return Moments(number, mean, variance * number)
+    values = x.to(torch.float64, copy=True)
+    others = [axis for axis in range(x.ndim) if axis != 1]
+    number = values.new_tensor(values.numel() / values.shape[1])
+    mean = values.sum(others, keepdim=True).div_(number)
+    squares = values.sub_(mean).square_().sum(others)
+    return Moments(number, mean.flatten(), squares)
 
 
 class MomentTree:

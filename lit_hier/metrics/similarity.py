@@ -15,7 +15,7 @@ from typing import Final, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.linalg import vecdot, vector_norm
+from torch.linalg import vector_norm
 
 from lit_hier.metrics.moments import Moments
 
@@ -60,11 +60,10 @@ class Standardization(NamedTuple):
         return cls(mean.float(), inverse.float())
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Standardise and flatten activations (B, C, ...) to (B, D)."""
+        """Standardise activations, shape (B, C, ...)."""
         shape = (-1,) + (1,) * (x.ndim - 2)
         scale = self.inverse_std.view(shape)
-        # One pass over x, which is most of what looking into a network costs.
-        return torch.addcmul(-self.mean.view(shape) * scale, x.float(), scale).flatten(1)
+        return torch.addcmul(-self.mean.view(shape) * scale, x.float(), scale)
 
     @property
     def num_constant(self) -> int:
@@ -72,21 +71,32 @@ class Standardization(NamedTuple):
         return int((self.inverse_std == 0).sum())
 
 
-class Directions(NamedTuple):
-    """Vectors that others are compared with, time after time.
+class SimilarityTo:
+    """The similarity of a layer's activations to those that it had at the start.
 
-    Attributes:
-        units: Each of length 1, or 0 where there was no direction; float32, shape (B, D).
+    Args:
+        start: Activations, shape (B, C, ...).
+        standardization: Of the layer.
     """
 
-    units: Tensor
+    def __init__(self, start: Tensor, standardization: Standardization) -> None:
+        self._standardize = standardization
+        # Numbers are taken as they lie in memory, whichever axis of them is the channels'.
+        strides = start.stride()
+        self._axes = [0, *sorted(range(1, start.ndim), key=lambda axis: -strides[axis])]
+        self._start = self._rows(start)
+        self._length = vector_norm(self._start, dim=1).clamp_min(_SHORTEST)
 
-    @classmethod
-    def of(cls, z: Tensor) -> "Directions":
-        """Take the directions of vectors, shape (B, D)."""
-        return cls(z / vector_norm(z, dim=1, keepdim=True).clamp_min(_SHORTEST))
+    def _rows(self, x: Tensor) -> Tensor:
+        return self._standardize(x).permute(self._axes).flatten(1)
 
-    def cosine(self, z: Tensor) -> Tensor:
-        """Compare each vector with its own: shape (B, D) to (B,); 0 without a direction."""
-        lengths: Tensor = vector_norm(z, dim=1).clamp_min(_SHORTEST)
-        return vecdot(self.units, z).div(lengths)  # type: ignore[no-any-return]
+    def __call__(self, x: Tensor) -> Tensor:
+        """Compare each sample's activations, shape (B, C, ...), with its own at the start.
+
+        Returns:
+            Cosines, shape (B,); 0 where one of both is too short to have a direction.
+        """
+        z = self._rows(x)
+        length = vector_norm(z, dim=1).clamp_min(_SHORTEST)
+        cosine: Tensor = z.mul_(self._start).sum(1) / (length * self._length)
+        return cosine
