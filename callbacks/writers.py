@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
-from torch.utils.tensorboard import SummaryWriter
 
 from lit_hier.noise import TimeAxis
 from lit_hier.whole_files import whole_file
@@ -79,6 +78,8 @@ def log_curves(
         axis: What the times mean.
         times: Ascending.
     """
+    from torch.utils.tensorboard import SummaryWriter  # takes its time, for those who log
+
     steps, unit = time_steps(times)
     for logger in loggers:
         if not isinstance(logger, TensorBoardLogger):

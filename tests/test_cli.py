@@ -130,6 +130,15 @@ def test_it_says_where_results_lie(demo: Path, capsys: pytest.CaptureFixture[str
     assert "ε = 0.5" in said.out
 
 
+def test_heavy_libraries_are_imported_only_where_they_are_used() -> None:
+    program = (
+        "import sys, lit_hier.cli;"
+        "print({'diffusers', 'tensorboard', 'timm', 'transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert done.stdout.strip() == b"set()"
+
+
 @pytest.fixture
 def tensorboard(demo: Path) -> Iterator[str]:
     """TensorBoard with its default loader, on loopback; its address."""

@@ -6,8 +6,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from diffusers import DDPMPipeline
-
 from lit_hier.errors import InputError
 
 
@@ -22,6 +20,8 @@ def write_pipeline(model: Any, scheduler: Any, folder: str | PathLike[str]) -> N
     Raises:
         InputError: Something else is there, which would be lost.
     """
+    from diffusers import DDPMPipeline  # takes seconds, for those who write one
+
     target = Path(folder)
     check_target(target, "folder")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,24 +1,26 @@
 """A pretrained diffusion model as a sampler of the forward-backward experiment on images."""
 
+from __future__ import annotations
+
 import logging
 import math
 import os
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
-from diffusers import DDPMScheduler
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from lit_hier.checkpoints import fingerprint
 from lit_hier.diffusion.pictures import DamagedSampleError, Images
-from lit_hier.diffusion.pretrained import load_pretrained
 from lit_hier.diffusion.reverse import Convention, ReverseProcess, learns_variance
 from lit_hier.diffusion.store import SampleStore
 from lit_hier.errors import InputError
 from lit_hier.modules.image_sampler import ImageSampler
 from lit_hier.pixels import quantise
 from lit_hier.streams import generators
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 _LOG: Final = logging.getLogger("lit_hier")
 
@@ -66,6 +68,8 @@ class DDPMSampler(ImageSampler):
         seed: int = 0,
         samples: str | None = None,
     ) -> None:
+        from lit_hier.diffusion.pretrained import load_pretrained  # diffusers takes seconds
+
         model, trained = load_pretrained(pretrained)
         scheduler = scheduler or _ancestral(trained)
         process = ReverseProcess(scheduler, num_steps, convention)
@@ -166,6 +170,8 @@ class DDPMSampler(ImageSampler):
 
 def _ancestral(trained: Any) -> Any:
     """Give the ancestral sampler of the schedule that a model was trained with."""
+    from diffusers import DDPMScheduler
+
     if isinstance(trained, DDPMScheduler) or "beta_schedule" not in trained.config:
         return trained
     return DDPMScheduler.from_config(trained.config)

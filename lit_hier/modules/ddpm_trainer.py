@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
@@ -55,6 +54,8 @@ class DDPMTrainer(Learner):
         seed: int = 0,
         optimizer: OptimizerCallable = torch.optim.AdamW,
     ) -> None:
+        from diffusers import DDPMScheduler, UNet2DModel  # takes seconds, for those who train one
+
         super().__init__(optimizer)
         if not widths or any(width < _GROUPS or width % _GROUPS for width in widths):
             raise InputError(f"widths is {list(widths)}; give multiples of {_GROUPS}")
