@@ -95,7 +95,7 @@ def _pointers(count: int) -> type[ctypes.Array[ctypes.c_void_p]]:
 
 def kernel_for(bp: BeliefPropagation, leaves: Tensor) -> ctypes.CDLL | None:
     """Give the kernel, if there is one for these leaf messages."""
-    if leaves.device.type != "cpu" or bp.class_prior.device.type != "cpu":
+    if not (leaves.is_cpu and bp.class_prior.is_cpu):
         return None
     return compiler.kernel(leaves.dtype == torch.float64)
 

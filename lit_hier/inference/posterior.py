@@ -104,7 +104,7 @@ class Posterior:
             return (leaves.new_empty(shape, dtype=torch.float64),)
         if question == "trees":
             return tuple(leaves.new_empty((*shape, num), dtype=torch.int64) for num, _ in levels)
-        return tuple([leaves.new_empty(shape + level) for level in levels])
+        return tuple([leaves.new_empty(*shape, *level) for level in levels])
 
     def upward(self) -> Tree:
         """Upward messages (Eq. 13-14): L + 1 tensors (B, s**(L-l), v or n), normalised."""
