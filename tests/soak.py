@@ -336,7 +336,7 @@ class Soak:
                 self.twice(name)
         if names == list(RUNS):
             self.shared(1, 3)
-            self.shared(2, 1)
+            self.shared(2, 2)
 
 
 def main() -> None:
