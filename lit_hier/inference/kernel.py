@@ -33,7 +33,9 @@ _NO_MEMORY: Final = -1
 # What is one tensor per level.
 _TABLES: Final[tuple[Question, ...]] = ("upward", "downward", "marginals", "trees")
 
-# The threads of the OpenMP that torch has loaded; None if it is of another kind.
+# The threads of the OpenMP that torch has loaded; None if it is of another kind. After a fork they
+# are gone for the kernel as for torch's own operations: there, torch.set_num_threads(1), as data
+# loaders do.
 _PARALLEL: Final = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
 
 NO_MESSAGES: Final = "leaf_messages must be finite and not negative; look for NaN upstream"
