@@ -85,7 +85,7 @@ def compare(
     spent = dict.fromkeys(ways, 0.0)
     for _ in range(rounds):
         for name, way in ways.items():
-            if times[name] and spent[name] + np.median(times[name]) > patience:
+            if times[name] and spent[name] + np.nanmedian(times[name]) > patience:
                 times[name].append(np.nan)
                 continue
             # The quick ones more than once: what the clock and the way before them do is then

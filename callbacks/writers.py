@@ -78,12 +78,12 @@ def log_curves(
         axis: What the times mean.
         times: Ascending.
     """
-    from torch.utils.tensorboard import SummaryWriter  # takes its time, for those who log
-
     steps, unit = time_steps(times)
     for logger in loggers:
         if not isinstance(logger, TensorBoardLogger):
             continue
+        from torch.utils.tensorboard import SummaryWriter  # takes its time, for those who log
+
         for k, name in enumerate(next(iter(curves.values()))):
             folder = Path(logger.log_dir, "curves", f"{k:02d} {name}")
             with SummaryWriter(str(folder)) as writer:

@@ -138,6 +138,18 @@ def test_without_noise_every_latent_is_certain(dtype: torch.dtype) -> None:
     assert torch.allclose(posterior.log_evidence(), expected)
 
 
+@either_way
+@pytest.mark.parametrize("num_classes", [5, 13, 26])
+def test_without_noise_certain_is_one_whatever_the_prior(num_classes: int) -> None:
+    """In float32 x times 1/x is not 1 for 1/13, as its own sum is at the root."""
+    rhm = RandomHierarchyModel(16, 3, 2, 3, num_classes)
+    tree = rhm.sample(200, torch.Generator().manual_seed(0))
+    messages = torch.nn.functional.one_hot(tree[0], 16).float()
+    for belief, symbols in zip(BeliefPropagation(rhm).marginals(messages), tree, strict=True):
+        assert torch.equal(belief.argmax(-1), symbols)
+        assert (belief.amax(-1) == 1).all()
+
+
 def test_full_noise_gives_the_prior() -> None:
     prior = torch.tensor([5.0, 1, 1, 2, 1], dtype=torch.float64)
     root = BeliefPropagation(RHM, prior).marginals(epsilon_messages(1.0))[-1]

@@ -35,7 +35,7 @@ _TABLES: Final[tuple[Question, ...]] = ("upward", "downward", "marginals", "tree
 
 # The threads of the OpenMP that torch has loaded; None if it is of another kind. After a fork they
 # are gone for the kernel as for torch's own operations: there, torch.set_num_threads(1), as data
-# loaders do.
+# loaders do. Where the system has no room for a first thread, OpenMP ends the process.
 _PARALLEL: Final = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
 
 NO_MESSAGES: Final = "leaf_messages must be finite and not negative; look for NaN upstream"

@@ -209,7 +209,8 @@ INLINE void settle(void) {
 #endif
 }
 
-/* Divide by the sum, taken pairwise, and write the first `used` lanes to rows of n numbers. */
+/* Normalise by the sum, taken pairwise (what is all of it gets 1 exactly), and write the first
+   `used` lanes to rows of n numbers. */
 static void write_rows(const lanes *x, int64_t n, lanes *room, real *table, const int64_t *row,
                        int64_t skip, int64_t used, int around) {
     const lanes *sums = x;
@@ -218,11 +219,14 @@ static void write_rows(const lanes *x, int64_t n, lanes *room, real *table, cons
         if (left % 2) room[left / 2] = sums[left - 1];
         sums = room;
     }
-    const lanes share = 1 / sums[0];
+    const lanes one = (lanes){0} + 1, share = one / sums[0];
     for (int64_t first = 0; first < n; first += LANES) {
         const int64_t some = n - first < LANES ? n - first : LANES;
         lanes y[LANES] = {{0}};
-        for (int64_t i = 0; i < some; i++) y[i] = x[first + i] * share;
+        for (int64_t i = 0; i < some; i++) {
+            const lanes part = x[first + i];
+            y[i] = choose(part == sums[0], one, part * share);
+        }
         transpose(y);
         for (int64_t t = 0; t < used; t++) {
             real *to = table + (row[t] + skip) * n + first;

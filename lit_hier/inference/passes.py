@@ -14,14 +14,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from functools import reduce
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from lit_hier.inference.sum_product import LINEAR, Rounds, Semiring, pairwise_sum, sum_product
+from lit_hier.inference.sum_product import (
+    LINEAR,
+    Rounds,
+    Semiring,
+    normalise,
+    pairwise_sum,
+    sum_product,
+)
 
 if TYPE_CHECKING:
     from lit_hier.inference.belief_propagation import BeliefPropagation
@@ -73,7 +80,7 @@ class Passes:
             assert isinstance(rounds, Rounds)
             tiles = [sum_product(part, rounds, semiring) for _, part in self._tiles(level)]
             lost = len(rounds.sizes) * self._siblings(self.up_lost[-1]).sum(-1)
-            low = _product(*self._siblings(self.up_low[-1]).unbind(-1))
+            low = math.prod(self._siblings(self.up_low[-1]).unbind(-1), start=torch.ones(()))
             x, exponent, lost, low = self._scaled(torch.cat(tiles, dim=1), lost, low)
             self.up.append(x)
             self.exponents = self.exponents + self._by_sample(exponent).sum(-1)
@@ -200,7 +207,7 @@ class Passes:
             num_rounds = max(len(cast("Rounds", rounds).sizes) for rounds in to_children)
             lows = self._siblings(self.up_low[level]).unbind(-1)
             above = self._down_low[-1]
-            low = [_product(above, *lows[:j], *lows[j + 1 :]) for j in range(len(lows))]
+            low = [math.prod(lows[:j] + lows[j + 1 :], start=above) for j in range(len(lows))]
             low_of_each = torch.stack(low, dim=-1).flatten()
             x, _, lost, low_of_each = self._scaled(x, num_rounds * lost.flatten(), low_of_each)
             down.append(x)
@@ -222,11 +229,8 @@ class Passes:
 
     def _probabilities(self, messages: Iterable[Tensor]) -> Tree:
         """Normalise, and turn the layout outwards: (B, nodes, symbols) per level."""
-        if self.semiring is LINEAR:
-            normalised = (x * pairwise_sum(x).reciprocal() for x in messages)
-        else:
-            normalised = (torch.softmax(x, dim=0) for x in messages)
-        return tuple(self._by_sample(x).permute(1, 2, 0) for x in normalised)
+        whole = normalise if self.semiring is LINEAR else partial(torch.softmax, dim=0)
+        return tuple(self._by_sample(whole(x)).permute(1, 2, 0) for x in messages)
 
     def log_evidence(self) -> tuple[Tensor]:
         """Log evidence in nats, float64, shape (B,)."""
@@ -248,7 +252,7 @@ class Passes:
                 weights = factor if weights is None else self.semiring.times(weights, factor)
             assert weights is not None
             lost = self._siblings(self.up_lost[level]).sum(-1)
-            low = _product(*self._siblings(self.up_low[level]).unbind(-1))
+            low = math.prod(self._siblings(self.up_low[level]).unbind(-1), start=torch.ones(()))
             chosen = self._choose(weights, u_level.T.flatten(), lost, low)
             levels.append(rules[torch.arange(len(rules), device=rules.device), chosen].flatten())
         return tuple(self._by_sample(x) for x in reversed(levels))
@@ -294,7 +298,3 @@ def log_evidence(
     else:
         nats = (root + bp.class_prior.log()).logsumexp(-1) + exponents
     return nats - bp.num_choices * math.log(bp.num_synonyms)
-
-
-def _product(*factors: Tensor) -> Tensor:
-    return reduce(torch.mul, factors)

@@ -114,3 +114,16 @@ def pairwise_sum(x: Tensor) -> Tensor:
         if len(rest):
             x = torch.cat((x, rest))
     return x[0]
+
+
+def normalise(x: Tensor) -> Tensor:
+    """Divide by the `pairwise_sum` over the first axis; what is all of it gets 1 exactly.
+
+    Args:
+        x: Shape (K, ...), K at least 1.
+
+    Returns:
+        The same shape.
+    """
+    total = pairwise_sum(x)
+    return torch.where(x == total, 1, x * total.reciprocal())
