@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -136,8 +137,13 @@ def test_an_interruption_that_falls_into_a_finalizer_is_not_lost(
         Finalized()
         time.sleep(30)
 
-    with pytest.raises(KeyboardInterrupt):
-        work()
+    # A shell that starts something in the background has it ignore interruptions.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_folders_are_taken_one_by_one(tmp_path: Path) -> None:
