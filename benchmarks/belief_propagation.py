@@ -22,7 +22,14 @@ from functools import partial
 
 import numpy as np
 import torch
-from simple_belief_propagation import dense, dense_sample, gather, gather_sample, scatter
+from simple_belief_propagation import (
+    dense,
+    dense_sample,
+    gather,
+    gather_sample,
+    scatter,
+    scatter_sample,
+)
 
 from lit_hier.inference import BeliefPropagation
 from lit_hier.noise import EpsilonNoise
@@ -129,7 +136,10 @@ def main() -> None:
     grammars = [RandomHierarchyModel(*size) for size in SIZES]
     ways = (
         ("marginals", {"einsum": dense, "gather": gather, "scatter": scatter}),
-        ("draws", {"einsum": dense_sample, "gather": gather_sample}),
+        (
+            "draws",
+            {"einsum": dense_sample, "gather": gather_sample, "scatter": scatter_sample},
+        ),
     )
     for asked, others in ways:
         if asked not in options.ask:

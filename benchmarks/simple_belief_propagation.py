@@ -78,11 +78,13 @@ def dense(rhm: RandomHierarchyModel, device: str) -> Marginals:
     return both_ways(list(map(dense_upward, arrays)), list(map(send_down, arrays)))
 
 
-def gather(rhm: RandomHierarchyModel, device: str) -> Marginals:
+def gathered_upward(rule: Tensor) -> Upward:
     """Gather both children's messages for every rule."""
+    return lambda left, right: (left[..., rule[..., 0]] * right[..., rule[..., 1]]).sum(-1)
 
-    def send_up(rule: Tensor) -> Upward:
-        return lambda left, right: (left[..., rule[..., 0]] * right[..., rule[..., 1]]).sum(-1)
+
+def gather(rhm: RandomHierarchyModel, device: str) -> Marginals:
+    """Gather both children's messages for every rule, and add each term where it belongs."""
 
     def send_down(rule: Tensor) -> Downward:
         def send(parent: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,25 +98,30 @@ def gather(rhm: RandomHierarchyModel, device: str) -> Marginals:
         return send
 
     rules = [rule.to(device) for rule in rhm.rules]
-    return both_ways(list(map(send_up, rules)), list(map(send_down, rules)))
+    return both_ways(list(map(gathered_upward, rules)), list(map(send_down, rules)))
+
+
+def spread(term: Tensor, symbol: int, num_symbols: int) -> Tensor:
+    """Scatter a term into a dense message."""
+    here = torch.full((*term.shape, 1), symbol, device=term.device)
+    return term.new_zeros(*term.shape, num_symbols).scatter(-1, here, term[..., None])
+
+
+def scattered_upward(rule: Tensor) -> Upward:
+    """Take one rule after another; scatter its term, and add that."""
+
+    def send(left: Tensor, right: Tensor) -> Tensor:
+        message = left.new_zeros(*left.shape[:2], len(rule))
+        for y, tuples in enumerate(rule.tolist()):
+            for a, c in tuples:
+                message = message + spread(left[..., a] * right[..., c], y, len(rule))
+        return message
+
+    return send
 
 
 def scatter(rhm: RandomHierarchyModel, device: str) -> Marginals:
-    """Take one rule after another; scatter its term into a dense message, and add that."""
-
-    def spread(term: Tensor, symbol: int, num_symbols: int) -> Tensor:
-        here = torch.full((*term.shape, 1), symbol, device=term.device)
-        return term.new_zeros(*term.shape, num_symbols).scatter(-1, here, term[..., None])
-
-    def send_up(rule: Tensor) -> Upward:
-        def send(left: Tensor, right: Tensor) -> Tensor:
-            message = left.new_zeros(*left.shape[:2], len(rule))
-            for y, tuples in enumerate(rule.tolist()):
-                for a, c in tuples:
-                    message = message + spread(left[..., a] * right[..., c], y, len(rule))
-            return message
-
-        return send
+    """Take one rule after another; scatter its terms, and add them."""
 
     def send_down(rule: Tensor) -> Downward:
         def send(parent: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,7 +135,7 @@ def scatter(rhm: RandomHierarchyModel, device: str) -> Marginals:
 
         return send
 
-    return both_ways(list(map(send_up, rhm.rules)), list(map(send_down, rhm.rules)))
+    return both_ways(list(map(scattered_upward, rhm.rules)), list(map(send_down, rhm.rules)))
 
 
 def dense_sample(rhm: RandomHierarchyModel, device: str) -> Marginals:
@@ -151,15 +158,11 @@ def dense_sample(rhm: RandomHierarchyModel, device: str) -> Marginals:
     return sample
 
 
-def gather_sample(rhm: RandomHierarchyModel, device: str) -> Marginals:
-    """Draw each rule from the m of its parent's symbol."""
-    rules = [rule.to(device) for rule in rhm.rules]
+def draw_rules(rules: list[Tensor], upward: list[Upward]) -> Marginals:
+    """Draw each node's rule from the m of its symbol."""
 
     def sample(leaves: Tensor) -> Tree:
-        up = [normalise(leaves)]
-        for rule in rules:
-            left, right = children(up[-1])
-            up.append(normalise((left[..., rule[..., 0]] * right[..., rule[..., 1]]).sum(-1)))
+        up = go_up(upward, leaves)
         tree = [torch.multinomial(up[-1][:, 0], 1)]
         for rule, below in zip(reversed(rules), reversed(up[:-1]), strict=True):
             chosen = rule[tree[-1]]  # (B, nodes, m, 2)
@@ -170,3 +173,15 @@ def gather_sample(rhm: RandomHierarchyModel, device: str) -> Marginals:
         return tuple(reversed(tree))
 
     return sample
+
+
+def gather_sample(rhm: RandomHierarchyModel, device: str) -> Marginals:
+    """Send messages up as `gather` does, then draw rules."""
+    rules = [rule.to(device) for rule in rhm.rules]
+    return draw_rules(rules, list(map(gathered_upward, rules)))
+
+
+def scatter_sample(rhm: RandomHierarchyModel, device: str) -> Marginals:
+    """Send messages up as `scatter` does, then draw rules."""
+    rules = [rule.to(device) for rule in rhm.rules]
+    return draw_rules(rules, list(map(scattered_upward, rules)))

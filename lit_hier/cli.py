@@ -1,5 +1,6 @@
 """The command `lit-hier`: LightningCLI over this project's modules, data and callbacks."""
 
+import ctypes
 import logging
 import re
 import shlex
@@ -42,6 +43,7 @@ _COMMANDS: Final = {
     "predict": "Run a forward-backward experiment with a sampler, such as a BPDenoiser.",
 }
 _PATIENCE: Final = timedelta(days=30)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # as in glibc's malloc.h
 _UNRAISABLE: Final = sys.unraisablehook
 _SOUGHT: Final = ("best", "last", "hpc")  # what Lightning looks for among a run's own checkpoints
 _DESCRIPTION: Final = (
@@ -185,6 +187,18 @@ def _fix_arithmetic() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
+def _keep_memory() -> None:
+    """Have the allocator keep what is freed, as the next batch will want it.
+
+    glibc would hand large tensors' memory back to the system each time, and take it anew page by
+    page.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 2**25)  # the most that glibc takes
+        mallopt(_M_TRIM_THRESHOLD, 2**28)
+
+
 def _show(told: threading.ExceptHookArgs) -> None:
     """Show errors of threads, but those that TensorBoard's hands on to the main one."""
     if not issubclass(told.exc_type, OSError):
@@ -225,6 +239,7 @@ def main(args: ArgsType = None) -> None:
     _quieten()
     limit_configs()
     _fix_arithmetic()
+    _keep_memory()
     try:
         LitHierCLI(
             LightningModule,

@@ -1,6 +1,7 @@
 """The command line, through the demo's own configs."""
 
 import json
+import platform
 import re
 import shlex
 import subprocess
@@ -137,6 +138,19 @@ def test_heavy_libraries_are_imported_only_where_they_are_used() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
     assert done.stdout.strip() == b"set()"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_memory_that_was_freed_is_kept_for_the_next_batch() -> None:
+    program = (
+        "import resource, torch, lit_hier.cli;"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt;"
+        "batch = lambda: [torch.ones(2**20) for _ in range(8)];"
+        "lit_hier.cli._keep_memory(); batch(); before = faults();"
+        "batch(); print(faults() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert int(done.stdout) < 1000
 
 
 @pytest.fixture
