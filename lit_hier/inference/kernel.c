@@ -90,16 +90,14 @@ static int answer_tile(struct part *lowest, struct part *top, int64_t first, int
     top->from_lost = (lanes){0}, top->from_low = prior.low;
     const lanes low = top->up_low[g->L][0] * prior.low, lost = top->up_lost[g->L][0];
     note(top, UPWARD, underflow(low, lost) / range.top);
-    for (int64_t t = 0; t < samples; t++) {
-        real *weights = (real *)(top->room + g->n);
-        for (int64_t y = 0; y < g->n; y++) {
-            weights[y] = root[y][t];
-            if (a->root) a->root[(first + t) * g->n + y] = up[y][t];
-        }
-        if (a->trees) {
-            const double uniform = a->draws[top->draw[g->L][t] - 1];
-            a->trees[g->L][first + t] = draw(weights, g->n, uniform);
-        }
+    for (int64_t t = 0; a->root && t < samples; t++)
+        for (int64_t y = 0; y < g->n; y++) a->root[(first + t) * g->n + y] = up[y][t];
+    if (a->trees) {
+        lanes uniform = {0};
+        for (int t = 0; t < LANES; t++)
+            uniform[t] = first_bits(a->draws[top->draw[g->L][t] - 1]);
+        const lane_bits class = draw(root, g->n, uniform);
+        for (int64_t t = 0; t < samples; t++) a->trees[g->L][first + t] = class[t];
     }
     for (struct part *p = top; p >= lowest; p--) {
         if (a->trees) draw_trees(p);

@@ -238,16 +238,27 @@ static void write_rows(const lanes *x, int64_t n, lanes *room, real *table, cons
     }
 }
 
-/* Draw one of `count` with probability proportional to its weight; weights become their sums. */
-static int64_t draw(real *weights, int64_t count, double uniform) {
+/* A uniform number in [0, 1), as the first bits of it: so it stays below 1. */
+INLINE real first_bits(double uniform) {
 #ifdef DOUBLE
-    const real u = uniform;
+    return uniform;
 #else
-    const real u = (real)(int32_t)(uniform * 0x1p24) * 0x1p-24f; /* stays below 1 */
+    return (real)(int32_t)(uniform * 0x1p24) * 0x1p-24f;
 #endif
+}
+
+/* Draw one of `count` with probability proportional to its weight; weights become their sums. */
+INLINE lane_bits draw(lanes *weights, int64_t count, lanes uniform) {
     for (int64_t k = 1; k < count; k++) weights[k] += weights[k - 1];
-    const real threshold = weights[count - 1] * u;
-    int64_t chosen = 0;
-    for (int64_t k = 0; k < count - 1; k++) chosen += weights[k] <= threshold;
+    const lanes threshold = weights[count - 1] * uniform;
+    lane_bits chosen = {0};
+    for (int64_t k = 0; k < count - 1; k++) chosen -= weights[k] <= threshold;
     return chosen;
+}
+
+/* Take of each lane's message what stands in `rules`, from the lane's place there on. */
+INLINE lanes gather(const lanes *messages, const int32_t *rules, lane_bits place) {
+    lanes x = {0};
+    for (int t = 0; t < LANES; t++) x[t] = messages[rules[place[t]]][t];
+    return x;
 }

@@ -144,31 +144,37 @@ static void descend(struct part *p, int64_t level, int64_t node, const lanes *fr
     }
 }
 
-/* Given the symbols of a part's highest level, draw those below. */
-static void draw_trees(struct part *p) {
+/* Draw the symbols below a node of which the symbols are drawn. */
+static void draw_children(struct part *p, int64_t level, int64_t node) {
     const struct grammar *g = p->g;
     const int64_t s = g->s;
-    real *weights = (real *)p->room;
+    const int32_t *rules = rules_at(g, level);
+    const lanes *child = p->up[level - 1] + node * s * g->v;
+    const lanes *child_low = p->up_low[level - 1] + node * s;
+    lanes *weights = p->room, uniform = {0}, low = child_low[0], lost = {0}, top = {0};
+    lane_bits place = {0};
+    for (int t = 0; t < LANES; t++) {
+        place[t] = p->a->trees[level][p->row[level][t] + node] * g->m * s;
+        uniform[t] = first_bits(p->a->draws[p->draw[level][t] + node]);
+    }
+    for (int64_t k = 0; k < g->m; k++) {
+        weights[k] = gather(child, rules + k * s, place);
+        for (int64_t i = 1; i < s; i++) weights[k] *= gather(child, rules + k * s + i, place);
+        top = larger(weights[k], top);
+    }
+    place += draw(weights, g->m, uniform) * (bits)s;
+    for (int64_t t = 0; t < p->used; t++)
+        for (int64_t i = 0; i < s; i++)
+            p->a->trees[level - 1][(p->row[level][t] + node) * s + i] =
+                rules[place[t] + i] - i * g->v;
+    for (int64_t i = 0; i < s; i++) lost += p->up_lost[level - 1][node * s + i];
+    for (int64_t i = 1; i < s; i++) low *= child_low[i];
+    note(p, DRAWN, underflow(low, lost) / top);
+}
+
+/* Given the symbols of a part's highest level, draw those below. */
+static void draw_trees(struct part *p) {
     for (int64_t level = p->highest; level > p->lowest; level--)
-        for (int64_t node = 0; node < power(s, p->highest - level); node++) {
-            const lanes *child = p->up[level - 1] + node * s * g->v;
-            lanes top = {0}, lost = {0};
-            for (int64_t t = 0; t < p->used; t++) {
-                const int64_t row = p->row[level][t] + node;
-                const int32_t *rules = rules_at(g, level) + p->a->trees[level][row] * g->m * s;
-                for (int64_t k = 0; k < g->m; k++) {
-                    weights[k] = child[rules[k * s]][t];
-                    for (int64_t i = 1; i < s; i++) weights[k] *= child[rules[k * s + i]][t];
-                    if (weights[k] > top[t]) top[t] = weights[k];
-                }
-                const double uniform = p->a->draws[p->draw[level][t] + node];
-                const int32_t *rule = rules + s * draw(weights, g->m, uniform);
-                for (int64_t i = 0; i < s; i++)
-                    p->a->trees[level - 1][row * s + i] = rule[i] - i * g->v;
-            }
-            lanes low = p->up_low[level - 1][node * s];
-            for (int64_t i = 0; i < s; i++) lost += p->up_lost[level - 1][node * s + i];
-            for (int64_t i = 1; i < s; i++) low *= p->up_low[level - 1][node * s + i];
-            note(p, DRAWN, underflow(low, lost) / top);
-        }
+        for (int64_t node = 0; node < power(p->g->s, p->highest - level); node++)
+            draw_children(p, level, node);
 }
