@@ -93,10 +93,7 @@ static int answer_tile(struct part *lowest, struct part *top, int64_t first, int
     for (int64_t t = 0; a->root && t < samples; t++)
         for (int64_t y = 0; y < g->n; y++) a->root[(first + t) * g->n + y] = up[y][t];
     if (a->trees) {
-        lanes uniform = {0};
-        for (int t = 0; t < LANES; t++)
-            uniform[t] = first_bits(a->draws[top->draw[g->L][t] - 1]);
-        const lane_bits class = draw(root, g->n, uniform);
+        const lane_bits class = draw(root, g->n, uniform_numbers(top, g->L, -1));
         for (int64_t t = 0; t < samples; t++) a->trees[g->L][first + t] = class[t];
     }
     for (struct part *p = top; p >= lowest; p--) {

@@ -59,6 +59,27 @@ INLINE void note(struct part *p, int kind, lanes lost) {
     p->lost[kind] = choose(lost <= p->lost[kind], p->lost[kind], lost);
 }
 
+/* Of the messages of a node's children: all that they have lost, the product of what is lowest. */
+struct bounds {
+    lanes lost, low;
+};
+
+INLINE struct bounds children_bounds(const struct part *p, int64_t level, int64_t node) {
+    const lanes *lost = p->up_lost[level - 1] + node * p->g->s;
+    const lanes *low = p->up_low[level - 1] + node * p->g->s;
+    struct bounds both = {lost[0], low[0]};
+    for (int64_t i = 1; i < p->g->s; i++) both.lost += lost[i], both.low *= low[i];
+    return both;
+}
+
+/* The uniform numbers that choose a node's rule; before the root's is the class's. */
+INLINE lanes uniform_numbers(const struct part *p, int64_t level, int64_t node) {
+    lanes uniform = {0};
+    for (int t = 0; t < LANES; t++)
+        uniform[t] = first_bits(p->a->draws[p->draw[level][t] + node]);
+    return uniform;
+}
+
 static void write_level(const struct part *p, int64_t level, int64_t node, const lanes *x,
                         real **tables) {
     write_rows(x, symbols_at(p->g, level), p->room, tables[level], p->row[level], node, p->used,
@@ -81,14 +102,10 @@ static void ascend(struct part *p, int64_t level, int64_t node) {
         note(p, UPWARD, choose(exact, none, none + 2));
     } else {
         const lanes *child = p->up[level - 1] + node * g->s * g->v;
-        lanes low = {0};
-        for (int64_t i = node * g->s; i < (node + 1) * g->s; i++) {
-            ascend(p, level - 1, i);
-            lost += p->up_lost[level - 1][i];
-            low = i > node * g->s ? low * p->up_low[level - 1][i] : p->up_low[level - 1][i];
-        }
+        for (int64_t i = node * g->s; i < (node + 1) * g->s; i++) ascend(p, level - 1, i);
+        const struct bounds below = children_bounds(p, level, node);
         range = g->s == 2 ? send_up(g, level, 2, child, up) : send_up(g, level, g->s, child, up);
-        lost = underflow(low, (real)g->m * lost) / range.top;
+        lost = underflow(below.low, (real)g->m * below.lost) / range.top;
     }
     p->exponents += scale(up, n, &range);
     p->up_low[level][node] = range.low;
@@ -150,26 +167,22 @@ static void draw_children(struct part *p, int64_t level, int64_t node) {
     const int64_t s = g->s;
     const int32_t *rules = rules_at(g, level);
     const lanes *child = p->up[level - 1] + node * s * g->v;
-    const lanes *child_low = p->up_low[level - 1] + node * s;
-    lanes *weights = p->room, uniform = {0}, low = child_low[0], lost = {0}, top = {0};
+    const struct bounds below = children_bounds(p, level, node);
+    lanes *weights = p->room, top = {0};
     lane_bits place = {0};
-    for (int t = 0; t < LANES; t++) {
+    for (int t = 0; t < LANES; t++)
         place[t] = p->a->trees[level][p->row[level][t] + node] * g->m * s;
-        uniform[t] = first_bits(p->a->draws[p->draw[level][t] + node]);
-    }
     for (int64_t k = 0; k < g->m; k++) {
         weights[k] = gather(child, rules + k * s, place);
         for (int64_t i = 1; i < s; i++) weights[k] *= gather(child, rules + k * s + i, place);
         top = larger(weights[k], top);
     }
-    place += draw(weights, g->m, uniform) * (bits)s;
+    place += draw(weights, g->m, uniform_numbers(p, level, node)) * (bits)s;
     for (int64_t t = 0; t < p->used; t++)
         for (int64_t i = 0; i < s; i++)
             p->a->trees[level - 1][(p->row[level][t] + node) * s + i] =
                 rules[place[t] + i] - i * g->v;
-    for (int64_t i = 0; i < s; i++) lost += p->up_lost[level - 1][node * s + i];
-    for (int64_t i = 1; i < s; i++) low *= child_low[i];
-    note(p, DRAWN, underflow(low, lost) / top);
+    note(p, DRAWN, underflow(below.low, below.lost) / top);
 }
 
 /* Given the symbols of a part's highest level, draw those below. */

@@ -14,21 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from lit_hier.inference.sum_product import (
-    LINEAR,
-    Rounds,
-    Semiring,
-    normalise,
-    pairwise_sum,
-    sum_product,
-)
+from lit_hier.inference.sum_product import LINEAR, Rounds, Semiring, pairwise_sum, sum_product
 
 if TYPE_CHECKING:
     from lit_hier.inference.belief_propagation import BeliefPropagation
@@ -79,9 +71,10 @@ class Passes:
         for level, rounds in enumerate(bp.up_rounds):
             assert isinstance(rounds, Rounds)
             tiles = [sum_product(part, rounds, semiring) for _, part in self._tiles(level)]
-            lost = len(rounds.sizes) * self._siblings(self.up_lost[-1]).sum(-1)
-            low = math.prod(self._siblings(self.up_low[-1]).unbind(-1), start=torch.ones(()))
-            x, exponent, lost, low = self._scaled(torch.cat(tiles, dim=1), lost, low)
+            lost, low = self._children_bounds(level)
+            x, exponent, lost, low = self._scaled(
+                torch.cat(tiles, dim=1), len(rounds.sizes) * lost, low
+            )
             self.up.append(x)
             self.exponents = self.exponents + self._by_sample(exponent).sum(-1)
             self.up_lost.append(lost)
@@ -149,6 +142,11 @@ class Passes:
         """Give the s children's upward messages to some columns of the level above."""
         part = self._siblings(self.up[level])[:, parents]
         return tuple(part.permute(2, 0, 1).contiguous().unbind(0))
+
+    def _children_bounds(self, level: int) -> tuple[Tensor, Tensor]:
+        """Add what each family's s messages have lost, and multiply their smallest entries."""
+        first, *others = self._siblings(self.up_low[level]).unbind(-1)
+        return self._siblings(self.up_lost[level]).sum(-1), math.prod(others, start=first)
 
     def _tiles(self, level: int) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
         """Cut a level into families: columns of the level above, and their children's messages."""
@@ -229,8 +227,8 @@ class Passes:
 
     def _probabilities(self, messages: Iterable[Tensor]) -> Tree:
         """Normalise, and turn the layout outwards: (B, nodes, symbols) per level."""
-        whole = normalise if self.semiring is LINEAR else partial(torch.softmax, dim=0)
-        return tuple(self._by_sample(whole(x)).permute(1, 2, 0) for x in messages)
+        normalised = map(self.semiring.normalise, messages)
+        return tuple(self._by_sample(x).permute(1, 2, 0) for x in normalised)
 
     def log_evidence(self) -> tuple[Tensor]:
         """Log evidence in nats, float64, shape (B,)."""
@@ -251,9 +249,7 @@ class Passes:
                 factor = child.gather(0, symbols.T)
                 weights = factor if weights is None else self.semiring.times(weights, factor)
             assert weights is not None
-            lost = self._siblings(self.up_lost[level]).sum(-1)
-            low = math.prod(self._siblings(self.up_low[level]).unbind(-1), start=torch.ones(()))
-            chosen = self._choose(weights, u_level.T.flatten(), lost, low)
+            chosen = self._choose(weights, u_level.T.flatten(), *self._children_bounds(level))
             levels.append(rules[torch.arange(len(rules), device=rules.device), chosen].flatten())
         return tuple(self._by_sample(x) for x in reversed(levels))
 

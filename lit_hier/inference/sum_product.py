@@ -15,6 +15,7 @@ beside it; torch's own reductions do not promise that.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -29,16 +30,44 @@ class Semiring:
         times: The product of two messages.
         over: The quotient of two messages.
         zero: The neutral element of `plus`.
+        normalise: Makes probabilities of messages, shape (K, ...), of any scale.
     """
 
     plus: Callable[..., Tensor]
     times: Callable[..., Tensor]
     over: Callable[..., Tensor]
     zero: float
+    normalise: Callable[[Tensor], Tensor]
 
 
-LINEAR = Semiring(torch.add, torch.mul, torch.div, 0.0)
-LOGARITHMIC = Semiring(torch.logaddexp, torch.add, torch.sub, -torch.inf)
+def pairwise_sum(x: Tensor) -> Tensor:
+    """Sum over the first axis by halving, in an order that depends on its length only.
+
+    Args:
+        x: Shape (K, ...), K at least 1.
+
+    Returns:
+        Shape (...).
+    """
+    while len(x) > 1:
+        half = len(x) // 2
+        rest = x[2 * half :]
+        x = x[:half] + x[half : 2 * half]
+        if len(rest):
+            x = torch.cat((x, rest))
+    return x[0]
+
+
+def _over_sum(x: Tensor) -> Tensor:
+    """Divide by the `pairwise_sum`; what is all of it gets 1 exactly."""
+    total = pairwise_sum(x)
+    return torch.where(x == total, 1, x * total.reciprocal())
+
+
+LINEAR = Semiring(torch.add, torch.mul, torch.div, 0.0, _over_sum)
+LOGARITHMIC = Semiring(
+    torch.logaddexp, torch.add, torch.sub, -torch.inf, partial(torch.softmax, dim=0)
+)
 
 
 class Rounds(nn.Module):
@@ -96,34 +125,3 @@ def sum_product(operands: Sequence[Tensor], rounds: Rounds, semiring: Semiring) 
         head = out[: len(term)]
         semiring.plus(head, term, out=head)
     return out if rounds.in_place else out.index_select(0, rounds.order)
-
-
-def pairwise_sum(x: Tensor) -> Tensor:
-    """Sum over the first axis by halving, in an order that depends on its length only.
-
-    Args:
-        x: Shape (K, ...), K at least 1.
-
-    Returns:
-        Shape (...).
-    """
-    while len(x) > 1:
-        half = len(x) // 2
-        rest = x[2 * half :]
-        x = x[:half] + x[half : 2 * half]
-        if len(rest):
-            x = torch.cat((x, rest))
-    return x[0]
-
-
-def normalise(x: Tensor) -> Tensor:
-    """Divide by the `pairwise_sum` over the first axis; what is all of it gets 1 exactly.
-
-    Args:
-        x: Shape (K, ...), K at least 1.
-
-    Returns:
-        The same shape.
-    """
-    total = pairwise_sum(x)
-    return torch.where(x == total, 1, x * total.reciprocal())
