@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import inside, random_pipeline
-from fuzz_files import bombs
+from fuzz_images import bombs
 from torchvision import datasets
 
 from lit_hier.checkpoints import read_checkpoint

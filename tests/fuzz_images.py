@@ -1,0 +1,245 @@
+"""Harmed images, folders of them, their labels, and data sets of images."""
+
+import io
+import os
+import random
+import shutil
+import struct
+import zlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from conftest import inside
+from fuzz import LIMIT, Refused
+from fuzz_configs import mnist
+from fuzz_mutations import mutate_place
+from fuzz_use import Use, as_the_command_says_it, harm_file, logged, unharmed
+from PIL import Image
+from scipy.io import savemat
+from torchvision import datasets
+
+from lit_hier.cli_errors import build
+from lit_hier.data import ImageDataModule, ImageFiles
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    checked = kind + data
+    return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+
+def _png(width: int, height: int, *chunks: bytes) -> bytes:
+    """Write a PNG's header with any size, and chunks."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = (_chunk(b"IHDR", header), *chunks, _chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@cache
+def bombs() -> dict[str, bytes]:
+    """Small files that unpack to much."""
+    zeros = zlib.compress(bytes(64 * 2**20), 9)
+    image = _chunk(b"IDAT", zlib.compress(bytes(13 * 4)))
+    giant = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(giant, "TIFF", compression="group4")
+    return {
+        "giant.png": _png(2**31 - 1, 2**31 - 1, _chunk(b"IDAT", zeros)),
+        "wide.png": _png(2**30, 1, _chunk(b"IDAT", zeros)),
+        "large.png": _png(30_000, 30_000, _chunk(b"IDAT", zeros)),
+        "narrow.png": _png(1, 150_000_000, _chunk(b"IDAT", zeros)),
+        "profile.png": _png(4, 4, _chunk(b"iCCP", b"x\0\0" + zeros), image),
+        "words.png": _png(4, 4, _chunk(b"iTXt", b"x\0\x01\0\0\0" + zeros), image),
+        "text.png": _png(4, 4, *[_chunk(b"zTXt", b"x\0\0" + zeros)] * 9, image),
+        "giant.gif": b"GIF89a\xff\xff\xff\xff\x80\0\0" + bytes(6) + b"\x2c\0\0\0\0\xff\xff\xff\xff"
+        b"\0\x08\x01\x00\x00;",
+        "giant.bmp": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40,
+                                         *[2**31 - 1] * 2, 1, 24, *[0] * 6),
+        "giant.ppm": b"P6 2147483647 2147483647 255\n",
+        "many.pgm": b"P2 9999999 9 255\n" + b"1 " * 99,
+        "giant.tiff": giant.getvalue(),
+        "script.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    }  # fmt: skip
+
+
+def pictures() -> dict[str, bytes]:
+    """Whole images of every format and mode that is read."""
+    noise = np.random.default_rng(0).integers(0, 256, (18, 14, 3), dtype=np.uint8)
+    colours = Image.fromarray(noise)
+    exif = Image.Exif()
+    exif[0x010E] = "x" * 60_000
+    frames = {"save_all": True, "append_images": [colours.convert("L").convert("P")] * 3}
+    kinds: list[tuple[str, Any, dict[str, Any]]] = [
+        ("a.png", colours, {}),
+        ("b.png", colours.convert("P"), {}),
+        ("c.png", colours.convert("RGBA"), {}),
+        ("d.png", colours.convert("I;16"), {}),
+        ("e.png", colours.convert("1"), {}),
+        ("f.jpg", colours, {"exif": exif}),
+        ("g.jpg", colours.convert("CMYK"), {}),
+        ("h.jpg", colours, {"progressive": True}),
+        ("i.gif", colours.convert("P"), frames),
+        ("j.webp", colours, {"lossless": True}),
+        ("k.webp", colours, frames),
+        ("l.tif", colours, {"compression": "tiff_lzw"}),
+        ("m.tif", colours.convert("F"), {}),
+        ("n.tif", colours, {"save_all": True, "append_images": [colours] * 3}),
+        ("o.bmp", colours.convert("P"), {}),
+        ("p.ppm", colours, {}),
+        ("q.pgm", colours.convert("L"), {}),
+        ("r.png", colours, {"icc_profile": b"x" * 5000}),
+    ]
+    made = {}
+    for name, image, options in kinds:
+        buffer = io.BytesIO()
+        image.save(buffer, format=Image.registered_extensions()[Path(name).suffix], **options)
+        made[name] = buffer.getvalue()
+    return made
+
+
+def images(place: Path) -> Use:
+    """Files of images."""
+    whole, unpacking = pictures(), bombs()
+
+    def use(chance: random.Random, folder: Path) -> None:
+        name, content = chance.choice(list(whole.items()))
+        way = chance.random()
+        if way < 0.12:
+            name, content = chance.choice(list(unpacking.items()))
+        elif way < 0.2:
+            content = chance.choice(list(whole.values()))
+        (folder / name).write_bytes(content)
+        if way >= 0.2:
+            harm_file(chance, folder / name)
+        (folder / "whole.png").write_bytes(whole["a.png"])
+        channels = chance.choice((1, 3))
+        with as_the_command_says_it(), logged() as log:
+            found = ImageDataModule(ImageFiles(str(folder)), size=8, channels=channels,
+                                    num_per_class=None)  # fmt: skip
+            read = found._splits["predict"][torch.arange(len(found.held_out))]
+            assert len(read["x"]) + len(log.lines) == len(found.held_out)
+            assert read["x"].isfinite().all()
+            if log.lines:
+                raise Refused(log.lines[0][-LIMIT:])  # a path may be long
+
+    return use
+
+
+NAMES = (
+    *("a", "cat", "n01440764", "ILSVRC2012_val_00000001", "ILSVRC2012_val_00000002_n01440764"),
+    *("two\nlines", "\x1b[31mred", "ünïcödé", "name with, comma", '"quoted"', " ", "..a"),
+    *(".hidden", "-1", "0", "1", "99999999999", "x" * 200),
+    b"\xff\xfe".decode(errors="surrogateescape"),
+)
+ENDINGS = (".png", ".PNG", ".JPEG", ".jpg", ".txt", "", ".png.png", ".pt", ".zip")
+
+
+def folders(place: Path) -> Use:
+    """Layouts of folders of images, with strange names, links and files."""
+    whole = list(pictures().values())
+
+    def use(chance: random.Random, folder: Path) -> None:
+        root = folder / "images"
+        root.mkdir()
+        (folder / "outside.png").write_bytes(whole[0])
+        inner = chance.sample(NAMES, chance.randrange(4))
+        for name in [*inner, "./."] if chance.random() < 0.5 else inner:
+            if name != "./." and os.path.lexists(root / name):
+                continue
+            (root / name).mkdir(exist_ok=True)
+            for _ in range(chance.randrange(4)):
+                path = root / name / f"{chance.choice(NAMES)}{chance.choice(ENDINGS)}"
+                if os.path.lexists(path):
+                    continue
+                path.write_bytes(chance.choice(whole))
+                if chance.random() < 0.2:
+                    path.unlink()
+                    mutate_place(chance, path)
+        if chance.random() < 0.2:
+            (root / "link").symlink_to(chance.choice(("..", ".", "../outside.png", "/proc/self")))
+        with as_the_command_says_it(), logged() as log:
+            data = ImageDataModule(ImageFiles(str(root)), size=8, num_per_class=None)
+            for start in range(0, min(len(data.held_out), 9), 3):
+                data._splits["predict"][torch.arange(start, min(start + 3, len(data.held_out)))]
+            data.fingerprint("predict")
+            if log.lines:
+                raise Refused(log.lines[0][-LIMIT:])  # a path may be long
+
+    return use
+
+
+def labels(place: Path) -> Use:
+    """Files of labels: tables, and ImageNet's development kit."""
+    names = [f"ILSVRC2012_val_{number:08}.JPEG" for number in range(1, 7)]
+    (place / "images").mkdir()
+    for name in names:
+        (place / "images" / name).write_bytes(pictures()["a.png"])
+    wnids = ["n01440764", "n02123394", "n04037443"]
+    synsets = np.zeros(3, dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O"), ("num_children", "O")])
+    for number, wnid in enumerate(wnids):
+        synsets[number] = (number + 1, wnid, 0)
+    (place / "devkit").mkdir()
+    savemat(place / "devkit/meta.mat", {"synsets": synsets})
+    truth = "ILSVRC2012_validation_ground_truth.txt"
+    (place / "devkit" / truth).write_text("1\n2\n3\n3\n2\n1\n")
+    tables = {
+        "wnids.csv": "".join(f"{name},{wnids[k % 3]}\n" for k, name in enumerate(names)),
+        "numbers.csv": "".join(f"{name},{k % 3}\n" for k, name in enumerate(names)),
+        "kaggle.csv": "ImageId,PredictionString\n"
+        + "".join(f"{name[:-5]},n01440764 1 2 3 4\n" for name in names),
+    }
+
+    def use(chance: random.Random, folder: Path) -> None:
+        if chance.random() < 0.5:
+            shutil.copytree(place / "devkit", folder / "devkit")
+            harm_file(chance, folder / "devkit" / chance.choice((truth, "meta.mat")))
+            given = chance.choice(("devkit", f"devkit/{truth}"))
+        else:
+            given, text = chance.choice(list(tables.items()))
+            (folder / given).write_text(text)
+            harm_file(chance, folder / given)
+            if (path := folder / given).is_file() and not path.is_symlink():
+                cells = (
+                    b",",
+                    b"\n",
+                    b'"',
+                    b"../../x.png",
+                    b"\x1b",
+                    b"-1",
+                    b"1e9",
+                    b"\0",
+                    b"9" * 400,
+                )
+                content = path.read_bytes()
+                where = chance.randrange(len(content) + 1)
+                if chance.random() < 0.5:
+                    path.write_bytes(content[:where] + chance.choice(cells) + content[where:])
+        with as_the_command_says_it():
+            ImageFiles(str(place / "images"), str(folder / given))
+
+    return use
+
+
+def downloads(place: Path) -> Use:
+    """Files of torchvision's MNIST and CIFAR-10."""
+    mnist(place)
+    archive = place / "cifar-10-batches-py"
+    archive.mkdir()
+    for name, _ in (*datasets.CIFAR10.train_list, *datasets.CIFAR10.test_list):
+        (archive / name).write_bytes(b"cos\nmkdir\n(S'HARM'\ntR.")
+
+    def use(chance: random.Random, folder: Path) -> None:
+        shutil.copytree(place, folder, dirs_exist_ok=True)
+        kind = chance.choice((datasets.MNIST, datasets.MNIST, datasets.CIFAR10))
+        for path in chance.sample(sorted(folder.rglob("*-ubyte")), 3):
+            harm_file(chance, path)
+        with inside(folder), as_the_command_says_it():
+            try:
+                data = build(kind, root=".", train=chance.random() < 0.5)
+                found = build(ImageDataModule, data, size=8, channels=1, num_per_class=1)
+                found._splits["predict"][torch.arange(1)]
+            finally:
+                unharmed(folder)
+
+    return use

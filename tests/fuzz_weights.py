@@ -1,0 +1,180 @@
+"""Harmed weights: checkpoints, pipelines of diffusers, published classifiers."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from conftest import inside, random_pipeline
+from fuzz_mutations import ODD, mutate_tree
+from fuzz_use import Attack, Use, as_the_command_says_it, harm_file, harm_json, unharmed
+from safetensors.torch import save_file
+from test_diffusion_adm import ADM
+from test_diffusion_store import batch
+
+from lit_hier.diffusion.adm import load_adm
+from lit_hier.modules import DDPMSampler, ImageClassifier, RHMClassifier
+from lit_hier.nn import PretrainedClassifier, TrainedCNN, TrainedImageCNN
+
+
+def _training(module: type, **arguments: Any) -> dict[str, Any]:
+    """Give a checkpoint as Lightning writes it, of a module that has learnt nothing."""
+    made = module(**arguments, trained_on="")
+    hyper_parameters = {key: value for key, value in made.hparams.items() if key != "optimizer"}
+    return {
+        "epoch": 1,
+        "global_step": 3,
+        "pytorch-lightning_version": "2.6.0",
+        "state_dict": made.state_dict(),
+        "hyper_parameters": hyper_parameters,
+    }
+
+
+def _harm_tensors(chance: random.Random, state: dict[str, Any]) -> None:
+    """Change a tensor's type, shape or numbers, or put something else in its place."""
+    name = chance.choice(list(state))
+    value = state[name]
+    if not isinstance(value, torch.Tensor):
+        return
+    state[name] = chance.choice(
+        (
+            value.flatten(),
+            value[None],
+            value.half(),
+            value.to(torch.complex64),
+            value.long(),
+            value * torch.nan,
+            torch.zeros(0),
+            value.flatten()[:1].as_strided((3, 3), (0, 0)),
+            torch.zeros(1).expand(10**6, 10**6),
+            *ODD[:12],
+        )
+    )
+
+
+def _harm_checkpoint(chance: random.Random, content: Any, path: Path) -> None:
+    """Write a checkpoint that is harmed in what it says, in its tensors, or in its bytes."""
+    way = chance.choice(("tree", "tree", "tensors", "bytes", "code"))
+    if way == "tree":
+        content = mutate_tree(chance, content)
+    elif way == "tensors":
+        content = dict(content)
+        state = dict(content.get("state_dict", content))
+        _harm_tensors(chance, state)
+        content = content | {"state_dict": state} if "state_dict" in content else state
+    elif way == "code":
+        content = {**content, "code": Attack()}
+    torch.save(content, path)
+    if way == "bytes":
+        harm_file(chance, path)
+
+
+def checkpoints(place: Path) -> Use:
+    """Checkpoints of training, as `weights:` of networks."""
+    numbers = {"num_features": 4, "num_classes": 4, "tuple_size": 2, "num_layers": 2, "width": 4}
+    whole = [
+        (TrainedCNN, _training(RHMClassifier, **numbers), torch.zeros(1, 4, 4)),
+        (
+            TrainedImageCNN,
+            _training(ImageClassifier, channels=1, num_classes=3, widths=[4, 4]),
+            torch.zeros(1, 1, 8, 8),
+        ),
+    ]
+
+    def use(chance: random.Random, folder: Path) -> None:
+        network, content, x = chance.choice(whole)
+        _harm_checkpoint(chance, content, folder / "weights.ckpt")
+        with inside(folder), as_the_command_says_it():
+            try:
+                made = network("weights.ckpt")
+                if tuple(x.shape[1:2]) == (made.layers[0][0].in_channels,):
+                    made.eval()(x)
+            finally:
+                unharmed(folder)
+
+    return use
+
+
+def adm(place: Path) -> Use:
+    """ADM checkpoints."""
+    torch.manual_seed(0)
+    content = ADM((64, 64), (False, True)).state_dict()
+
+    def use(chance: random.Random, folder: Path) -> None:
+        _harm_checkpoint(chance, dict(content), folder / "adm.pt")
+        with inside(folder), as_the_command_says_it(), torch.no_grad():
+            try:
+                model = load_adm("adm.pt")
+                if model.config.in_channels == 3 and model.dtype == torch.float32:
+                    model(torch.zeros(1, 3, 8, 8), 3)
+            finally:
+                unharmed(folder)
+
+    return use
+
+
+def pipelines(place: Path) -> Use:
+    """Pipeline folders of diffusers."""
+    random_pipeline(place / "pipeline", channels=1)
+
+    def use(chance: random.Random, folder: Path) -> None:
+        shutil.copytree(place / "pipeline", folder / "pipeline")
+        files = sorted(path for path in (folder / "pipeline").rglob("*") if path.is_file())
+        texts = [path for path in files if path.suffix == ".json"]
+        for code in ("evil", "unet/evil", "scheduler/evil"):
+            (folder / f"pipeline/{code}.py").write_text("import os\nos.mkdir('HARM')\n")
+        way = chance.choice(("json", "json", "bytes", "code", "pickle"))
+        if way == "json":
+            harm_json(chance, chance.choice(texts))
+        elif way == "bytes":
+            harm_file(chance, chance.choice(files))
+        elif way == "code":
+            index = folder / "pipeline/model_index.json"
+            content = json.loads(index.read_text())
+            part = chance.choice(("unet", "scheduler", "_class_name", "other"))
+            content[part] = [chance.choice(("evil", "os", "lit_hier.cli", "torch.nn", "..evil")),
+                             chance.choice(("evil", "system", "main", "Linear"))]  # fmt: skip
+            index.write_text(json.dumps(content))
+        else:
+            weights = next(path for path in files if path.suffix == ".safetensors")
+            weights.unlink()
+            torch.save(Attack(), weights.with_suffix(".bin"))
+        with inside(folder), as_the_command_says_it(), torch.no_grad():
+            try:
+                sampler = DDPMSampler("pipeline", times=[1], num_steps=2)
+                x = torch.zeros(1, 1, 8, 8)
+                if sampler.model.config.in_channels == 1:
+                    sampler.turn_round(batch(x, [4]))
+            finally:
+                unharmed(folder)
+
+    return use
+
+
+def classifiers(place: Path) -> Use:
+    """Weights of published classifiers, pickled and in safetensors."""
+    torch.manual_seed(0)
+    state = timm.create_model("test_vit").state_dict()
+
+    def use(chance: random.Random, folder: Path) -> None:
+        name = chance.choice(("weights.pth", "weights.safetensors", "weights.pt"))
+        if name.endswith(".safetensors"):
+            harmed = dict(state)
+            if chance.random() < 0.4:
+                first = chance.choice(list(harmed))
+                harmed[first] = harmed[first].flatten()[:1].clone()
+            save_file(harmed, folder / name)
+            if chance.random() < 0.8:
+                harm_file(chance, folder / name)
+        else:
+            _harm_checkpoint(chance, dict(state), folder / name)
+        with inside(folder), as_the_command_says_it(), torch.no_grad():
+            try:
+                PretrainedClassifier("timm/test_vit", name)(torch.zeros(1, 3, 8, 8))
+            finally:
+                unharmed(folder)
+
+    return use
