@@ -32,7 +32,7 @@ from simple_belief_propagation import (
 )
 
 from lit_hier.inference import BeliefPropagation
-from lit_hier.noise import EpsilonNoise
+from lit_hier.processes import EpsilonNoise
 from lit_hier.rhm import RandomHierarchyModel, Tree
 
 SIZES = ((16, 4, 2, 7), (32, 8, 2, 10))
@@ -56,7 +56,7 @@ PEAK = """
 import re, torch
 from pathlib import Path
 from lit_hier.inference import BeliefPropagation
-from lit_hier.noise import EpsilonNoise
+from lit_hier.processes import EpsilonNoise
 from lit_hier.rhm import RandomHierarchyModel
 rhm = RandomHierarchyModel(32, 8, 2, 10)
 bp = BeliefPropagation(rhm)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from lit_hier.inference import BeliefPropagation
-from lit_hier.noise import EpsilonNoise
+from lit_hier.processes import EpsilonNoise
 from lit_hier.rhm import RandomHierarchyModel
 
 SIZES = ((16, 4, 2, 7), (32, 8, 2, 10))

@@ -141,12 +141,12 @@ def main() -> None:
 
     def sweep() -> None:
         own = [generators(0, index, k) for k in given.steps]
-        process.turn_round(sampler.denoise, x_0, given.steps, own, given.batch)
+        process.sample(sampler.denoise, x_0, given.steps, own, given.batch)
 
     def loop() -> None:
         for k in given.steps:
             own = [generators(0, index, k)]
-            process.turn_round(plain.denoise, x_0, [k], own, given.batch)
+            process.sample(plain.denoise, x_0, [k], own, given.batch)
 
     with torch.inference_mode():
         sweep(), loop()  # warm up

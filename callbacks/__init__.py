@@ -1,15 +1,15 @@
 """Lightning callbacks that measure a forward-backward experiment as it runs."""
 
-from callbacks.belief_histogram import BeliefHistogram
-from callbacks.beliefs import Beliefs
-from callbacks.class_kept import ClassKept
-from callbacks.effective_noise import EffectiveNoise
-from callbacks.iteration_map import IterationMap
-from callbacks.progress import TimeProgressBar
-from callbacks.reconstruction import Reconstruction
-from callbacks.sample_grid import SampleGrid
-from callbacks.similarity import ActivationSimilarity
-from callbacks.transition import Transition
+from lit_hier.callbacks.belief_histogram import BeliefHistogram
+from lit_hier.callbacks.beliefs import Beliefs
+from lit_hier.callbacks.class_kept import ClassKept
+from lit_hier.callbacks.effective_noise import EffectiveNoise
+from lit_hier.callbacks.iteration_map import IterationMap
+from lit_hier.callbacks.progress import TimeProgressBar
+from lit_hier.callbacks.reconstruction import Reconstruction
+from lit_hier.callbacks.sample_grid import SampleGrid
+from lit_hier.callbacks.similarity import ActivationSimilarity
+from lit_hier.callbacks.transition import Transition
 
 __all__ = [
     "ActivationSimilarity",

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Final
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lit_hier.diffusion import REMEDIES, ForwardBackward
+from lit_hier.diffusion import IMAGE_COUNTS, ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.modules import ForwardBackwardModule
 
@@ -33,22 +33,22 @@ class Analysis(Callback, ABC):
     """Whether records must hold upward and downward messages."""
     varied: ClassVar[frozenset[str]] = frozenset()
     """Parameters in which the grammars of a run may differ, beside the seed of their rules."""
-    remedies: Mapping[str, int]
+    image_counts: Mapping[str, int]
     """At the end of a run on images from files: how many were skipped, converted, enlarged."""
 
     @abstractmethod
-    def see(
+    def update(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> None:
         """Measure a batch."""
 
     @abstractmethod
-    def unite(self, pl_module: ForwardBackwardModule) -> Any:
+    def compute(self, pl_module: ForwardBackwardModule) -> Any:
         """Unite what all processes have measured; called on all of them."""
 
     @abstractmethod
     def write(self, trainer: Trainer, folder: str, measured: Any) -> None:
-        """Write what `unite` gave; called on rank zero."""
+        """Write what `compute` gave; called on rank zero."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remember where the run's data come from; refuse runs that give nothing to measure.
@@ -77,7 +77,7 @@ class Analysis(Callback, ABC):
             raise InputError(
                 f"model: {kind} needs messages; use it with a BPDenoiser that has messages: true"
             )
-        self._remedies = torch.zeros(1 + len(REMEDIES), dtype=torch.int64)
+        self._remedies = torch.zeros(1 + len(IMAGE_COUNTS), dtype=torch.int64)
         self.axis, self.times = pl_module.axis, pl_module.times
         self.sources = pl_module.sources
         for name, value in self.sources[0].parameters.items():
@@ -126,20 +126,20 @@ class Analysis(Callback, ABC):
         """Measure a batch."""
         assert isinstance(pl_module, ForwardBackwardModule)
         assert isinstance(outputs, ForwardBackward)
-        if outputs.remedies is not None:
+        if outputs.image_counts is not None:
             self._remedies[0] = 1
-            self._remedies[1:] += outputs.remedies.cpu()
+            self._remedies[1:] += outputs.image_counts.cpu()
         if not len(outputs.index):  # none of the batch's images could be read
             return
-        self.see(trainer, pl_module, outputs)
+        self.update(trainer, pl_module, outputs)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Unite the processes' measurements; on rank zero, write everything."""
         assert isinstance(pl_module, ForwardBackwardModule)
-        measured = self.unite(pl_module)
+        measured = self.compute(pl_module)
         summed = trainer.strategy.reduce(self._remedies.to(pl_module.device), reduce_op="sum")
         any_files, *counts = summed.tolist()
-        self.remedies = dict(zip(REMEDIES, counts, strict=True)) if any_files else {}
+        self.image_counts = dict(zip(IMAGE_COUNTS, counts, strict=True)) if any_files else {}
         folder = trainer.log_dir  # asked of all processes, as it is broadcast
         assert folder is not None
         if trainer.is_global_zero:

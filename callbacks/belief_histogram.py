@@ -8,14 +8,14 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from callbacks.analysis import Analysis
-from callbacks.beliefs import MESSAGES, beliefs_of
-from callbacks.writers import log_figure, write_csv, write_figure
+from lit_hier.callbacks.analysis import Analysis
+from lit_hier.callbacks.beliefs import MESSAGES, beliefs_of
+from lit_hier.callbacks.writers import log_figure, write_csv, write_figure
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
+from lit_hier.figures.plots import histogram_figure
 from lit_hier.metrics import Histogram
 from lit_hier.modules import ForwardBackwardModule
-from lit_hier.plots import histogram_figure
 
 
 class BeliefHistogram(Analysis):
@@ -63,7 +63,7 @@ class BeliefHistogram(Analysis):
         shape = (len(MESSAGES), self.sources[0].num_levels, 2)
         self._histogram = Histogram(*shape, num_bins=self.num_bins)
 
-    def see(
+    def update(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> None:
         """Count a batch."""
@@ -76,7 +76,7 @@ class BeliefHistogram(Analysis):
                 for kind, mask in enumerate((is_true, ~is_true)):
                     self._histogram.update((message, level, kind), values[mask].cpu())
 
-    def unite(self, pl_module: ForwardBackwardModule) -> tuple[Tensor, Tensor]:
+    def compute(self, pl_module: ForwardBackwardModule) -> tuple[Tensor, Tensor]:
         """Add up the processes' counts."""
         counts, means = self._histogram.to(pl_module.device).compute()
         return counts.cpu(), means.cpu()

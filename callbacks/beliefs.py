@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from callbacks.curves import CurveAnalysis, Curves, Floats, Line, Results
+from lit_hier.callbacks.curves import CurveAnalysis, Curves, Floats, Line, Results
 from lit_hier.diffusion import ForwardBackward
+from lit_hier.figures.plots import level_figure
 from lit_hier.metrics import std_between
 from lit_hier.modules import ForwardBackwardModule
-from lit_hier.plots import level_figure
 from lit_hier.rhm import Tree
 
 MESSAGES: Final = ("upward", "downward", "marginal")

@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from callbacks.curves import Floats, Line, Results
-from callbacks.networks import NetworkAnalysis
+from lit_hier.callbacks.curves import Floats, Line, Results
+from lit_hier.callbacks.networks import NetworkAnalysis
 from lit_hier.data.hierarchy import read_hierarchy
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
+from lit_hier.figures.plots import Panel
 from lit_hier.metrics import standard_error
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.nn import evaluate
-from lit_hier.plots import Panel
 
 
 class ClassKept(NetworkAnalysis):

@@ -12,13 +12,19 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.analysis import Analysis
-from callbacks.writers import log_curves, log_figure, write_csv, write_figure, write_samples
+from lit_hier.callbacks.analysis import Analysis
+from lit_hier.callbacks.writers import (
+    log_curves,
+    log_figure,
+    write_csv,
+    write_figure,
+    write_samples,
+)
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
+from lit_hier.figures.plots import Panel, curve_figure
 from lit_hier.metrics import SampleTable, deviation
 from lit_hier.modules import ForwardBackwardModule
-from lit_hier.plots import Panel, curve_figure
 
 Floats = NDArray[np.floating]
 Curves = Mapping[str, Floats]
@@ -189,7 +195,7 @@ class CurveAnalysis(Analysis):
         num = self.num_samples(trainer)
         self._tables = [SampleTable(*shape, num_samples=num) for shape in shapes]
 
-    def see(
+    def update(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> None:
         """Measure a batch."""
@@ -204,7 +210,7 @@ class CurveAnalysis(Analysis):
         for table, x in zip(self._tables, values, strict=True):
             table.update(record.index.cpu(), x.cpu())
 
-    def unite(self, pl_module: ForwardBackwardModule) -> list[NDArray[Any]]:
+    def compute(self, pl_module: ForwardBackwardModule) -> list[NDArray[Any]]:
         """Gather the processes' tables: sample indices, values, sources, effective noise."""
         tables = [table.to(pl_module.device).compute() for table in self._tables]
         self._tables = []
@@ -229,7 +235,7 @@ class CurveAnalysis(Analysis):
                 )
                 if self.noise is not None:
                     rows[-1]["effective_noise"] = float(self.noise[k])
-                rows[-1].update(self.remedies)
+                rows[-1].update(self.image_counts)
         curves = {
             column: {
                 line.name: np.array([row[column] for row in rows[j :: len(lines)]], dtype=float)

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from callbacks.curves import CurveAnalysis, Floats, Line, Results
+from lit_hier.callbacks.curves import CurveAnalysis, Floats, Line, Results
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
+from lit_hier.figures.plots import Panel
 from lit_hier.metrics import standard_error
 from lit_hier.modules import ForwardBackwardModule
-from lit_hier.plots import Panel
 
 
 class EffectiveNoise(CurveAnalysis):

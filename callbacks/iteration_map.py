@@ -7,13 +7,13 @@ from numpy.typing import NDArray
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from callbacks.beliefs import belief_in_truth, beliefs_of
-from callbacks.curves import CurveAnalysis, Floats, Line, Results
+from lit_hier.callbacks.beliefs import belief_in_truth, beliefs_of
+from lit_hier.callbacks.curves import CurveAnalysis, Floats, Line, Results
 from lit_hier.diffusion import ForwardBackward
+from lit_hier.figures.plots import MapCurve, map_figure
 from lit_hier.inference import mean_field
 from lit_hier.metrics import standard_error, std_between
 from lit_hier.modules import ForwardBackwardModule
-from lit_hier.plots import MapCurve, map_figure
 
 
 class IterationMap(CurveAnalysis):

@@ -7,9 +7,9 @@ from typing import Literal
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from torch import nn
 
-from callbacks.curves import CurveAnalysis
-from lit_hier.checkpoints import check_training_set
+from lit_hier.callbacks.curves import CurveAnalysis
 from lit_hier.errors import InputError
+from lit_hier.io.checkpoints import check_training_set
 
 
 class NetworkAnalysis(CurveAnalysis, ABC):

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from callbacks.beliefs import belief_in_truth
-from callbacks.curves import CurveAnalysis, Floats, Line, Results
+from lit_hier.callbacks.beliefs import belief_in_truth
+from lit_hier.callbacks.curves import CurveAnalysis, Floats, Line, Results
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
+from lit_hier.figures.plots import Panel
 from lit_hier.inference import mean_field
 from lit_hier.metrics import standard_error, std_between
 from lit_hier.modules import ForwardBackwardModule
-from lit_hier.plots import Panel
 from lit_hier.rhm import Tree
 
 

@@ -14,9 +14,9 @@ from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from callbacks.writers import write_samples
+from lit_hier.callbacks.writers import write_samples
 from lit_hier.errors import InputError
-from lit_hier.given_files import check_file
+from lit_hier.io.safe_read import check_file
 from lit_hier.metrics import Moments, MomentTree, channel_moments
 from lit_hier.nn import Probe
 
@@ -157,7 +157,7 @@ def _take(trainer: Trainer, probe: Probe, loader: Any, split: str) -> Reference:
         batch = trainer.strategy.batch_to_device(raw, dataloader_idx=0)
         label = batch["label"]
         seen[0] += len(label)
-        seen[1:4] += batch.get("remedies", 0)
+        seen[1:4] += batch.get("image_counts", 0)
         if len(label):
             index = batch["index"]
 

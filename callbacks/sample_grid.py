@@ -7,13 +7,13 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from callbacks.analysis import Analysis
-from callbacks.writers import log_figure, write_figure
+from lit_hier.callbacks.analysis import Analysis
+from lit_hier.callbacks.writers import log_figure, write_figure
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
+from lit_hier.figures.plots import grid_figure
+from lit_hier.io.pixels import to_levels
 from lit_hier.modules import ForwardBackwardModule
-from lit_hier.pixels import to_levels
-from lit_hier.plots import grid_figure
 
 
 class SampleGrid(Analysis):
@@ -52,7 +52,7 @@ class SampleGrid(Analysis):
         self._num_samples = self.num_samples(trainer)
         self._first: dict[int, tuple[int, Tensor]] = {}  # sample and pictures, by part
 
-    def see(
+    def update(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> None:
         """Keep an image and what became of it, if it is the first of its part.
@@ -73,7 +73,7 @@ class SampleGrid(Analysis):
                 )
                 self._first[part] = sample, to_levels(row)
 
-    def unite(self, pl_module: ForwardBackwardModule) -> NDArray[np.uint8]:
+    def compute(self, pl_module: ForwardBackwardModule) -> NDArray[np.uint8]:
         """Gather the pictures of all processes: shape (images, 1 + times, C, H, W)."""
         none = torch.empty(0, 1, 1, 1, 1, dtype=torch.uint8, device=pl_module.device)
         rows = [pictures for _, pictures in self._first.values()]

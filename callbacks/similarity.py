@@ -10,15 +10,15 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from callbacks.curves import Floats, Line, Results, Row
-from callbacks.networks import NetworkAnalysis
-from callbacks.reference import Reference, reference_of
+from lit_hier.callbacks.curves import Floats, Line, Results, Row
+from lit_hier.callbacks.networks import NetworkAnalysis
+from lit_hier.callbacks.reference import Reference, reference_of
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
-from lit_hier.metrics import Protocol, SimilarityTo, Standardization, summarize
+from lit_hier.figures.plots import Panel
+from lit_hier.metrics import SimilarityTo, Standardization, StandardizationKind, summarize
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.nn import Probe
-from lit_hier.plots import Panel
 
 
 class ActivationSimilarity(NetworkAnalysis):
@@ -26,9 +26,10 @@ class ActivationSimilarity(NetworkAnalysis):
 
     Before the first batch the network sees a reference set, and the mean and standard deviation
     of every channel over its samples and positions (of every unit, where a layer has no
-    positions) are taken, exactly; or they are recalled from an earlier run, see
-    `callbacks.reference`. Then each layer's activations for x_start and for x_reversed are centred
-    and scaled by these, flattened per sample, and compared by the cosine of their angle.
+    positions) are computed, exactly; or they are read from an earlier run, see
+    `lit_hier.callbacks.reference`. Then each layer's activations for x_start and for x_reversed
+    are centred and scaled by these, flattened per sample, and compared by the cosine of their
+    angle.
 
     The data module's reference batches are dictionaries with the network's input `x` and the
     class `label`, and its data loader's sampler is a `PlannedBatches`.
@@ -66,7 +67,7 @@ class ActivationSimilarity(NetworkAnalysis):
         network: nn.Module,
         layers: list[str] | None = None,
         reference: Literal["val", "test", "predict"] = "test",
-        standardization: Protocol = "paper",
+        standardization: StandardizationKind = "paper",
         against: Literal["time", "effective_noise"] = "time",
         name: str = "similarity",
     ) -> None:

@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from callbacks.beliefs import belief_in_truth
-from callbacks.curves import CurveAnalysis, Floats, Line, Results, Row
-from callbacks.reconstruction import summarise_truth, trees_of
+from lit_hier.callbacks.beliefs import belief_in_truth
+from lit_hier.callbacks.curves import CurveAnalysis, Floats, Line, Results, Row
+from lit_hier.callbacks.reconstruction import summarise_truth, trees_of
 from lit_hier.diffusion import ForwardBackward
+from lit_hier.figures.plots import Panel, curve_figure, phase_figure
 from lit_hier.inference import mean_field
 from lit_hier.metrics import std_between, transition
 from lit_hier.modules import ForwardBackwardModule
-from lit_hier.plots import Panel, curve_figure, phase_figure
 
 
 class Transition(CurveAnalysis):

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
-from lit_hier.noise import TimeAxis
-from lit_hier.whole_files import whole_file
+from lit_hier.io.atomic import atomic_write
+from lit_hier.processes import TimeAxis
 
 _PIECE: Final = 2**18  # bytes written at a time
 _FINEST: Final = 9  # decimals of a time that TensorBoard's integer axis can keep
@@ -19,7 +19,7 @@ _FINEST: Final = 9  # decimals of a time that TensorBoard's integer axis can kee
 
 def write_csv(folder: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a tidy table `{name}.csv`; numbers keep all their digits."""
-    with whole_file(Path(folder, f"{name}.csv")) as file:
+    with atomic_write(Path(folder, f"{name}.csv")) as file:
         lines = [",".join(rows[0])] + [",".join(map(str, row.values())) for row in rows]
         file.write("\n".join(lines).encode() + b"\n")
 
@@ -30,7 +30,7 @@ def write_samples(folder: str, name: str, arrays: Mapping[str, Any]) -> None:
     As `numpy.savez_compressed` does, but in small pieces: it takes no memory to speak of.
     """
     with (
-        whole_file(Path(folder, f"{name}.npz")) as file,
+        atomic_write(Path(folder, f"{name}.npz")) as file,
         ZipFile(file, "w", ZIP_DEFLATED) as archive,
     ):
         for key, given in arrays.items():
@@ -45,7 +45,7 @@ def write_samples(folder: str, name: str, arrays: Mapping[str, Any]) -> None:
 
 def write_figure(folder: str, name: str, figure: Figure) -> None:
     """Write `{name}.png`."""
-    with whole_file(Path(folder, f"{name}.png")) as file:
+    with atomic_write(Path(folder, f"{name}.png")) as file:
         figure.savefig(file, format="png")
 
 

@@ -16,7 +16,7 @@ from fuzz_use import Use, as_the_command_says_it, harm_file, harm_json
 from fuzz_weights import adm, checkpoints, classifiers, pipelines
 from test_diffusion_store import batch, filled
 
-from callbacks.reference import Reference, recall
+from lit_hier.callbacks.reference import Reference, recall
 from lit_hier.data.hierarchy import read_hierarchy
 from lit_hier.diffusion.store import SampleStore
 from lit_hier.metrics import Moments
@@ -61,7 +61,7 @@ def samples(place: Path) -> Use:
         images = batch(x_start, chance.choice([[4, 5, 6, 7, 8], [9, 10], [10, 4, 7]]))
         with as_the_command_says_it():
             if chance.random() < 0.5:
-                StoredSamples(str(folder / "samples")).turn_round(images)
+                StoredSamples(str(folder / "samples")).sample(images)
             else:
                 decided = {"seed": 0, "convention": "aligned"}
                 store = SampleStore.create(folder / "samples", (0, 3, 25), 25, decided)

@@ -21,7 +21,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
-from lit_hier.cli_errors import build
+from lit_hier.cli.errors import build
 from lit_hier.data import ImageDataModule, ImageFiles
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from fuzz import Refused
 from fuzz_mutations import mutate_bytes, mutate_place, mutate_tree
 
-from lit_hier.cli_errors import explain, shown
+from lit_hier.cli.errors import explain, shown
 
 Use = Callable[[random.Random, Path], None]
 Memory = (MemoryError, RecursionError)

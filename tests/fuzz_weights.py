@@ -147,7 +147,7 @@ def pipelines(place: Path) -> Use:
                 sampler = DDPMSampler("pipeline", times=[1], num_steps=2)
                 x = torch.zeros(1, 1, 8, 8)
                 if sampler.model.config.in_channels == 1:
-                    sampler.turn_round(batch(x, [4]))
+                    sampler.sample(batch(x, [4]))
             finally:
                 unharmed(folder)
 

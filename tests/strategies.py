@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lit_hier.noise import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess
+from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess
 from lit_hier.rhm import RandomHierarchyModel
 
 PROCESSES: list[NoiseProcess] = [

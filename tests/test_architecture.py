@@ -1,73 +1,65 @@
-"""Imports run one way, and the pure rooms know nothing of Lightning."""
+"""Imports run one way between folders, never in a cycle between files; some know no Lightning."""
 
 import ast
-from pathlib import Path
+from graphlib import CycleError, TopologicalSorter
 
 import pytest
 from conftest import ROOT
 
-# A room may import from those of lower rank and from itself.
-ROOMS = [
-    {"errors", "given_files"},
-    {"checkpoints", "fourier", "pixels", "streams", "whole_files"},
-    {"rhm", "noise", "metrics", "plots"},
-    {"gaussian"},
+# What a part may import: parts further up, and its own row.
+LAYERS = (
+    {"errors", "streams", "io"},
+    {"rhm", "processes", "metrics", "gaussian", "figures"},
     {"inference", "diffusion", "nn"},
     {"data"},
     {"modules"},
-    {"callbacks", "runs"},
-    {"cli_errors"},
-    {"cli_parser"},
-    {"cli"},
+    {"callbacks"},
+    {"results", "cli"},
     {"__main__"},
-]
-RANKS = {name: rank for rank, names in enumerate(ROOMS) for name in names}
-WITHOUT_LIGHTNING = set.union(*ROOMS[:5])
-FILES = [
-    path
-    for folder in ("lit_hier", "callbacks")
-    for path in sorted((ROOT / folder).rglob("*.py"))
-    if path != ROOT / "lit_hier" / "__init__.py"
-]
+)
+RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
+WITHOUT_LIGHTNING = {"errors", "streams", "rhm", "processes", "metrics", "gaussian", "figures",
+                     "inference", "diffusion", "nn"}  # fmt: skip
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for folder in (ROOT / "lit_hier", ROOT / "lit_hier" / "callbacks")
+    for path in sorted(folder.rglob("*.py"))
+}
+TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 
-def room(module: str) -> str | None:
-    parts = module.split(".")
-    if parts[0] == "callbacks":
-        return "callbacks"
-    if parts[0] == "lit_hier":
-        return parts[1] if len(parts) > 1 else None
-    return None
-
-
-def imports(path: Path) -> set[str]:
+def imports(name: str) -> set[str]:
+    """List the modules that a file imports anywhere in it, for type checking too."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(TREES[name]):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
+            assert node.level == 0, f"{name}: imports are absolute"
             module = node.module or ""
-            found |= (
-                {f"{module}.{alias.name}" for alias in node.names}
-                if module == "lit_hier"
-                else {module}
-            )
+            inner = {f"{module}.{alias.name}" for alias in node.names}
+            submodules = inner & FILES.keys()
+            found |= submodules | ({module} if inner - submodules else set())
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_run_one_way(path: Path) -> None:
-    here = room(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    assert here is not None
-    for module in imports(path):
-        there = room(module)
-        if there is not None and there in RANKS and there != here:
-            assert RANKS[there] < RANKS[here], module
-        if here in WITHOUT_LIGHTNING:
+def part(name: str) -> str:
+    """Give the first folder or file below lit_hier."""
+    return name.split(".")[1]
+
+
+def test_files_import_each_other_in_no_cycle() -> None:
+    graph = {name: imports(name) & FILES.keys() - {name} for name in FILES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"imports in a cycle: {' <- '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("name", sorted(FILES.keys() - {"lit_hier"}))
+def test_imports_run_one_way(name: str) -> None:
+    for module in imports(name):
+        if module in FILES and module != "lit_hier":
+            assert RANKS[part(module)] <= RANKS[part(name)], module
+        if part(name) in WITHOUT_LIGHTNING:
             assert module.partition(".")[0] not in ("pytorch_lightning", "lightning_fabric")
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_are_one_room_each(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 300

@@ -12,16 +12,16 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
-from callbacks import ActivationSimilarity, Reconstruction
-from callbacks.writers import time_steps
+from lit_hier.callbacks import ActivationSimilarity, Reconstruction
+from lit_hier.callbacks.writers import time_steps
 from lit_hier.data import RHMDataModule
 from lit_hier.errors import InputError
 from lit_hier.inference import mean_field
+from lit_hier.io.atomic import atomic_write
 from lit_hier.modules import BPDenoiser, RHMClassifier
 from lit_hier.nn import HierarchicalCNN
-from lit_hier.noise import EpsilonNoise
+from lit_hier.processes import EpsilonNoise
 from lit_hier.rhm import RandomHierarchyModel
-from lit_hier.whole_files import whole_file
 
 RHM = RandomHierarchyModel(6, 3, 2, 3, seed=1)
 TIMES = [0.0, 0.4, 0.8, 1.0]
@@ -181,9 +181,9 @@ def test_a_failing_run_leaves_no_hooks_and_no_tables(tmp_path: Path) -> None:
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    with whole_file(tmp_path / "table.csv") as file:
+    with atomic_write(tmp_path / "table.csv") as file:
         file.write(b"old")
-    with suppress(RuntimeError), whole_file(tmp_path / "table.csv") as file:
+    with suppress(RuntimeError), atomic_write(tmp_path / "table.csv") as file:
         file.write(b"ne")
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]

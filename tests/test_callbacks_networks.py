@@ -13,12 +13,11 @@ from diffusers import UNet2DModel
 from test_image_runs import SIZE, Net, predict, sampler
 from torch import nn
 
-import callbacks.reference
-from callbacks import ActivationSimilarity, ClassKept
-from lit_hier.checkpoints import fingerprint
+from lit_hier.callbacks import ActivationSimilarity, ClassKept, reference
 from lit_hier.data import DigitsDataModule
 from lit_hier.data.hierarchy import read_hierarchy
 from lit_hier.errors import InputError
+from lit_hier.io.checkpoints import fingerprint
 from lit_hier.metrics import Standardization, channel_moments
 from lit_hier.modules import StoredSamples
 from lit_hier.nn import Probe
@@ -34,7 +33,7 @@ def test_statistics_are_taken_once_and_anew_when_anything_changes(
     pipeline: str, tmp_path: Path
 ) -> None:
     def taken(*args: Any, callback: ActivationSimilarity | None = None, **size: Any) -> int:
-        with patch.object(callbacks.reference, "_take", wraps=callbacks.reference._take) as take:
+        with patch.object(reference, "_take", wraps=reference._take) as take:
             model = sampler(pipeline, None, times=[0, 2])
             predict(tmp_path, model, [callback or similarity()], **size)
         return take.call_count

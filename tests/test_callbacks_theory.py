@@ -11,7 +11,7 @@ from conftest import Keep, rows
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from callbacks import (
+from lit_hier.callbacks import (
     BeliefHistogram,
     Beliefs,
     EffectiveNoise,
@@ -25,7 +25,7 @@ from lit_hier.errors import InputError
 from lit_hier.gaussian import GaussianMixture, GaussianRandomField
 from lit_hier.inference import mean_field
 from lit_hier.modules import BPDenoiser, GaussianDenoiser
-from lit_hier.noise import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess
+from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess
 from lit_hier.rhm import GrammarEnsemble
 
 TIMES = [0.0, 0.3, 0.5, 0.7, 0.9, 1.0]

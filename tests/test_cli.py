@@ -134,7 +134,7 @@ def test_it_says_where_results_lie(demo: Path, capsys: pytest.CaptureFixture[str
 
 def test_heavy_libraries_are_imported_only_where_they_are_used() -> None:
     program = (
-        "import sys, lit_hier.cli;"
+        "import sys, lit_hier.cli.command;"
         "print({'diffusers', 'tensorboard', 'timm', 'transformers'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
@@ -144,10 +144,10 @@ def test_heavy_libraries_are_imported_only_where_they_are_used() -> None:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
 def test_memory_that_was_freed_is_kept_for_the_next_batch() -> None:
     program = (
-        "import resource, torch, lit_hier.cli;"
+        "import resource, torch, lit_hier.cli.command;"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt;"
         "batch = lambda: [torch.ones(2**20) for _ in range(8)];"
-        "lit_hier.cli._keep_memory(); batch(); batch(); before = faults();"
+        "lit_hier.cli.command._keep_memory(); batch(); batch(); before = faults();"
         "batch(); print(faults() - before)"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)

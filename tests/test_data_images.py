@@ -23,7 +23,7 @@ from torchvision.datasets import CIFAR10, MNIST, FakeData
 from lit_hier.cli import main
 from lit_hier.data import DigitsDataModule, ImageDataModule, ImageFiles, RHMDataModule
 from lit_hier.errors import InputError
-from lit_hier.pixels import to_levels
+from lit_hier.io.pixels import to_levels
 from lit_hier.rhm import RandomHierarchyModel
 
 
@@ -138,7 +138,7 @@ def test_mnist_comes_as_it_is(tmp_path: Path) -> None:
     coloured = ImageDataModule(MNIST(str(tmp_path), train=False), size=32, num_per_class=6)
     (batch, _) = coloured.predict_dataloader()
     assert batch["x"].shape == (32, 3, 32, 32)
-    assert batch["remedies"].tolist() == [0, 32, 32]
+    assert batch["image_counts"].tolist() == [0, 32, 32]
     assert torch.equal(batch["x"][:, 0], batch["x"][:, 2])
 
 
@@ -325,7 +325,7 @@ def test_a_model_learns_a_data_set_of_torchvision_by_its_class_path(
             num_per_class: 2
         trainer: {accelerator: cpu, enable_progress_bar: false}
         """)
-    model = "{class_path: DDPMTrainer, init_args: {size: 8, widths: [8], save_to: pipeline}}"
+    model = "{class_path: DDPMTask, init_args: {size: 8, widths: [8], save_to: pipeline}}"
     lit_hier(tmp_path, "fit", "-c", str(config), "--model", model, "--trainer.max_epochs=1")
     model = (
         "{class_path: DDPMSampler, init_args: {pretrained: pipeline, num_steps: 2, times: [1]}}"

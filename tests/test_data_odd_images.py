@@ -16,10 +16,10 @@ from torch import Tensor
 
 from lit_hier.data import ImageDataModule, ImageFiles
 from lit_hier.data.preprocessing import prepare
-from lit_hier.diffusion import REMEDIES
+from lit_hier.diffusion import IMAGE_COUNTS
 from lit_hier.errors import InputError
-from lit_hier.modules import DDPMTrainer
-from lit_hier.pixels import to_levels
+from lit_hier.io.pixels import to_levels
+from lit_hier.modules import DDPMTask
 
 
 def save(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -127,7 +127,7 @@ def test_odd_images_are_mended_or_left_out_and_counted(
 ) -> None:
     data, outcome = INPUTS[name]
     batch = batch_of(folder_of(tmp_path / "in", **{"a.png": JPEG, name: data, "z.png": JPEG}))
-    assert batch["remedies"].tolist() == [outcome.split().count(remedy) for remedy in REMEDIES]
+    assert batch["image_counts"].tolist() == [outcome.split().count(kind) for kind in IMAGE_COUNTS]
     kept = 2 if outcome == "skipped" else 3
     assert batch["x"].shape == (kept, 3, 16, 16)
     assert batch["x"].abs().max() <= 1
@@ -161,7 +161,7 @@ def test_a_link_to_nowhere_and_a_file_gone_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "c.png").unlink()
     batch = batch_of(files)
     assert batch["index"].tolist() == [1]
-    assert batch["remedies"].tolist() == [2, 0, 0]
+    assert batch["image_counts"].tolist() == [2, 0, 0]
 
 
 def test_large_images_are_read_without_a_word(
@@ -184,8 +184,8 @@ def test_batches_of_which_nothing_can_be_read(tmp_path: Path, num_workers: int) 
     assert first["x"].shape == (0, 1, 8, 8)
     assert first["x"].dtype == torch.float32
     assert (len(first["label"]), len(first["index"])) == (0, 0)
-    assert first["remedies"].tolist() == [2, 0, 0]
-    assert last["remedies"].tolist() == [1, 0, 0]
+    assert first["image_counts"].tolist() == [2, 0, 0]
+    assert last["image_counts"].tolist() == [1, 0, 0]
 
 
 @pytest.mark.filterwarnings("ignore:.*logging interval")
@@ -193,7 +193,7 @@ def test_batches_of_which_nothing_can_be_read(tmp_path: Path, num_workers: int) 
 def test_training_ends_at_a_batch_of_which_nothing_can_be_read(tmp_path: Path) -> None:
     files = folder_of(tmp_path / "in", **{f"{k}.png": b"nothing" for k in range(4)})
     data = ImageDataModule(files, files, size=8, num_per_class=1)
-    module = DDPMTrainer(8, str(tmp_path / "pipeline"), channels=3, widths=[8])
+    module = DDPMTask(8, str(tmp_path / "pipeline"), channels=3, widths=[8])
     trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", max_epochs=1, logger=False,
                       use_distributed_sampler=False, enable_progress_bar=False,
                       enable_model_summary=False)  # fmt: skip

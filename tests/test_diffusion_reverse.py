@@ -38,7 +38,7 @@ def turn(
 ) -> Tensor:
     x_0 = images()[: len(index)]
     own = [generators(0, index, k) for k in steps]
-    return process.turn_round(model, x_0, steps, own, batch_size)
+    return process.sample(model, x_0, steps, own, batch_size)
 
 
 def test_respaced_steps_are_those_of_the_original() -> None:
@@ -84,7 +84,7 @@ def test_no_step_returns_the_image_and_all_steps_forget_it(convention: Any) -> N
     out = turn(process, [0, 20])
     assert torch.equal(out[0], images())
     own = [generators(0, INDEX, 20)]
-    other = process.turn_round(model, torch.zeros(B, *SHAPE), [20], own, 4)
+    other = process.sample(model, torch.zeros(B, *SHAPE), [20], own, 4)
     assert torch.equal(out[1], other[0])
 
 
@@ -153,7 +153,7 @@ def test_every_image_is_told_every_step_once(convention: Any, number: int) -> No
 
     steps = [0, 5, 11, 20]
     own = [generators(0, INDEX, k) for k in steps]
-    process.turn_round(watched, images(), steps, own, batch_size=4)
+    process.sample(watched, images(), steps, own, batch_size=4)
     each = [process.num_evaluations(k) for k in steps]
     assert sum(each) == number
     for j, step in enumerate(process.timesteps):
@@ -174,7 +174,7 @@ def test_the_model_is_given_full_batches(num: int, batch_size: int, steps: list[
 
     index = torch.arange(num)
     x_0 = torch.zeros(num, *SHAPE)
-    process.turn_round(watched, x_0, steps, [generators(0, index, k) for k in steps], batch_size)
+    process.sample(watched, x_0, steps, [generators(0, index, k) for k in steps], batch_size)
     each = [process.num_evaluations(k) for k in steps]
     assert max(given) <= batch_size
     assert sum(given) == num * sum(each)
@@ -199,7 +199,7 @@ def test_arguments_that_cannot_be_used(arguments: dict[str, Any], said: str) -> 
 @pytest.mark.parametrize("steps", [[-1], [21], [3, 2], [4, 4]])
 def test_steps_that_there_are_not(steps: list[int]) -> None:
     with pytest.raises(InputError, match=r"^times: "):
-        ReverseProcess(adm_scheduler(), 20).turn_round(model, images(), steps, [], 4)
+        ReverseProcess(adm_scheduler(), 20).sample(model, images(), steps, [], 4)
 
 
 def gaussian_denoiser(process: ReverseProcess, variance: float) -> Denoise:
@@ -222,7 +222,7 @@ def test_schedulers_bring_gaussian_data_back(name: str) -> None:
     x_0 = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)) / 2
     steps, index = [10, 50, 100], torch.arange(64)
     own = [generators(0, index, k) for k in steps]
-    x = process.turn_round(gaussian_denoiser(process, 0.25), x_0, steps, own, 64)
+    x = process.sample(gaussian_denoiser(process, 0.25), x_0, steps, own, 64)
     for k in range(3):
         assert float(x[k].var()) == pytest.approx(0.25, rel=0.15)
     # The less noise, the more of the start is left.

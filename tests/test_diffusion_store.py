@@ -13,7 +13,7 @@ from torch import Tensor
 from lit_hier.diffusion.pictures import DamagedSampleError, Images
 from lit_hier.diffusion.store import SampleStore
 from lit_hier.errors import InputError
-from lit_hier.pixels import from_levels
+from lit_hier.io.pixels import from_levels
 
 STEPS = (0, 3, 25)
 DECIDED = {"seed": 0, "convention": "aligned"}

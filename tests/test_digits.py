@@ -18,7 +18,7 @@ from lit_hier.cli import main
 from lit_hier.data import DigitsDataModule
 from lit_hier.diffusion.pipelines import write_pipeline
 from lit_hier.errors import InputError
-from lit_hier.modules import DDPMTrainer
+from lit_hier.modules import DDPMTask
 from lit_hier.streams import Purpose
 
 SPLITS = ("train", "val", "test", "predict")
@@ -65,9 +65,9 @@ def test_digits_are_split_without_overlap() -> None:
         (lambda: DigitsDataModule(num_test=1500), r"num_test \+ num_predict \+ num_val = 1800 of"),
         (lambda: DigitsDataModule(size=7), "size is 7; give at least 8"),
         (lambda: DigitsDataModule(seed=-1), "seed is -1"),
-        (lambda: DDPMTrainer(8, "x", widths=[12]), r"widths is \[12\]; give multiples of 8"),
-        (lambda: DDPMTrainer(9, "x"), "size is 9; give a multiple of 2"),
-        (lambda: DDPMTrainer(8, "x", ema_decay=1), "ema_decay is 1; give at least 0 and less"),
+        (lambda: DDPMTask(8, "x", widths=[12]), r"widths is \[12\]; give multiples of 8"),
+        (lambda: DDPMTask(9, "x"), "size is 9; give a multiple of 2"),
+        (lambda: DDPMTask(8, "x", ema_decay=1), "ema_decay is 1; give at least 0 and less"),
     ],
 )
 def test_arguments_that_cannot_be_used(build: Any, said: str) -> None:
@@ -128,7 +128,7 @@ def test_a_pipeline_replaces_a_pipeline_and_nothing_else(digits: Path, tmp_path:
         with pytest.raises(InputError, match=rf"^folder: .* {said}"):
             write_pipeline(pipeline.unet, pipeline.scheduler, tmp_path / place)
         with pytest.raises(InputError, match=rf"^save_to: .* {said}"):
-            DDPMTrainer(8, str(tmp_path / place))
+            DDPMTask(8, str(tmp_path / place))
     assert (tmp_path / "thesis/chapter.tex").read_text() == "words"
 
 
@@ -154,7 +154,7 @@ def test_the_same_configs_take_data_sets_of_torchvision(tmp_path: Path) -> None:
 
 def test_training_lowers_the_loss_and_averages_the_weights(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    module = DDPMTrainer(8, str(tmp_path / "pipeline"), widths=[8, 16], ema_decay=0.5)
+    module = DDPMTask(8, str(tmp_path / "pipeline"), widths=[8, 16], ema_decay=0.5)
     data = DigitsDataModule()
     data.setup()
     batch = data._splits["train"][torch.arange(64)]

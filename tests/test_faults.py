@@ -16,10 +16,10 @@ import pytest
 import torch
 from conftest import ROOT, inside
 
-from lit_hier import cli, whole_files
-from lit_hier.cli import main
-from lit_hier.runs import WholeCheckpoints
-from lit_hier.whole_files import whole_file
+from lit_hier.cli import command, main
+from lit_hier.cli.run_folder import AtomicCheckpointIO
+from lit_hier.io import atomic
+from lit_hier.io.atomic import atomic_write
 
 FIT = (
     *("fit", "-c", str(ROOT / "configs/demo_classifier.yaml"), "--model.init_args.width=8"),
@@ -131,7 +131,7 @@ def test_an_interruption_that_falls_into_a_finalizer_is_not_lost(
         def __del__(self) -> None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys, "unraisablehook", cli._heed)
+    monkeypatch.setattr(sys, "unraisablehook", command._heed)
 
     def work() -> None:
         Finalized()
@@ -151,7 +151,7 @@ def test_folders_are_taken_one_by_one(tmp_path: Path) -> None:
     target, won = tmp_path / "manifest", []
 
     def take(number: int) -> None:
-        with whole_file(target) as file:
+        with atomic_write(target) as file:
             file.write(bytes([number]) * 100_000)
         won.append(number)
 
@@ -170,11 +170,11 @@ def test_folders_are_taken_one_by_one(tmp_path: Path) -> None:
 def test_what_was_there_stays_if_a_file_cannot_be_written(tmp_path: Path, number: int) -> None:
     target = tmp_path / "table.csv"
     target.write_text("old")
-    failing = patch.object(whole_files.os, "fsync", side_effect=OSError(number, "no"))
+    failing = patch.object(atomic.os, "fsync", side_effect=OSError(number, "no"))
     with (
         failing,
         pytest.raises(OSError, match=r"table\.csv") as raised,
-        whole_file(target) as file,
+        atomic_write(target) as file,
     ):
         file.write(b"new")
     assert (raised.value.errno, raised.value.filename) == (number, str(target))
@@ -184,7 +184,7 @@ def test_what_was_there_stays_if_a_file_cannot_be_written(tmp_path: Path, number
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_last_one(tmp_path: Path) -> None:
     """Where files cannot grow, torch itself would say something else."""
-    target, keep = tmp_path / "last.ckpt", WholeCheckpoints()
+    target, keep = tmp_path / "last.ckpt", AtomicCheckpointIO()
     keep.save_checkpoint({"weights": torch.ones(3)}, target)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))

@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT, inside, rows
 
 from lit_hier.cli import main
-from lit_hier.fourier import wavenumber
 from lit_hier.gaussian import GaussianRandomField
+from lit_hier.gaussian.fourier import wavenumber
 from lit_hier.inference import mean_field
 
 CONFIGS = ROOT / "configs"

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lit_hier.data import GaussianDataModule
 from lit_hier.errors import InputError
-from lit_hier.fourier import wavenumber
 from lit_hier.gaussian import Distribution, GaussianMixture, GaussianRandomField
+from lit_hier.gaussian.fourier import wavenumber
 from lit_hier.modules import GaussianDenoiser
 from lit_hier.nn import FourierBands
 from lit_hier.streams import Purpose, uniform

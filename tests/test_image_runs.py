@@ -17,12 +17,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 
-from callbacks import ActivationSimilarity, ClassKept, SampleGrid, TimeProgressBar
+from lit_hier.callbacks import ActivationSimilarity, ClassKept, SampleGrid, TimeProgressBar
 from lit_hier.data import DigitsDataModule
 from lit_hier.diffusion import store
 from lit_hier.errors import InputError
+from lit_hier.io.pixels import to_levels
 from lit_hier.modules import DDPMSampler, StoredSamples
-from lit_hier.pixels import to_levels
 
 TIMES = [0.0, 2.0, 6.0, 10.0]
 SIZE = {"eval_batch_size": 10, "num_predict": 23, "num_test": 40}
@@ -326,8 +326,8 @@ class Unrelated(StoredSamples):
     def __init__(self, samples: Path) -> None:
         super().__init__(str(samples))
 
-    def turn_round(self, images: Any) -> Any:
-        return super().turn_round(images).roll(1, dims=1)
+    def sample(self, images: Any) -> Any:
+        return super().sample(images).roll(1, dims=1)
 
 
 def test_the_second_bar_counts_evaluations_still_to_be_made(

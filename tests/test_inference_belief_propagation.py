@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lit_hier.errors import InputError
 from lit_hier.inference import BeliefPropagation, UnexplainedEvidenceError
-from lit_hier.noise import EpsilonNoise, GaussianNoise, MaskingNoise
+from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise
 from lit_hier.rhm import RandomHierarchyModel, Tree
 
 GRAMMARS = small_grammars()

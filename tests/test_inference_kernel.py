@@ -15,10 +15,10 @@ from conftest import ROOT, small_grammars
 from torch import Tensor
 
 from lit_hier.inference import BeliefPropagation, compiler
-from lit_hier.inference.passes import Question
+from lit_hier.inference.passes import Query
 from lit_hier.rhm import RandomHierarchyModel
 
-QUESTIONS: Final[tuple[Question, ...]] = (
+QUESTIONS: Final[tuple[Query, ...]] = (
     "upward",
     "downward",
     "marginals",
@@ -64,11 +64,11 @@ def test_the_bits_are_those_of_plain_operations(
         posterior = bp.condition(random_messages(rhm, batch, dtype))
         draws = torch.rand(batch, 1 + rhm.num_choices, dtype=torch.float64)
         monkeypatch.setenv("LIT_HIER_COMPILE", "0")
-        plain = posterior.ask(*QUESTIONS, draws=draws)
+        plain = posterior.query(*QUESTIONS, draws=draws)
         monkeypatch.setenv("LIT_HIER_COMPILE", "1")
-        together = posterior.ask(*QUESTIONS, draws=draws)
+        together = posterior.query(*QUESTIONS, draws=draws)
         for question in QUESTIONS:
-            alone = posterior.ask(question, draws=draws)[question]
+            alone = posterior.query(question, draws=draws)[question]
             for a, b, c in zip(plain[question], together[question], alone, strict=True):
                 assert torch.equal(a, b)
                 assert torch.equal(a, c)
@@ -90,7 +90,7 @@ def test_threads_change_no_bit() -> None:
     answers = []
     for threads in (1, 2, 3, 8):
         torch.set_num_threads(threads)
-        answers.append(posterior.ask(*QUESTIONS, draws=draws))
+        answers.append(posterior.query(*QUESTIONS, draws=draws))
     for other in answers[1:]:
         for question in QUESTIONS:
             for a, b in zip(answers[0][question], other[question], strict=True):
@@ -104,7 +104,7 @@ def test_answers_go_where_they_are_told(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setenv("LIT_HIER_COMPILE", compiled)
         wanted = posterior.marginals()
         room = tuple(torch.empty(2, *level.shape) for level in wanted)
-        given = posterior.ask("marginals", out={"marginals": tuple(x[1] for x in room)})
+        given = posterior.query("marginals", out={"marginals": tuple(x[1] for x in room)})
         for a, b, c in zip(wanted, room, given["marginals"], strict=True):
             assert torch.equal(a, b[1])
             assert c.data_ptr() == b[1].data_ptr()
@@ -123,7 +123,7 @@ def test_answers_larger_than_the_caches(misaligned: int) -> None:
         )
         for nodes, symbols in bp.level_shapes
     )
-    bp.condition(messages).ask("marginals", out={"marginals": out})
+    bp.condition(messages).query("marginals", out={"marginals": out})
     parts = [bp.marginals(part) for part in messages.split(50)]
     for large, small in zip(out, zip(*parts, strict=True), strict=True):
         assert torch.equal(large, torch.cat(small))

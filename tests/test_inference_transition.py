@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from lit_hier.inference import BeliefPropagation, mean_field
-from lit_hier.noise import EpsilonNoise
+from lit_hier.processes import EpsilonNoise
 from lit_hier.rhm import RandomHierarchyModel
 
 

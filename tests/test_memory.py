@@ -18,7 +18,7 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
-from callbacks import (
+from lit_hier.callbacks import (
     ActivationSimilarity,
     BeliefHistogram,
     Beliefs,
@@ -27,11 +27,11 @@ from callbacks import (
     Reconstruction,
     SampleGrid,
 )
-from callbacks.writers import write_samples
+from lit_hier.callbacks.writers import write_samples
 from lit_hier.data import RHMDataModule
 from lit_hier.metrics import SampleTable
 from lit_hier.modules import BPDenoiser, RHMClassifier, StoredSamples
-from lit_hier.noise import EpsilonNoise
+from lit_hier.processes import EpsilonNoise
 
 EARLY, LATE = 3, 30  # batches
 

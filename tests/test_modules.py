@@ -9,7 +9,7 @@ from lit_hier.data import RHMDataModule
 from lit_hier.errors import InputError
 from lit_hier.inference import mean_field
 from lit_hier.modules import BPDenoiser
-from lit_hier.noise import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess
+from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess
 from lit_hier.rhm import RandomHierarchyModel, whitened_one_hot
 
 RHM = RandomHierarchyModel(8, 3, 2, 4, seed=1)

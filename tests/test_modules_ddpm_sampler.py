@@ -8,8 +8,8 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from lit_hier.errors import InputError
+from lit_hier.io.pixels import quantise
 from lit_hier.modules import DDPMSampler
-from lit_hier.pixels import quantise
 
 STEPS = [0, 2, 5, 10]
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from lit_hier.errors import InputError
 from lit_hier.modules import RHMClassifier
-from lit_hier.nn import HierarchicalCNN, TrainedCNN, match_layers, watch_layers
+from lit_hier.nn import HierarchicalCNN, TrainedCNN, hook_layers, match_layers
 from lit_hier.nn.hierarchical_cnn import PatchConv1d
 
 
@@ -25,7 +25,7 @@ def test_the_network_has_the_shape_of_the_tree(v: int, n: int, s: int, L: int) -
     network = HierarchicalCNN(v, n, s, L, width=6)
     shapes: dict[str, torch.Size] = {}
     names = match_layers(network, ["layers.*", "readout"])
-    with watch_layers(network, names, lambda name, out: shapes.update({name: out.shape})):
+    with hook_layers(network, names, lambda name, out: shapes.update({name: out.shape})):
         network(torch.randn(2, v, s**L))
     expected = {f"layers.{k}": (2, 6, s ** (L - k - 1)) for k in range(L)}
     assert shapes == expected | {"readout": (2, n)}
@@ -46,7 +46,7 @@ def test_patterns_name_whole_parts() -> None:
 
 def test_hooks_are_gone_after_a_failure() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(3, 3))
-    with pytest.raises(RuntimeError), watch_layers(network, ["0", "1"], lambda name, out: None):
+    with pytest.raises(RuntimeError), hook_layers(network, ["0", "1"], lambda name, out: None):
         network(torch.ones(1, 2))
     assert not any(module._forward_hooks for module in network.modules())
 
@@ -55,7 +55,7 @@ def test_a_layer_that_puts_out_no_tensor_is_named() -> None:
     network = nn.Sequential(nn.LSTM(2, 2))
     with (
         pytest.raises(InputError, match=r"layers: '0' \(LSTM\) puts out no tensor"),
-        watch_layers(network, ["0"], lambda name, out: None),
+        hook_layers(network, ["0"], lambda name, out: None),
     ):
         network(torch.ones(1, 2))
 
@@ -65,7 +65,7 @@ def test_a_layer_that_runs_twice_is_refused() -> None:
     network = nn.Sequential(nn.Linear(2, 2), relu, nn.Linear(2, 2), relu)
     with (
         pytest.raises(InputError, match=r"layers: '1' \(ReLU\) runs more than once in a pass"),
-        watch_layers(network, ["1"], lambda name, out: None),
+        hook_layers(network, ["1"], lambda name, out: None),
     ):
         network(torch.ones(1, 2))
 
@@ -74,7 +74,7 @@ def test_a_layer_that_never_runs_is_refused() -> None:
     network = HierarchicalCNN(4, 3, 2, 2, width=4)
     with (
         pytest.raises(InputError, match=r"layers: 'layers' \(ModuleList\) does not run in a pass"),
-        watch_layers(network, ["layers", "readout"], lambda name, out: None),
+        hook_layers(network, ["layers", "readout"], lambda name, out: None),
     ):
         network(torch.ones(1, 4, 4))
 

@@ -14,7 +14,7 @@ from lit_hier.cli import main
 from lit_hier.data import DigitsDataModule
 from lit_hier.errors import InputError
 from lit_hier.modules import ImageClassifier, RHMClassifier
-from lit_hier.nn import ImageCNN, TrainedCNN, TrainedImageCNN, match_layers, watch_layers
+from lit_hier.nn import ImageCNN, TrainedCNN, TrainedImageCNN, hook_layers, match_layers
 
 CONFIG = ROOT / "configs" / "digits_classifier.yaml"
 
@@ -29,7 +29,7 @@ def test_each_layer_but_the_first_halves_the_image() -> None:
     network = ImageCNN(2, 5, widths=[3, 4, 6])
     names = match_layers(network, network.paper_layers)
     shapes: dict[str, torch.Size] = {}
-    with watch_layers(network, names, lambda name, out: shapes.update({name: out.shape})):
+    with hook_layers(network, names, lambda name, out: shapes.update({name: out.shape})):
         network(torch.randn(7, 2, 8, 12))
     expected = {"layers.0": (7, 3, 8, 12), "layers.1": (7, 4, 4, 6), "layers.2": (7, 6, 2, 3)}
     assert shapes == expected | {"readout": (7, 5)}

@@ -19,11 +19,11 @@ from torchvision.models import Weights, WeightsEnum
 from torchvision.transforms._presets import ImageClassification
 
 from lit_hier.errors import InputError
-from lit_hier.nn import PretrainedClassifier, match_layers, watch_layers
+from lit_hier.io.pixels import from_levels
+from lit_hier.nn import PretrainedClassifier, hook_layers, match_layers
 from lit_hier.nn.layer_sets import channels_last
 from lit_hier.nn.published_transform import PublishedTransform
 from lit_hier.nn.registries import _torchvision
-from lit_hier.pixels import from_levels
 
 SMALL = ("torchvision/resnet18", "timm/test_vit", "timm/test_convnext", "timm/resnet10t")
 
@@ -166,7 +166,7 @@ def test_the_papers_layers_run_once_and_in_order(
         x = torch.zeros(2, 3, 224, 224)
     names = match_layers(network.hooked, network.paper_layers)
     seen: dict[str, torch.Size] = {}
-    with watch_layers(network.hooked, names, lambda name, out: seen.update({name: out.shape})):
+    with hook_layers(network.hooked, names, lambda name, out: seen.update({name: out.shape})):
         network.model(x)
     assert list(seen) == names
     assert len(names) == count
@@ -181,7 +181,7 @@ def test_blocks_of_a_resnet_are_seen_behind_their_last_relu() -> None:
     least: dict[str, Tensor] = {}
     with (
         torch.inference_mode(),
-        watch_layers(network.hooked, names, lambda name, out: least.update({name: out.min()})),
+        hook_layers(network.hooked, names, lambda name, out: least.update({name: out.min()})),
     ):
         network(torch.rand(2, 3, 32, 32))
     assert least.pop("fc") < 0
@@ -203,7 +203,7 @@ def test_swin_transformers_have_channels_last() -> None:
     )
     for network, name in ((theirs, "features.1.0"), (timms, "layers.0.blocks.0")):
         shapes = []
-        with watch_layers(network, [name], lambda _, out, shapes=shapes: shapes.append(out.shape)):
+        with hook_layers(network, [name], lambda _, out, shapes=shapes: shapes.append(out.shape)):
             network(torch.zeros(2, 3, 32, 32))
         assert shapes == [(2, 8, 8, 12)]
         assert channels_last(network)

@@ -8,7 +8,7 @@ from scipy.special import expit
 from scipy.stats import chisquare, kstest, multivariate_normal, norm
 
 from lit_hier.errors import InputError
-from lit_hier.noise import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess
+from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess
 from lit_hier.streams import Purpose, uniform
 
 v, d = 5, 4000

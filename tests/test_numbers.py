@@ -10,12 +10,12 @@ from conftest import ROOT, inside
 from test_image_runs import Net, predict, sampler
 from torch import Tensor
 
-from callbacks import ActivationSimilarity, ClassKept
+from lit_hier.callbacks import ActivationSimilarity, ClassKept
 from lit_hier.cli import main
 from lit_hier.errors import InputError
 from lit_hier.gaussian import GaussianMixture
 from lit_hier.modules import BPDenoiser, GaussianDenoiser
-from lit_hier.noise import EpsilonNoise
+from lit_hier.processes import EpsilonNoise
 from lit_hier.rhm import RandomHierarchyModel
 
 RHM = RandomHierarchyModel(8, 3, 2, 3, seed=1)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lit_hier.pixels import from_levels, quantise, to_levels
+from lit_hier.io.pixels import from_levels, quantise, to_levels
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

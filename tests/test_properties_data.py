@@ -10,9 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lit_hier.data.batches import PlannedBatches
-from lit_hier.fourier import wavenumber
+from lit_hier.gaussian.fourier import wavenumber
+from lit_hier.io.pixels import from_levels, quantise, to_levels
 from lit_hier.nn import FourierBands
-from lit_hier.pixels import from_levels, quantise, to_levels
 from lit_hier.rhm import whitened_one_hot
 
 

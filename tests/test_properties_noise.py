@@ -14,7 +14,7 @@ from torch.nn.functional import one_hot
 from lit_hier.data import RHMDataModule
 from lit_hier.errors import InputError
 from lit_hier.modules import BPDenoiser
-from lit_hier.noise import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess, normal
+from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess, normal
 from lit_hier.rhm import RandomHierarchyModel
 
 processes = st.sampled_from(PROCESSES)

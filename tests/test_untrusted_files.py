@@ -13,12 +13,12 @@ from conftest import inside, random_pipeline
 from fuzz_images import bombs
 from torchvision import datasets
 
-from lit_hier.checkpoints import read_checkpoint
 from lit_hier.data import ImageFiles
 from lit_hier.data.hierarchy import read_hierarchy
 from lit_hier.data.images import PreparedImages
 from lit_hier.diffusion.pretrained import load_pretrained
 from lit_hier.errors import InputError
+from lit_hier.io.checkpoints import read_checkpoint
 from lit_hier.nn import PretrainedClassifier
 from lit_hier.rhm.files import read_rules
 
@@ -130,6 +130,6 @@ def test_a_picture_that_unpacks_to_too_much_is_skipped(tmp_path: Path, name: str
     found = ImageFiles(str(tmp_path))
     images = PreparedImages(found, torch.tensor([0]).numpy(), torch.tensor([0]).numpy(), 8, 3)
     batch = images[torch.tensor([0])]
-    assert batch["remedies"][0] == 1 - len(batch["x"])
+    assert batch["image_counts"][0] == 1 - len(batch["x"])
     # Words and profiles beside a small picture are not unpacked, or only to their limit.
     assert not len(batch["x"]) or name in ("profile.png", "words.png", "text.png")

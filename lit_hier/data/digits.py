@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from lit_hier.data.batches import Batch, check_sharing
 from lit_hier.data.splits import Split, SplitDataModule
 from lit_hier.errors import InputError
-from lit_hier.pixels import from_levels
+from lit_hier.io.pixels import from_levels
 
 _BRIGHTEST: Final = 16  # of scikit-learn's digits
 _NUM: Final = 1797

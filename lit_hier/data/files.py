@@ -14,7 +14,7 @@ from torchvision.datasets import VisionDataset
 
 from lit_hier.data.imagenet import WNID, imagenet_classes, is_devkit, read_devkit, read_text
 from lit_hier.errors import InputError
-from lit_hier.given_files import check_file
+from lit_hier.io.safe_read import check_file
 
 _SUFFIXES: Final = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp"),

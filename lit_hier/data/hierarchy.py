@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lit_hier.errors import InputError
-from lit_hier.given_files import read_file
+from lit_hier.io.safe_read import read_file
 
 
 def read_hierarchy(path: str | PathLike[str], classes: Sequence[str]) -> Tensor:

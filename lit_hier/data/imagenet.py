@@ -9,7 +9,7 @@ import numpy as np
 from scipy.io import loadmat
 
 from lit_hier.errors import InputError
-from lit_hier.given_files import check_file, read_file
+from lit_hier.io.safe_read import check_file, read_file
 
 WNID: Final = re.compile(r"n\d{8}")  # a class as WordNet numbers it
 _TRUTH: Final = "ILSVRC2012_validation_ground_truth.txt"

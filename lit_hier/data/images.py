@@ -18,7 +18,7 @@ from lit_hier.data.files import ImageFiles
 from lit_hier.data.preprocessing import Prepared, prepare
 from lit_hier.data.splits import Split, SplitDataModule
 from lit_hier.errors import InputError, one_line
-from lit_hier.pixels import from_levels
+from lit_hier.io.pixels import from_levels
 
 _LOG: Final = logging.getLogger("lit_hier")
 
@@ -61,7 +61,7 @@ class PreparedImages(Dataset[Batch]):
             `x`, float32 in [-1, 1], (B', C, size, size), of the B' images that can be read;
             `label`, int64, (B',), -1 if unknown; `index`, those of the indices asked for, int64,
             (B',); `name`, what each is called in the data set, a list; `planned`, the indices
-            asked for, int64, (B,); `remedies`, how many of these were skipped, converted and
+            asked for, int64, (B,); `image_counts`, how many of these were skipped, converted and
             enlarged, int64, (3,).
 
         Raises:
@@ -72,7 +72,7 @@ class PreparedImages(Dataset[Batch]):
         kept = index[torch.tensor([image is not None for image in prepared], dtype=torch.bool)]
         levels = np.array([image.levels for image in read], dtype=np.uint8)
         levels = levels.reshape(len(read), self.size, self.size, self.channels)
-        remedies = (
+        image_counts = (
             len(index) - len(read),
             sum(image.converted for image in read),
             sum(image.enlarged for image in read),
@@ -83,7 +83,7 @@ class PreparedImages(Dataset[Batch]):
             "index": kept,
             "name": [self._name(int(number)) for number in self.chosen[kept.numpy()]],
             "planned": index,
-            "remedies": torch.tensor(remedies),
+            "image_counts": torch.tensor(image_counts),
         }
 
     def _prepare(self, number: int) -> Prepared | None:
@@ -124,7 +124,7 @@ class ImageDataModule(SplitDataModule):
 
     They are prepared as the paper's diffusion model takes them, see
     `lit_hier.data.preprocessing`. Images that cannot be read are left out and counted in
-    `remedies`, as are those that had to be converted or enlarged.
+    `image_counts`, as are those that had to be converted or enlarged.
 
     Args:
         held_out: The images that are looked at. Transforms of the data set give PIL images or

@@ -35,9 +35,9 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor
 
-from lit_hier.checkpoints import read_tensors
 from lit_hier.diffusion.pipelines import write_pipeline
 from lit_hier.errors import InputError
+from lit_hier.io.checkpoints import read_tensors
 
 _HEAD_CHANNELS: Final = 64
 _HINT: Final = "give an unconditional ADM checkpoint, such as 256x256_diffusion_uncond.pt"

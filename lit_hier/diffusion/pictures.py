@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lit_hier.errors import InputError
-from lit_hier.given_files import read_file
+from lit_hier.io.safe_read import read_file
 
 
 @dataclass(frozen=True)

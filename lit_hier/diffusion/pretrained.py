@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from lit_hier.diffusion.adm import adm_scheduler, load_adm
 from lit_hier.errors import InputError
-from lit_hier.given_files import check_file, read_file
+from lit_hier.io.safe_read import check_file, read_file
 
 _SUFFIXES = (".pt", ".pth")
 _HINT = "give an unconditional model of pixels, such as a DDPMPipeline"

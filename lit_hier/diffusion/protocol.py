@@ -10,10 +10,10 @@ from typing import Final
 
 from torch import Tensor
 
-from lit_hier.noise import TimeAxis
+from lit_hier.processes import TimeAxis
 from lit_hier.rhm.grammar import Tree
 
-REMEDIES: Final = ("skipped", "converted", "enlarged")
+IMAGE_COUNTS: Final = ("skipped", "converted", "enlarged")
 """What is done about images that cannot be read, are of another mode, or are too small."""
 
 
@@ -60,7 +60,8 @@ class ForwardBackward:
         effective_noise: For discrete data, the mean belief in a wrong symbol at a leaf before
             inference, times v (Eq. 60), float64, shape (T, B).
         source: Which of the sampler's sources the batch is from.
-        remedies: For images from files, how many of them needed each of `REMEDIES`; int64, (3,).
+        image_counts: For images from files, how many were skipped, converted and enlarged, as
+            `IMAGE_COUNTS` lists them; int64, shape (3,).
     """
 
     x_start: Tensor
@@ -76,4 +77,4 @@ class ForwardBackward:
     downward: Tree | None = None
     effective_noise: Tensor | None = None
     source: int = 0
-    remedies: Tensor | None = None
+    image_counts: Tensor | None = None

@@ -125,7 +125,7 @@ class ReverseProcess:
         x_k: Tensor = float(alpha.sqrt()) * x_0 + float((1 - alpha).sqrt()) * eta
         return x_k
 
-    def turn_round(
+    def sample(
         self,
         denoise: Denoise,
         x_0: Tensor,

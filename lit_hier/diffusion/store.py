@@ -23,9 +23,9 @@ from torch import Tensor
 
 from lit_hier.diffusion.pictures import DamagedSampleError, Images, read_picture, write_picture
 from lit_hier.errors import InputError
-from lit_hier.given_files import read_file
-from lit_hier.pixels import from_levels, to_levels
-from lit_hier.whole_files import lock_folder, whole_file
+from lit_hier.io.atomic import atomic_write, lock_folder
+from lit_hier.io.pixels import from_levels, to_levels
+from lit_hier.io.safe_read import read_file
 
 _FORMAT: Final = 1
 _CHANNELS: Final = (1, 3, 4)  # that a picture can have
@@ -275,7 +275,7 @@ class SampleStore:
 
     @staticmethod
     def _write(path: Path, content: Mapping[str, Any]) -> None:
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             file.write(json.dumps(content, indent=1).encode() + b"\n")
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from lit_hier.noise import normal
+from lit_hier.processes import normal
 
 
 class PosteriorDraw(NamedTuple):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from lit_hier.errors import InputError
-from lit_hier.fourier import check_grid, wavenumber
 from lit_hier.gaussian.distribution import Distribution, PosteriorDraw
+from lit_hier.gaussian.fourier import check_grid, wavenumber
 
 
 class GaussianRandomField(Distribution):

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from lit_hier.errors import InputError
-from lit_hier.fourier import check_grid
 from lit_hier.gaussian.distribution import Distribution, PosteriorDraw
-from lit_hier.noise import normal_grid
+from lit_hier.gaussian.fourier import check_grid
+from lit_hier.processes import normal_grid
 
 
 class GaussianMixture(Distribution):

@@ -2,7 +2,7 @@
 
 from lit_hier.inference import mean_field
 from lit_hier.inference.belief_propagation import BeliefPropagation
-from lit_hier.inference.passes import Question
+from lit_hier.inference.passes import Query
 from lit_hier.inference.posterior import Posterior, UnexplainedEvidenceError
 
-__all__ = ["BeliefPropagation", "Posterior", "Question", "UnexplainedEvidenceError", "mean_field"]
+__all__ = ["BeliefPropagation", "Posterior", "Query", "UnexplainedEvidenceError", "mean_field"]

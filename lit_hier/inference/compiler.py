@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from lit_hier.whole_files import whole_file
+from lit_hier.io.atomic import atomic_write
 
 _LOG: Final = logging.getLogger("lit_hier")
 _SOURCES: Final = ("kernel.c", "passes.h", "messages.h")
@@ -82,7 +82,7 @@ def _load(double: bool) -> ctypes.CDLL:
         made = Path(private, "kernel.so")
         _run([*compiler, str(here / _SOURCES[0]), "-o", str(made)])
         if kept:
-            with whole_file(kept) as file:
+            with atomic_write(kept) as file:
                 file.write(made.read_bytes())
         return ctypes.CDLL(str(kept or made))
 

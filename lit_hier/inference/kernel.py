@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_hier.errors import InputError
 from lit_hier.inference import compiler
-from lit_hier.inference.passes import Question, log_evidence
+from lit_hier.inference.passes import Query, log_evidence
 from lit_hier.inference.sum_product import LINEAR
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # What of a sample's verdict says that an answer may have lost more than rounding takes.
 _UPWARD, _DOWNWARD, _PRODUCTS, _DRAWN, _NO_MESSAGE = (1 << k for k in range(5))
-_DOUBTS: Final[dict[Question, int]] = {
+_DOUBTS: Final[dict[Query, int]] = {
     "upward": _UPWARD,
     "downward": _UPWARD | _DOWNWARD,
     "marginals": _UPWARD | _DOWNWARD | _PRODUCTS,
@@ -31,7 +31,7 @@ _DOUBTS: Final[dict[Question, int]] = {
 _NO_MEMORY: Final = -1
 
 # What is one tensor per level.
-_TABLES: Final[tuple[Question, ...]] = ("upward", "downward", "marginals", "trees")
+_TABLES: Final[tuple[Query, ...]] = ("upward", "downward", "marginals", "trees")
 
 # The threads of the OpenMP that torch has loaded; None if it is of another kind. After a fork they
 # are gone for the kernel as for torch's own operations: there, torch.set_num_threads(1), as data
@@ -107,8 +107,8 @@ def answer(
     bp: BeliefPropagation,
     leaves: Tensor,
     draws: Tensor | None,
-    tables: Mapping[Question, Tree],
-) -> dict[Question, Tensor]:
+    tables: Mapping[Query, Tree],
+) -> dict[Query, Tensor]:
     """Fill tables with answers, all of them in one go through the samples.
 
     Besides the tables each thread takes 1 MiB, or two of a sample's upward passes if that is more.
@@ -118,7 +118,7 @@ def answer(
         bp: The grammar's belief propagation.
         leaves: Leaf messages, shape (B, s**L, v).
         draws: Uniform numbers, float64, shape (B, 1 + `num_choices`), where trees are wanted.
-        tables: What `Posterior.ask` gives, contiguous and to be filled.
+        tables: What `Posterior.query` gives, contiguous and to be filled.
 
     Returns:
         For each question, of which samples underflow may have taken more than rounding does,

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from lit_hier.inference.belief_propagation import BeliefPropagation
     from lit_hier.rhm.grammar import Tree
 
-Question = Literal["upward", "downward", "marginals", "log_evidence", "trees"]
-"""What can be asked of a posterior; see `Posterior.ask`."""
+Query = Literal["upward", "downward", "marginals", "log_evidence", "trees"]
+"""What can be asked of a posterior; see `Posterior.query`."""
 
 # Columns worked on at once on a CPU, so that a tile stays in the cache; changes no bit.
 _CPU_TILE: Final = 8192
@@ -162,8 +162,8 @@ class Passes:
         split: Tensor = x.unflatten(-1, (-1, self.bp.tuple_size))
         return split
 
-    def answer(self, question: Question, draws: Tensor | None) -> Tree:
-        """Answer one of the questions of `Posterior.ask`."""
+    def answer(self, question: Query, draws: Tensor | None) -> Tree:
+        """Answer one of the questions of `Posterior.query`."""
         if question == "trees":
             assert draws is not None
             return self.trees(draws)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_hier.errors import InputError
 from lit_hier.inference import kernel
-from lit_hier.inference.passes import Passes, Question
+from lit_hier.inference.passes import Passes, Query
 from lit_hier.inference.sum_product import LINEAR, LOGARITHMIC
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ class Posterior:
         self._bp = bp
         self._leaf_messages = leaf_messages.detach()
 
-    def ask(
+    def query(
         self,
-        *questions: Question,
+        *questions: Query,
         draws: Tensor | None = None,
-        out: Mapping[Question, Tree] | None = None,
-    ) -> dict[Question, Tree]:
+        out: Mapping[Query, Tree] | None = None,
+    ) -> dict[Query, Tree]:
         """Answer several questions in one go, which takes less time than one after another.
 
         Args:
@@ -86,7 +86,7 @@ class Posterior:
                 shape = None if draws is None else tuple(draws.shape)
                 raise InputError(f"draws has shape {shape}; give {wanted}")
             draws = draws.to(leaves.device, torch.float64)
-        tables = {name: given.get(name) or self.room(name) for name in questions}
+        tables = {name: given.get(name) or self.allocate(name) for name in questions}
         compiled = kernel.kernel_for(bp, leaves)
         if compiled is not None:
             doubts = kernel.answer(compiled, bp, leaves, draws, tables)
@@ -96,7 +96,7 @@ class Posterior:
             self._answer_again(doubts, draws, tables)
         return tables
 
-    def room(self, question: Question, *leading: int) -> Tree:
+    def allocate(self, question: Query, *leading: int) -> Tree:
         """Make uninitialised tensors for an answer, with leading dimensions if wished."""
         leaves, levels = self._leaf_messages, self._bp.level_shapes
         shape = (*leading, leaves.shape[0])
@@ -108,19 +108,19 @@ class Posterior:
 
     def upward(self) -> Tree:
         """Upward messages (Eq. 13-14): L + 1 tensors (B, s**(L-l), v or n), normalised."""
-        return self.ask("upward")["upward"]
+        return self.query("upward")["upward"]
 
     def downward(self) -> Tree:
         """Downward messages (Eq. 15-16): as `upward`; at the root, the class prior."""
-        return self.ask("downward")["downward"]
+        return self.query("downward")["downward"]
 
     def marginals(self) -> Tree:
         """Posterior probability of every symbol at every node: as `upward`."""
-        return self.ask("marginals")["marginals"]
+        return self.query("marginals")["marginals"]
 
     def log_evidence(self) -> Tensor:
         """Logarithm of the sum over trees of probability times leaf messages, nats, shape (B,)."""
-        (evidence,) = self.ask("log_evidence")["log_evidence"]
+        (evidence,) = self.query("log_evidence")["log_evidence"]
         return evidence.to(self._leaf_messages.dtype)
 
     def sample(
@@ -143,19 +143,19 @@ class Posterior:
             shape = (len(self._leaf_messages), 1 + self._bp.num_choices)
             device = generator.device if generator is not None else self._leaf_messages.device
             draws = torch.rand(shape, generator=generator, dtype=torch.float64, device=device)
-        return self.ask("trees", draws=draws)["trees"]
+        return self.query("trees", draws=draws)["trees"]
 
     @torch.no_grad()
     def _answer_plainly(
-        self, draws: Tensor | None, tables: Mapping[Question, Tree]
-    ) -> dict[Question, Tensor]:
+        self, draws: Tensor | None, tables: Mapping[Query, Tree]
+    ) -> dict[Query, Tensor]:
         """Fill tables by plain torch operations; give the samples in doubt, by question."""
         leaves = self._leaf_messages
         lowest, highest = torch.aminmax(leaves)
         if not (lowest >= 0 and highest < torch.inf):
             raise InputError(kernel.NO_MESSAGES)
         rounding = torch.finfo(leaves.dtype).eps
-        doubts: dict[Question, list[Tensor]] = {question: [] for question in tables}
+        doubts: dict[Query, list[Tensor]] = {question: [] for question in tables}
         size = self._at_once()
         for start in range(0, len(leaves), size):
             rows = slice(start, start + size)
@@ -170,9 +170,9 @@ class Posterior:
     @torch.no_grad()
     def _answer_again(
         self,
-        doubts: Mapping[Question, Tensor],
+        doubts: Mapping[Query, Tensor],
         draws: Tensor | None,
-        tables: Mapping[Question, Tree],
+        tables: Mapping[Query, Tree],
     ) -> None:
         """Answer with a larger range where there is doubt: in float64, at last with logarithms."""
         doubtful = torch.stack(list(doubts.values())).any(0).nonzero().flatten()
@@ -184,7 +184,7 @@ class Posterior:
                 if self._leaf_messages.dtype == torch.float64:
                     answers = self._answer_in_logarithms(leaves, given, tables)
                 else:
-                    answers = Posterior(self._bp, leaves).ask(*tables, draws=given)
+                    answers = Posterior(self._bp, leaves).query(*tables, draws=given)
             except UnexplainedEvidenceError as error:
                 impossible += rows[error.samples].tolist()
                 continue
@@ -196,8 +196,8 @@ class Posterior:
             raise UnexplainedEvidenceError(impossible)
 
     def _answer_in_logarithms(
-        self, leaves: Tensor, draws: Tensor | None, questions: Iterable[Question]
-    ) -> dict[Question, Tree]:
+        self, leaves: Tensor, draws: Tensor | None, questions: Iterable[Query]
+    ) -> dict[Query, Tree]:
         passes = Passes(self._bp, leaves.log(), LOGARITHMIC)
         impossible = passes.lost.isnan()
         if impossible.any():

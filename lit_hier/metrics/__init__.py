@@ -5,7 +5,7 @@ from lit_hier.metrics.deviation import WINDOW, deviation
 from lit_hier.metrics.histogram import Histogram
 from lit_hier.metrics.moments import Moments, MomentTree, channel_moments
 from lit_hier.metrics.sample_table import SampleTable
-from lit_hier.metrics.similarity import Protocol, SimilarityTo, Standardization
+from lit_hier.metrics.similarity import SimilarityTo, Standardization, StandardizationKind
 from lit_hier.metrics.summary import mode, standard_error, std_between, summarize
 
 __all__ = [
@@ -13,10 +13,10 @@ __all__ = [
     "Histogram",
     "MomentTree",
     "Moments",
-    "Protocol",
     "SampleTable",
     "SimilarityTo",
     "Standardization",
+    "StandardizationKind",
     "channel_moments",
     "crossing",
     "deviation",

@@ -19,7 +19,7 @@ from torch.linalg import vector_norm
 
 from lit_hier.metrics.moments import Moments
 
-Protocol = Literal["paper", "released"]
+StandardizationKind = Literal["paper", "released"]
 
 _RELEASED_FLOOR: Final = 1e-8
 _SHORTEST: Final = 1e-8  # a vector with a direction
@@ -39,7 +39,7 @@ class Standardization(NamedTuple):
 
     @classmethod
     def of(
-        cls, moments: Moments, protocol: Protocol = "paper", pooled: bool = False
+        cls, moments: Moments, protocol: StandardizationKind = "paper", pooled: bool = False
     ) -> "Standardization":
         """Take what standardises from the moments of a reference set.
 

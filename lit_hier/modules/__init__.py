@@ -2,7 +2,7 @@
 
 from lit_hier.modules.bp_denoiser import BPDenoiser
 from lit_hier.modules.ddpm_sampler import DDPMSampler
-from lit_hier.modules.ddpm_trainer import DDPMTrainer
+from lit_hier.modules.ddpm_task import DDPMTask
 from lit_hier.modules.forward_backward import ForwardBackwardModule
 from lit_hier.modules.gaussian_denoiser import GaussianDenoiser
 from lit_hier.modules.image_classifier import ImageClassifier
@@ -12,7 +12,7 @@ from lit_hier.modules.stored_samples import StoredSamples
 __all__ = [
     "BPDenoiser",
     "DDPMSampler",
-    "DDPMTrainer",
+    "DDPMTask",
     "ForwardBackwardModule",
     "GaussianDenoiser",
     "ImageClassifier",

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
-from lit_hier.inference import BeliefPropagation, Question, UnexplainedEvidenceError, mean_field
+from lit_hier.inference import BeliefPropagation, Query, UnexplainedEvidenceError, mean_field
 from lit_hier.modules.forward_backward import ForwardBackwardModule
-from lit_hier.noise import EpsilonNoise, NoiseProcess
+from lit_hier.processes import EpsilonNoise, NoiseProcess
 from lit_hier.rhm import Grammars, RandomHierarchyModel, Tree, whitened_one_hot
 from lit_hier.streams import Purpose, uniform
 
@@ -69,10 +69,10 @@ class BPDenoiser(ForwardBackwardModule):
         v, true = rhm.num_features, tree_start[0][..., None]
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         num_noise = self.process.num_draws(rhm.num_leaves, v)
-        questions: list[Question] = ["trees", "marginals"]
+        queries: list[Query] = ["trees", "marginals"]
         if self.messages:
-            questions += ["upward", "downward"]
-        records: dict[Question, Tree] = {}
+            queries += ["upward", "downward"]
+        records: dict[Query, Tree] = {}
         effective = []
         for number, time in enumerate(self.track(self.times)):
             noise = uniform(self.seed, Purpose.CORRUPTION, index, time, num_noise)
@@ -84,10 +84,10 @@ class BPDenoiser(ForwardBackwardModule):
             try:
                 posterior = belief_propagation.condition(leaf_messages)
                 if not records:
-                    records = {name: posterior.room(name, len(self.times)) for name in questions}
+                    records = {name: posterior.allocate(name, len(self.times)) for name in queries}
                 # Written where they stay: they are too much memory to be moved.
                 here = {name: tuple(x[number] for x in record) for name, record in records.items()}
-                posterior.ask(*questions, draws=draws, out=here)
+                posterior.query(*queries, draws=draws, out=here)
             except InputError as error:
                 place = f"{self.axis.symbol} = {time:g}"
                 raise _named(error, leaf_messages, index, place) from error

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import torch
 from torch import Tensor
 
-from lit_hier.checkpoints import fingerprint
 from lit_hier.diffusion.pictures import DamagedSampleError, Images
 from lit_hier.diffusion.reverse import Convention, ReverseProcess, learns_variance
 from lit_hier.diffusion.store import SampleStore
 from lit_hier.errors import InputError
+from lit_hier.io.checkpoints import fingerprint
+from lit_hier.io.pixels import quantise
 from lit_hier.modules.image_sampler import ImageSampler
-from lit_hier.pixels import quantise
 from lit_hier.streams import generators
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class DDPMSampler(ImageSampler):
             return 0
         return len(index) * sum(map(self.process.num_evaluations, self.steps))
 
-    def turn_round(self, images: Images) -> Tensor:
+    def sample(self, images: Images) -> Tensor:
         """Noise a batch to each inversion step and denoise it, or read back what was kept.
 
         Raises:
@@ -150,7 +150,7 @@ class DDPMSampler(ImageSampler):
             except DamagedSampleError as error:
                 _LOG.warning("%s; this batch is made anew", error)
         own = [generators(self.seed, images.index, step) for step in self.steps]
-        x = self.process.turn_round(
+        x = self.process.sample(
             self._denoise, x_start, self.steps, own, self.batch_size, self.advance
         )
         remedy = "take another trainer.precision, or other weights"

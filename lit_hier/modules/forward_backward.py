@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
-from lit_hier.noise import TimeAxis
+from lit_hier.processes import TimeAxis
 
 
 def _untracked(times: Iterable[float]) -> Iterable[float]:
@@ -107,5 +107,5 @@ class ForwardBackwardModule(LightningModule, ABC):
             axis=self.axis,
             index=batch["index"],
             label=batch["label"],
-            remedies=batch.get("remedies"),
+            image_counts=batch.get("image_counts"),
         )

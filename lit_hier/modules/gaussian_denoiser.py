@@ -7,7 +7,7 @@ from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
 from lit_hier.gaussian import Distribution
 from lit_hier.modules.forward_backward import ForwardBackwardModule
-from lit_hier.noise import GaussianNoise, diffuse
+from lit_hier.processes import GaussianNoise, diffuse
 from lit_hier.streams import Purpose, uniform
 
 

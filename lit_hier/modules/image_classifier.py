@@ -7,15 +7,15 @@ import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_hier.modules.classifier import Classifier
+from lit_hier.modules.classification import ClassificationTask
 from lit_hier.nn import ImageCNN
 
 
-class ImageClassifier(Classifier):
+class ImageClassifier(ClassificationTask):
     """An `ImageCNN` and its training.
 
     Logs `train/loss`, `train/accuracy`, `val/loss`, `val/accuracy`, `test/loss`, `test/accuracy`:
-    see `Classifier`.
+    see `ClassificationTask`.
 
     Args:
         channels: Of an image.

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.diffusion.pictures import Images
+from lit_hier.io.pixels import quantise
 from lit_hier.modules.forward_backward import ForwardBackwardModule
-from lit_hier.noise import TimeAxis
-from lit_hier.pixels import quantise
+from lit_hier.processes import TimeAxis
 
 
 class ImageSampler(ForwardBackwardModule):
@@ -30,7 +30,7 @@ class ImageSampler(ForwardBackwardModule):
         self.num_steps = num_steps
 
     @abstractmethod
-    def turn_round(self, images: Images) -> Tensor:
+    def sample(self, images: Images) -> Tensor:
         """Give the samples of a batch: of 256 levels, float32, shape (T, B, C, H, W)."""
 
     def forward_backward(self, batch: dict[str, Any]) -> ForwardBackward:
@@ -38,8 +38,8 @@ class ImageSampler(ForwardBackwardModule):
 
         Args:
             batch: `x`, images in [-1, 1], of 256 levels, (B, C, H, W), `label`, (B,), `index`,
-                (B,). If images come from files, `remedies`, (3,), `planned`, the sample indices
-                asked for, and `name`, a list. Half precision loses nothing.
+                (B,). If images come from files, `image_counts`, (3,), `planned`, the sample
+                indices requested, and `name`, a list. Half precision loses nothing.
         """
         index = batch["index"]
         images = Images(
@@ -51,10 +51,10 @@ class ImageSampler(ForwardBackwardModule):
         )
         return ForwardBackward(
             x_start=images.x_start,
-            x_reversed=self.turn_round(images),
+            x_reversed=self.sample(images),
             times=torch.tensor(self.times, dtype=torch.float64),
             axis=self.axis,
             index=index,
             label=images.label,
-            remedies=batch.get("remedies"),
+            image_counts=batch.get("image_counts"),
         )

@@ -6,15 +6,16 @@ import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor
 
-from lit_hier.modules.classifier import Classifier
+from lit_hier.modules.classification import ClassificationTask
 from lit_hier.nn import HierarchicalCNN
 
 
-class RHMClassifier(Classifier):
+class RHMClassifier(ClassificationTask):
     """A `HierarchicalCNN` and its training (Section 5).
 
     Logs `train/loss`, `train/accuracy`, `val/loss`, `val/accuracy`, `test/loss`, `test/accuracy`:
-    see `Classifier`. To stop at interpolation, let an `EarlyStopping` monitor `train/accuracy`.
+    see `ClassificationTask`. To stop at interpolation, let an `EarlyStopping` monitor
+    `train/accuracy`.
 
     Args:
         num_features: v; the command line takes this and the next three from the grammar.

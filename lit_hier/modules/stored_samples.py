@@ -32,7 +32,7 @@ class StoredSamples(ImageSampler):
             raise InputError(f"times is {steps}; {samples} has {have}; give some, ascending")
         super().__init__(steps, self._store.num_steps)
 
-    def turn_round(self, images: Images) -> Tensor:
+    def sample(self, images: Images) -> Tensor:
         """Read the samples of a batch.
 
         Raises:

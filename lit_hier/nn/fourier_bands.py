@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_hier.errors import InputError
-from lit_hier.fourier import check_grid, wavenumber
+from lit_hier.gaussian.fourier import check_grid, wavenumber
 
 
 class BandPass(nn.Module):

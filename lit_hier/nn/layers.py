@@ -48,7 +48,7 @@ def match_layers(network: nn.Module, patterns: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def watch_layers(
+def hook_layers(
     network: nn.Module, names: Sequence[str], see: Callable[[str, Tensor], None]
 ) -> Iterator[None]:
     """Call `see(name, output)` when a named layer has run; for one pass of the network.

@@ -3,9 +3,9 @@
 from torch import Tensor, nn
 
 from lit_hier.errors import InputError
+from lit_hier.io.pixels import to_levels
 from lit_hier.nn.layer_sets import channels_last, paper_layers
 from lit_hier.nn.registries import from_timm, from_torchvision
-from lit_hier.pixels import to_levels
 
 _LIBRARIES = {"torchvision": from_torchvision, "timm": from_timm}
 

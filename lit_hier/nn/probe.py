@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from lit_hier.checkpoints import fingerprint
 from lit_hier.errors import InputError
-from lit_hier.nn.layers import match_layers, watch_layers
+from lit_hier.io.checkpoints import fingerprint
+from lit_hier.nn.layers import hook_layers, match_layers
 
 
 class Probe:
@@ -65,7 +65,7 @@ class Probe:
             last = _channels_last(output, x, self._channels_last)
             see(name, output.movedim(-1, 1) if last else output)
 
-        with watch_layers(self._hooked, self.layers, arranged):
+        with hook_layers(self._hooked, self.layers, arranged):
             return evaluate(self.network, x)
 
     @property

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 
-from lit_hier.checkpoints import read_tensors
 from lit_hier.errors import InputError
-from lit_hier.given_files import check_file
+from lit_hier.io.checkpoints import read_tensors
+from lit_hier.io.safe_read import check_file
 from lit_hier.nn.published_transform import PublishedTransform
 
 _SUFFIXES: Final = (".pth", ".pt", ".safetensors")

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from lit_hier.checkpoints import read_checkpoint
 from lit_hier.errors import InputError
+from lit_hier.io.checkpoints import read_checkpoint
 
 
 class Trained(NamedTuple):

@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from lit_hier.errors import InputError
-from lit_hier.given_files import read_file
+from lit_hier.io.safe_read import read_file
 from lit_hier.rhm.grammar import RandomHierarchyModel
 
 

@@ -11,7 +11,7 @@ from typing import IO
 
 
 @contextmanager
-def whole_file(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
+def atomic_write(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a file that appears under its name only when all of it is on the disk.
 
     What is there is replaced; folders above it are made.

@@ -11,7 +11,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 
 from lit_hier.errors import InputError
-from lit_hier.whole_files import whole_file
+from lit_hier.io.atomic import atomic_write
 
 _CONFIG: Final = "config.yaml"
 _KEPT: Final = "lit_hier_run"  # in a checkpoint: what decides the training
@@ -20,14 +20,14 @@ _TRAINER: Final = ("accumulate_grad_batches", "gradient_clip_val", "precision")
 _FREE: Final = ("eval_batch_size", "num_workers", "save_to")  # decide nothing that is learnt
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints whole or not at all, so that one to go on from is always there."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | PathLike[str], storage_options: Any = None
     ) -> None:
         """Replace a checkpoint."""
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:
@@ -70,7 +70,7 @@ class RunFolder(SaveConfigCallback):
             try:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.touch(exist_ok=False)
-                with whole_file(place) as file:
+                with atomic_write(place) as file:
                     file.write(content)
                 return ""
             except FileExistsError:

@@ -37,7 +37,7 @@ class _Mean(Metric):
         return self.summed / self.num
 
 
-class Learner(LightningModule, ABC):
+class Task(LightningModule, ABC):
     """A module that learns; when an epoch ends it logs the mean loss, and what else it measures.
 
     Numbers do not depend on how many processes share a step, but for rounding.

@@ -20,21 +20,22 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 
-# Imported so that configs can name these classes without their modules.
-import callbacks
 import lit_hier
+
+# Imported so that configs can name these classes without their modules.
+import lit_hier.callbacks
 import lit_hier.data
 import lit_hier.gaussian
 import lit_hier.modules
 import lit_hier.nn
-import lit_hier.noise
+import lit_hier.processes
 import lit_hier.rhm
-from lit_hier.checkpoints import read_checkpoint
-from lit_hier.cli_errors import explain, fail
-from lit_hier.cli_parser import OneLineParser, limit_configs
+from lit_hier.cli.errors import explain, fail
+from lit_hier.cli.parser import OneLineParser, limit_configs
+from lit_hier.cli.run_folder import AtomicCheckpointIO, RunFolder
 from lit_hier.errors import InputError
+from lit_hier.io.checkpoints import read_checkpoint
 from lit_hier.rhm import Grammars
-from lit_hier.runs import RunFolder, WholeCheckpoints
 
 _COMMANDS: Final = {
     "fit": "Train a model, such as an RHMClassifier.",
@@ -124,7 +125,7 @@ class LitHierCLI(LightningCLI):
         given = given if isinstance(given, list) else [given]  # one alone needs no list
         bars = [c for c in given if str(c.get("class_path", "")).endswith("ProgressBar")]
         if config.trainer.enable_progress_bar is not False and not bars:
-            self.trainer_defaults["callbacks"] = [callbacks.TimeProgressBar()]
+            self.trainer_defaults["callbacks"] = [lit_hier.callbacks.TimeProgressBar()]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Let processes wait for each other: in `predict`, one may be done hours early.
@@ -132,7 +133,7 @@ class LitHierCLI(LightningCLI):
         Lightning heeds SIGTERM between the steps of training only; here it ends any other run.
         """
         trainer: Trainer = super().instantiate_trainer(**kwargs)
-        trainer.strategy.checkpoint_io = WholeCheckpoints()
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         if self.subcommand != "fit":
             if isinstance(trainer.strategy, DDPStrategy):
                 trainer.strategy._timeout = _PATIENCE

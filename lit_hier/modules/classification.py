@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
-from lit_hier.checkpoints import check_training_set
 from lit_hier.errors import InputError
-from lit_hier.modules.learner import Learner, Stage
+from lit_hier.io.checkpoints import check_training_set
+from lit_hier.modules.task import Stage, Task
 
 
-class Classifier(Learner, ABC):
+class ClassificationTask(Task, ABC):
     """A network that learns to tell classes, by cross-entropy.
 
     Logs `train/loss`, `train/accuracy` (over the epoch, while the network learns), `val/loss`,

@@ -8,14 +8,14 @@ from jsonargparse import _loaders_dumpers, add_instantiator, set_parsing_setting
 from jsonargparse._loaders_dumpers import get_yaml_default_loader
 from pytorch_lightning.cli import LightningArgumentParser
 
-from lit_hier.cli_errors import TRUST, build, fail, of_parsing
+from lit_hier.cli.errors import TRUST, build, fail, of_parsing
 
 # What a config may name classes of; a class of any other place would run code on its import.
 _EXPOSED: Final = (
-    "callbacks",
+    "lit_hier.callbacks",
     "diffusers",
     "lightning_fabric",
-    *(f"lit_hier.{part}" for part in ("data", "gaussian", "modules", "nn", "noise", "rhm")),
+    *(f"lit_hier.{part}" for part in ("data", "gaussian", "modules", "nn", "processes", "rhm")),
     "pytorch_lightning",
     "torch.nn",
     "torch.optim",

@@ -11,13 +11,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lit_hier.diffusion.pipelines import check_target, write_pipeline
 from lit_hier.errors import InputError
-from lit_hier.modules.learner import Learner
+from lit_hier.modules.task import Task
 from lit_hier.streams import Purpose, generators
 
 _GROUPS: Final = 8
 
 
-class DDPMTrainer(Learner):
+class DDPMTask(Task):
     r"""A U-Net that learns to tell the noise in images.
 
     .. math:: E \, \lVert \eta - \hat\eta(x_t, t) \rVert^2, \qquad

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lit_hier.errors import InputError
-from lit_hier.given_files import check_file
+from lit_hier.io.safe_read import check_file
 
 _HINT: Final = "give the .ckpt file that `lit-hier fit` wrote"
 

@@ -1,0 +1,1 @@
+"""Drawing: from arrays and tables to matplotlib figures."""

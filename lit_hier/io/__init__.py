@@ -1,0 +1,1 @@
+"""Reading and writing files: atomic writes, safe reads, checkpoints, pixel levels."""
