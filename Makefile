@@ -4,10 +4,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-images soak soak-faults soak-files soak-laws memory test check tests fig8 clean
+.PHONY: demo demo-images soak soak-faults soak-files soak-laws memory test check tests fig8 wheel \
+	sanitize clean
 
-# The environment is whole once its stamp is newer than what it is made from.
-.venv/.installed: pyproject.toml
+# What an installation is built from: when any of it changes, the environment is updated, and with
+# it the native kernel.
+KERNEL := lit_hier/inference/kernel_sources.py $(wildcard lit_hier/inference/native/*)
+
+.venv/.installed: pyproject.toml setup.py $(KERNEL)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
@@ -60,5 +64,22 @@ soak-laws: .venv/.installed
 memory: .venv/.installed
 	$(BIN)/python tests/memory.py
 
+# Wheel and source distribution, into dist/.
+wheel: .venv/.installed
+	rm -rf build dist
+	$(BIN)/python -m build
+
+# The kernel with warnings as errors and with checks of addresses and undefined behaviour; then its
+# tests. Nothing of it is installed.
+SANITIZE := -Wall -Wextra -Werror -g -fsanitize=address,undefined -fno-sanitize-recover=all
+SANITIZED := build/sanitize
+sanitize: .venv/.installed
+	rm -rf $(SANITIZED)
+	CFLAGS="$(SANITIZE)" LDFLAGS="-fsanitize=address,undefined" $(BIN)/python setup.py --quiet \
+		build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
+	LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
+		LIT_HIER_TEST_KERNELS=$(SANITIZED)/lit_hier/inference \
+		$(BIN)/python -m pytest tests/test_inference_kernel.py
+
 clean:
-	rm -rf .venv logs build *.egg-info
+	rm -rf .venv logs build dist *.egg-info lit_hier/inference/_kernel_*.so

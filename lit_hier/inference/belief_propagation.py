@@ -7,120 +7,117 @@ r"""Belief propagation (BP) on the tree of a Random Hierarchy Model: exact Bayes
    \prod_{i \ge 2} \nu_\uparrow^{(\ell)}(x_i) && \text{(Eq. 15)} \\
    p(x) &\propto \nu_\uparrow(x) \, \nu_\downarrow(x)
 
-Source: Section 4 and Appendix B of the paper. `lit_hier.inference.posterior` has the passes over
-the tree, `lit_hier.inference.sum_product` the sums.
+Source: Section 4 and Appendix B of the paper.
+
+`lit_hier.inference.tables` derives index tables from the rules. `lit_hier.inference.passes` has the
+passes over the tree as torch operations, in either arithmetic of `lit_hier.inference.semirings`;
+`lit_hier.inference.kernel` runs the same passes in C. `lit_hier.inference.posterior` chooses
+between them and recomputes the samples that underflow has affected.
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
 import torch
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from lit_hier.errors import InputError
-from lit_hier.inference.kernel import KernelRules
 from lit_hier.inference.posterior import Posterior
-from lit_hier.inference.sum_product import Rounds
-from lit_hier.rhm.grammar import RandomHierarchyModel, Tree
+from lit_hier.inference.tables import RuleTables, normalize_prior
+from lit_hier.rhm.grammar import RandomHierarchyModel
 
 
 class BeliefPropagation(nn.Module):
-    """Exact inference given what is known of each leaf.
+    """Exact inference given evidence at each leaf.
 
-    Leaf messages have shape (B, s**L, v) and any positive scale: message (b, i, x) is
-    proportional to the likelihood of what was observed at leaf i, were its symbol x. float32 and
-    float64 are computed in their own precision, float16 and bfloat16 in float32. Rules are
-    buffers; messages must lie on their device. Work and memory per node grow as m v s. Nothing
-    here is differentiable.
+    Leaf messages have shape (B, s**L, v) and any positive scale: message (b, i, x) is proportional
+    to the likelihood of the observation at leaf i if its symbol is x. float32 and float64 messages
+    are computed in their own precision, float16 and bfloat16 in float32. A floating-point type
+    given to `to`, or `double()`, casts messages before anything is computed. Messages must be on
+    the module's device. Work and memory per node grow as m v s. Nothing here is differentiable.
 
-    Every method raises `InputError` on leaf messages of a wrong shape or type, negative or not
-    finite, and `UnexplainedEvidenceError`, which names the samples, where no tree explains them.
-    Samples whose probabilities leave the range of the floating-point type are computed again in
-    float64 and, if need be, with logarithms; so no result is ever NaN.
+    Rules and prior are constants: `to` moves them and never casts them. They are the module's
+    state, `class_prior` and `rules_0` to `rules_{L-1}`; loading the state of another grammar with
+    the same sizes adopts that grammar everywhere.
+
+    Every method raises `InputError` if leaf messages have a wrong shape or type or hold negative
+    or non-finite values, and `UnexplainedEvidenceError`, which names the samples, if no tree
+    explains them. Samples whose probabilities leave the range of the floating-point type are
+    recomputed in float64 and, if need be, with logarithms; no result is ever NaN.
 
     Args:
         rhm: The grammar.
-        class_prior: Probability of each class, any positive scale, shape (n,); uniform if left
-            out.
+        class_prior: Probability of each class, any positive scale, shape (n,); uniform by
+            default.
+
+    Attributes:
+        tables: The rules, the prior and what is derived from them.
 
     Raises:
-        InputError: The prior is none.
+        InputError: Invalid `class_prior`.
     """
 
-    class_prior: Tensor
+    tables: RuleTables
 
     def __init__(self, rhm: RandomHierarchyModel, class_prior: Tensor | None = None) -> None:
         super().__init__()
-        self.num_features = rhm.num_features
-        self.num_classes = rhm.num_classes
-        self.num_synonyms = rhm.num_synonyms
-        self.tuple_size = rhm.tuple_size
-        self.num_layers = rhm.num_layers
-        self.num_leaves = rhm.num_leaves
-        self.num_choices = rhm.num_choices
         if class_prior is None:
             class_prior = torch.ones(rhm.num_classes)
-        prior = torch.as_tensor(class_prior, dtype=torch.float64)
-        if prior.shape != (rhm.num_classes,):
-            raise InputError(
-                f"class_prior has shape {tuple(prior.shape)}; give ({rhm.num_classes},)"
-            )
-        if not (prior.isfinite().all() and (prior >= 0).all() and prior.sum() > 0):
-            raise InputError("class_prior must be finite, not negative and not all zero")
-        self.register_buffer("class_prior", prior / prior.sum())
-        self.up_rounds = nn.ModuleList()
-        self.down_rounds = nn.ModuleList()
-        for level, rule in enumerate(rhm.rules):
-            self.register_buffer(f"rules_{level}", rule)
-            up, down = _rounds(rule, rhm.num_features)
-            self.up_rounds.append(up)
-            self.down_rounds.append(down)
-        symbols = [rhm.num_features] * rhm.num_layers + [rhm.num_classes]
-        self.level_shapes = tuple(
-            (rhm.tuple_size ** (rhm.num_layers - level), num) for level, num in enumerate(symbols)
-        )
-        self.kernel_rules = KernelRules(rhm.rules, rhm.num_features)
+        prior = normalize_prior(class_prior, rhm.num_classes)
+        self.tables = RuleTables(rhm.rules, rhm.num_features, prior)
+        self._message_type: torch.dtype | None = None
 
     @property
-    def rules(self) -> tuple[Tensor, ...]:
-        """The rules as the module's buffers, int64, each (parents, m, s)."""
-        return tuple(self.get_buffer(f"rules_{level}") for level in range(self.num_layers))
+    def rules(self) -> tuple[Int64[Tensor, "_ m s"], ...]:
+        """The rules of each level, leaves first, each (parents, m, s)."""
+        return self.tables.rules
+
+    @property
+    def class_prior(self) -> Float64[Tensor, " classes"]:
+        """Probability of each class, shape (n,), with sum 1."""
+        return self.tables.class_prior
 
     def condition(self, leaf_messages: Tensor) -> Posterior:
-        """Take evidence, for several questions about it.
+        """Return the posterior given leaf messages, for several queries about it.
 
-        The messages are read when a question is asked; that is when those that are none are
-        noticed.
+        The messages are read, and their values checked, at each query.
+
+        Raises:
+            InputError: `leaf_messages` has a wrong shape or type.
         """
-        wanted = (self.num_leaves, self.num_features)
+        expected = (self.tables.num_leaves, self.tables.num_features)
         shape = tuple(leaf_messages.shape)
-        if len(shape) != 3 or shape[1:] != wanted or not shape[0]:
+        if len(shape) != 3 or shape[1:] != expected or not shape[0]:
             raise InputError(
                 f"leaf_messages has shape {shape};"
-                f" give (B, s^L, v) = (B, {wanted[0]}, {wanted[1]}) with B >= 1"
+                f" give (B, s^L, v) = (B, {expected[0]}, {expected[1]}) with B >= 1"
             )
         if not leaf_messages.is_floating_point():
             raise InputError(
                 f"leaf_messages is {leaf_messages.dtype}; give floating-point numbers"
             )
-        if leaf_messages.dtype not in (torch.float32, torch.float64):
-            leaf_messages = leaf_messages.float()
-        return Posterior(self, leaf_messages)
+        dtype = self._message_type or leaf_messages.dtype
+        dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        return Posterior(self.tables, leaf_messages.to(dtype))
 
-    def forward(self, leaf_messages: Tensor) -> Tree:
-        """Give the marginals: see `marginals`."""
+    def forward(self, leaf_messages: Tensor) -> tuple[Float[Tensor, "batch _ _"], ...]:
+        """Return the marginals: see `marginals`."""
         return self.marginals(leaf_messages)
 
-    def upward(self, leaf_messages: Tensor) -> Tree:
+    def upward(self, leaf_messages: Tensor) -> tuple[Float[Tensor, "batch _ _"], ...]:
         """Upward messages (Eq. 13-14): L + 1 tensors (B, s**(L-l), v or n), normalised."""
         return self.condition(leaf_messages).upward()
 
-    def downward(self, leaf_messages: Tensor) -> Tree:
+    def downward(self, leaf_messages: Tensor) -> tuple[Float[Tensor, "batch _ _"], ...]:
         """Downward messages (Eq. 15-16): as `upward`; at the root, the class prior."""
         return self.condition(leaf_messages).downward()
 
-    def marginals(self, leaf_messages: Tensor) -> Tree:
+    def marginals(self, leaf_messages: Tensor) -> tuple[Float[Tensor, "batch _ _"], ...]:
         """Posterior probability of every symbol at every node: as `upward`."""
         return self.condition(leaf_messages).marginals()
 
-    def log_evidence(self, leaf_messages: Tensor) -> Tensor:
+    def log_evidence(self, leaf_messages: Tensor) -> Float64[Tensor, " batch"]:
         """Logarithm of the sum over trees of probability times leaf messages, nats, shape (B,)."""
         return self.condition(leaf_messages).log_evidence()
 
@@ -129,12 +126,12 @@ class BeliefPropagation(nn.Module):
         leaf_messages: Tensor,
         generator: torch.Generator | None = None,
         draws: Tensor | None = None,
-    ) -> Tree:
+    ) -> tuple[Int64[Tensor, "batch _"], ...]:
         """Draw trees from the joint posterior: see `Posterior.sample`."""
         return self.condition(leaf_messages).sample(generator, draws)
 
-    def posterior_mean(self, leaf_messages: Tensor) -> Tensor:
-        r"""Give :math:`E[x_0 \mid x_t]` of one-hot leaves: the optimal denoiser of Eq. 4.
+    def posterior_mean(self, leaf_messages: Tensor) -> Float[Tensor, "batch leaves symbols"]:
+        r"""Mean :math:`E[x_0 \mid x_t]` of one-hot leaves: the optimal denoiser of Eq. 4.
 
         Returns:
             Shape (B, s**L, v); the score of the diffused data follows as
@@ -142,18 +139,84 @@ class BeliefPropagation(nn.Module):
         """
         return self.marginals(leaf_messages)[0]
 
-
-def _rounds(rule: Tensor, num_features: int) -> tuple[Rounds, nn.ModuleList]:
-    """Order one level's rules for the messages to the parent and to each of the s children."""
-    num_parents, m, s = rule.shape
-    parent = torch.arange(num_parents).repeat_interleave(m)
-    children = rule.flatten(0, 1).T
-    down = [
-        Rounds(
-            children[j],
-            torch.stack((parent, *(children[i] for i in range(s) if i != j))),
-            num_features,
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the tables to where `fn` moves a tensor; remember the type to which it casts."""
+        super()._apply(fn, recurse)
+        device = self.tables.device
+        single, double = (
+            fn(torch.empty(0, dtype=dtype, device=device))
+            for dtype in (torch.float32, torch.float64)
         )
-        for j in range(s)
-    ]
-    return Rounds(parent, children, num_parents), nn.ModuleList(down)
+        self.tables = self.tables.to(single.device)
+        if single.dtype == double.dtype and single.is_floating_point():
+            self._message_type = single.dtype
+        return self
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, tensor in self._state().items():
+            destination[prefix + name] = tensor
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Adopt the grammar and the prior of a state as a whole.
+
+        Raises:
+            InputError: The state lacks keys or has others, its sizes differ from this module's,
+                its rules do not define an RHM, or its prior is invalid.
+        """
+        state = {
+            name.removeprefix(prefix): value
+            for name, value in state_dict.items()
+            if name.startswith(prefix)
+        }
+        if not (state or strict):
+            missing_keys += [prefix + name for name in self._state()]
+            return
+        self._check_state(state)
+        rules = [state[f"rules_{level}"].cpu() for level in range(self.tables.num_layers)]
+        v = self.tables.num_features
+        try:
+            rhm = RandomHierarchyModel.from_rules(rules, v)
+            prior = normalize_prior(state["class_prior"], rhm.num_classes)
+        except InputError as error:
+            raise InputError(f"state_dict does not define an RHM: {error}") from error
+        saved = state["class_prior"].cpu()
+        if saved.dtype == torch.float64 and torch.allclose(saved, prior, rtol=0, atol=1e-12):
+            prior = saved.clone()  # normalised already: keep every bit
+        self.tables = RuleTables(rhm.rules, v, prior).to(self.tables.device)
+
+    def _state(self) -> dict[str, Tensor]:
+        rules = {f"rules_{level}": rule for level, rule in enumerate(self.tables.rules)}
+        return {"class_prior": self.tables.class_prior, **rules}
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        """Compare a state's keys, sizes and kinds of numbers with this module's."""
+        expected = self._state()
+        missing, unexpected = expected.keys() - state.keys(), state.keys() - expected.keys()
+        if missing or unexpected:
+            raise InputError(
+                f"state_dict lacks the keys {sorted(missing)} and has the unexpected"
+                f" {sorted(unexpected)}; give the state of a BeliefPropagation with"
+                f" {self.tables.num_layers} levels of rules"
+            )
+        for name, tensor in expected.items():
+            given = state[name]
+            if not isinstance(given, Tensor) or given.shape != tensor.shape:
+                shape = tuple(given.shape) if isinstance(given, Tensor) else None
+                raise InputError(
+                    f"state_dict: {name} has shape {shape}; give {tuple(tensor.shape)}, as this"
+                    " grammar has: build BeliefPropagation from a grammar of the state's sizes"
+                )
+            if tensor.dtype == torch.int64 and (given.is_floating_point() or given.is_complex()):
+                raise InputError(f"state_dict: {name} is {given.dtype}; give integers")

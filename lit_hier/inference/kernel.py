@@ -1,93 +1,37 @@
-"""The passes of belief propagation on a CPU, by the compiled kernel."""
-
-from __future__ import annotations
+"""The passes of belief propagation on a CPU, by the native kernel."""
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 import torch
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from lit_hier.errors import InputError
-from lit_hier.inference import compiler
+from lit_hier.inference.library import Grammar, Results
 from lit_hier.inference.passes import Query, log_evidence
-from lit_hier.inference.sum_product import LINEAR
+from lit_hier.inference.semirings import LinearSemiring
+from lit_hier.inference.tables import RuleTables
 
-if TYPE_CHECKING:
-    from lit_hier.inference.belief_propagation import BeliefPropagation
-    from lit_hier.rhm.grammar import Tree
-
-# What of a sample's verdict says that an answer may have lost more than rounding takes.
-_UPWARD, _DOWNWARD, _PRODUCTS, _DRAWN, _NO_MESSAGE = (1 << k for k in range(5))
-_DOUBTS: Final[dict[Query, int]] = {
+# A sample's flags: where underflow may have taken more than rounding does, and invalid messages.
+_UPWARD, _DOWNWARD, _PRODUCTS, _DRAWN, _INVALID = (1 << k for k in range(5))
+_AFFECTED_BY: Final[dict[Query, int]] = {
     "upward": _UPWARD,
     "downward": _UPWARD | _DOWNWARD,
     "marginals": _UPWARD | _DOWNWARD | _PRODUCTS,
     "log_evidence": _UPWARD,
     "trees": _UPWARD | _DRAWN,
 }
-_NO_MEMORY: Final = -1
+_OUT_OF_MEMORY: Final = -1
 
-# What is one tensor per level.
+# The queries with one table per level.
 _TABLES: Final[tuple[Query, ...]] = ("upward", "downward", "marginals", "trees")
 
-# The threads of the OpenMP that torch has loaded; None if it is of another kind. After a fork they
-# are gone for the kernel as for torch's own operations: there, torch.set_num_threads(1), as data
-# loaders do. Where the system has no room for a first thread, OpenMP ends the process.
-_PARALLEL: Final = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
-
-NO_MESSAGES: Final = "leaf_messages must be finite and not negative; look for NaN upstream"
-
-
-class KernelRules:
-    """A grammar's rules as the kernel reads them; they stay on the CPU.
-
-    Args:
-        rules: For each level, int64, shape (parents, m, s).
-        num_features: Symbols v of a level below the root.
-
-    Attributes:
-        rules: One level after the other, int32; to the symbol of the i-th child i v is added.
-        targets: For each level, place among the s children and symbol: the symbol, and how many
-            rules have it at this place; int32, those of most rules first.
-        terms: These rules, each as its parent and what `rules` says of the other children; int32.
-    """
-
-    def __init__(self, rules: Sequence[Tensor], num_features: int) -> None:
-        told, targets, terms = [], [], []
-        for rule in rules:
-            parents, m, s = rule.shape
-            parent = torch.arange(parents).repeat_interleave(m)
-            places = (rule + num_features * torch.arange(s)).flatten(0, 1)
-            told.append(places.flatten())
-            for j, child in enumerate(rule.flatten(0, 1).T):
-                counts = child.bincount(minlength=num_features)
-                symbols = counts.argsort(descending=True, stable=True)
-                targets.append(torch.stack((symbols, counts[symbols]), dim=1).flatten())
-                others = torch.cat((parent[:, None], places[:, :j], places[:, j + 1 :]), dim=1)
-                terms.append(others[symbols.argsort()[child].argsort(stable=True)].flatten())
-        self.rules = torch.cat(told).int()
-        self.targets = torch.cat(targets).int()
-        self.terms = torch.cat(terms).int()
-
-
-class _Grammar(ctypes.Structure):
-    """As in the kernel's source."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in "vnmsL"),
-        *((name, ctypes.c_void_p) for name in ("rules", "targets", "terms", "prior")),
-    )
-
-
-class _Answers(ctypes.Structure):
-    """As in the kernel's source."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_void_p) for name in (*_TABLES, "root", "exponents", "draws", "verdict")
-    )
+INVALID_MESSAGES: Final = (
+    "leaf_messages must be finite and non-negative; look for NaN upstream"
+)
 
 
 @cache
@@ -95,81 +39,89 @@ def _pointers(count: int) -> type[ctypes.Array[ctypes.c_void_p]]:
     return ctypes.c_void_p * count
 
 
-def kernel_for(bp: BeliefPropagation, leaves: Tensor) -> ctypes.CDLL | None:
-    """Give the kernel, if there is one for these leaf messages."""
-    if not (leaves.is_cpu and bp.class_prior.is_cpu):
-        return None
-    return compiler.kernel(leaves.dtype == torch.float64)
+@cache
+def _openmp_parallel() -> Any:
+    """GOMP_parallel of the OpenMP library that torch has loaded; None if it is of another kind.
+
+    Its threads do not survive a fork, neither for the kernel nor for torch: in a forked process
+    call torch.set_num_threads(1), as data loaders do. If the system cannot start a thread, OpenMP
+    ends the process.
+    """
+    return getattr(ctypes.CDLL(None), "GOMP_parallel", None)
 
 
-def answer(
-    kernel: ctypes.CDLL,
-    bp: BeliefPropagation,
-    leaves: Tensor,
-    draws: Tensor | None,
-    tables: Mapping[Query, Tree],
-) -> dict[Query, Tensor]:
-    """Fill tables with answers, all of them in one go through the samples.
+def answer_queries(
+    library: ctypes.CDLL,
+    tables: RuleTables,
+    leaves: Float[Tensor, "batch leaves symbols"],
+    draws: Float64[Tensor, "batch choices"] | None,
+    results: Mapping[Query, tuple[Tensor, ...]],
+) -> dict[Query, Bool[Tensor, " batch"]]:
+    """Write the answers to several queries in one pass over the samples.
 
-    Besides the tables each thread takes 1 MiB, or two of a sample's upward passes if that is more.
+    Besides the results each thread needs 1 MiB, or the upward messages of two samples if that is
+    more.
 
     Args:
-        kernel: For the leaf messages' type.
-        bp: The grammar's belief propagation.
-        leaves: Leaf messages, shape (B, s**L, v).
-        draws: Uniform numbers, float64, shape (B, 1 + `num_choices`), where trees are wanted.
-        tables: What `Posterior.query` gives, contiguous and to be filled.
+        library: The kernel.
+        tables: The grammar's tables.
+        leaves: Leaf messages, float32 or float64, shape (B, s**L, v).
+        draws: Uniform numbers, shape (B, 1 + `num_choices`), if trees are queried.
+        results: By query, contiguous tensors for what `Posterior.query` returns.
 
     Returns:
-        For each question, of which samples underflow may have taken more than rounding does,
-        shape (B,); nothing where this is none.
+        By query, for which samples underflow may have taken more than rounding does, shape (B,);
+        empty if there are none.
 
     Raises:
-        InputError: A leaf message is negative or not finite.
-        MemoryError: There is none left.
+        InputError: A leaf message is negative or non-finite.
+        MemoryError: There is no memory for a tile of samples.
     """
     batch = leaves.shape[0]
     leaves = leaves.contiguous()
-    verdict = torch.empty(batch, dtype=torch.uint8)
-    answers = _Answers(verdict=verdict.data_ptr())
+    flags = torch.empty(batch, dtype=torch.uint8)
+    addresses = Results(flags=flags.data_ptr())
     levels = []
-    for question in _TABLES:
-        if question in tables:
-            pointers = [table.data_ptr() for table in tables[question]]
+    for query in _TABLES:
+        if query in results:
+            pointers = [level.data_ptr() for level in results[query]]
             levels.append(_pointers(len(pointers))(*pointers))
-            setattr(answers, question, ctypes.addressof(levels[-1]))
+            setattr(addresses, query, ctypes.addressof(levels[-1]))
     if draws is not None:
         draws = draws.contiguous()
-        answers.draws = draws.data_ptr()
-    if "log_evidence" in tables:
-        root, exponents = leaves.new_empty(batch, bp.num_classes), verdict.new_empty(batch).long()
-        answers.root, answers.exponents = root.data_ptr(), exponents.data_ptr()
-    told, prior = bp.kernel_rules, bp.class_prior.double()
-    grammar = _Grammar(
-        bp.num_features,
-        bp.num_classes,
-        bp.num_synonyms,
-        bp.tuple_size,
-        bp.num_layers,
-        told.rules.data_ptr(),
-        told.targets.data_ptr(),
-        told.terms.data_ptr(),
-        prior.data_ptr(),
+        addresses.draws = draws.data_ptr()
+    if "log_evidence" in results:
+        root = leaves.new_empty(batch, tables.num_classes)
+        exponents = torch.empty(batch, dtype=torch.int64)
+        addresses.root, addresses.exponents = root.data_ptr(), exponents.data_ptr()
+    grammar = Grammar(
+        tables.num_features,
+        tables.num_classes,
+        tables.num_synonyms,
+        tables.tuple_size,
+        tables.num_layers,
+        tables.kernel.rules.data_ptr(),
+        tables.kernel.targets.data_ptr(),
+        tables.kernel.terms.data_ptr(),
+        tables.class_prior.data_ptr(),
     )
-    worst: int = kernel.answer(
+    double = leaves.dtype == torch.float64
+    function = library.answer_queries_float64 if double else library.answer_queries_float32
+    any_flags: int = function(
         ctypes.byref(grammar),
         ctypes.c_void_p(leaves.data_ptr()),
         ctypes.c_int64(batch),
-        ctypes.byref(answers),
+        ctypes.byref(addresses),
         ctypes.c_int64(torch.get_num_threads()),
-        _PARALLEL,
+        _openmp_parallel(),
     )
-    if worst == _NO_MEMORY:
+    if any_flags == _OUT_OF_MEMORY:
         raise MemoryError("belief propagation: no memory left for a tile of samples")
-    if "log_evidence" in tables:
-        tables["log_evidence"][0].copy_(log_evidence(bp, root, exponents, LINEAR))
-    if worst & _NO_MESSAGE:
-        raise InputError(NO_MESSAGES)
-    if not worst:
+    if "log_evidence" in results:
+        (evidence,) = results["log_evidence"]
+        evidence.copy_(log_evidence(tables, root, exponents, LinearSemiring()))
+    if any_flags & _INVALID:
+        raise InputError(INVALID_MESSAGES)
+    if not any_flags:
         return {}
-    return {question: (verdict & _DOUBTS[question]) != 0 for question in tables}
+    return {query: (flags & _AFFECTED_BY[query]) != 0 for query in results}

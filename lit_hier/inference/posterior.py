@@ -1,26 +1,22 @@
-"""The posterior over trees given leaf messages: exact, whatever the scale of the probabilities."""
-
-from __future__ import annotations
+"""The posterior over trees given leaf messages: exact at any scale of the probabilities."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from lit_hier.errors import InputError
-from lit_hier.inference import kernel
+from lit_hier.inference import kernel, library
 from lit_hier.inference.passes import Passes, Query
-from lit_hier.inference.sum_product import LINEAR, LOGARITHMIC
+from lit_hier.inference.semirings import LinearSemiring, LogSemiring
+from lit_hier.inference.tables import RuleTables
 
-if TYPE_CHECKING:
-    from lit_hier.inference.belief_propagation import BeliefPropagation
-    from lit_hier.rhm.grammar import Tree
-
-# Numbers in the leaf messages that plain operations take at once, as they need room for a dozen
-# times as many; changes no bit.
-_AT_ONCE_ON_CPU: Final = 2**23
-_AT_ONCE_ELSEWHERE: Final = 2**28
+# Numbers in the leaf messages that the torch passes process at once, as they need memory for a
+# dozen times as many; changes no bit.
+_CHUNK_ON_CPU: Final = 2**23
+_CHUNK_ELSEWHERE: Final = 2**28
 
 
 class UnexplainedEvidenceError(InputError):
@@ -35,177 +31,183 @@ class UnexplainedEvidenceError(InputError):
         shown = ", ".join(map(str, samples[:10])) + (", ..." if len(samples) > 10 else "")
         super().__init__(
             f"leaf_messages: no tree of the grammar explains {len(samples)} of the samples in"
-            f" the batch (number {shown}); check that grammar and data belong together, or leave"
-            " every symbol some probability"
+            f" the batch (number {shown}); check that the data are of this grammar, or give"
+            " every symbol a positive probability"
         )
 
 
 class Posterior:
-    """Trees given evidence; made by `BeliefPropagation.condition`.
+    """The posterior over trees given evidence; created by `BeliefPropagation.condition`.
 
-    Every question is answered in linear arithmetic: on a CPU by the compiled kernel where there is
-    one, else by plain torch operations, to the same bits. Samples of which underflow may have
-    taken more than rounding does are answered again, in float64, and where that is not enough,
-    with logarithms. Which samples these are depends on themselves only.
+    Every query is answered in linear arithmetic: on a CPU by the native kernel if there is one,
+    else by torch operations, with the same bits. Samples for which underflow may have taken more
+    than rounding does are recomputed in float64 and, where that is not enough, with logarithms.
+    Whether a sample is recomputed depends on that sample only.
 
     Args:
-        bp: The grammar's belief propagation.
-        leaf_messages: Shape (B, s**L, v), float32 or float64, finite and not negative. They are
-            read with every question.
+        tables: The grammar's tables.
+        leaf_messages: Shape (B, s**L, v), float32 or float64, finite and non-negative. They are
+            read at every query.
     """
 
-    def __init__(self, bp: BeliefPropagation, leaf_messages: Tensor) -> None:
-        self._bp = bp
+    def __init__(
+        self, tables: RuleTables, leaf_messages: Float[Tensor, "batch leaves symbols"]
+    ) -> None:
+        self._tables = tables
         self._leaf_messages = leaf_messages.detach()
 
     def query(
         self,
-        *questions: Query,
+        *queries: Query,
         draws: Tensor | None = None,
-        out: Mapping[Query, Tree] | None = None,
-    ) -> dict[Query, Tree]:
-        """Answer several questions in one go, which takes less time than one after another.
+        out: Mapping[Query, tuple[Tensor, ...]] | None = None,
+    ) -> dict[Query, tuple[Tensor, ...]]:
+        """Answer several queries in one pass, which is faster than one after another.
 
         Args:
-            questions: Names of this class's methods; `trees` are what `sample` gives.
-            draws: For `trees`, as `sample` takes them.
-            out: Contiguous tensors to write answers into; what is left out is made.
+            queries: Names of this class's methods; `trees` are what `sample` returns.
+            draws: For `trees`, as in `sample`.
+            out: By query, contiguous tensors to write the answers to; allocated if left out.
 
         Returns:
-            By question what the method of this name gives; of `log_evidence`, a tuple of one,
-            float64.
+            By query, what the method of this name returns; for `log_evidence`, a tuple of one
+            tensor.
 
         Raises:
-            InputError: `draws` has another shape, or a leaf message is negative or not finite.
+            InputError: `draws` has another shape, or a leaf message is negative or non-finite.
             UnexplainedEvidenceError: No tree explains some samples.
         """
-        bp, leaves, given = self._bp, self._leaf_messages, out or {}
-        if "trees" in questions:
-            wanted = (len(leaves), 1 + bp.num_choices)
-            if draws is None or tuple(draws.shape) != wanted:
+        tables, leaves, out = self._tables, self._leaf_messages, out or {}
+        if "trees" in queries:
+            expected = (len(leaves), 1 + tables.num_choices)
+            if draws is None or tuple(draws.shape) != expected:
                 shape = None if draws is None else tuple(draws.shape)
-                raise InputError(f"draws has shape {shape}; give {wanted}")
+                raise InputError(f"draws has shape {shape}; give {expected}")
             draws = draws.to(leaves.device, torch.float64)
-        tables = {name: given.get(name) or self.allocate(name) for name in questions}
-        compiled = kernel.kernel_for(bp, leaves)
-        if compiled is not None:
-            doubts = kernel.answer(compiled, bp, leaves, draws, tables)
+        results = {query: out.get(query) or self.allocate(query) for query in queries}
+        on_cpu = leaves.is_cpu and tables.device.type == "cpu"
+        native = library.load_kernel() if on_cpu else None
+        if native is not None:
+            affected = kernel.answer_queries(native, tables, leaves, draws, results)
         else:
-            doubts = self._answer_plainly(draws, tables)
-        if doubts:
-            self._answer_again(doubts, draws, tables)
-        return tables
+            affected = self._answer_with_torch(draws, results)
+        if affected:
+            self._recompute(affected, draws, results)
+        return results
 
-    def allocate(self, question: Query, *leading: int) -> Tree:
-        """Make uninitialised tensors for an answer, with leading dimensions if wished."""
-        leaves, levels = self._leaf_messages, self._bp.level_shapes
+    def allocate(self, query: Query, *leading: int) -> tuple[Tensor, ...]:
+        """Allocate tensors for an answer, uninitialised, with optional leading dimensions."""
+        leaves, levels = self._leaf_messages, self._tables.level_shapes
         shape = (*leading, leaves.shape[0])
-        if question == "log_evidence":
+        if query == "log_evidence":
             return (leaves.new_empty(shape, dtype=torch.float64),)
-        if question == "trees":
+        if query == "trees":
             return tuple(leaves.new_empty((*shape, num), dtype=torch.int64) for num, _ in levels)
         return tuple([leaves.new_empty(*shape, *level) for level in levels])
 
-    def upward(self) -> Tree:
+    def upward(self) -> tuple[Float[Tensor, "batch _ _"], ...]:
         """Upward messages (Eq. 13-14): L + 1 tensors (B, s**(L-l), v or n), normalised."""
         return self.query("upward")["upward"]
 
-    def downward(self) -> Tree:
+    def downward(self) -> tuple[Float[Tensor, "batch _ _"], ...]:
         """Downward messages (Eq. 15-16): as `upward`; at the root, the class prior."""
         return self.query("downward")["downward"]
 
-    def marginals(self) -> Tree:
+    def marginals(self) -> tuple[Float[Tensor, "batch _ _"], ...]:
         """Posterior probability of every symbol at every node: as `upward`."""
         return self.query("marginals")["marginals"]
 
-    def log_evidence(self) -> Tensor:
+    def log_evidence(self) -> Float64[Tensor, " batch"]:
         """Logarithm of the sum over trees of probability times leaf messages, nats, shape (B,)."""
         (evidence,) = self.query("log_evidence")["log_evidence"]
-        return evidence.to(self._leaf_messages.dtype)
+        return evidence
 
     def sample(
         self, generator: torch.Generator | None = None, draws: Tensor | None = None
-    ) -> Tree:
+    ) -> tuple[Int64[Tensor, "batch _"], ...]:
         """Draw trees from the joint posterior, exactly: the class, then a rule per node.
 
         Args:
-            generator: Source of randomness, where `draws` is left out.
+            generator: Source of randomness if `draws` is left out.
             draws: Uniform numbers in [0, 1), float64, shape (B, 1 + `num_choices`): the class's,
                 then one per node above the leaves, from the root, left to right.
 
         Returns:
-            Trees: L + 1 tensors, int64; tree[l] has shape (B, s**(L-l)).
+            Trees: L + 1 tensors; tree[l] has shape (B, s**(L-l)).
 
         Raises:
             InputError: `draws` has another shape.
         """
         if draws is None:
-            shape = (len(self._leaf_messages), 1 + self._bp.num_choices)
+            shape = (len(self._leaf_messages), 1 + self._tables.num_choices)
             device = generator.device if generator is not None else self._leaf_messages.device
             draws = torch.rand(shape, generator=generator, dtype=torch.float64, device=device)
         return self.query("trees", draws=draws)["trees"]
 
     @torch.no_grad()
-    def _answer_plainly(
-        self, draws: Tensor | None, tables: Mapping[Query, Tree]
-    ) -> dict[Query, Tensor]:
-        """Fill tables by plain torch operations; give the samples in doubt, by question."""
+    def _answer_with_torch(
+        self, draws: Tensor | None, results: Mapping[Query, tuple[Tensor, ...]]
+    ) -> dict[Query, Bool[Tensor, " batch"]]:
+        """Write the answers by torch operations; return the affected samples, by query."""
         leaves = self._leaf_messages
         lowest, highest = torch.aminmax(leaves)
         if not (lowest >= 0 and highest < torch.inf):
-            raise InputError(kernel.NO_MESSAGES)
+            raise InputError(kernel.INVALID_MESSAGES)
         rounding = torch.finfo(leaves.dtype).eps
-        doubts: dict[Query, list[Tensor]] = {question: [] for question in tables}
-        size = self._at_once()
+        affected: dict[Query, list[Tensor]] = {query: [] for query in results}
+        size = self._chunk_size()
         for start in range(0, len(leaves), size):
             rows = slice(start, start + size)
-            passes = Passes(self._bp, leaves[rows], LINEAR)
-            for question, table in tables.items():
-                answer = passes.answer(question, None if draws is None else draws[rows])
-                for level, found in zip(table, answer, strict=True):
-                    level[rows] = found
-                doubts[question].append(~(passes.lost <= rounding))
-        return {question: torch.cat(parts) for question, parts in doubts.items()}
+            passes = Passes(self._tables, leaves[rows], LinearSemiring())
+            for query, levels in results.items():
+                answer = passes.answer(query, None if draws is None else draws[rows])
+                for level, values in zip(levels, answer, strict=True):
+                    level[rows] = values
+                affected[query].append(~(passes.loss <= rounding))
+        return {query: torch.cat(parts) for query, parts in affected.items()}
 
     @torch.no_grad()
-    def _answer_again(
+    def _recompute(
         self,
-        doubts: Mapping[Query, Tensor],
+        affected: Mapping[Query, Bool[Tensor, " batch"]],
         draws: Tensor | None,
-        tables: Mapping[Query, Tree],
+        results: Mapping[Query, tuple[Tensor, ...]],
     ) -> None:
-        """Answer with a larger range where there is doubt: in float64, at last with logarithms."""
-        doubtful = torch.stack(list(doubts.values())).any(0).nonzero().flatten()
+        """Recompute affected samples with a larger range: in float64, then with logarithms."""
+        samples = torch.stack(list(affected.values())).any(0).nonzero().flatten()
         impossible: list[int] = []
-        for rows in doubtful.split(self._at_once()) if len(doubtful) else ():
+        for rows in samples.split(self._chunk_size()) if len(samples) else ():
             leaves = self._leaf_messages[rows].double()
-            given = None if draws is None else draws[rows]
+            draws_of_rows = None if draws is None else draws[rows]
             try:
                 if self._leaf_messages.dtype == torch.float64:
-                    answers = self._answer_in_logarithms(leaves, given, tables)
+                    answers = self._answer_with_logarithms(leaves, draws_of_rows, results)
                 else:
-                    answers = Posterior(self._bp, leaves).query(*tables, draws=given)
+                    answers = Posterior(self._tables, leaves).query(*results, draws=draws_of_rows)
             except UnexplainedEvidenceError as error:
                 impossible += rows[error.samples].tolist()
                 continue
-            for question, table in tables.items():
-                which = doubts[question][rows]
-                for level, exact in zip(table, answers[question], strict=True):
-                    level[rows[which]] = exact[which].to(level.dtype)
+            for query, levels in results.items():
+                mask = affected[query][rows]
+                for level, exact in zip(levels, answers[query], strict=True):
+                    level[rows[mask]] = exact[mask].to(level.dtype)
         if impossible:
             raise UnexplainedEvidenceError(impossible)
 
-    def _answer_in_logarithms(
-        self, leaves: Tensor, draws: Tensor | None, questions: Iterable[Query]
-    ) -> dict[Query, Tree]:
-        passes = Passes(self._bp, leaves.log(), LOGARITHMIC)
-        impossible = passes.lost.isnan()
+    def _answer_with_logarithms(
+        self,
+        leaves: Float64[Tensor, "batch leaves symbols"],
+        draws: Tensor | None,
+        queries: Iterable[Query],
+    ) -> dict[Query, tuple[Tensor, ...]]:
+        passes = Passes(self._tables, leaves, LogSemiring())
+        impossible = passes.loss.isnan()
         if impossible.any():
             raise UnexplainedEvidenceError(impossible.nonzero().flatten().tolist())
-        return {question: passes.answer(question, draws) for question in questions}
+        return {query: passes.answer(query, draws) for query in queries}
 
-    def _at_once(self) -> int:
-        """Samples that plain operations take at once."""
+    def _chunk_size(self) -> int:
+        """Number of samples that the torch passes process at once."""
         on_cpu = self._leaf_messages.device.type == "cpu"
-        numbers = _AT_ONCE_ON_CPU if on_cpu else _AT_ONCE_ELSEWHERE
+        numbers = _CHUNK_ON_CPU if on_cpu else _CHUNK_ELSEWHERE
         return max(1, numbers // self._leaf_messages[0].numel())

@@ -1,0 +1,120 @@
+"""Load the native kernel, a shared library that is built with the package.
+
+A machine may have instruction sets that another lacks, so the package has several variants of the
+library, with the same bits; what torch reports of the machine chooses the widest. The environment
+variable `LIT_HIER_KERNEL=0` turns the kernel off. Without it, belief propagation runs as plain
+torch operations, and one line in the log says so.
+"""
+
+import ctypes
+import logging
+import os
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from lit_hier.inference.kernel_sources import VARIANTS, source_digest
+
+_LOG: Final = logging.getLogger("lit_hier")
+_FOLDER: Final = Path(__file__).parent
+_REBUILD: Final = "reinstall lit-hier where there is a C compiler: pip install --force-reinstall"
+_DIGEST_LENGTH: Final = 64
+
+
+class Grammar(ctypes.Structure):
+    """`struct grammar` of native/interface.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in "vnmsL"),
+        *((name, ctypes.c_void_p) for name in ("rules", "targets", "terms", "prior")),
+    )
+
+
+class Results(ctypes.Structure):
+    """`struct results` of native/interface.h."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_void_p)
+        for name in (
+            *("upward", "downward", "marginals", "trees"),
+            *("root", "exponents", "draws", "flags"),
+        )
+    )
+
+
+class UnusableLibraryError(Exception):
+    """A library of the kernel is missing, cannot be loaded, or was built from other sources."""
+
+
+def variant_names() -> list[str]:
+    """List the variants whose instructions this machine has, widest first."""
+    names = list(VARIANTS)
+    capability = torch.backends.cpu.get_cpu_capability().lower()
+    return names[names.index(capability) :] if capability in names else names[-1:]
+
+
+def library_path(variant: str) -> Path:
+    """Path of a variant's library in the package, whether or not it was built."""
+    return _FOLDER / f"_kernel_{variant}.so"
+
+
+def load_library(path: Path) -> ctypes.CDLL:
+    """Load a library and check that it matches this package.
+
+    Raises:
+        UnusableLibraryError: It is missing, cannot be loaded, or was built from other sources.
+    """
+    if not path.is_file():
+        raise UnusableLibraryError(f"{path.name} was not built")
+    try:
+        library = ctypes.CDLL(str(path))
+        sizes = (ctypes.c_uint32 * 2).in_dll(library, "struct_sizes")
+        digest = (ctypes.c_char * _DIGEST_LENGTH).in_dll(library, "source_digest")
+        expected_sizes = [ctypes.sizeof(Grammar), ctypes.sizeof(Results)]
+        if list(sizes) != expected_sizes:
+            raise UnusableLibraryError(
+                f"{path.name} is stale: its structures take {list(sizes)} bytes instead of"
+                f" {expected_sizes}"
+            )
+        if source_digest() not in (None, digest.raw.decode("ascii", "replace")):
+            raise UnusableLibraryError(
+                f"{path.name} is stale: it was built from other sources than the package has"
+            )
+    except (OSError, ValueError) as error:
+        raise UnusableLibraryError(f"{path.name} cannot be loaded: {error}") from error
+    return library
+
+
+def load_kernel() -> ctypes.CDLL | None:
+    """Return the kernel, or None if there is none or the environment turns it off."""
+    if "LIT_HIER_COMPILE" in os.environ:
+        _announce_new_name()
+    return None if os.environ.get("LIT_HIER_KERNEL") == "0" else _load_widest()
+
+
+@cache
+def _announce_new_name() -> None:
+    _LOG.warning(
+        "the environment variable LIT_HIER_COMPILE is ignored: the kernel is built with the"
+        " package; set LIT_HIER_KERNEL=0 to run without it"
+    )
+
+
+@cache
+def _load_widest() -> ctypes.CDLL | None:
+    """Load the widest variant that can be used; log one line if there is none."""
+    reasons = []
+    for variant in variant_names():
+        try:
+            return load_library(library_path(variant))
+        except UnusableLibraryError as error:
+            reasons.append(" ".join(str(error).split()))
+    _LOG.warning(
+        "belief propagation runs as plain torch operations, which takes tens of times longer,"
+        " because there is no kernel (%s); %s",
+        "; ".join(reasons),
+        _REBUILD,
+    )
+    return None

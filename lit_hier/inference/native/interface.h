@@ -1,0 +1,31 @@
+/* What crosses the border to Python. `kernel.py` declares the same structures; `library.c` exports
+   their sizes, which are compared when the library is loaded. */
+
+#include <stdint.h>
+
+#ifdef DOUBLE
+typedef double real;
+#else
+typedef float real;
+#endif
+
+struct grammar {
+    int64_t v, n, m, s, L;
+    const int32_t *rules;   /* (level, parent, m, s): i v + the symbol of the i-th child */
+    const int32_t *targets; /* (level, position, v, 2): a symbol and its number of rules at this
+                               position, in descending order of that number */
+    const int32_t *terms;   /* (level, position, parent m, s): these rules, in the order of the
+                               targets: the parent, and the entries of `rules` of the other
+                               children */
+    const double *prior;    /* (n) */
+};
+
+/* Where to write the answers, NULL if not queried. Tables have a row per sample and node. */
+struct results {
+    real **upward, **downward, **marginals; /* (level): (rows, symbols), normalised */
+    int64_t **trees;                        /* (level): (rows) */
+    real *root;                             /* (samples, n): the root's upward messages, */
+    int64_t *exponents;                     /* (samples): to be multiplied by 2 to this power */
+    const double *draws;                    /* (samples, 1 + nodes above the leaves), for trees */
+    uint8_t *flags;                         /* (samples): a bit per kind of loss; never NULL */
+};
