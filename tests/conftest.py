@@ -1,4 +1,14 @@
-"""What several tests need: small grammars, and the enumeration of their data."""
+"""Fixtures and helpers that several tests share; set-up of the test session."""
+
+# ruff: noqa: E402
+# Check shapes and types at run time; the hook must precede the first import of these packages.
+# As in the type system, an int is a float.
+from jaxtyping import install_import_hook
+
+install_import_hook(
+    ["lit_hier.inference", "lit_hier.metrics", "lit_hier.processes"],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
 
 import csv
 import itertools
@@ -15,9 +25,14 @@ from hypothesis import HealthCheck, settings
 from pytorch_lightning import Callback
 
 from lit_hier.diffusion import ForwardBackward
+from lit_hier.inference import library
 from lit_hier.rhm import RandomHierarchyModel, Tree
 
 ROOT = Path(__file__).parent.parent
+
+# `make sanitize` has the tests load the kernel that it has built.
+if "LIT_HIER_TEST_KERNELS" in os.environ:
+    library.FOLDER = Path(os.environ["LIT_HIER_TEST_KERNELS"]).resolve()  # type: ignore[misc]
 
 # One thread per process, held: the bits of a matrix product may depend on it.
 os.environ["OMP_NUM_THREADS"] = "1"

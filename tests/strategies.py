@@ -100,3 +100,23 @@ def parts_of(num: int) -> st.SearchStrategy[list[list[int]]]:
 
     ends: Any = st.lists(st.integers(0, num), max_size=5)
     return st.tuples(st.permutations(range(num)), ends).map(cut)
+
+
+def messages_of_different_sharpness(
+    rhm: RandomHierarchyModel, num: int, seed: int, dtype: torch.dtype
+) -> Tensor:
+    """Messages of very different scales, from rounding alone to underflow alone, some zero."""
+    g = rng(seed)
+    shape = (num, rhm.num_leaves, rhm.num_features)
+    messages = torch.rand(shape, generator=g, dtype=torch.float64)
+    true = torch.nn.functional.one_hot(rhm.sample(num, g)[0], rhm.num_features).bool()
+    messages *= (torch.rand(shape, generator=g) < 0.7) | true
+    sharpness = torch.rand(num, 1, 1, generator=g, dtype=torch.float64) * 30
+    scale = torch.exp(8 * torch.randn(num, rhm.num_leaves, 1, generator=g).double())
+    messages = (messages**sharpness * scale).clamp(max=1e30)
+    return torch.where(true, messages.clamp(min=1e-30), messages).to(dtype)
+
+
+def random_draws(rhm: RandomHierarchyModel, num: int) -> Tensor:
+    """Uniform numbers that choose a tree, for each of some samples."""
+    return torch.rand(num, 1 + rhm.num_choices, generator=rng(num), dtype=torch.float64)

@@ -1,31 +1,24 @@
-"""The compiled kernel against plain operations, and how it comes to be there."""
+"""The native kernel against plain torch operations, and how its library is chosen and checked."""
 
+import ctypes
 import logging
 import os
-import stat
-import subprocess
-import sys
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 import torch
-from conftest import ROOT, small_grammars
-from torch import Tensor
+from strategies import messages_of_different_sharpness, random_draws
 
-from lit_hier.inference import BeliefPropagation, compiler
+from lit_hier.inference import BeliefPropagation, kernel_sources, library
+from lit_hier.inference.library import UnusableLibraryError
 from lit_hier.inference.passes import Query
-from lit_hier.rhm import RandomHierarchyModel
+from lit_hier.rhm import RandomHierarchyModel, Tree
 
-QUESTIONS: Final[tuple[Query, ...]] = (
-    "upward",
-    "downward",
-    "marginals",
-    "log_evidence",
-    "trees",
-)
-LARGER = [
+QUERIES: Final[tuple[Query, ...]] = ("upward", "downward", "marginals", "log_evidence", "trees")
+GRAMMARS = [
     RandomHierarchyModel(16, 4, 2, 6),
     RandomHierarchyModel(32, 8, 2, 5),
     RandomHierarchyModel(20, 3, 3, 4, 7),
@@ -34,44 +27,42 @@ LARGER = [
     RandomHierarchyModel(33, 5, 2, 3, 40),
 ]
 
-needs_compiler = pytest.mark.skipif(
-    compiler.kernel(double=False) is None, reason="there is no C compiler"
+needs_kernel = pytest.mark.skipif(
+    os.environ.get("LIT_HIER_KERNEL") == "0", reason="LIT_HIER_KERNEL=0"
 )
 
 
-def random_messages(rhm: RandomHierarchyModel, batch: int, dtype: torch.dtype) -> Tensor:
-    """Messages of very different scales, some symbols ruled out at some leaves."""
-    g = torch.Generator().manual_seed(batch)
-    shape = (batch, rhm.num_leaves, rhm.num_features)
-    messages = torch.rand(shape, generator=g, dtype=torch.float64)
-    true = torch.nn.functional.one_hot(rhm.sample(batch, g)[0], rhm.num_features).bool()
-    messages *= (torch.rand(shape, generator=g) < 0.7) | true
-    # From nothing but rounding to nothing but underflow.
-    sharpness = torch.rand(batch, 1, 1, generator=g, dtype=torch.float64) * 30
-    scale = torch.exp(8 * torch.randn(batch, rhm.num_leaves, 1, generator=g).double())
-    messages = (messages**sharpness * scale).clamp(max=1e30)
-    return torch.where(true, messages.clamp(min=1e-30), messages).to(dtype)
+def assert_equal_bits(a: dict[Query, Tree], b: dict[Query, Tree]) -> None:
+    for query in a.keys() & b.keys():
+        assert all(torch.equal(x, y) for x, y in zip(a[query], b[query], strict=True)), query
 
 
-@needs_compiler
-@pytest.mark.parametrize("rhm", small_grammars() + LARGER, ids=repr)
+@needs_kernel
+def test_every_variant_was_built() -> None:
+    """A project's own tests do not pass on the plain path alone."""
+    for variant in library.variant_names():
+        library.load_library(library.library_path(variant))
+    assert library.load_kernel() is not None
+
+
+@needs_kernel
+@pytest.mark.parametrize("rhm", GRAMMARS, ids=repr)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_bits_are_those_of_plain_operations(
+def test_every_variant_has_the_bits_of_plain_operations(
     rhm: RandomHierarchyModel, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bp = BeliefPropagation(rhm, torch.rand(rhm.num_classes) + 0.1)
     for batch in (1, 3, 40):
-        posterior = bp.condition(random_messages(rhm, batch, dtype))
-        draws = torch.rand(batch, 1 + rhm.num_choices, dtype=torch.float64)
-        monkeypatch.setenv("LIT_HIER_COMPILE", "0")
-        plain = posterior.query(*QUESTIONS, draws=draws)
-        monkeypatch.setenv("LIT_HIER_COMPILE", "1")
-        together = posterior.query(*QUESTIONS, draws=draws)
-        for question in QUESTIONS:
-            alone = posterior.query(question, draws=draws)[question]
-            for a, b, c in zip(plain[question], together[question], alone, strict=True):
-                assert torch.equal(a, b)
-                assert torch.equal(a, c)
+        posterior = bp.condition(messages_of_different_sharpness(rhm, batch, batch, dtype))
+        draws = random_draws(rhm, batch)
+        monkeypatch.setattr(library, "load_kernel", lambda: None)
+        plain = posterior.query(*QUERIES, draws=draws)
+        for variant in library.variant_names():
+            native = library.load_library(library.library_path(variant))
+            monkeypatch.setattr(library, "load_kernel", lambda native=native: native)
+            assert_equal_bits(plain, posterior.query(*QUERIES, draws=draws))
+        for query in QUERIES:
+            assert_equal_bits(plain, posterior.query(query, draws=draws))
 
 
 @pytest.fixture
@@ -81,47 +72,50 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@needs_compiler
+@needs_kernel
 @pytest.mark.usefixtures("_threads")
 def test_threads_change_no_bit() -> None:
     rhm = RandomHierarchyModel(16, 4, 2, 7)
-    posterior = BeliefPropagation(rhm).condition(random_messages(rhm, 203, torch.float32))
-    draws = torch.rand(203, 1 + rhm.num_choices, dtype=torch.float64)
+    messages = messages_of_different_sharpness(rhm, 203, 0, torch.float32)
+    posterior = BeliefPropagation(rhm).condition(messages)
+    draws = random_draws(rhm, 203)
     answers = []
     for threads in (1, 2, 3, 8):
         torch.set_num_threads(threads)
-        answers.append(posterior.query(*QUESTIONS, draws=draws))
+        answers.append(posterior.query(*QUERIES, draws=draws))
     for other in answers[1:]:
-        for question in QUESTIONS:
-            for a, b in zip(answers[0][question], other[question], strict=True):
-                assert torch.equal(a, b)
+        assert_equal_bits(answers[0], other)
 
 
-def test_answers_go_where_they_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("switch", "01")
+def test_answers_are_written_to_given_tensors(
+    switch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIT_HIER_KERNEL", switch)
     rhm = RandomHierarchyModel(8, 3, 2, 3)
-    posterior = BeliefPropagation(rhm).condition(random_messages(rhm, 5, torch.float32))
-    for compiled in "01":
-        monkeypatch.setenv("LIT_HIER_COMPILE", compiled)
-        wanted = posterior.marginals()
-        room = tuple(torch.empty(2, *level.shape) for level in wanted)
-        given = posterior.query("marginals", out={"marginals": tuple(x[1] for x in room)})
-        for a, b, c in zip(wanted, room, given["marginals"], strict=True):
-            assert torch.equal(a, b[1])
-            assert c.data_ptr() == b[1].data_ptr()
+    messages = messages_of_different_sharpness(rhm, 5, 5, torch.float32)
+    posterior = BeliefPropagation(rhm).condition(messages)
+    expected = posterior.marginals()
+    buffers = posterior.allocate("marginals", 2)
+    out = tuple(buffer[1] for buffer in buffers)
+    answer = posterior.query("marginals", out={"marginals": out})["marginals"]
+    for a, b, c in zip(expected, buffers, answer, strict=True):
+        assert torch.equal(a, b[1])
+        assert c.data_ptr() == b[1].data_ptr()
 
 
-@needs_compiler
-@pytest.mark.parametrize("misaligned", [0, 1])
-def test_answers_larger_than_the_caches(misaligned: int) -> None:
-    """They go around the caches, where they are aligned: the same bits as in small batches."""
+@needs_kernel
+@pytest.mark.parametrize("offset", [0, 1])
+def test_answers_that_exceed_the_caches(offset: int) -> None:
+    """Written past the caches if aligned: with the same bits as in small batches."""
     rhm = RandomHierarchyModel(16, 4, 2, 7)
     bp = BeliefPropagation(rhm)
-    messages = random_messages(rhm, 300, torch.float32)
+    messages = messages_of_different_sharpness(rhm, 300, 300, torch.float32)
     out = tuple(
-        torch.empty(300 * nodes * symbols + 1)[misaligned:][: 300 * nodes * symbols].view(
+        torch.empty(300 * nodes * symbols + 1)[offset:][: 300 * nodes * symbols].view(
             300, nodes, symbols
         )
-        for nodes, symbols in bp.level_shapes
+        for nodes, symbols in bp.tables.level_shapes
     )
     bp.condition(messages).query("marginals", out={"marginals": out})
     parts = [bp.marginals(part) for part in messages.split(50)]
@@ -129,24 +123,24 @@ def test_answers_larger_than_the_caches(misaligned: int) -> None:
         assert torch.equal(large, torch.cat(small))
 
 
+@pytest.mark.parametrize("switch", "01")
 @pytest.mark.parametrize("scale", [1e-42, 1e-38, 1e37, 3e38])
-def test_leaf_messages_at_the_edge_of_the_range(
-    scale: float, monkeypatch: pytest.MonkeyPatch
+def test_leaf_messages_at_the_limits_of_float32(
+    scale: float, switch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("LIT_HIER_KERNEL", switch)
     rhm = RandomHierarchyModel(8, 3, 2, 3)
     bp = BeliefPropagation(rhm)
     messages = torch.rand(4, 8, 8, generator=torch.Generator().manual_seed(0)) * scale
-    for compiled in "01":
-        monkeypatch.setenv("LIT_HIER_COMPILE", compiled)
-        for single, double in zip(
-            bp.marginals(messages), bp.marginals(messages.double()), strict=True
-        ):
-            assert (single - double).abs().max() < 1e-6
-        evidence = bp.log_evidence(messages)
-        assert torch.allclose(evidence, bp.log_evidence(messages.double()).float())
+    for single, double in zip(
+        bp.marginals(messages), bp.marginals(messages.double()), strict=True
+    ):
+        assert (single - double).abs().max() < 1e-6
+    exact = bp.log_evidence(messages.double())
+    assert torch.allclose(bp.log_evidence(messages), exact, rtol=1e-6)
 
 
-@pytest.mark.parametrize("compiled", "01")
+@pytest.mark.parametrize("switch", "01")
 @pytest.mark.parametrize("power", [3, 10, 37])
 @pytest.mark.parametrize(
     "rhm",
@@ -159,11 +153,11 @@ def test_leaf_messages_at_the_edge_of_the_range(
     ],
     ids=repr,
 )
-def test_underflow_never_shows(
-    rhm: RandomHierarchyModel, power: int, compiled: str, monkeypatch: pytest.MonkeyPatch
+def test_underflow_does_not_affect_results(
+    rhm: RandomHierarchyModel, power: int, switch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Messages over many orders of magnitude: float32 gives what float64 does."""
-    monkeypatch.setenv("LIT_HIER_COMPILE", compiled)
+    """Messages over many orders of magnitude: float32 agrees with float64."""
+    monkeypatch.setenv("LIT_HIER_KERNEL", switch)
     g = torch.Generator().manual_seed(0)
     true = torch.nn.functional.one_hot(rhm.sample(50, g)[0], rhm.num_features).bool()
     messages = 10 ** (-power * torch.rand(true.shape, generator=g))
@@ -176,77 +170,150 @@ def test_underflow_never_shows(
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A user's cache with nothing in it."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("LIT_HIER_COMPILE", "1")
-    compiler._kernel.cache_clear()
-    yield tmp_path / "lit-hier"
-    compiler._kernel.cache_clear()
+def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with copies of the package's libraries, from which they are loaded anew."""
+    for path in library.FOLDER.glob("_kernel_*.so"):
+        shutil.copy(path, tmp_path)
+    monkeypatch.setattr(library, "FOLDER", tmp_path)
+    monkeypatch.setenv("LIT_HIER_KERNEL", "1")
+    caches = (library._load_widest, library._announce_new_name)
+    for cache in caches:
+        cache.cache_clear()
+    yield tmp_path
+    for cache in caches:
+        cache.cache_clear()
 
 
-@needs_compiler
-def test_a_kernel_is_compiled_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert compiler.kernel(double=False) is not None
-    (kept,) = cache.iterdir()
-    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
-    assert not kept.stat().st_mode & 0o022
-    before = kept.stat().st_mtime_ns
-    compiler._kernel.cache_clear()
-    assert compiler.kernel(double=False) is not None
-    assert [(x, x.stat().st_mtime_ns) for x in cache.iterdir()] == [(kept, before)]
-    # Another precision, another compiler: another kernel.
-    compiler.kernel(double=True)
-    monkeypatch.setenv("CC", os.environ.get("CC", "cc") + " -DOTHER")
-    compiler._kernel.cache_clear()
-    compiler.kernel(double=False)
-    assert len(list(cache.iterdir())) == 3
+class LongerResults(ctypes.Structure):
+    """More than the library has."""
+
+    _fields_ = (*library.Results._fields_, ("more", ctypes.c_void_p))
 
 
-def start_elsewhere() -> "subprocess.Popen[bytes]":
-    """Ask for a kernel in a new process."""
-    program = "from lit_hier.inference import compiler; assert compiler.kernel(double=False)"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", program], env=environment)
+def remove(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in folder.iterdir():
+        path.unlink()
 
 
-@needs_compiler
-def test_nothing_is_loaded_that_others_can_write(cache: Path) -> None:
-    cache.mkdir(parents=True)
-    cache.chmod(0o777)
-    assert compiler.kernel(double=False) is not None
-    assert not list(cache.iterdir())
-    cache.chmod(0o700)
-    # Two at once, both of them first; a process does not open again what it has loaded.
-    assert [process.wait() for process in (start_elsewhere(), start_elsewhere())] == [0, 0]
-    (kept,) = cache.iterdir()
-    for mode in (0o600, 0o666):  # harmed; written by anybody
-        kept.unlink()
-        kept.write_bytes(b"harm")
-        kept.chmod(mode)
-        compiler._kernel.cache_clear()
-        assert compiler.kernel(double=False) is not None
-        assert kept.read_bytes() != b"harm"
-        assert not kept.stat().st_mode & 0o022
+def overwrite(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+        path.write_bytes(b"not a library")
 
 
-@pytest.mark.usefixtures("cache")
-def test_without_a_compiler_plain_operations_answer(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def change_sources(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "source_digest", lambda: "0" * 64)
+
+
+def change_sizes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "Results", LongerResults)
+
+
+@needs_kernel
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (remove, "_kernel_baseline.so was not built"),
+        (overwrite, "_kernel_baseline.so cannot be loaded: "),
+        (change_sources, "_kernel_baseline.so is stale: it was built from other sources"),
+        (change_sizes, r"_kernel_baseline.so is stale: its structures take \[\d+, 64\] bytes"),
+    ],
+)
+def test_unusable_libraries_are_reported_once_and_plain_operations_answer(
+    change: Callable[[Path, pytest.MonkeyPatch], None],
+    reason: str,
+    libraries: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     rhm = RandomHierarchyModel(4, 2, 2, 2)
     bp = BeliefPropagation(rhm)
-    messages = random_messages(rhm, 3, torch.float32)
-    wanted = bp.marginals(messages)
-    monkeypatch.setenv("CC", "no-such-compiler")
-    compiler._kernel.cache_clear()
+    messages = messages_of_different_sharpness(rhm, 3, 3, torch.float32)
+    with monkeypatch.context() as context:
+        context.setenv("LIT_HIER_KERNEL", "0")
+        expected = bp.marginals(messages)
+    change(libraries, monkeypatch)
+    with pytest.raises(UnusableLibraryError, match=rf"^{reason}[^\n]*$"):
+        library.load_library(library.library_path("baseline"))
     with caplog.at_level(logging.INFO, "lit_hier"):
         for _ in range(2):
-            for a, b in zip(bp.marginals(messages), wanted, strict=True):
-                assert torch.equal(a, b)
-        (record,) = caplog.records
-        assert "plain torch operations" in record.getMessage()
-        monkeypatch.setenv("LIT_HIER_COMPILE", "0")
-        compiler._kernel.cache_clear()
-        bp.marginals(messages)
-        assert len(caplog.records) == 1
+            assert library.load_kernel() is None
+            assert_equal_bits({"marginals": bp.marginals(messages)}, {"marginals": expected})
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "runs as plain torch operations" in record.getMessage()
+    assert "pip install --editable ." in record.getMessage()
+    assert "\n" not in record.getMessage()
+
+
+@needs_kernel
+def test_a_narrower_variant_replaces_one_that_was_not_built(libraries: Path) -> None:
+    for path in libraries.iterdir():
+        if path.name != "_kernel_baseline.so":
+            path.unlink()
+    native = library.load_kernel()
+    assert native is not None
+    assert native._name == str(libraries / "_kernel_baseline.so")
+
+
+@pytest.mark.parametrize(
+    ("capability", "variants"),
+    [
+        ("AVX512", ["avx512", "avx2", "baseline"]),
+        ("AVX2", ["avx2", "baseline"]),
+        ("DEFAULT", ["baseline"]),
+        ("SVE256", ["baseline"]),
+    ],
+)
+def test_the_machines_capability_chooses_the_variants(
+    capability: str, variants: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert library.variant_names() == variants
+
+
+@needs_kernel
+def test_a_package_without_sources_has_a_kernel(
+    libraries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_sources, "FOLDER", libraries)
+    assert kernel_sources.source_digest() is None
+    assert library.load_kernel() is not None
+
+
+def test_the_digest_depends_on_every_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = kernel_sources.source_files()
+    assert {path.suffix for path in sources} == {".c", ".h"}
+    for path in sources:
+        shutil.copy(path, tmp_path)
+    monkeypatch.setattr(kernel_sources, "FOLDER", tmp_path)
+    digests = {kernel_sources.source_digest()}
+    for path in kernel_sources.source_files():
+        path.write_bytes(path.read_bytes() + b"\n")
+        digests.add(kernel_sources.source_digest())
+    assert len(digests) == 1 + len(sources)
+
+
+@pytest.mark.usefixtures("libraries")
+def test_the_environment_turns_the_kernel_off_without_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("LIT_HIER_KERNEL", "0")
+    with caplog.at_level(logging.INFO, "lit_hier"):
+        assert library.load_kernel() is None
+    assert not caplog.records
+
+
+@needs_kernel
+@pytest.mark.usefixtures("libraries")
+def test_the_old_environment_variable_is_answered_by_the_new_name(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("LIT_HIER_COMPILE", "0")
+    for _ in range(2):
+        assert library.load_kernel() is not None
+    (record,) = caplog.records
+    assert "LIT_HIER_COMPILE is ignored" in record.getMessage()
+    assert "LIT_HIER_KERNEL=0" in record.getMessage()

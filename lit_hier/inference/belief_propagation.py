@@ -9,14 +9,13 @@ r"""Belief propagation (BP) on the tree of a Random Hierarchy Model: exact Bayes
 
 Source: Section 4 and Appendix B of the paper.
 
-`lit_hier.inference.tables` derives index tables from the rules. `lit_hier.inference.passes` has the
-passes over the tree as torch operations, in either arithmetic of `lit_hier.inference.semirings`;
-`lit_hier.inference.kernel` runs the same passes in C. `lit_hier.inference.posterior` chooses
-between them and recomputes the samples that underflow has affected.
+Modules of this package: `tables` derives index tables from the rules. `passes` has the passes over
+the tree as torch operations, in either arithmetic of `semirings`; `kernel` runs the same passes in
+C. `posterior` chooses between them and recomputes the samples that underflow has affected.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -139,7 +138,7 @@ class BeliefPropagation(nn.Module):
         """
         return self.marginals(leaf_messages)[0]
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "BeliefPropagation":
         """Move the tables to where `fn` moves a tensor; remember the type to which it casts."""
         super()._apply(fn, recurse)
         device = self.tables.device

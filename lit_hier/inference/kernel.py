@@ -29,9 +29,7 @@ _OUT_OF_MEMORY: Final = -1
 # The queries with one table per level.
 _TABLES: Final[tuple[Query, ...]] = ("upward", "downward", "marginals", "trees")
 
-INVALID_MESSAGES: Final = (
-    "leaf_messages must be finite and non-negative; look for NaN upstream"
-)
+INVALID_MESSAGES: Final = "leaf_messages must be finite and non-negative; look for NaN upstream"
 
 
 @cache

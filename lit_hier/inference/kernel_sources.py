@@ -1,6 +1,6 @@
 """The native kernel's sources and the variants that are built from them.
 
-`setup.py` runs this file when the package is built, so it imports nothing but the standard library.
+`setup.py` runs this file when the package is built, so it needs the standard library only.
 """
 
 import hashlib

@@ -18,8 +18,11 @@ import torch
 from lit_hier.inference.kernel_sources import VARIANTS, source_digest
 
 _LOG: Final = logging.getLogger("lit_hier")
-_FOLDER: Final = Path(__file__).parent
-_REBUILD: Final = "reinstall lit-hier where there is a C compiler: pip install --force-reinstall"
+FOLDER: Final = Path(__file__).parent
+_REMEDY: Final = (
+    "to build it, reinstall lit-hier where there is a C compiler (in a checkout:"
+    " pip install --editable .)"
+)
 _DIGEST_LENGTH: Final = 64
 
 
@@ -57,7 +60,7 @@ def variant_names() -> list[str]:
 
 def library_path(variant: str) -> Path:
     """Path of a variant's library in the package, whether or not it was built."""
-    return _FOLDER / f"_kernel_{variant}.so"
+    return FOLDER / f"_kernel_{variant}.so"
 
 
 def load_library(path: Path) -> ctypes.CDLL:
@@ -115,6 +118,6 @@ def _load_widest() -> ctypes.CDLL | None:
         "belief propagation runs as plain torch operations, which takes tens of times longer,"
         " because there is no kernel (%s); %s",
         "; ".join(reasons),
-        _REBUILD,
+        _REMEDY,
     )
     return None

@@ -1,7 +1,7 @@
 r"""Mean-field theory of denoising the RHM under the epsilon-process, for n = v.
 
-Messages are replaced by their average over random rules, so that each has one number: the belief
-p in the true symbol, from 1/v (nothing is known) to 1 (certainty). With
+Messages are replaced by their average over random rules, so that one number describes each: the
+belief p in the true symbol, from 1/v (no information) to 1 (certainty). With
 :math:`f = (mv - 1)/(v^s - 1)` (Eq. 29), one level of the tree maps
 
 .. math::
@@ -16,43 +16,49 @@ starting from :math:`p_\uparrow^{(0)} = 1 - \epsilon + \epsilon/v` and
 :math:`p^*` between the attractive ones 1/v and 1 separates noise below which the class is
 recovered from noise above which it is lost, as L grows.
 
-All functions are vectorised: v, m, s and beliefs broadcast. Source: Appendix B of the paper.
+All functions are vectorised: v, m, s, epsilon and beliefs broadcast, to a shape (...) below, and
+results are float64. Every function raises `InputError` if v, m and s do not define an RHM: v >= 2,
+m >= 1, s >= 2 and m v <= v^s are required. Source: Appendix B of the paper.
 """
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from jaxtyping import Bool, Float64
+from numpy.typing import ArrayLike
 
 from lit_hier.errors import InputError
 
-Floats = NDArray[np.float64]
-
-_BISECTIONS: Final = 60  # more than a float64 has bits
+_BISECTIONS: Final = 60  # more than the 53 bits of a float64's mantissa
 
 
-def _parameters(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> tuple[Floats, Floats, Floats]:
+def _parameters(
+    v: ArrayLike, m: ArrayLike, s: ArrayLike
+) -> tuple[Float64[np.ndarray, "..."], Float64[np.ndarray, "..."], Float64[np.ndarray, "..."]]:
     v_, m_, s_ = (np.asarray(x, dtype=np.float64) for x in (v, m, s))
     if (v_ < 2).any() or (m_ < 1).any() or (s_ < 2).any() or (m_ * v_ > v_**s_).any():
-        raise InputError("v, m and s make no grammar: give v >= 2, m >= 1, s >= 2 and m v <= v^s")
+        raise InputError(
+            f"v = {v!r}, m = {m!r}, s = {s!r} do not define an RHM:"
+            " give v >= 2, m >= 1, s >= 2 and m v <= v^s"
+        )
     return v_, m_, s_
 
 
-def _belief(epsilon: ArrayLike, v: Floats) -> Floats:
+def _belief(epsilon: ArrayLike, v: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
     eps = np.asarray(epsilon, dtype=np.float64)
     if not ((eps >= 0) & (eps <= 1)).all():
-        raise InputError("epsilon is out of range; give noise in 0 to 1")
+        raise InputError(f"epsilon is {epsilon!r}; give noise from 0 to 1")
     return np.asarray(1 - eps + eps / v)
 
 
-def rule_density(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Floats:
-    """Fraction f = (mv - 1)/(v^s - 1) of the other tuples that are rules (Eq. 29)."""
+def rule_density(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Float64[np.ndarray, "..."]:
+    """Fraction f = (mv - 1)/(v^s - 1) of all other tuples that are rules (Eq. 29), shape (...)."""
     v, m, s = _parameters(v, m, s)
     return np.asarray((m * v - 1) / (v**s - 1))
 
 
-def upward(p: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Floats:
-    """Belief of a parent whose children have belief p: F of Eq. 38."""
+def upward(p: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Float64[np.ndarray, "..."]:
+    """Belief in a parent whose children have belief p: F of Eq. 38, shape (...)."""
     f = rule_density(v, m, s)
     v, m, s = _parameters(v, m, s)
     intact = np.asarray(p, dtype=np.float64) ** s
@@ -60,8 +66,10 @@ def upward(p: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Floats:
     return np.asarray((intact + broken * (m - 1) / (m * v - 1)) / (intact + broken))
 
 
-def upward_derivative(p: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Floats:
-    """Derivative F'(p) (Eq. 39)."""
+def upward_derivative(
+    p: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike
+) -> Float64[np.ndarray, "..."]:
+    """Derivative F'(p) of `upward` (Eq. 39), shape (...)."""
     f = rule_density(v, m, s)
     v, m, s = _parameters(v, m, s)
     p = np.asarray(p, dtype=np.float64)
@@ -69,8 +77,13 @@ def upward_derivative(p: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike) ->
     return np.asarray(m * (v - 1) / (m * v - 1) * slope)
 
 
-def downward(q: ArrayLike, p: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Floats:
-    """Belief sent to a child by a parent with downward belief q and siblings with p (Eq. 56)."""
+def downward(
+    q: ArrayLike, p: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike
+) -> Float64[np.ndarray, "..."]:
+    """Belief sent to a child by a parent with downward belief q and siblings with belief p.
+
+    Eq. 56; shape (...).
+    """
     f = rule_density(v, m, s)
     v, m, s = _parameters(v, m, s)
     q = np.asarray(q, dtype=np.float64)
@@ -82,13 +95,13 @@ def downward(q: ArrayLike, p: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLik
 
 def beliefs(
     epsilon: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike, L: int
-) -> tuple[Floats, Floats]:
+) -> tuple[Float64[np.ndarray, " levels *shape"], Float64[np.ndarray, " levels *shape"]]:
     """Upward and downward beliefs at all levels (Eq. 54, 57-58).
 
     Args:
-        epsilon: Noise in [0, 1]; it broadcasts with v, m and s to a shape (...).
-        v: Symbols.
-        m: Synonyms.
+        epsilon: Noise in [0, 1].
+        v: Symbols in the alphabet.
+        m: Synonyms, rules per symbol.
         s: Branching.
         L: Depth, at least 1.
 
@@ -96,7 +109,7 @@ def beliefs(
         Upward and downward beliefs in the true symbol, each (L + 1, ...), leaves first.
 
     Raises:
-        InputError: The noise or L is out of range, or the numbers make no grammar.
+        InputError: `epsilon` or L is out of range, or v, m and s do not define an RHM.
     """
     if L < 1:
         raise InputError(f"L is {L}; give at least 1")
@@ -111,7 +124,9 @@ def beliefs(
     return np.stack(up), np.stack(down[::-1])
 
 
-def marginals(epsilon: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike, L: int) -> Floats:
+def marginals(
+    epsilon: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike, L: int
+) -> Float64[np.ndarray, " levels *shape"]:
     """Posterior probability of the true symbol at every level (Eq. 59): see `beliefs`.
 
     Returns:
@@ -123,28 +138,32 @@ def marginals(epsilon: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike, L: i
     return np.asarray(right / (right + wrong))
 
 
+FloatOrArray = np.float64 | Float64[np.ndarray, "..."]
+"""A scalar for scalar arguments, else an array."""
+
+
 class FixedPoints(NamedTuple):
     """Fixed points p = F(p) of the upward map, on a first axis of three.
 
     Attributes:
-        belief: 1/v, p*, 1, shape (3, ...); p* is NaN where there is none.
-        slope: F'(p) there, same shape.
+        belief: 1/v, p*, 1, shape (3, ...); p* is NaN if it does not exist.
+        slope: F'(p) at each of them, same shape.
     """
 
-    belief: Floats
-    slope: Floats
+    belief: Float64[np.ndarray, " 3 *shape"]
+    slope: Float64[np.ndarray, " 3 *shape"]
 
     @property
-    def stable(self) -> NDArray[np.bool_]:
-        """Whether the point attracts, |F'| < 1; False for a point that there is not."""
+    def stable(self) -> Bool[np.ndarray, " 3 *shape"]:
+        """Whether each point attracts, |F'| < 1; False where p* does not exist."""
         return np.asarray(np.abs(self.slope) < 1)
 
 
 def fixed_points(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> FixedPoints:
     """All fixed points of Eq. 38 in [1/v, 1] with their stability (Fig. 10, left).
 
-    F(p) - p vanishes at 1/v and at 1. Where both attract, F'(1) < 1 and F'(1/v) < 1, it changes
-    its sign once between them, from minus to plus, at the repulsive p*.
+    F(p) - p vanishes at 1/v and at 1. If both attract, F'(1) < 1 and F'(1/v) < 1, it changes sign
+    once between them, from minus to plus, at the repulsive p*.
     """
     v, m, s = np.broadcast_arrays(*_parameters(v, m, s))
     low, high = 1 / v, np.ones(v.shape)
@@ -158,32 +177,40 @@ def fixed_points(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> FixedPoints:
     return FixedPoints(belief, upward_derivative(belief, v, m, s))
 
 
-def critical_belief(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Any:
-    """Repulsive fixed point p* of Eq. 38, strictly between 1/v and 1; NaN where there is none."""
-    return fixed_points(v, m, s).belief[1][()]
+def critical_belief(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> FloatOrArray:
+    """Repulsive fixed point p* of Eq. 38, between 1/v and 1; NaN if it does not exist."""
+    return _unwrap(fixed_points(v, m, s).belief[1])
 
 
-def critical_epsilon(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Any:
-    """Noise at the transition, 1 - epsilon* + epsilon*/v = p*; NaN where there is none."""
+def critical_epsilon(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> FloatOrArray:
+    """Noise at the transition, 1 - epsilon* + epsilon*/v = p*; NaN if there is none."""
     p = critical_belief(v, m, s)
-    return ((1 - p) / (1 - 1 / np.asarray(v, dtype=np.float64)))[()]
+    return _unwrap((1 - p) / (1 - 1 / np.asarray(v, dtype=np.float64)))
 
 
-def critical_exponent(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Any:
-    r"""Exponent of the correlation length; NaN where there is no transition.
+def critical_exponent(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> FloatOrArray:
+    r"""Exponent nu of the correlation length; NaN if there is no transition.
 
     Near the transition :math:`\xi \sim |\epsilon - \epsilon^*|^{-\nu}` with
-    :math:`\nu = \ln s / \ln F'(p^*)`: a level multiplies the distance from p* by F'(p*) and
-    lengths by s.
+    :math:`\nu = \ln s / \ln F'(p^*)`: each level multiplies the distance from p* by F'(p*),
+    and lengths by s.
     """
-    return (np.log(np.asarray(s, dtype=np.float64)) / np.log(fixed_points(v, m, s).slope[1]))[()]
+    slope = fixed_points(v, m, s).slope[1]
+    return _unwrap(np.log(np.asarray(s, dtype=np.float64)) / np.log(slope))
 
 
-def critical_density(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Any:
+def critical_density(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> FloatOrArray:
     """The s f below which the class can be recovered: F'(1) = 1 in its finite-size form (Eq. 41).
 
-    It tends to 1 as v grows. Where s `rule_density` is below it there is a transition, unless so
-    few strings are data that 1/v repels and the class is recovered at any noise below 1 (m = 1).
+    It tends to 1 as v grows. If s times `rule_density` is below it, there is a transition, unless
+    so few strings are data that 1/v repels: then the class is recovered at any noise below 1
+    (m = 1).
     """
     v, m, s = _parameters(v, m, s)
-    return np.asarray((m * v - 1) / (m * (v - 1)))[()]
+    return _unwrap((m * v - 1) / (m * (v - 1)))
+
+
+def _unwrap(x: FloatOrArray) -> FloatOrArray:
+    """Convert an array without axes to a scalar."""
+    unwrapped: FloatOrArray = np.asarray(x)[()]
+    return unwrapped

@@ -259,4 +259,5 @@ def log_evidence(
     Returns:
         Nats, float64, shape (B,).
     """
-    return semiring.log_evidence(root, exponents, tables.class_prior) - tables.log_derivations
+    nats: Tensor = semiring.log_evidence(root, exponents, tables.class_prior)
+    return nats.sub(tables.log_derivations)

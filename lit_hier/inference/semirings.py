@@ -53,9 +53,7 @@ class Semiring(ABC):
         """Convert scaled messages to linear numbers."""
 
     @abstractmethod
-    def add(
-        self, x: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"], *, out: Tensor
-    ) -> None:
+    def add(self, x: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"], *, out: Tensor) -> None:
         """Write the sum of two messages into `out`."""
 
     @abstractmethod
@@ -65,7 +63,7 @@ class Semiring(ABC):
         """Product of two messages, written into `out` if given."""
 
     @abstractmethod
-    def normalize(self, x: Float[Tensor, "symbols *rest"]) -> Float[Tensor, "symbols *rest"]:
+    def normalize(self, x: Float[Tensor, " symbols *rest"]) -> Float[Tensor, " symbols *rest"]:
         """Probabilities from messages of any scale, with sum 1 over the first axis."""
 
     @abstractmethod
@@ -121,9 +119,7 @@ class LinearSemiring(Semiring):
         """Return the messages themselves."""
         return x
 
-    def add(
-        self, x: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"], *, out: Tensor
-    ) -> None:
+    def add(self, x: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"], *, out: Tensor) -> None:
         """Write x + y into `out`."""
         torch.add(x, y, out=out)
 
@@ -133,7 +129,7 @@ class LinearSemiring(Semiring):
         """Product x y."""
         return torch.mul(x, y, out=out)
 
-    def normalize(self, x: Float[Tensor, "symbols *rest"]) -> Float[Tensor, "symbols *rest"]:
+    def normalize(self, x: Float[Tensor, " symbols *rest"]) -> Float[Tensor, " symbols *rest"]:
         """Divide by the `pairwise_sum`; an entry that equals the sum becomes exactly 1."""
         total = pairwise_sum(x)
         return torch.where(x == total, 1, x * total.reciprocal())
@@ -190,9 +186,7 @@ class LogSemiring(Semiring):
         """Exponentials."""
         return x.exp()
 
-    def add(
-        self, x: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"], *, out: Tensor
-    ) -> None:
+    def add(self, x: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"], *, out: Tensor) -> None:
         """Write log(e^x + e^y) into `out`."""
         torch.logaddexp(x, y, out=out)
 
@@ -202,7 +196,7 @@ class LogSemiring(Semiring):
         """Sum x + y."""
         return torch.add(x, y, out=out)
 
-    def normalize(self, x: Float[Tensor, "symbols *rest"]) -> Float[Tensor, "symbols *rest"]:
+    def normalize(self, x: Float[Tensor, " symbols *rest"]) -> Float[Tensor, " symbols *rest"]:
         """Softmax over the first axis."""
         return torch.softmax(x, dim=0)
 
@@ -235,7 +229,7 @@ class LogSemiring(Semiring):
         return (root + prior.log()).logsumexp(-1) + exponents
 
 
-def pairwise_sum(x: Float[Tensor, "terms *rest"]) -> Float[Tensor, "*rest"]:
+def pairwise_sum(x: Float[Tensor, " terms *rest"]) -> Float[Tensor, "*rest"]:
     """Sum over the first axis by halving, in an order that depends on its length only.
 
     Args:

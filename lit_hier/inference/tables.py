@@ -19,7 +19,6 @@ promise that.
 import copy
 import math
 from collections.abc import Sequence
-from typing import Self
 
 import torch
 from jaxtyping import Float64, Int32, Int64
@@ -85,7 +84,7 @@ class Rounds:
             semiring.add(head, term, out=head)
         return out if self.in_order else out.index_select(0, self.order)
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> "Rounds":
         """Return a copy on a device."""
         moved = copy.copy(self)
         moved.index, moved.order = self.index.to(device), self.order.to(device)
@@ -186,7 +185,7 @@ class RuleTables:
         """Where the tables are; those of the kernel stay on the CPU."""
         return self.class_prior.device
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> "RuleTables":
         """Return a copy on a device, with the same types and values."""
         moved = copy.copy(self)
         moved.rules = tuple(rule.to(device) for rule in self.rules)
@@ -217,9 +216,7 @@ def _upward_rounds(rule: Int64[Tensor, "parents m s"]) -> Rounds:
     return Rounds(parent, rule.flatten(0, 1).T, len(rule))
 
 
-def _downward_rounds(
-    rule: Int64[Tensor, "parents m s"], num_features: int
-) -> tuple[Rounds, ...]:
+def _downward_rounds(rule: Int64[Tensor, "parents m s"], num_features: int) -> tuple[Rounds, ...]:
     """Rounds of the messages to each of the s children."""
     parent = torch.arange(len(rule)).repeat_interleave(rule.shape[1])
     children = rule.flatten(0, 1).T
