@@ -35,16 +35,16 @@ def test_fixed_points_against_root_finding(v: int, m: int, s: int) -> None:
     real = np.sort(roots[np.abs(roots.imag) < 1e-7].real)
     real = real[(real > 1 / v - 1e-6) & (real < 1 + 1e-6)]
     points = mean_field.fixed_points(v, m, s)
-    mine = points.belief[~np.isnan(points.belief)]
+    found = points.belief[~np.isnan(points.belief)]
     inner = real[(real > 1 / v + 1e-5) & (real < 1 - 1e-5)]
-    assert np.allclose(mine, [1 / v, *inner, 1], atol=1e-7)
-    # A point attracts if iterating from beside it leads to it.
+    assert np.allclose(found, [1 / v, *inner, 1], atol=1e-7)
+    # A point attracts if one step from nearby leads closer to it.
     for p, stable in zip(points.belief, points.stable, strict=True):
         if np.isnan(p):
             assert not stable
             continue
-        beside = np.clip(np.array([p - 1e-3, p + 1e-3]), 1 / v, 1)
-        near = beside[np.abs(beside - p) > 0]
+        near = np.clip(np.array([p - 1e-3, p + 1e-3]), 1 / v, 1)
+        near = near[np.abs(near - p) > 0]
         moved = mean_field.upward(near, v, m, s)
         assert stable == bool((np.abs(moved - p) < np.abs(near - p)).all())
     has_transition = not np.isnan(points.belief[1])
@@ -79,7 +79,7 @@ def test_parameters_broadcast() -> None:
 
 @pytest.mark.parametrize(("v", "m", "s"), [(4, 2, 2), (3, 2, 3), (5, 5, 2)])
 def test_maps_against_averages_over_random_rules(v: int, m: int, s: int) -> None:
-    """Average unnormalised messages over grammars, around a rule that is known to be there."""
+    """Average unnormalised messages over grammars, given the rule that produced the tuple."""
     p, q = 0.6, 0.5
     up, down = np.zeros(2), np.zeros(2)
     other = (1 - p) / (v - 1)
@@ -96,14 +96,14 @@ def test_maps_against_averages_over_random_rules(v: int, m: int, s: int) -> None
     assert down[0] / down[1] == pytest.approx(mean_field.downward(q, p, v, m, s), rel=0.02)
 
 
-def test_the_transitions_that_the_design_names() -> None:
+def test_the_transitions_of_the_paper() -> None:
     assert mean_field.critical_belief(32, 8, 2) == pytest.approx(0.2917, abs=1e-4)
     assert mean_field.critical_epsilon([32, 16], [8, 4], 2) == pytest.approx(
         [0.7312, 0.8], abs=1e-4
     )
 
 
-def test_limits_of_no_noise_and_full_noise() -> None:
+def test_limits_without_noise_and_without_information() -> None:
     p = mean_field.marginals([0.0, 1.0], 32, 8, 2, 10)
     assert p.shape == (11, 2)
     assert np.allclose(p[:, 0], 1)
@@ -111,10 +111,12 @@ def test_limits_of_no_noise_and_full_noise() -> None:
     assert (p[:-1, 1] < 1.2 / 32).all()
 
 
-def test_bad_parameters() -> None:
-    with pytest.raises(InputError, match="make no grammar"):
+def test_invalid_parameters() -> None:
+    with pytest.raises(
+        InputError, match=r"^v = 4, m = 5, s = 2 do not define an RHM: give [^\n]*$"
+    ):
         mean_field.critical_epsilon(4, 5, 2)
-    with pytest.raises(InputError, match="epsilon is out of range"):
+    with pytest.raises(InputError, match=r"^epsilon is 1.5; give noise from 0 to 1$"):
         mean_field.marginals(1.5, 32, 8, 2, 10)
     with pytest.raises(InputError, match="L is 0"):
         mean_field.marginals(0.5, 32, 8, 2, 0)

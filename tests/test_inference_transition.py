@@ -23,7 +23,7 @@ def test_levels_invert_at_the_transition_of_a_deep_tree() -> None:
     below, above = levels(0.70), levels(0.76)
     assert below[L] > 0.5 > above[L]
     assert 0.70 < mean_field.critical_epsilon(v, m, s) < 0.76
-    # Before the transition high levels are the surest, after it the leaves are; level by level.
+    # Below the transition, certainty grows from level to level; above it, it decreases.
     well_below, well_above = levels(0.55), levels(0.80)
     assert (np.diff(well_below[:7]) > 0).all()
     assert well_below[L] > well_below[0]

@@ -1,6 +1,7 @@
 """Laws of belief propagation, against sums over all data in exact fractions."""
 
 import math
+import os
 from fractions import Fraction
 
 import pytest
@@ -13,6 +14,8 @@ from strategies import (
     SEEDS,
     grammars,
     messages_of_any_scale,
+    messages_of_different_sharpness,
+    random_draws,
     random_names,
     renamed,
     rng,
@@ -21,15 +24,16 @@ from strategies import (
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from lit_hier.inference import BeliefPropagation
+from lit_hier.inference import BeliefPropagation, Query, library
 from lit_hier.rhm import RandomHierarchyModel, Tree
 
-# Of float64, after a few hundred operations on positive numbers.
+# Rounding error of float64 after a few hundred operations on positive numbers.
 TIGHT = 1e-12
+QUERIES: tuple[Query, ...] = ("upward", "downward", "marginals", "log_evidence", "trees")
 
 
 def weigh(rhm: RandomHierarchyModel, messages: Tensor) -> tuple[Tree, list[Fraction]]:
-    """Every datum's tree, and its exact weight for one sample's messages (leaves, v)."""
+    """Return every datum's tree and its exact weight, given one sample's messages (leaves, v)."""
     tree = every_datum(rhm)
     exact = [[Fraction(x) for x in row] for row in messages.tolist()]
     weights = []
@@ -46,12 +50,12 @@ def log(x: Fraction) -> float:
     return math.log(x.numerator) - math.log(x.denominator)
 
 
-def apart(a: Tree, b: Tree) -> float:
+def max_difference(a: Tree, b: Tree) -> float:
     return max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True))
 
 
-def clamped(messages: Tensor, leaf: int, symbol: int) -> Tensor:
-    """The part of the evidence in which a leaf has a symbol."""
+def clamp_leaf(messages: Tensor, leaf: int, symbol: int) -> Tensor:
+    """Restrict the evidence to trees in which a leaf has a symbol."""
     part = messages.clone()
     part[:, leaf] *= one_hot(torch.tensor(symbol), messages.shape[-1])
     return part
@@ -60,7 +64,7 @@ def clamped(messages: Tensor, leaf: int, symbol: int) -> Tensor:
 @given(grammars(most_data=300, most_leaves=27), SEEDS)
 @examples(60)
 def test_inference_is_the_exact_sum_over_all_data(rhm: RandomHierarchyModel, seed: int) -> None:
-    """Messages from 2^-300 to 2^300: the weight of a datum may be far from any floating point."""
+    """Messages from 2^-300 to 2^300: a datum's weight may exceed any floating-point range."""
     messages = messages_of_any_scale(rhm, 1, seed)
     bp = BeliefPropagation(rhm)
     tree, weights = weigh(rhm, messages[0])
@@ -77,11 +81,11 @@ def test_inference_is_the_exact_sum_over_all_data(rhm: RandomHierarchyModel, see
 
 
 @given(grammars(), SEEDS, st.sampled_from([torch.float32, torch.float64]))
-def test_answers_are_probabilities_whatever_the_scale(
+def test_answers_are_probabilities_at_any_scale(
     rhm: RandomHierarchyModel, seed: int, dtype: torch.dtype
 ) -> None:
     messages = messages_of_any_scale(rhm, 3, seed)
-    if dtype == torch.float32:  # of which 2^300 is none
+    if dtype == torch.float32:  # which cannot represent 2^300
         messages = messages.sqrt().sqrt().float()
     posterior = BeliefPropagation(rhm).condition(messages)
     for answer in (posterior.upward(), posterior.downward(), posterior.marginals()):
@@ -93,27 +97,28 @@ def test_answers_are_probabilities_whatever_the_scale(
 
 
 @given(grammars(), SEEDS)
-def test_the_scale_of_each_leafs_message_moves_the_evidence_and_no_bit_else(
+def test_the_scale_of_each_leafs_message_changes_the_evidence_and_no_other_bit(
     rhm: RandomHierarchyModel, seed: int
 ) -> None:
     messages = small_messages(rhm, 3, seed)
     powers = torch.randint(-200, 201, (3, rhm.num_leaves), generator=rng(seed))
     bp = BeliefPropagation(rhm)
-    here, there = bp.condition(messages), bp.condition(torch.ldexp(messages, powers[..., None]))
+    posterior = bp.condition(messages)
+    scaled = bp.condition(torch.ldexp(messages, powers[..., None]))
     for a, b in (
-        (here.upward(), there.upward()),
-        (here.downward(), there.downward()),
-        (here.marginals(), there.marginals()),
+        (posterior.upward(), scaled.upward()),
+        (posterior.downward(), scaled.downward()),
+        (posterior.marginals(), scaled.marginals()),
     ):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-    shift = there.log_evidence() - here.log_evidence()
+    shift = scaled.log_evidence() - posterior.log_evidence()
     assert (shift - powers.double().sum(1) * math.log(2)).abs().max() < 1e-9
 
 
 @given(grammars(), SEEDS)
 @examples(60)
 def test_total_probability(rhm: RandomHierarchyModel, seed: int) -> None:
-    """Beliefs are the mean, over what one leaf may be, of the beliefs were it known to be so."""
+    """Marginals are the mean, over the symbol of one leaf, of the marginals given that symbol."""
     messages = small_messages(rhm, 1, seed)
     bp = BeliefPropagation(rhm)
     leaf = seed % rhm.num_leaves
@@ -122,13 +127,13 @@ def test_total_probability(rhm: RandomHierarchyModel, seed: int) -> None:
     evidence = []
     for symbol, belief in enumerate(beliefs[0][0, leaf].tolist()):
         if belief > 0:
-            known = clamped(messages, leaf, symbol)
+            known = clamp_leaf(messages, leaf, symbol)
             evidence.append(bp.log_evidence(known))
             share = torch.exp(evidence[-1] - bp.log_evidence(messages))
             assert float(share) == pytest.approx(belief, abs=TIGHT)
             for level, part in zip(mean, bp.marginals(known), strict=True):
                 level += belief * part
-    assert apart(tuple(mean), beliefs) < TIGHT
+    assert max_difference(tuple(mean), beliefs) < TIGHT
     together = torch.logsumexp(torch.stack(evidence), 0)
     assert float(together) == pytest.approx(float(bp.log_evidence(messages)), abs=1e-10)
 
@@ -136,7 +141,7 @@ def test_total_probability(rhm: RandomHierarchyModel, seed: int) -> None:
 @given(grammars(), SEEDS)
 @examples(60)
 def test_a_node_whose_leaves_are_known_is_known(rhm: RandomHierarchyModel, seed: int) -> None:
-    """And so is all under it, whatever the other leaves say."""
+    """So is its whole subtree, for any evidence at the other leaves."""
     messages = small_messages(rhm, 1, seed)
     level = seed % rhm.num_layers + 1
     node = (seed // 7) % rhm.num_nodes(level)
@@ -155,7 +160,7 @@ def test_a_node_whose_leaves_are_known_is_known(rhm: RandomHierarchyModel, seed:
 
 @given(grammars(min_layers=2, most_leaves=64), SEEDS)
 @examples(60)
-def test_evidence_of_a_tree_is_made_of_that_of_its_subtrees(
+def test_the_evidence_of_a_tree_follows_from_that_of_its_subtrees(
     rhm: RandomHierarchyModel, seed: int
 ) -> None:
     """Given the rule at the root, subtrees are independent data of a grammar with one level less.
@@ -167,7 +172,7 @@ def test_evidence_of_a_tree_is_made_of_that_of_its_subtrees(
     v, s = rhm.num_features, rhm.tuple_size
     below = RandomHierarchyModel.from_rules(rhm.rules[:-1], v)
     parts = messages.unflatten(1, (s, -1))[0]
-    # No child may be impossible: a doubt too small to be seen.
+    # No child may be impossible; the addition is far below the tolerance.
     parts = parts + 1e-200
     given_symbol = torch.stack(
         [BeliefPropagation(below, prior).log_evidence(parts) for prior in torch.eye(v)], dim=1
@@ -196,43 +201,41 @@ def test_a_prior_mixes_the_evidence_of_its_classes(rhm: RandomHierarchyModel, se
             )
             for level, part in zip(mean, one.marginals(messages), strict=True):
                 level += belief * part
-    assert apart(tuple(mean), beliefs) < TIGHT
+    assert max_difference(tuple(mean), beliefs) < TIGHT
 
 
 @given(grammars(), SEEDS)
 @examples(60)
-def test_new_names_for_symbols_rename_the_beliefs_and_change_no_other_thing(
-    rhm: RandomHierarchyModel, seed: int
-) -> None:
+def test_renaming_symbols_only_renames_the_marginals(rhm: RandomHierarchyModel, seed: int) -> None:
     names = random_names(rhm, seed)
     messages = small_messages(rhm, 2, seed)
-    there = torch.empty_like(messages)
-    there[..., names[0]] = messages
+    permuted = torch.empty_like(messages)
+    permuted[..., names[0]] = messages
     one, other = BeliefPropagation(rhm), BeliefPropagation(renamed(rhm, names))
-    back = [level[..., name] for name, level in zip(names, other.marginals(there), strict=True)]
-    assert apart(one.marginals(messages), tuple(back)) < TIGHT
-    assert (one.log_evidence(messages) - other.log_evidence(there)).abs().max() < 1e-10
+    back = [level[..., name] for name, level in zip(names, other.marginals(permuted), strict=True)]
+    assert max_difference(one.marginals(messages), tuple(back)) < TIGHT
+    assert (one.log_evidence(messages) - other.log_evidence(permuted)).abs().max() < 1e-10
 
 
 @given(grammars(), SEEDS)
 @examples(60)
-def test_a_grammar_read_from_right_to_left_has_the_beliefs_from_right_to_left(
+def test_mirrored_rules_and_leaves_have_mirrored_marginals(
     rhm: RandomHierarchyModel, seed: int
 ) -> None:
-    """Mirrored tuples and mirrored leaves; and the order of synonyms means nothing."""
+    """The order of synonyms has no effect."""
     messages = small_messages(rhm, 2, seed)
     order = torch.randperm(rhm.num_synonyms, generator=rng(seed))
     mirrored = [rule.flip(2)[:, order] for rule in rhm.rules]
     other = BeliefPropagation(RandomHierarchyModel.from_rules(mirrored, rhm.num_features))
     back = [level.flip(1) for level in other.marginals(messages.flip(1))]
-    assert apart(BeliefPropagation(rhm).marginals(messages), tuple(back)) < TIGHT
+    assert max_difference(BeliefPropagation(rhm).marginals(messages), tuple(back)) < TIGHT
 
 
 @given(grammars(), SEEDS, st.sampled_from([torch.float32, torch.float64]))
-def test_every_draw_is_a_datum_that_the_evidence_allows(
+def test_every_sample_is_a_datum_that_the_evidence_allows(
     rhm: RandomHierarchyModel, seed: int, dtype: torch.dtype
 ) -> None:
-    """Also those at the very ends, where rounding might choose a rule of weight zero."""
+    """Also for draws at the ends of [0, 1), where rounding might choose a rule of weight zero."""
     messages = small_messages(rhm, 6, seed).to(dtype)
     draws = torch.rand(6, 1 + rhm.num_choices, generator=rng(seed), dtype=torch.float64)
     draws[0], draws[1] = 0.0, LAST_DRAW
@@ -249,8 +252,8 @@ def test_every_draw_is_a_datum_that_the_evidence_allows(
 
 @given(grammars(), SEEDS)
 @examples(60)
-def test_learning_in_steps_is_learning_at_once(rhm: RandomHierarchyModel, seed: int) -> None:
-    """Bayes: what is learnt of a leaf later multiplies its belief, and the evidence."""
+def test_updating_in_steps_equals_updating_at_once(rhm: RandomHierarchyModel, seed: int) -> None:
+    """Bayes' rule: later evidence at a leaf multiplies its marginal and the total evidence."""
     first, second = (small_messages(rhm, 1, seed + k) + 0.25 for k in (0, 1))
     bp = BeliefPropagation(rhm)
     leaf = seed % rhm.num_leaves
@@ -260,3 +263,21 @@ def test_learning_in_steps_is_learning_at_once(rhm: RandomHierarchyModel, seed: 
     assert (bp.marginals(both)[0][0, leaf] - wanted / wanted.sum()).abs().max() < TIGHT
     ratio = bp.log_evidence(both) - bp.log_evidence(first)
     assert float(ratio) == pytest.approx(math.log(float(wanted.sum())), abs=1e-10)
+
+
+@pytest.mark.skipif(os.environ.get("LIT_HIER_KERNEL") == "0", reason="LIT_HIER_KERNEL=0")
+@given(grammars(), SEEDS, st.integers(1, 40), st.sampled_from([torch.float32, torch.float64]))
+@examples(60)
+def test_the_kernel_has_the_bits_of_plain_operations(
+    rhm: RandomHierarchyModel, seed: int, num: int, dtype: torch.dtype
+) -> None:
+    bp = BeliefPropagation(rhm, torch.rand(rhm.num_classes, generator=rng(seed)) + 0.1)
+    posterior = bp.condition(messages_of_different_sharpness(rhm, num, seed, dtype))
+    draws = random_draws(rhm, num)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "load_kernel", lambda: None)
+        plain = posterior.query(*QUERIES, draws=draws)
+    assert library.load_kernel() is not None
+    native = posterior.query(*QUERIES, draws=draws)
+    for query in QUERIES:
+        assert all(torch.equal(a, b) for a, b in zip(plain[query], native[query], strict=True))

@@ -168,7 +168,7 @@ class BeliefPropagation(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Adopt the grammar and the prior of a state as a whole.
+        """Adopt the grammar and the prior of a state, as a whole even if not `strict`.
 
         Raises:
             InputError: The state lacks keys or has others, its sizes differ from this module's,
@@ -179,9 +179,6 @@ class BeliefPropagation(nn.Module):
             for name, value in state_dict.items()
             if name.startswith(prefix)
         }
-        if not (state or strict):
-            missing_keys += [prefix + name for name in self._state()]
-            return
         self._check_state(state)
         rules = [state[f"rules_{level}"].cpu() for level in range(self.tables.num_layers)]
         v = self.tables.num_features
@@ -202,12 +199,10 @@ class BeliefPropagation(nn.Module):
     def _check_state(self, state: Mapping[str, Any]) -> None:
         """Compare a state's keys, sizes and kinds of numbers with this module's."""
         expected = self._state()
-        missing, unexpected = expected.keys() - state.keys(), state.keys() - expected.keys()
-        if missing or unexpected:
+        if state.keys() != expected.keys():
             raise InputError(
-                f"state_dict lacks the keys {sorted(missing)} and has the unexpected"
-                f" {sorted(unexpected)}; give the state of a BeliefPropagation with"
-                f" {self.tables.num_layers} levels of rules"
+                f"state_dict has the keys {sorted(state)}; give the state of a BeliefPropagation"
+                f" with {self.tables.num_layers} levels, {sorted(expected)}"
             )
         for name, tensor in expected.items():
             given = state[name]
