@@ -69,15 +69,18 @@ wheel: .venv/.installed
 	rm -rf build dist
 	$(BIN)/python -m build
 
-# The kernel with warnings as errors and with checks of addresses and undefined behaviour; then its
-# tests. Nothing of it is installed.
+# Build the kernel with warnings as errors and with checks of addresses and undefined behaviour, and
+# run its tests; nothing is installed. Python is built without these checks, so their library is
+# loaded first, and C++'s, whose exceptions it intercepts; leaks in Python are not reported.
 SANITIZE := -Wall -Wextra -Werror -g -fsanitize=address,undefined -fno-sanitize-recover=all
 SANITIZED := build/sanitize
+library = $(shell $${CC:-cc} -print-file-name=$(1))
 sanitize: .venv/.installed
 	rm -rf $(SANITIZED)
 	CFLAGS="$(SANITIZE)" LDFLAGS="-fsanitize=address,undefined" $(BIN)/python setup.py --quiet \
 		build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
-	LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$(call library,libasan.so) $(call library,libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0 \
 		LIT_HIER_TEST_KERNELS=$(SANITIZED)/lit_hier/inference \
 		$(BIN)/python -m pytest tests/test_inference_kernel.py
 
