@@ -1,21 +1,19 @@
-"""Belief propagation against simple ways of writing it, as ratios in one run.
+"""Belief propagation against simple implementations, as ratios within one run.
 
 python benchmarks/belief_propagation.py [--threads 1]
 
-For full marginals and for draws from the posterior, at two sizes of the paper, over batch sizes:
-samples per second, and how many times more samples the compiled kernel answers than each of the
-simple ways (quartiles over rounds that are interleaved, so that a noisy machine disturbs all
-alike; where others take its cores, one thread says more). `scatter`, the slowest, is given 64
-samples at most, and its time is multiplied. Marginals are checked against each
-other first. Then what the first call costs, with an empty cache and with the kernel in it, and
-the peak memory of 4096 samples at L = 10 (on Linux).
+For full marginals and for samples of the posterior, at two sizes of the paper, over batch sizes:
+samples per second, and how many times more samples the native kernel processes than each simple
+implementation (quartiles over interleaved rounds, so that noise affects all alike; on a shared
+machine, one thread is more informative). `scatter`, the slowest, processes 64 samples at most, and
+its time is multiplied. Marginals are first compared with each other. Then the extra time of the
+first call, and the peak memory of 4096 samples at L = 10 (on Linux).
 """
 
 import argparse
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -37,8 +35,8 @@ from lit_hier.rhm import RandomHierarchyModel, Tree
 
 SIZES = ((16, 4, 2, 7), (32, 8, 2, 10))
 MOST_SCATTERED = 64
-BURST = 0.1  # seconds for which a way is called at least, one call after the other
-SWITCH = "LIT_HIER_COMPILE"
+BURST = 0.1  # seconds for which an implementation is called at least, call after call
+SWITCH = "LIT_HIER_KERNEL"
 
 FIRST_CALL = """
 import time, torch
@@ -60,7 +58,7 @@ from lit_hier.processes import EpsilonNoise
 from lit_hier.rhm import RandomHierarchyModel
 rhm = RandomHierarchyModel(32, 8, 2, 10)
 bp = BeliefPropagation(rhm)
-def peak():  # ru_maxrss would begin with the parent's
+def peak():  # ru_maxrss would include the parent's
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 2**20
 before = peak()
 leaves = rhm.sample(4096, torch.Generator().manual_seed(0))[0]
@@ -71,7 +69,7 @@ print(before, peak())
 
 
 def plainly(call: Callable[[], object]) -> object:
-    """Answer without the kernel."""
+    """Call without the kernel."""
     os.environ[SWITCH] = "0"
     try:
         return call()
@@ -82,9 +80,9 @@ def plainly(call: Callable[[], object]) -> object:
 def compare(
     ways: dict[str, Callable[[], object]], batch: int, rounds: int, patience: float
 ) -> str:
-    """Time ways in turns, the first one against all others: a row of the table.
+    """Time implementations in turns, the first one against all others: a row of the table.
 
-    A way gets as many rounds as `patience` seconds allow, but one at least.
+    Each gets as many rounds as `patience` seconds allow, but one at least.
     """
     shares = {"scatter": min(batch, MOST_SCATTERED) / batch}
     first = next(iter(ways))
@@ -95,8 +93,7 @@ def compare(
             if times[name] and spent[name] + np.nanmedian(times[name]) > patience:
                 times[name].append(np.nan)
                 continue
-            # The quick ones more than once: what the clock and the way before them do is then
-            # little beside them.
+            # Fast ones are repeated: the clock and the previous implementation then matter little.
             repeats, took, start = 0, 0.0, time.perf_counter()
             while took < BURST:
                 way()
@@ -127,7 +124,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32, 256, 1024])
     parser.add_argument("--ask", nargs="+", default=["marginals", "draws"])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--patience", type=float, default=20.0, help="seconds for a way and row")
+    parser.add_argument("--patience", type=float, default=20.0, help="seconds per cell")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -171,13 +168,8 @@ def main() -> None:
                 row = compare(calls, batch, options.rounds, options.patience)
                 print("| " + ", ".join(map(str, size)) + f" | {batch} | {row} |", flush=True)
         print()
-    with tempfile.TemporaryDirectory() as empty:
-        for what in ("an empty cache", "the kernel in the cache"):
-            environment = {**os.environ, "XDG_CACHE_HOME": empty}
-            said = subprocess.run(
-                [sys.executable, "-c", FIRST_CALL], env=environment, check=True, stdout=-1
-            ).stdout
-            print(f"first call, {what}: {float(said):.2f} s more than another")
+    extra = subprocess.run([sys.executable, "-c", FIRST_CALL], check=True, stdout=-1).stdout
+    print(f"first call: {float(extra):.2f} s more than the next")
     for what, switch in (("kernel", "1"), ("plain", "0")):
         environment = {**os.environ, SWITCH: switch}
         said = subprocess.run(
