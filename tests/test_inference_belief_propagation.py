@@ -433,13 +433,13 @@ TWICE[0, 0] = TWICE[1, 0]
     [
         (
             {},
-            r"has the keys \[\]; give the state of a BeliefPropagation with 4 levels",
+            "lacks class_prior; give the state of a BeliefPropagation with 4 levels",
         ),
         (
             {k: x for k, x in STATE.items() if k != "rules_2"},
-            r"has the keys .*'rules_1', 'rules_3'\];",
+            "lacks rules_2; give",
         ),
-        (STATE | {"rules_4": STATE["rules_3"]}, r"has the keys .*'rules_4'\];"),
+        (STATE | {"rules_4": STATE["rules_3"]}, "has an unexpected rules_4; give"),
         (STATE | {"class_prior": torch.ones(6)}, r"class_prior has shape \(6,\); give \(5,\)"),
         (
             BeliefPropagation(RandomHierarchyModel(7, 3, 2, 4, 5)).state_dict(),
@@ -448,7 +448,10 @@ TWICE[0, 0] = TWICE[1, 0]
         (STATE | {"rules_0": STATE["rules_0"].float()}, "rules_0 is torch.float32; give integers"),
         (STATE | {"rules_0": STATE["rules_0"] + 1}, "does not define an RHM: .*names symbol 8"),
         (STATE | {"rules_1": TWICE}, "does not define an RHM: .*belongs to symbols 0 and 1"),
-        (STATE | {"class_prior": -torch.ones(5)}, "class_prior is .*; give finite, non-negative"),
+        (
+            STATE | {"class_prior": -torch.ones(5)},
+            "class_prior has the entry -1; give finite, non-negative",
+        ),
     ],
 )
 def test_invalid_states_change_nothing(state: dict[str, Tensor], message: str) -> None:

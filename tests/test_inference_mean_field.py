@@ -115,8 +115,8 @@ def test_invalid_parameters() -> None:
     with pytest.raises(
         InputError, match=r"^v = 4, m = 5, s = 2 do not define an RHM: give [^\n]*$"
     ):
-        mean_field.critical_epsilon(4, 5, 2)
+        mean_field.critical_epsilon(4, np.arange(1, 2000), 2)
     with pytest.raises(InputError, match=r"^epsilon is 1.5; give noise from 0 to 1$"):
-        mean_field.marginals(1.5, 32, 8, 2, 10)
+        mean_field.marginals((0.5, 1.5), 32, 8, 2, 10)
     with pytest.raises(InputError, match="L is 0"):
         mean_field.marginals(0.5, 32, 8, 2, 0)

@@ -1,4 +1,4 @@
-"""What is known exactly about the Random Hierarchy Model: belief propagation, mean field."""
+"""Inference on the Random Hierarchy Model: exact by belief propagation, and in mean field."""
 
 from lit_hier.inference import mean_field
 from lit_hier.inference.belief_propagation import BeliefPropagation

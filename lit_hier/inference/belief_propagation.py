@@ -199,10 +199,14 @@ class BeliefPropagation(nn.Module):
     def _check_state(self, state: Mapping[str, Any]) -> None:
         """Compare a state's keys, sizes and kinds of numbers with this module's."""
         expected = self._state()
-        if state.keys() != expected.keys():
+        missing, unexpected = expected.keys() - state.keys(), state.keys() - expected.keys()
+        if missing or unexpected:
+            problem = (
+                f"lacks {min(missing)}" if missing else f"has an unexpected {min(unexpected)}"
+            )
             raise InputError(
-                f"state_dict has the keys {sorted(state)}; give the state of a BeliefPropagation"
-                f" with {self.tables.num_layers} levels, {sorted(expected)}"
+                f"state_dict {problem}; give the state of a BeliefPropagation with"
+                f" {self.tables.num_layers} levels: class_prior and a rules_l per level"
             )
         for name, tensor in expected.items():
             given = state[name]

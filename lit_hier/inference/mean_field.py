@@ -21,7 +21,8 @@ results are float64. Every function raises `InputError` if v, m and s do not def
 m >= 1, s >= 2 and m v <= v^s are required. Source: Appendix B of the paper.
 """
 
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -29,35 +30,41 @@ from numpy.typing import ArrayLike
 
 from lit_hier.errors import InputError
 
+Numbers = ArrayLike | Sequence[Any]
+"""A number, an array or sequences of numbers; at run time a tuple is not an `ArrayLike`."""
+
 _BISECTIONS: Final = 60  # more than the 53 bits of a float64's mantissa
 
 
 def _parameters(
-    v: ArrayLike, m: ArrayLike, s: ArrayLike
+    v: Numbers, m: Numbers, s: Numbers
 ) -> tuple[Float64[np.ndarray, "..."], Float64[np.ndarray, "..."], Float64[np.ndarray, "..."]]:
     v_, m_, s_ = (np.asarray(x, dtype=np.float64) for x in (v, m, s))
-    if (v_ < 2).any() or (m_ < 1).any() or (s_ < 2).any() or (m_ * v_ > v_**s_).any():
+    invalid = np.asarray((v_ < 2) | (m_ < 1) | (s_ < 2) | (m_ * v_ > v_**s_))
+    if invalid.any():
+        first = [x[invalid][0] for x in np.broadcast_arrays(v_, m_, s_)]
         raise InputError(
-            f"v = {v!r}, m = {m!r}, s = {s!r} do not define an RHM:"
-            " give v >= 2, m >= 1, s >= 2 and m v <= v^s"
+            "v = {:g}, m = {:g}, s = {:g} do not define an RHM:"
+            " give v >= 2, m >= 1, s >= 2 and m v <= v^s".format(*first)
         )
     return v_, m_, s_
 
 
-def _belief(epsilon: ArrayLike, v: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
+def _belief(epsilon: Numbers, v: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
     eps = np.asarray(epsilon, dtype=np.float64)
-    if not ((eps >= 0) & (eps <= 1)).all():
-        raise InputError(f"epsilon is {epsilon!r}; give noise from 0 to 1")
+    invalid = eps[~((eps >= 0) & (eps <= 1))]
+    if invalid.size:
+        raise InputError(f"epsilon is {invalid[0]:g}; give noise from 0 to 1")
     return np.asarray(1 - eps + eps / v)
 
 
-def rule_density(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Float64[np.ndarray, "..."]:
+def rule_density(v: Numbers, m: Numbers, s: Numbers) -> Float64[np.ndarray, "..."]:
     """Fraction f = (mv - 1)/(v^s - 1) of all other tuples that are rules (Eq. 29), shape (...)."""
     v, m, s = _parameters(v, m, s)
     return np.asarray((m * v - 1) / (v**s - 1))
 
 
-def upward(p: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Float64[np.ndarray, "..."]:
+def upward(p: Numbers, v: Numbers, m: Numbers, s: Numbers) -> Float64[np.ndarray, "..."]:
     """Belief in a parent whose children have belief p: F of Eq. 38, shape (...)."""
     f = rule_density(v, m, s)
     v, m, s = _parameters(v, m, s)
@@ -67,7 +74,7 @@ def upward(p: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike) -> Float64[np
 
 
 def upward_derivative(
-    p: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike
+    p: Numbers, v: Numbers, m: Numbers, s: Numbers
 ) -> Float64[np.ndarray, "..."]:
     """Derivative F'(p) of `upward` (Eq. 39), shape (...)."""
     f = rule_density(v, m, s)
@@ -78,7 +85,7 @@ def upward_derivative(
 
 
 def downward(
-    q: ArrayLike, p: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike
+    q: Numbers, p: Numbers, v: Numbers, m: Numbers, s: Numbers
 ) -> Float64[np.ndarray, "..."]:
     """Belief sent to a child by a parent with downward belief q and siblings with belief p.
 
@@ -94,7 +101,7 @@ def downward(
 
 
 def beliefs(
-    epsilon: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike, L: int
+    epsilon: Numbers, v: Numbers, m: Numbers, s: Numbers, L: int
 ) -> tuple[Float64[np.ndarray, " levels *shape"], Float64[np.ndarray, " levels *shape"]]:
     """Upward and downward beliefs at all levels (Eq. 54, 57-58).
 
@@ -125,7 +132,7 @@ def beliefs(
 
 
 def marginals(
-    epsilon: ArrayLike, v: ArrayLike, m: ArrayLike, s: ArrayLike, L: int
+    epsilon: Numbers, v: Numbers, m: Numbers, s: Numbers, L: int
 ) -> Float64[np.ndarray, " levels *shape"]:
     """Posterior probability of the true symbol at every level (Eq. 59): see `beliefs`.
 
@@ -159,7 +166,7 @@ class FixedPoints(NamedTuple):
         return np.asarray(np.abs(self.slope) < 1)
 
 
-def fixed_points(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> FixedPoints:
+def fixed_points(v: Numbers, m: Numbers, s: Numbers) -> FixedPoints:
     """All fixed points of Eq. 38 in [1/v, 1] with their stability (Fig. 10, left).
 
     F(p) - p vanishes at 1/v and at 1. If both attract, F'(1) < 1 and F'(1/v) < 1, it changes sign
@@ -177,18 +184,18 @@ def fixed_points(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> FixedPoints:
     return FixedPoints(belief, upward_derivative(belief, v, m, s))
 
 
-def critical_belief(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> FloatOrArray:
+def critical_belief(v: Numbers, m: Numbers, s: Numbers) -> FloatOrArray:
     """Repulsive fixed point p* of Eq. 38, between 1/v and 1; NaN if it does not exist."""
     return _unwrap(fixed_points(v, m, s).belief[1])
 
 
-def critical_epsilon(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> FloatOrArray:
+def critical_epsilon(v: Numbers, m: Numbers, s: Numbers) -> FloatOrArray:
     """Noise at the transition, 1 - epsilon* + epsilon*/v = p*; NaN if there is none."""
     p = critical_belief(v, m, s)
     return _unwrap((1 - p) / (1 - 1 / np.asarray(v, dtype=np.float64)))
 
 
-def critical_exponent(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> FloatOrArray:
+def critical_exponent(v: Numbers, m: Numbers, s: Numbers) -> FloatOrArray:
     r"""Exponent nu of the correlation length; NaN if there is no transition.
 
     Near the transition :math:`\xi \sim |\epsilon - \epsilon^*|^{-\nu}` with
@@ -199,7 +206,7 @@ def critical_exponent(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> FloatOrArray:
     return _unwrap(np.log(np.asarray(s, dtype=np.float64)) / np.log(slope))
 
 
-def critical_density(v: ArrayLike, m: ArrayLike, s: ArrayLike) -> FloatOrArray:
+def critical_density(v: Numbers, m: Numbers, s: Numbers) -> FloatOrArray:
     """The s f below which the class can be recovered: F'(1) = 1 in its finite-size form (Eq. 41).
 
     It tends to 1 as v grows. If s times `rule_density` is below it, there is a transition, unless

@@ -204,10 +204,13 @@ def normalize_prior(class_prior: Tensor, num_classes: int) -> Float64[Tensor, " 
     prior = torch.as_tensor(class_prior, dtype=torch.float64, device="cpu")
     if prior.shape != (num_classes,):
         raise InputError(f"class_prior has shape {tuple(prior.shape)}; give ({num_classes},)")
-    if not (prior.isfinite().all() and (prior >= 0).all() and prior.sum() > 0):
+    invalid = prior[~(prior.isfinite() & (prior >= 0))].tolist()
+    if invalid:
         raise InputError(
-            f"class_prior is {prior.tolist()}; give finite, non-negative numbers, not all zero"
+            f"class_prior has the entry {invalid[0]:g}; give finite, non-negative numbers"
         )
+    if not prior.any():
+        raise InputError("class_prior is zero for every class; give a positive number to one")
     return prior / prior.sum()
 
 

@@ -10,7 +10,7 @@ Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
 variances" (1979).
 """
 
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -93,7 +93,7 @@ class MomentTree:
         return torch.stack(rows)
 
     @classmethod
-    def unpack(cls, *packed: Tensor) -> Self:
+    def unpack(cls, *packed: Tensor) -> "MomentTree":
         """Unite the nodes of several processes."""
         tree = cls()
         for row in (row for rows in packed for row in rows):
