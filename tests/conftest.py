@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 
 # `make sanitize` has the tests load the kernel that it has built.
 if "LIT_HIER_TEST_KERNELS" in os.environ:
-    library.FOLDER = Path(os.environ["LIT_HIER_TEST_KERNELS"]).resolve()  # type: ignore[misc]
+    library.FOLDER = Path(os.environ["LIT_HIER_TEST_KERNELS"]).resolve()
 
 # One thread per process, held: the bits of a matrix product may depend on it.
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -247,13 +247,24 @@ def test_unusable_libraries_are_reported_once_and_plain_operations_answer(
 
 
 @needs_kernel
-def test_a_narrower_variant_replaces_one_that_was_not_built(libraries: Path) -> None:
-    for path in libraries.iterdir():
-        if path.name != "_kernel_baseline.so":
-            path.unlink()
+@pytest.mark.parametrize("is_bad", [False, True])
+def test_a_narrower_variant_replaces_one_that_was_not_built_or_is_bad(
+    is_bad: bool,
+    libraries: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(library, "variant_names", lambda: ["avx2", "baseline"])
+    (libraries / "_kernel_avx2.so").unlink(missing_ok=True)
+    if is_bad:
+        (libraries / "_kernel_avx2.so").write_bytes(b"not a library")
     native = library.load_kernel()
     assert native is not None
     assert native._name == str(libraries / "_kernel_baseline.so")
+    assert len(caplog.records) == is_bad
+    for record in caplog.records:
+        assert "_kernel_avx2.so cannot be loaded" in record.getMessage()
+        assert "pip install --editable ." in record.getMessage()
 
 
 @pytest.mark.parametrize(

@@ -107,17 +107,30 @@ def _announce_new_name() -> None:
 
 @cache
 def _load_widest() -> ctypes.CDLL | None:
-    """Load the widest variant that can be used; log one line if there is none."""
-    reasons = []
-    for variant in variant_names():
+    """Load the widest variant that can be used; log one line if that is none or a library is bad.
+
+    A missing library alone is no reason for a line: compilers need not know every instruction set.
+    """
+    reasons: dict[Path, str] = {}
+    for path in map(library_path, variant_names()):
         try:
-            return load_library(library_path(variant))
+            library = load_library(path)
         except UnusableLibraryError as error:
-            reasons.append(" ".join(str(error).split()))
+            reasons[path] = " ".join(str(error).split())
+            continue
+        bad = [reason for other, reason in reasons.items() if other.is_file()]
+        if bad:
+            _LOG.warning(
+                "belief propagation uses the slower library %s (%s); %s",
+                path.name,
+                "; ".join(bad),
+                _REMEDY,
+            )
+        return library
     _LOG.warning(
         "belief propagation runs as plain torch operations, which takes tens of times longer,"
         " because there is no kernel (%s); %s",
-        "; ".join(reasons),
+        "; ".join(reasons.values()),
         _REMEDY,
     )
     return None
