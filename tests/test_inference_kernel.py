@@ -171,7 +171,7 @@ def test_underflow_does_not_affect_results(
 
 @pytest.fixture
 def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with copies of the package's libraries, from which they are loaded anew."""
+    """A folder with copies of the package's libraries, from which they are loaded again."""
     for path in library.FOLDER.glob("_kernel_*.so"):
         shutil.copy(path, tmp_path)
     monkeypatch.setattr(library, "FOLDER", tmp_path)

@@ -20,7 +20,7 @@ from lit_hier.inference.kernel_sources import VARIANTS, source_digest
 _LOG: Final = logging.getLogger("lit_hier")
 FOLDER: Final = Path(__file__).parent
 _REMEDY: Final = (
-    "to build it, reinstall lit-hier where there is a C compiler (in a checkout:"
+    "to build it, reinstall lit-hier on a machine with a C compiler (in a checkout:"
     " pip install --editable .)"
 )
 _DIGEST_LENGTH: Final = 64
