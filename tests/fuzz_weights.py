@@ -90,7 +90,7 @@ def checkpoints(place: Path) -> Use:
         with inside(folder), as_the_command_says_it():
             try:
                 made = network("weights.ckpt")
-                if tuple(x.shape[1:2]) == (made.layers[0][0].in_channels,):
+                if tuple(x.shape[1:2]) == (made.hooked.layers[0][0].in_channels,):
                     made.eval()(x)
             finally:
                 unharmed(folder)

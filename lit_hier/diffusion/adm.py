@@ -4,11 +4,11 @@ r"""Lossless conversion of OpenAI's ADM checkpoints to diffusers models.
 
     python -m lit_hier.diffusion.adm 256x256_diffusion_uncond.pt adm-256
 
-writes a pipeline folder that `diffusers.DiffusionPipeline.from_pretrained` reads. The checkpoint is
-a state dict of the U-Net of guided-diffusion with `resblock_updown`, `use_scale_shift_norm` and
-attention heads of 64 channels: two residual blocks per level in the encoder, three in the decoder,
-attention at some levels, and every change of resolution is a residual block. The parameters
-correspond as follows:
+writes a pipeline folder that `diffusers.DiffusionPipeline.from_pretrained` reads. The checkpoint
+is a state dict of the U-Net of guided-diffusion with `resblock_updown`, `use_scale_shift_norm` and
+attention heads of 64 channels. It has two residual blocks per level in the encoder and three in
+the decoder, attention at some levels, and a residual block for every change of resolution. The
+parameters correspond as follows:
 
 ============================================ ==================================================
 guided-diffusion                             diffusers `UNet2DModel`

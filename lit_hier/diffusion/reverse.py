@@ -35,7 +35,7 @@ _UNFIT: Final = (
 
 Convention = Literal["aligned", "released"]
 Denoise = Callable[[Tensor, Tensor], Tensor]
-"""Maps x_t, (N, C, H, W), and training steps, int64, (N,), to the model's output, (N, C', H, W)."""
+"""Maps x_t, (N, C, H, W), and training steps, int64, (N,), to the output, (N, C', H, W)."""
 
 
 class ReverseProcess:
@@ -84,8 +84,8 @@ class ReverseProcess:
         rest = self.alphas_cumprod
         if rest.shape != (num_train,) or not ((rest >= 0) & (rest <= 1)).all():
             raise InputError(
-                f"scheduler: the betas of this {kind} do not define a noise schedule of {num_train}"
-                " steps; give betas from 0 to 1"
+                f"scheduler: the betas of this {kind} do not define a noise schedule of"
+                f" {num_train} steps; give betas from 0 to 1"
             )
         self.scheduler.alphas_cumprod = self.alphas_cumprod
         if hasattr(self.scheduler, "one"):

@@ -172,7 +172,8 @@ class SampleStore:
         x_start = images.x_start
         if x_start.shape[1] not in _CHANNELS:
             raise InputError(
-                f"samples: image files have 1, 3 or 4 channels, not {x_start.shape[1]}; leave it out"
+                f"samples: image files have 1, 3 or 4 channels, not {x_start.shape[1]}; leave out"
+                " samples"
             )
         levels = to_levels(torch.cat((x_start[None], x_reversed))).cpu().numpy()
         index = images.index.tolist()

@@ -164,7 +164,7 @@ def training_set_of(checkpoint: Mapping[str, Any], source: str) -> str:
 
 
 def _describe_checkpoint(checkpoint: Mapping[str, Any], source: str) -> dict[str, Any]:
-    unknown = {"network": None, "arguments": {}, "trained_on": ""}
+    unknown: dict[str, Any] = {"network": None, "arguments": {}, "trained_on": ""}
     if record := read_record(checkpoint, source):
         return unknown | record
     # Format 1 has the hyperparameters of an RHMClassifier or an ImageClassifier instead.
