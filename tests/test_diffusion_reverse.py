@@ -1,4 +1,4 @@
-"""The reverse process against its formulas in float64; joint inversion steps against single ones."""
+"""The reverse process against its formulas in float64; joint steps against single ones."""
 
 import inspect
 from collections import Counter

@@ -180,40 +180,56 @@ def test_attributes_of_a_wrapped_network_are_passed_on(tmp_path: Path) -> None:
     assert " 'a transform' True ['1']" in Probe(trained, ["1"]).identity
 
 
+DATA = """
+data:
+  class_path: RHMDataModule
+  init_args:
+    rhm:
+      class_path: RandomHierarchyModel
+      init_args: {num_features: 4, num_synonyms: 2, tuple_size: 2, num_layers: 3}
+    num_train: 40
+    num_val: 20
+    num_test: 20
+    num_predict: 20
+"""
+FIT = """
+model:
+  class_path: ClassificationTask
+  init_args:
+    network:
+      class_path: HierarchicalCNN
+      init_args: {num_features: 4, num_classes: 4, tuple_size: 2, num_layers: 3, width: 3}
+trainer:
+  max_epochs: 1
+  callbacks:
+    - {class_path: ModelCheckpoint, init_args: {dirpath: weights, filename: network}}
+"""
+PREDICT = """
+model:
+  class_path: BPDenoiser
+  init_args: {process: EpsilonNoise, times: [0.2, 0.8]}
+trainer:
+  callbacks:
+    - class_path: ActivationSimilarity
+      init_args:
+        network: {class_path: TrainedNetwork, init_args: {weights: weights/network.ckpt}}
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*close to chance")  # after one epoch
 def test_a_network_from_yaml_is_trained_and_analysed(tmp_path: Path) -> None:
-    """The generic task and the generic network, by their short names, without Python."""
-    network = (
-        "class_path: HierarchicalCNN\n      init_args:"
-        " {num_features: 4, num_classes: 4, tuple_size: 2, num_layers: 3, width: 3}"
-    )
-    data = (
-        "data:\n  class_path: RHMDataModule\n  init_args:\n"
-        "    rhm: {class_path: RandomHierarchyModel, init_args: {num_features: 4, num_synonyms: 2,"
-        " tuple_size: 2, num_layers: 3}}\n"
-        "    num_train: 40\n    num_val: 20\n    num_test: 20\n    num_predict: 20\n"
-    )
-    (tmp_path / "fit.yaml").write_text(
-        f"{data}model:\n  class_path: ClassificationTask\n  init_args:\n    network:\n"
-        f"      {network}\n"
-        "trainer:\n  max_epochs: 1\n  callbacks:\n"
-        "    - {class_path: ModelCheckpoint, init_args: {dirpath: weights, filename: net}}\n"
-    )
-    (tmp_path / "predict.yaml").write_text(
-        f"{data}model:\n  class_path: BPDenoiser\n"
-        "  init_args: {process: EpsilonNoise, times: [0.2, 0.8]}\ntrainer:\n  callbacks:\n    - class_path: ActivationSimilarity\n      init_args:\n"
-        "        network: {class_path: TrainedNetwork, init_args: {weights: weights/net.ckpt}}\n"
-    )
+    """The generic task and the generic network, by their short names."""
     with inside(tmp_path):
-        for command in ("fit", "predict"):
-            line = ["lit-hier", command, "-c", f"{command}.yaml",
-                    "--trainer.enable_progress_bar=false"]  # fmt: skip
-            with patch.object(sys, "argv", line):
+        for command, config in (("fit", FIT), ("predict", PREDICT)):
+            Path(f"{command}.yaml").write_text(DATA + config)
+            line = ["lit-hier", command, "-c", f"{command}.yaml"]
+            with patch.object(sys, "argv", [*line, "--trainer.enable_progress_bar=false"]):
                 main()
-    checkpoint = torch.load(tmp_path / "weights/net.ckpt", weights_only=True)
+    checkpoint = torch.load(tmp_path / "weights/network.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"].keys() == {"num_classes", "trained_on"}
     (table,) = tmp_path.rglob("similarity.csv")
-    names = ["layers.0", "layers.1", "layers.2", "readout"]
-    assert [row["layer"] for row in rows(table)] == names
+    names = {f"layers.{k}" for k in range(3)} | {"readout"}
+    assert {row["layer"] for row in rows(table)} == names
 
 
 def test_outputs_that_are_not_logits_are_named() -> None:
