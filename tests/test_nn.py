@@ -1,11 +1,17 @@
 """Our own networks, layers chosen by name, and hooks on them."""
 
+import linecache
+import sys
+from pathlib import Path
+from types import ModuleType
+
 import pytest
 import torch
 from torch import nn
 
 from lit_hier.errors import InputError
-from lit_hier.nn import HierarchicalCNN, hook_layers, match_layers
+from lit_hier.nn import FourierBands, HierarchicalCNN, hook_layers, match_layers
+from lit_hier.nn.fingerprint import fingerprint
 from lit_hier.nn.hierarchical_cnn import PatchConv1d
 
 
@@ -76,3 +82,42 @@ def test_a_layer_that_never_runs_is_rejected() -> None:
         hook_layers(network, ["layers", "readout"], lambda name, out: None),
     ):
         network(torch.ones(1, 4, 4))
+
+
+class Shift(nn.Module):
+    """Has tensors that the state dict does not contain."""
+
+    def __init__(self, buffer: float, attribute: float) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.tensor([buffer]), persistent=False)
+        self.scale = torch.tensor([attribute])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shifted: torch.Tensor = x * self.scale + self.shift
+        return shifted
+
+
+def test_the_fingerprint_covers_tensors_outside_the_state_dict() -> None:
+    numbers = [(1, 2), (1, 3), (2, 2)]
+    digests = [fingerprint(nn.Sequential(Shift(*pair))) for pair in numbers]
+    assert digests == [fingerprint(nn.Sequential(Shift(*pair))) for pair in numbers]
+    assert len(set(digests)) == 3
+    bands = [fingerprint(FourierBands(8, dimensions)) for dimensions in (1, 2)]
+    assert bands[0] != bands[1]
+
+
+def test_the_fingerprint_covers_the_code_of_inner_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, digests = tmp_path / "own.py", []
+    for power in (2, 3, 2):
+        lines = ("from torch import nn", "class Own(nn.Module):", "    def forward(self, x):",
+                 f"        return x**{power}", "")  # fmt: skip
+        path.write_text("\n".join(lines))
+        linecache.clearcache()
+        module = ModuleType("own")
+        module.__file__ = str(path)
+        monkeypatch.setitem(sys.modules, "own", module)
+        exec(compile(path.read_text(), path, "exec"), vars(module))
+        digests.append(fingerprint(nn.Sequential(module.Own())))
+    assert digests[0] == digests[2] != digests[1]

@@ -275,9 +275,9 @@ def test_tensors_that_do_not_fit_are_named(own: bool, rhm: RHMClassifier, tmp_pa
     [
         ({"network": "os.system"}, "is not of a network that lit-hier can build by itself"),
         ({"network": ["HierarchicalCNN"]}, "is not of a network that lit-hier can build"),
-        ({"arguments": {}}, "describes an invalid HierarchicalCNN: .* missing 4 required"),
-        ({"arguments": [3]}, "describes an invalid HierarchicalCNN: "),
-        ({"network": "ImageCNN"}, "describes an invalid ImageCNN: .*unexpected keyword"),
+        ({"arguments": {}}, "has invalid arguments for HierarchicalCNN"),
+        ({"arguments": [3]}, "has invalid arguments for HierarchicalCNN"),
+        ({"network": "ImageCNN"}, "has invalid arguments for ImageCNN"),
     ],
 )
 def test_damaged_records_are_rejected_in_one_line(

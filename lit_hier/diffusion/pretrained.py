@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any
     except Exception as error:  # damaged files may fail anywhere in diffusers
         plain = isinstance(error, OSError | ValueError | RuntimeError) and str(error)
         reason = " ".join(str(error).split())[:200] if plain else "its files are damaged"
+        reason = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", reason)
         raise InputError(f"{argument}: cannot load {source}: {reason}") from error
 
 

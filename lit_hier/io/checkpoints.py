@@ -27,8 +27,8 @@ def read_record(checkpoint: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Return what `write_record` wrote.
 
     Args:
-        checkpoint: Of Lightning, as read.
-        source: What an error message calls it, such as `weights: FILE`.
+        checkpoint: A checkpoint of Lightning.
+        source: Its name in error messages, such as `weights: FILE`.
 
     Returns:
         The record; empty for format 1, whose checkpoints have none.
@@ -68,14 +68,14 @@ def is_state_dict(state: Any) -> bool:
 def load_state(
     network: nn.Module, state: Mapping[str, Tensor], source: str, name: str, hint: str, **how: bool
 ) -> None:
-    """Load a state dict into a network, all of it.
+    """Load a state dict into a network, strictly.
 
     Args:
         network: Its parameters and buffers are set.
         state: Tensors by name.
-        source: What an error message calls the state dict, such as `weights: FILE`.
-        name: What it calls the network.
-        hint: What to do.
+        source: The name of the state dict in error messages, such as `weights: FILE`.
+        name: The name of the network in error messages.
+        hint: What to do, for error messages.
         **how: Options of `Module.load_state_dict`.
 
     Raises:

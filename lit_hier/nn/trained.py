@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor, nn
 
-from lit_hier.errors import InputError, one_line
+from lit_hier.errors import InputError
 from lit_hier.io.checkpoints import is_state_dict, load_state, read_checkpoint, read_record
 from lit_hier.nn.hierarchical_cnn import HierarchicalCNN
 from lit_hier.nn.image_cnn import ImageCNN
@@ -89,9 +89,7 @@ class TrainedNetwork(nn.Module):
             with torch.device("meta"):  # a damaged number must not allocate memory
                 outline = kind(**arguments)
         except Exception as error:  # damaged arguments may fail anywhere in torch
-            raise InputError(
-                f"{source} describes an invalid {name}: {one_line(error)[:200]}; {self._hint}"
-            ) from error
+            raise InputError(f"{source} has invalid arguments for {name}; {self._hint}") from error
         load_state(outline, state, source, name, self._hint, assign=True)
         return kind(**arguments)
 
