@@ -47,9 +47,9 @@ def test_digits_are_split_without_overlap() -> None:
     assert torch.cat(labels).bincount().tolist() == np.bincount(load_digits().target).tolist()
     index = torch.cat([batch["index"] for batch in batches["predict"]])
     assert index.tolist() == list(range(200))
-    again = DigitsDataModule(num_test=300, num_predict=200, num_val=100, eval_batch_size=64)
-    again.setup()
-    first = next(iter(again.predict_dataloader()))
+    repeated = DigitsDataModule(num_test=300, num_predict=200, num_val=100, eval_batch_size=64)
+    repeated.setup()
+    first = next(iter(repeated.predict_dataloader()))
     assert torch.equal(first["x"], batches["predict"][0]["x"])
     other = DigitsDataModule(size=12, seed=1)
     other.setup()
@@ -148,8 +148,8 @@ def test_the_same_configs_run_on_data_sets_of_torchvision(tmp_path: Path) -> Non
         lit_hier(tmp_path, command, *both, *few, *arguments)
     (row,) = {row["count"] for row in rows(tmp_path / "logs/digits/version_0/class_kept.csv")}
     assert row == "10"
-    with Image.open(next((tmp_path / "logs/digits/samples/k_0004").iterdir())) as picture:
-        assert (picture.size, picture.mode) == ((28, 28), "L")
+    with Image.open(next((tmp_path / "logs/digits/samples/k_0004").iterdir())) as image:
+        assert (image.size, image.mode) == ((28, 28), "L")
 
 
 def test_training_lowers_the_loss_and_averages_the_weights(tmp_path: Path) -> None:

@@ -114,8 +114,8 @@ def test_saved_samples_equal_the_computed_ones(
             expected = [record.x_start[column], *record.x_reversed[:, column]]
             for place, x in zip(("start", "k_0000", "k_0002", "k_0006", "k_0010"), expected,
                                 strict=True):  # fmt: skip
-                picture = Image.open(uninterrupted[1] / place / f"{sample:08d}.png")
-                assert np.array_equal(np.asarray(picture), to_levels(x)[0].numpy())
+                image = Image.open(uninterrupted[1] / place / f"{sample:08d}.png")
+                assert np.array_equal(np.asarray(image), to_levels(x)[0].numpy())
 
 
 @pytest.mark.parametrize("num_before", [0, 49, 60, 114])
@@ -197,8 +197,8 @@ def test_two_runs_cannot_write_to_one_folder(pipeline: str, tmp_path: Path) -> N
     assert process.stdout is not None
     with process.stdout:
         assert process.stdout.readline() == b"locked\n"
-        said = r"^samples: another run is filling .*; wait for it, or give another folder$"
-        with pytest.raises(InputError, match=said):
+        message = r"^samples: another run is filling .*; wait for it, or give another folder$"
+        with pytest.raises(InputError, match=message):
             predict(tmp_path, sampler(pipeline, samples), analyses())
         process.kill()
         process.wait()

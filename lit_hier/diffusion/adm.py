@@ -237,9 +237,9 @@ def main() -> None:
     )
     parser.add_argument("checkpoint", help="such as 256x256_diffusion_uncond.pt")
     parser.add_argument("folder", help="the new pipeline folder")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        save_pipeline(given.checkpoint, given.folder)
+        save_pipeline(arguments.checkpoint, arguments.folder)
     except (InputError, OSError) as error:
         sys.stderr.write(f"lit-hier: error: {' '.join(str(error).split())}\n")
         sys.exit(2)

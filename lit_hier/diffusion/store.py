@@ -80,16 +80,16 @@ class SampleStore:
             InputError: The folder has samples of other settings, or cannot be created.
         """
         path = Path(folder).expanduser()
-        given = cls(path, tuple(steps), num_steps, _plain(decided_by))
+        store = cls(path, tuple(steps), num_steps, _plain(decided_by))
         manifest = path / "manifest.json"
         if not manifest.exists():
             try:
-                given._write(manifest, given._description())
+                store._write(manifest, store._description())
             except OSError as error:
                 raise _unwritable(folder, error) from error
-            return given
+            return store
         found = cls.open(folder)
-        new, old = given._description(), found._description()
+        new, old = store._description(), found._description()
         for name in new.keys() | old.keys():
             if new.get(name) != old.get(name):
                 raise InputError(
