@@ -244,9 +244,9 @@ def test_a_checkpoint_of_another_network_is_rejected(
     rhm: RHMClassifier, image: ImageClassifier, tmp_path: Path
 ) -> None:
     paths = save(rhm, tmp_path / "rhm.ckpt"), save(image, tmp_path / "image.ckpt")
-    with pytest.raises(InputError, match=r"is of an HierarchicalCNN; give a checkpoint of an Ima"):
+    with pytest.raises(InputError, match=r"holds a network HierarchicalCNN; give a checkpoint"):
         TrainedImageCNN(paths[0])
-    with pytest.raises(InputError, match=r"is of an ImageCNN; give a checkpoint of an RHMClassi"):
+    with pytest.raises(InputError, match=r"holds a network ImageCNN; give a checkpoint of an R"):
         TrainedCNN(paths[1])
     with pytest.raises(InputError, match=r"does not fit Net: body\.1\.weight is missing; give a"):
         TrainedNetwork(paths[0], Net())

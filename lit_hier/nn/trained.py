@@ -141,7 +141,7 @@ class TrainedImageCNN(TrainedNetwork):
 def _check_kind(trained: TrainedNetwork, kind: type[nn.Module], weights: str) -> None:
     if not isinstance(trained.network, kind):
         found = type(trained.network).__name__
-        raise InputError(f"weights: {weights} is of an {found}; {trained._hint}")
+        raise InputError(f"weights: {weights} holds a network {found}; {trained._hint}")
 
 
 def describe_network(network: nn.Module) -> dict[str, Any]:
