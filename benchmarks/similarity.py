@@ -20,7 +20,7 @@ from torchvision.models import convnext_base
 
 from lit_hier.metrics import SimilarityTo, Standardization, channel_moments
 from lit_hier.nn import HierarchicalCNN, Probe, evaluate
-from lit_hier.nn.layer_sets import paper_layers
+from lit_hier.nn.layers import paper_layers
 
 NUM_TIMES = 3
 

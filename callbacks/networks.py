@@ -9,7 +9,7 @@ from torch import nn
 
 from lit_hier.callbacks.curves import CurveAnalysis
 from lit_hier.errors import InputError
-from lit_hier.io.checkpoints import check_training_set
+from lit_hier.nn.trained import check_training_set
 
 
 class NetworkAnalysis(CurveAnalysis, ABC):

@@ -21,16 +21,17 @@ from lit_hier.nn import PretrainedClassifier, TrainedCNN, TrainedImageCNN
 
 
 def _training(module: type, **arguments: Any) -> dict[str, Any]:
-    """Give a checkpoint as Lightning writes it, of a module that has learnt nothing."""
+    """Return a checkpoint as Lightning writes it, of an untrained module."""
     made = module(**arguments, trained_on="")
-    hyper_parameters = {key: value for key, value in made.hparams.items() if key != "optimizer"}
-    return {
+    checkpoint = {
         "epoch": 1,
         "global_step": 3,
         "pytorch-lightning_version": "2.6.0",
         "state_dict": made.state_dict(),
-        "hyper_parameters": hyper_parameters,
+        "hyper_parameters": dict(made.hparams),
     }
+    made.on_save_checkpoint(checkpoint)
+    return checkpoint
 
 
 def _harm_tensors(chance: random.Random, state: dict[str, Any]) -> None:
@@ -75,14 +76,14 @@ def _harm_checkpoint(chance: random.Random, content: Any, path: Path) -> None:
 def checkpoints(place: Path) -> Use:
     """Checkpoints of training, as `weights:` of networks."""
     numbers = {"num_features": 4, "num_classes": 4, "tuple_size": 2, "num_layers": 2, "width": 4}
+    sizes = {"channels": 1, "num_classes": 3, "widths": [4, 4]}
     whole = [
         (TrainedCNN, _training(RHMClassifier, **numbers), torch.zeros(1, 4, 4)),
-        (
-            TrainedImageCNN,
-            _training(ImageClassifier, channels=1, num_classes=3, widths=[4, 4]),
-            torch.zeros(1, 1, 8, 8),
-        ),
+        (TrainedImageCNN, _training(ImageClassifier, **sizes), torch.zeros(1, 1, 8, 8)),
     ]
+    # Format 1 has no record.
+    whole += [(network, {k: content[k] for k in content if k != "lit_hier"}, x)
+              for network, content, x in whole]  # fmt: skip
 
     def use(chance: random.Random, folder: Path) -> None:
         network, content, x = chance.choice(whole)
@@ -90,7 +91,7 @@ def checkpoints(place: Path) -> Use:
         with inside(folder), as_the_command_says_it():
             try:
                 made = network("weights.ckpt")
-                if tuple(x.shape[1:2]) == (made.layers[0][0].in_channels,):
+                if tuple(x.shape[1:2]) == (made.hooked.layers[0][0].in_channels,):
                     made.eval()(x)
             finally:
                 unharmed(folder)

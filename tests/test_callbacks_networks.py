@@ -17,10 +17,10 @@ from lit_hier.callbacks import ActivationSimilarity, ClassKept, reference
 from lit_hier.data import DigitsDataModule
 from lit_hier.data.hierarchy import read_hierarchy
 from lit_hier.errors import InputError
-from lit_hier.io.checkpoints import fingerprint
 from lit_hier.metrics import Standardization, channel_moments
 from lit_hier.modules import StoredSamples
 from lit_hier.nn import Probe
+from lit_hier.nn.fingerprint import fingerprint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*close to chance")  # networks are untrained
 
@@ -180,7 +180,7 @@ def test_channels_are_what_the_equal_sides_leave(
 
 def test_layers_of_what_is_wrapped_go_by_their_own_names() -> None:
     outer = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(64, 4)))
-    with pytest.raises(InputError, match=r"^layers: there is no named set for Sequential; give p"):
+    with pytest.raises(InputError, match=r"^layers: Sequential has no default layers; give p"):
         Probe(outer)
     assert Probe(outer, ["1.0"]).layers == ["1.0"]
     outer.hooked = outer[1]

@@ -1,4 +1,4 @@
-"""ADM checkpoints against a small definition of that network, written from its paper and facts."""
+"""ADM checkpoints against an independent definition of the network, after its paper."""
 
 import math
 import os
@@ -19,7 +19,7 @@ from lit_hier.errors import InputError
 
 
 class Residual(nn.Module):
-    """BigGAN's residual block: resampling inside, scale and shift from the time."""
+    """BigGAN's residual block: it resamples, and the time embedding sets scale and shift."""
 
     def __init__(self, channels: int, time: int, out: int, resample: str = "") -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """Heads of 64 channels, each with its own rows of queries, keys, values in the projection."""
+    """Attention heads of 64 channels; the projection's rows are (heads, 3, 64)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Attention(nn.Module):
 
 
 class ADM(nn.Module):
-    """The U-Net: two residual blocks a level on the way down, three on the way up."""
+    """The U-Net: two residual blocks per level in the encoder, three in the decoder."""
 
     def __init__(self, widths: tuple[int, ...], attends: tuple[bool, ...], out: int = 6) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ WIDTHS, ATTENDS = (32, 32, 64, 64, 128, 128), (False, False, False, True, True, 
 
 @pytest.fixture(scope="module")
 def small() -> ADM:
-    """The real topology at an eighth of its width, with weights that all matter."""
+    """The published topology at an eighth of its width; no parameter has a trivial value."""
     torch.manual_seed(0)
     network = ADM(WIDTHS, ATTENDS).eval()
     for name, value in network.named_parameters():
@@ -145,17 +145,17 @@ def test_a_converted_network_computes_the_same(small: ADM, checkpoint: Path) -> 
     assert not model.training
     x, step = torch.randn(2, 3, 64, 64), torch.tensor([3.0, 700.0])
     with torch.no_grad():
-        true, converted = small(x, step), model(x, step).sample
-        assert (converted - true).abs().max() < 1e-5 * max(1.0, float(true.abs().max()))
+        expected, converted = small(x, step), model(x, step).sample
+        assert (converted - expected).abs().max() < 1e-5 * max(1.0, float(expected.abs().max()))
         exact = small.double()(x.double(), step.double())
-        again = model.double()(x.double(), step.double()).sample
-        # What is left is the embedding of the time, which diffusers computes in float32.
-        assert (again - exact).abs().max() < 1e-6 * float(exact.abs().max())
+        double = model.double()(x.double(), step.double()).sample
+        # diffusers computes the time embedding in float32.
+        assert (double - exact).abs().max() < 1e-6 * float(exact.abs().max())
     small.float()
 
 
-def test_every_parameter_of_the_full_model_has_one_place() -> None:
-    """On the meta device: names, shapes and number of the published 256 x 256 network."""
+def test_every_parameter_of_the_published_network_is_converted() -> None:
+    """Names, shapes and number, on the meta device, of the 256 x 256 network."""
     with torch.device("meta"):
         full = ADM((256, 256, 512, 512, 1024, 1024), ATTENDS)
     weights = full.state_dict()
@@ -163,26 +163,26 @@ def test_every_parameter_of_the_full_model_has_one_place() -> None:
     with torch.device("meta"):
         model = UNet2DModel(**unet_config(weights))
     converted = convert(weights)
-    wanted = {name: value.shape for name, value in model.state_dict().items()}
-    assert {name: value.shape for name, value in converted.items()} == wanted
+    expected = {name: value.shape for name, value in model.state_dict().items()}
+    assert {name: value.shape for name, value in converted.items()} == expected
 
 
-def test_a_pipeline_folder_comes_back(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_converted_pipeline_is_restored(checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "pipeline"
     command = [sys.executable, "-m", "lit_hier.diffusion.adm", str(checkpoint), str(folder)]
     subprocess.run(command, check=True, capture_output=True, timeout=200)
     pipeline = DiffusionPipeline.from_pretrained(folder)
     model = load_adm(checkpoint)
-    same = pipeline.unet.state_dict()
-    assert all(torch.equal(value, same[name]) for name, value in model.state_dict().items())
+    restored = pipeline.unet.state_dict()
+    assert all(torch.equal(value, restored[name]) for name, value in model.state_dict().items())
     assert pipeline.scheduler.config.variance_type == "learned_range"
     assert [path.name for path in folder.parent.iterdir()] == ["pipeline"]
-    with pytest.raises(InputError, match=r"folder: .* already holds something"):
+    with pytest.raises(InputError, match=r"folder: .* is not empty; give a new one"):
         save_pipeline(checkpoint, folder)
 
 
 class Attack:
-    """Unpickled carelessly, it makes a folder."""
+    """Creates a folder when it is unpickled without care."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = str(folder)
@@ -191,19 +191,19 @@ class Attack:
         return os.mkdir, (self.folder,)
 
 
-def spoil(kind: str, weights: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint that cannot be used."""
+def damage(kind: str, weights: dict[str, Any], path: Path) -> None:
+    """Write an invalid checkpoint."""
     if kind == "truncated":
         torch.save(weights, path)
         path.write_bytes(path.read_bytes()[:-2000])
         return
     if kind == "code":
         with path.open("wb") as file:
-            pickle.dump(Attack(path.parent / "made"), file)
+            pickle.dump(Attack(path.parent / "created"), file)
         return
     if kind == "missing":
         del weights["middle_block.1.qkv.bias"]
-    elif kind == "surplus":
+    elif kind == "unexpected":
         weights["input_blocks.0.1.weight"] = torch.ones(3)
     elif kind == "shape":
         weights["out.2.weight"] = torch.ones(6, 64, 3, 3)
@@ -215,32 +215,32 @@ def spoil(kind: str, weights: dict[str, Any], path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "reason"),
     [
         ("truncated", "is no checkpoint of plain tensors"),
         ("code", "is no checkpoint of plain tensors"),
-        ("missing", r"is another network than ADM's \(.*mid_block.attentions.0.to_q.bias"),
-        ("surplus", "is another network than ADM's"),
-        ("shape", r"is another network than ADM's \(.*conv_out.weight"),
+        ("missing", r"does not fit the ADM U-Net: mid_block.attentions.0.to_q.bias is missing"),
+        ("unexpected", "is not of an ADM network: "),
+        ("shape", r"does not fit the ADM U-Net: conv_out.weight has shape \(6, 64, 3, 3\), not"),
         ("conditional", "is conditioned on classes"),
-        ("other", "is no state dict of an ADM network"),
-        ("nested", "is no state dict of an ADM network"),
+        ("other", "is not a state dict of an ADM network"),
+        ("nested", "is not a state dict; give an unconditional ADM"),
     ],
 )
-def test_checkpoints_that_are_none_end_in_one_line(
-    small: ADM, tmp_path: Path, kind: str, said: str
+def test_invalid_checkpoints_are_rejected_in_one_line(
+    small: ADM, tmp_path: Path, kind: str, reason: str
 ) -> None:
     path = tmp_path / "adm.pt"
-    spoil(kind, dict(small.state_dict()), path)
-    with pytest.raises(InputError, match=rf"^checkpoint: [^\n]*{said}[^\n]*$"):
+    damage(kind, dict(small.state_dict()), path)
+    with pytest.raises(InputError, match=rf"^checkpoint: [^\n]*{reason}[^\n]*$"):
         save_pipeline(path, tmp_path / "pipeline")
     assert [entry.name for entry in tmp_path.iterdir()] == ["adm.pt"]
 
 
-def test_a_missing_file_ends_in_one_line_and_status_2(tmp_path: Path) -> None:
+def test_a_missing_file_is_one_line_and_status_2(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lit_hier.diffusion.adm", "none.pt", "pipeline"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
-    assert ended.returncode == 2
-    assert ended.stderr.startswith("lit-hier: error: checkpoint: cannot read none.pt: No such")
-    assert len(ended.stderr.splitlines()) == 1
+    completed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert completed.returncode == 2
+    assert completed.stderr.startswith("lit-hier: error: checkpoint: cannot read none.pt: No such")
+    assert len(completed.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""The embedded images, and a diffusion model trained on them through the command line."""
+"""The embedded digits, and a diffusion model trained on them by the command line."""
 
 import sys
 import warnings
@@ -25,8 +25,8 @@ SPLITS = ("train", "val", "test", "predict")
 
 
 def lit_hier(folder: Path, *arguments: str) -> None:
-    given = [*arguments, "--trainer.enable_progress_bar=false"]
-    with inside(folder), patch.object(sys, "argv", ["lit-hier", *given]):
+    line = ["lit-hier", *arguments, "--trainer.enable_progress_bar=false"]
+    with inside(folder), patch.object(sys, "argv", line):
         main()
 
 
@@ -47,9 +47,9 @@ def test_digits_are_split_without_overlap() -> None:
     assert torch.cat(labels).bincount().tolist() == np.bincount(load_digits().target).tolist()
     index = torch.cat([batch["index"] for batch in batches["predict"]])
     assert index.tolist() == list(range(200))
-    again = DigitsDataModule(num_test=300, num_predict=200, num_val=100, eval_batch_size=64)
-    again.setup()
-    first = next(iter(again.predict_dataloader()))
+    repeated = DigitsDataModule(num_test=300, num_predict=200, num_val=100, eval_batch_size=64)
+    repeated.setup()
+    first = next(iter(repeated.predict_dataloader()))
     assert torch.equal(first["x"], batches["predict"][0]["x"])
     other = DigitsDataModule(size=12, seed=1)
     other.setup()
@@ -59,7 +59,7 @@ def test_digits_are_split_without_overlap() -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "said"),
+    ("build", "message"),
     [
         (lambda: DigitsDataModule(num_predict=0), "num_predict is 0; give at least 1"),
         (lambda: DigitsDataModule(num_test=1500), r"num_test \+ num_predict \+ num_val = 1800 of"),
@@ -70,14 +70,14 @@ def test_digits_are_split_without_overlap() -> None:
         (lambda: DDPMTask(8, "x", ema_decay=1), "ema_decay is 1; give at least 0 and less"),
     ],
 )
-def test_arguments_that_cannot_be_used(build: Any, said: str) -> None:
-    with pytest.raises(InputError, match=rf"^{said}[^\n]*$"):
+def test_invalid_arguments(build: Any, message: str) -> None:
+    with pytest.raises(InputError, match=rf"^{message}[^\n]*$"):
         build()
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make demo-images` runs, with a smaller diffusion model and in fewer epochs."""
+    """The runs of `make demo-images`, with a smaller diffusion model and fewer epochs."""
     folder, configs = tmp_path_factory.mktemp("digits"), ROOT / "configs"
     small = ("--trainer.max_epochs=3", "--model.init_args.widths=[8,16]")
     with warnings.catch_warnings():
@@ -90,14 +90,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "logs"
 
 
-def test_a_pipeline_is_there_whole(digits: Path) -> None:
+def test_training_writes_a_complete_pipeline(digits: Path) -> None:
     folder = digits / "digits_ddpm"
     unet = DiffusionPipeline.from_pretrained(folder / "pipeline", low_cpu_mem_usage=False).unet
     assert unet.config.in_channels == 1
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
-def test_digits_are_turned_round(digits: Path) -> None:
+def test_forward_backward_on_digits(digits: Path) -> None:
     run = digits / "digits/version_0"
     (reference,) = rows(run / "similarity_reference.csv")
     assert float(reference["top1"]) > 0.95
@@ -108,13 +108,13 @@ def test_digits_are_turned_round(digits: Path) -> None:
     kept = {float(row["time"]): float(row["kept"]) for row in rows(run / "class_kept.csv")}
     assert kept[0] == 1
     assert kept[10] < 0.4
-    # What is read back is what was made: the same digits, scale by scale.
+    # `digits_bands` reads the saved samples and compares them scale by scale.
     bands = rows(digits / "digits_bands/version_0/similarity.csv")
     assert {float(row["time"]) for row in bands} == {0, 3, 6, 10}
     assert {row["count"] for row in bands} == {"200"}
 
 
-def test_a_pipeline_replaces_a_pipeline_and_nothing_else(digits: Path, tmp_path: Path) -> None:
+def test_a_pipeline_replaces_only_a_pipeline(digits: Path, tmp_path: Path) -> None:
     pipeline = DiffusionPipeline.from_pretrained(
         digits / "digits_ddpm/pipeline", low_cpu_mem_usage=False
     )
@@ -124,16 +124,16 @@ def test_a_pipeline_replaces_a_pipeline_and_nothing_else(digits: Path, tmp_path:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter.tex").write_text("words")
     for place in ("thesis", "thesis/chapter.tex"):
-        said = "holds something else than a pipeline, which would be lost"
-        with pytest.raises(InputError, match=rf"^folder: .* {said}"):
+        reason = "holds something else than a pipeline; give a new folder"
+        with pytest.raises(InputError, match=rf"^folder: .* {reason}"):
             write_pipeline(pipeline.unet, pipeline.scheduler, tmp_path / place)
-        with pytest.raises(InputError, match=rf"^save_to: .* {said}"):
+        with pytest.raises(InputError, match=rf"^save_to: .* {reason}"):
             DDPMTask(8, str(tmp_path / place))
     assert (tmp_path / "thesis/chapter.tex").read_text() == "words"
 
 
 @pytest.mark.filterwarnings("ignore:.*logging interval", "ignore:.*close to chance")
-def test_the_same_configs_take_data_sets_of_torchvision(tmp_path: Path) -> None:
+def test_the_same_configs_run_on_data_sets_of_torchvision(tmp_path: Path) -> None:
     mnist(tmp_path / "data", 60)
     configs = ROOT / "configs"
     few = ("--data.init_args.num_val=20", "--data.init_args.num_per_class=1")
@@ -148,8 +148,8 @@ def test_the_same_configs_take_data_sets_of_torchvision(tmp_path: Path) -> None:
         lit_hier(tmp_path, command, *both, *few, *arguments)
     (row,) = {row["count"] for row in rows(tmp_path / "logs/digits/version_0/class_kept.csv")}
     assert row == "10"
-    with Image.open(next((tmp_path / "logs/digits/samples/k_0004").iterdir())) as picture:
-        assert (picture.size, picture.mode) == ((28, 28), "L")
+    with Image.open(next((tmp_path / "logs/digits/samples/k_0004").iterdir())) as image:
+        assert (image.size, image.mode) == ((28, 28), "L")
 
 
 def test_training_lowers_the_loss_and_averages_the_weights(tmp_path: Path) -> None:
@@ -167,13 +167,13 @@ def test_training_lowers_the_loss_and_averages_the_weights(tmp_path: Path) -> No
         optimizer.step()
     after = module._loss(module.model, batch, 0, Purpose.VALIDATION)
     assert after < before
-    still = torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # moves nothing
-    # The first update takes the weights as they are, the second the mean with decay 1/2.
-    module.optimizer_step(0, 0, still)
+    idle = torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # updates no weight
+    # The first update copies the weights, the second averages them with decay 1/2.
+    module.optimizer_step(0, 0, idle)
     first = [value.clone() for value in module.model.parameters()]
     with torch.no_grad():
         for value, old in zip(module.model.parameters(), start, strict=True):
             value.copy_(old)
-    module.optimizer_step(0, 0, still)
+    module.optimizer_step(0, 0, idle)
     halves = zip(module.averaged.module.parameters(), start, first, strict=True)
     assert all(torch.allclose(mean, (a + b) / 2, atol=1e-6) for mean, a, b in halves)

@@ -1,4 +1,4 @@
-"""The configs of the full experiment, on a few small images and with random weights."""
+"""Configs of the full experiment, on a few small images and with random weights."""
 
 import csv
 import sys

@@ -1,4 +1,4 @@
-"""The forward-backward experiment on images: kept, interrupted, gone on with, replayed."""
+"""Forward-backward on images: samples saved, runs interrupted and resumed, samples reread."""
 
 import os
 import signal
@@ -71,8 +71,8 @@ def predict(
 
 
 def sampler(pipeline: str, samples: Path | None, **kwargs: Any) -> DDPMSampler:
-    given = {"times": TIMES, "num_steps": 10, "batch_size": 8} | kwargs
-    return DDPMSampler(pipeline, samples=None if samples is None else str(samples), **given)
+    arguments = {"times": TIMES, "num_steps": 10, "batch_size": 8} | kwargs
+    return DDPMSampler(pipeline, samples=None if samples is None else str(samples), **arguments)
 
 
 def same_tables(one: Path, other: Path) -> None:
@@ -85,80 +85,80 @@ def same_tables(one: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(pipeline: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run from which nothing was taken: its tables and its samples."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+def uninterrupted(pipeline: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The tables and the samples of a run without interruption."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
     tables = predict(folder, sampler(pipeline, folder / "samples"), analyses())
     return tables, folder / "samples"
 
 
-def pictures(samples: Path) -> dict[str, bytes]:
+def image_files(samples: Path) -> dict[str, bytes]:
     return {str(p.relative_to(samples)): p.read_bytes() for p in samples.rglob("*.png")}
 
 
-def test_keeping_samples_changes_nothing(
-    pipeline: str, undisturbed: tuple[Path, Path], tmp_path: Path
+def test_saving_samples_does_not_change_results(
+    pipeline: str, uninterrupted: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    same_tables(predict(tmp_path, sampler(pipeline, None), analyses()), undisturbed[0])
+    same_tables(predict(tmp_path, sampler(pipeline, None), analyses()), uninterrupted[0])
 
 
-def test_what_is_kept_is_what_was_made(
-    pipeline: str, undisturbed: tuple[Path, Path], tmp_path: Path
+def test_saved_samples_equal_the_computed_ones(
+    pipeline: str, uninterrupted: tuple[Path, Path], tmp_path: Path
 ) -> None:
     keep = Keep()
     predict(tmp_path, sampler(pipeline, None), [keep])
-    files = pictures(undisturbed[1])
+    files = image_files(uninterrupted[1])
     assert len(files) == 23 * 5
     for record in keep.records:
         for column, sample in enumerate(record.index.tolist()):
-            shown = [record.x_start[column], *record.x_reversed[:, column]]
-            for place, x in zip(("start", "k_0000", "k_0002", "k_0006", "k_0010"), shown,
+            expected = [record.x_start[column], *record.x_reversed[:, column]]
+            for place, x in zip(("start", "k_0000", "k_0002", "k_0006", "k_0010"), expected,
                                 strict=True):  # fmt: skip
-                picture = Image.open(undisturbed[1] / place / f"{sample:08d}.png")
-                assert np.array_equal(np.asarray(picture), to_levels(x)[0].numpy())
+                image = Image.open(uninterrupted[1] / place / f"{sample:08d}.png")
+                assert np.array_equal(np.asarray(image), to_levels(x)[0].numpy())
 
 
-@pytest.mark.parametrize("pictures_before", [0, 49, 60, 114])
-def test_a_run_that_dies_goes_on_where_it_stopped(
+@pytest.mark.parametrize("num_before", [0, 49, 60, 114])
+def test_a_failed_run_is_resumed(
     pipeline: str,
-    undisturbed: tuple[Path, Path],
+    uninterrupted: tuple[Path, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    pictures_before: int,
+    num_before: int,
 ) -> None:
-    write, written = store.write_picture, []
+    write, written = store.write_png, []
 
-    def dying(path: Path, levels: Any) -> str:
-        if len(written) >= pictures_before:
-            path.write_bytes(b"half a pict")
+    def failing(path: Path, levels: Any) -> str:
+        if len(written) >= num_before:
+            path.write_bytes(b"half a file")
             raise RuntimeError("killed")
         written.append(path)
         return write(path, levels)
 
-    monkeypatch.setattr(store, "write_picture", dying)
+    monkeypatch.setattr(store, "write_png", failing)
     with pytest.raises(RuntimeError, match="killed"):
         predict(tmp_path, sampler(pipeline, tmp_path / "samples"), analyses())
-    monkeypatch.setattr(store, "write_picture", write)
+    monkeypatch.setattr(store, "write_png", write)
     finished = {int(path.stem) for path in (tmp_path / "samples/batches").glob("*.json")}
-    again = sampler(pipeline, tmp_path / "samples")
+    resumed = sampler(pipeline, tmp_path / "samples")
     denoised: list[int] = []
-    again.advance = denoised.append
-    tables = predict(tmp_path, again, analyses())
-    same_tables(tables, undisturbed[0])
-    assert pictures(tmp_path / "samples") == pictures(undisturbed[1])
+    resumed.advance = denoised.append
+    tables = predict(tmp_path, resumed, analyses())
+    same_tables(tables, uninterrupted[0])
+    assert image_files(tmp_path / "samples") == image_files(uninterrupted[1])
     left = 23 - sum(3 if first == 20 else 10 for first in finished)
     assert sum(denoised) == left * (0 + 3 + 7 + 10)
 
 
-def test_a_killed_process_goes_on_where_it_stopped(
-    pipeline: str, undisturbed: tuple[Path, Path], tmp_path: Path
+def test_a_killed_process_is_resumed(
+    pipeline: str, uninterrupted: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """SIGKILL, from the command line, in the middle of the second batch."""
     script = (
         "import sys, time; sys.path.insert(0, sys.argv[1]);"
         "import test_image_runs as t; from pathlib import Path;"
-        "write = t.store.write_picture;"
-        "t.store.write_picture = lambda *a: (time.sleep(0.02), write(*a))[1];"
+        "write = t.store.write_png;"
+        "t.store.write_png = lambda *a: (time.sleep(0.02), write(*a))[1];"
         "folder = Path(sys.argv[2]);"
         "t.predict(folder, t.sampler(sys.argv[3], folder / 'samples'), t.analyses())"
     )
@@ -179,11 +179,11 @@ def test_a_killed_process_goes_on_where_it_stopped(
     finished = [path.name for path in (tmp_path / "samples/batches").glob("*.json")]
     assert finished == ["00000000.json"]
     tables = predict(tmp_path, sampler(pipeline, tmp_path / "samples"), analyses())
-    same_tables(tables, undisturbed[0])
+    same_tables(tables, uninterrupted[0])
 
 
-def test_two_runs_do_not_fill_one_folder(pipeline: str, tmp_path: Path) -> None:
-    """A process that waits holds the folder; when it is killed, the folder is free."""
+def test_two_runs_cannot_write_to_one_folder(pipeline: str, tmp_path: Path) -> None:
+    """A process locks the folder; when it is killed, the folder is unlocked."""
     script = (
         "import sys, time; from lit_hier.diffusion.store import SampleStore;"
         "lock = SampleStore.lock(sys.argv[1]); print('locked', flush=True); time.sleep(600)"
@@ -197,8 +197,8 @@ def test_two_runs_do_not_fill_one_folder(pipeline: str, tmp_path: Path) -> None:
     assert process.stdout is not None
     with process.stdout:
         assert process.stdout.readline() == b"locked\n"
-        said = r"^samples: another run is filling .*; wait for it, or give another folder$"
-        with pytest.raises(InputError, match=said):
+        message = r"^samples: another run is filling .*; wait for it, or give another folder$"
+        with pytest.raises(InputError, match=message):
             predict(tmp_path, sampler(pipeline, samples), analyses())
         process.kill()
         process.wait()
@@ -206,53 +206,56 @@ def test_two_runs_do_not_fill_one_folder(pipeline: str, tmp_path: Path) -> None:
         predict(tmp_path, sampler(pipeline, samples), analyses())
 
 
-def test_a_picture_cut_in_half_is_made_anew(
+def test_a_truncated_image_file_is_recomputed(
     pipeline: str,
-    undisturbed: tuple[Path, Path],
+    uninterrupted: tuple[Path, Path],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     samples = tmp_path / "samples"
     predict(tmp_path, sampler(pipeline, samples), analyses())
-    half = samples / "k_0006/00000014.png"
-    whole = half.read_bytes()
-    half.write_bytes(whole[: len(whole) // 2])
+    path = samples / "k_0006/00000014.png"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match=r"^samples: .*k_0006/00000014.png is damaged; a DDPMSa"):
         predict(tmp_path, StoredSamples(str(samples)), analyses())
     tables = predict(tmp_path, sampler(pipeline, samples), analyses())
     assert "00000014.png is damaged" in caplog.text
-    assert half.read_bytes() == whole
-    same_tables(tables, undisturbed[0])
+    assert path.read_bytes() == content
+    same_tables(tables, uninterrupted[0])
 
 
-def test_another_network_sees_the_same_samples_online_and_replayed(
-    pipeline: str, undisturbed: tuple[Path, Path], tmp_path: Path
+def test_another_network_gets_the_same_results_from_saved_samples(
+    pipeline: str, uninterrupted: tuple[Path, Path], tmp_path: Path
 ) -> None:
     online = predict(tmp_path, sampler(pipeline, None), analyses(seed=5))
-    replayed = predict(tmp_path, StoredSamples(str(undisturbed[1])), analyses(seed=5))
-    same_tables(online, replayed)
-    assert (online / "samples.png").read_bytes() == (replayed / "samples.png").read_bytes()
-    first = np.load(undisturbed[0] / "similarity.npz")["similarity"]
+    reread = predict(tmp_path, StoredSamples(str(uninterrupted[1])), analyses(seed=5))
+    same_tables(online, reread)
+    assert (online / "samples.png").read_bytes() == (reread / "samples.png").read_bytes()
+    first = np.load(uninterrupted[0] / "similarity.npz")["similarity"]
     assert not np.array_equal(first, np.load(online / "similarity.npz")["similarity"])
     some = predict(
-        tmp_path, StoredSamples(str(undisturbed[1]), [2, 10]), analyses(seed=5), eval_batch_size=7
+        tmp_path,
+        StoredSamples(str(uninterrupted[1]), [2, 10]),
+        analyses(seed=5),
+        eval_batch_size=7,
     )
     part = np.load(some / "similarity.npz")["similarity"]
     whole = np.load(online / "similarity.npz")["similarity"][[1, 3]]
     np.testing.assert_allclose(part, whole, atol=1e-5)
 
 
-def test_samples_do_not_fit_another_run(
-    pipeline: str, undisturbed: tuple[Path, Path], tmp_path: Path
+def test_samples_of_another_run_are_rejected(
+    pipeline: str, uninterrupted: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    samples = undisturbed[1]
-    for other, said in (
+    samples = uninterrupted[1]
+    for other, difference in (
         (sampler(pipeline, samples, seed=1), "seed=0, not 1"),
         (sampler(pipeline, samples, convention="released"), "convention=aligned, not released"),
         (sampler(pipeline, samples, times=[2.0, 6.0]), "steps="),
         (sampler(pipeline, samples, batch_size=9), "batch_size=8, not 9"),
     ):
-        with pytest.raises(InputError, match=rf"^samples: .* of another run, with {said}"):
+        with pytest.raises(InputError, match=rf"^samples: .* of another run, with {difference}"):
             predict(tmp_path, other, analyses())
     with pytest.raises(InputError, match="precision=32-true, not bf16-mixed"):
         predict(tmp_path, sampler(pipeline, samples), analyses(), precision="bf16-mixed")
@@ -261,7 +264,9 @@ def test_samples_do_not_fit_another_run(
     for model in (sampler(pipeline, samples), StoredSamples(str(samples))):
         with pytest.raises(InputError, match=r"^samples: .* holds samples of other images"):
             predict(tmp_path, model, analyses(), seed=1)
-    with pytest.raises(InputError, match=r"^times is \[3\]; .* has 0, 2, 6, 10; give some"):
+    with pytest.raises(
+        InputError, match=r"^times is \[3\], but .* has steps 0, 2, 6, 10; give some"
+    ):
         StoredSamples(str(samples), [3])
 
 
@@ -272,37 +277,38 @@ def test_in_lower_precision_images_and_scheduler_stay_in_float32(
     exact, lower = Keep(), Keep()
     predict(tmp_path, sampler(pipeline, None), [exact])
     model = sampler(pipeline, None)
-    seen = []
+    dtypes = []
     forward = model.model.forward
 
-    def watched(x: Any, *args: Any) -> Any:
-        seen.append(x.dtype)
+    def recorded(x: Any, *args: Any) -> Any:
+        dtypes.append(x.dtype)
         return forward(x, *args)
 
-    monkeypatch.setattr(model.model, "forward", watched)
+    monkeypatch.setattr(model.model, "forward", recorded)
     predict(tmp_path, model, [lower], precision=precision)
     half = torch.float16 if precision.startswith("16") else torch.bfloat16
-    assert set(seen) == {torch.float32 if "mixed" in precision else half}
+    assert set(dtypes) == {torch.float32 if "mixed" in precision else half}
     for one, other in zip(exact.records, lower.records, strict=True):
         assert other.x_start.dtype == other.x_reversed.dtype == torch.float32
         assert torch.equal(one.x_start, other.x_start)
         assert torch.equal(one.x_reversed[0], other.x_reversed[0])
         assert not torch.equal(one.x_reversed, other.x_reversed)
-        # The same noise: what differs is the network's rounding.
+        # The noise is the same; only the network's rounding differs.
         assert (one.x_reversed - other.x_reversed).abs().mean() < 0.02
 
 
 def test_channels_last_changes_rounding_only(pipeline: str, tmp_path: Path) -> None:
-    kept = [Keep(), Keep()]
-    for keep, last in zip(kept, (False, True), strict=True):
+    keeps = [Keep(), Keep()]
+    for keep, last in zip(keeps, (False, True), strict=True):
         predict(tmp_path, sampler(pipeline, None, channels_last=last), [keep])
-    for one, other in zip(*(keep.records for keep in kept), strict=True):
+    for one, other in zip(*(keep.records for keep in keeps), strict=True):
         assert (one.x_reversed - other.x_reversed).abs().max() < 2.1 / 255
         assert (one.x_reversed == other.x_reversed).float().mean() > 0.99
 
 
-def test_fully_noised_images_are_as_alike_as_unrelated_ones(pipeline: str, tmp_path: Path) -> None:
-    """At k = T the similarity is that of pairs that have nothing to do with each other."""
+def test_at_full_noise_the_similarity_is_that_of_unrelated_images(
+    pipeline: str, tmp_path: Path
+) -> None:
     predict(
         tmp_path, sampler(pipeline, tmp_path / "samples", times=[0, 10]), analyses(),
         num_predict=300,
@@ -321,7 +327,7 @@ def test_fully_noised_images_are_as_alike_as_unrelated_ones(pipeline: str, tmp_p
 
 
 class Unrelated(StoredSamples):
-    """Gives each image what became of its neighbour."""
+    """Returns for each image the sample of its neighbour."""
 
     def __init__(self, samples: Path) -> None:
         super().__init__(str(samples))
@@ -330,27 +336,27 @@ class Unrelated(StoredSamples):
         return super().sample(images).roll(1, dims=1)
 
 
-def test_the_second_bar_counts_evaluations_still_to_be_made(
+def test_the_second_bar_counts_the_remaining_evaluations(
     pipeline: str,
-    undisturbed: tuple[Path, Path],
+    uninterrupted: tuple[Path, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     predict(tmp_path, sampler(pipeline, None), [TimeProgressBar()])
     assert f"Denoiser evaluations: 100%|██████████| {23 * 20}/{23 * 20}" in capsys.readouterr().err
-    predict(tmp_path, sampler(pipeline, undisturbed[1]), [TimeProgressBar()])
+    predict(tmp_path, sampler(pipeline, uninterrupted[1]), [TimeProgressBar()])
     assert "Denoiser evaluations" not in capsys.readouterr().err
 
 
-def test_grids_show_starts_and_samples(pipeline: str, tmp_path: Path) -> None:
+def test_the_grid_shows_starts_and_samples(pipeline: str, tmp_path: Path) -> None:
     keep = Keep()
     folder = predict(tmp_path, sampler(pipeline, None), [SampleGrid(2, 3), keep])
     shown = np.asarray(Image.open(folder / "samples.png").convert("L")).astype(float)
     assert shown.std() > 50
     events = "".join(path.read_bytes().decode("latin-1") for path in folder.glob("events*"))
     assert "samples" in events
-    # The darkest and brightest patches stand where the pictures are: four columns, two rows, of
-    # samples 0 and 12, the first of each half of 23.
+    # Four columns and two rows, of samples 0 and 12, the first of each half of 23; compare the
+    # share of dark pixels cell by cell.
     rows_, columns = 2, 4
     height, width = shown.shape
     for row in range(rows_):

@@ -23,7 +23,7 @@ def batch(index: Sequence[int]) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("process", [EpsilonNoise(), EpsilonNoise(True), MaskingNoise()])
-def test_the_record_is_whole(process: NoiseProcess) -> None:
+def test_the_record_is_complete(process: NoiseProcess) -> None:
     given = batch(range(12))
     record = BPDenoiser(RHM, process, TIMES).predict_step(given, 0)
     T, B, L = 4, 12, 4
@@ -64,7 +64,7 @@ def test_a_sample_depends_on_seed_index_and_time_only(process: NoiseProcess) -> 
     assert not torch.equal(other.x_reversed, whole.x_reversed)
 
 
-def test_double_precision_when_asked_for() -> None:
+def test_double_precision() -> None:
     record = BPDenoiser(RHM, EpsilonNoise(), TIMES).double().predict_step(batch(range(3)), 0)
     assert record.marginals is not None
     assert record.marginals[0].dtype == torch.float64
@@ -96,12 +96,12 @@ def test_theory_is_given_where_it_holds() -> None:
         ({"times": [0.5], "seed": -1}, "seed is -1"),
     ],
 )
-def test_arguments_that_cannot_be_used(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         BPDenoiser(RHM, EpsilonNoise(), **arguments)
 
 
-def test_data_of_another_grammar_are_refused() -> None:
+def test_data_of_another_grammar_are_rejected() -> None:
     denoiser = BPDenoiser(RandomHierarchyModel(8, 3, 2, 4, seed=2), EpsilonNoise(), TIMES)
     with pytest.raises(InputError, match=r"^sample 0 \(and 11 more\) is no datum of"):
         denoiser.predict_step(batch(range(12)), 0)

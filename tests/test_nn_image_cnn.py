@@ -1,4 +1,4 @@
-"""A small classifier of images, trained on digits through the command line."""
+"""A small image classifier, trained on digits by the command line."""
 
 import sys
 from pathlib import Path
@@ -13,15 +13,15 @@ from torch import nn
 from lit_hier.cli import main
 from lit_hier.data import DigitsDataModule
 from lit_hier.errors import InputError
-from lit_hier.modules import ImageClassifier, RHMClassifier
-from lit_hier.nn import ImageCNN, TrainedCNN, TrainedImageCNN, hook_layers, match_layers
+from lit_hier.modules import ImageClassifier
+from lit_hier.nn import ImageCNN, TrainedImageCNN, hook_layers, match_layers
 
 CONFIG = ROOT / "configs" / "digits_classifier.yaml"
 
 
 def lit_hier(folder: Path, command: str, *arguments: str) -> None:
-    given = [command, "-c", str(CONFIG), *arguments, "--trainer.enable_progress_bar=false"]
-    with inside(folder), patch.object(sys, "argv", ["lit-hier", *given]):
+    command_line = [command, "-c", str(CONFIG), *arguments, "--trainer.enable_progress_bar=false"]
+    with inside(folder), patch.object(sys, "argv", ["lit-hier", *command_line]):
         main()
 
 
@@ -35,7 +35,7 @@ def test_each_layer_but_the_first_halves_the_image() -> None:
     assert shapes == expected | {"readout": (7, 5)}
 
 
-def test_digits_are_learnt_and_come_back(
+def test_training_on_digits_and_restoring_the_network(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lit_hier(tmp_path, "fit", "--trainer.max_epochs=4")
@@ -46,36 +46,22 @@ def test_digits_are_learnt_and_come_back(
     assert network.trained_on == data.training_set
     held_out = data._splits["predict"][torch.arange(200)]
     with torch.inference_mode():
-        right = network(held_out["x"]).argmax(1) == held_out["label"]
-    assert right.float().mean() > 0.93
+        correct = network(held_out["x"]).argmax(1) == held_out["label"]
+    assert correct.float().mean() > 0.93
     lit_hier(tmp_path, "test", f"--ckpt_path={path}")
     with pytest.raises(SystemExit):
         lit_hier(tmp_path, "test", f"--ckpt_path={path}", "--data.init_args.num_predict=100")
     assert "error: ckpt_path: the network was trained on 1197 digits" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
-    modules = {"rhm": RHMClassifier(5, 3, 2, 4, width=6), "image": ImageClassifier(1, 3, [4, 6])}
-    for name, module in modules.items():
-        assert all(isinstance(value, int | str | list) for value in module.hparams.values())
-        saved = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
-        torch.save(saved, tmp_path / f"{name}.ckpt")
-    x, network = torch.randn(2, 1, 8, 8), TrainedImageCNN(str(tmp_path / "image.ckpt")).eval()
-    assert torch.equal(network(x), modules["image"].eval()(x))
-    with pytest.raises(InputError, match="is of another model; give a checkpoint of an ImageCl"):
-        TrainedImageCNN(str(tmp_path / "rhm.ckpt"))
-    with pytest.raises(InputError, match="is of another model; give a checkpoint of an RHMCl"):
-        TrainedCNN(str(tmp_path / "image.ckpt"))
-
-
-def test_labels_beyond_the_classes_are_named() -> None:
+def test_a_label_out_of_range_is_named() -> None:
     batch = {"x": torch.zeros(2, 1, 8, 8), "label": torch.tensor([1, 9])}
     with pytest.raises(InputError, match="num_classes is 4, but a label is 9; give"):
         ImageClassifier(num_classes=4).training_step(batch, 0)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"channels": 0}, "channels is 0; give at least 1"),
         ({"num_classes": 1}, "num_classes is 1; give at least 2"),
@@ -83,13 +69,13 @@ def test_labels_beyond_the_classes_are_named() -> None:
         ({"widths": [8, 0]}, r"widths is \[8, 0\]; give one or more"),
     ],
 )
-def test_arguments_that_cannot_be_used(arguments: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=rf"^{said}[^\n]*$"):
+def test_invalid_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=rf"^{message}[^\n]*$"):
         ImageClassifier(**arguments)
 
 
-def test_images_of_another_shape_are_refused() -> None:
+def test_images_of_another_shape_are_rejected() -> None:
     network: nn.Module = ImageCNN(1, 10)
     for shape in ((2, 3, 8, 8), (2, 1, 8)):
-        with pytest.raises(InputError, match=r"^network: ImageCNN is for images of 1 channels"):
+        with pytest.raises(InputError, match=r"^network: this ImageCNN takes images of 1 chan"):
             network(torch.zeros(shape))

@@ -1,4 +1,4 @@
-"""Published classifiers with random weights: their transforms, layers and files."""
+"""Published classifiers with random weights: transforms, layers and weight files."""
 
 import hashlib
 import urllib.error
@@ -11,7 +11,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from test_nn import Attack
+from test_nn_trained import Attack
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 from torchvision import models
@@ -21,7 +21,7 @@ from torchvision.transforms._presets import ImageClassification
 from lit_hier.errors import InputError
 from lit_hier.io.pixels import from_levels
 from lit_hier.nn import PretrainedClassifier, hook_layers, match_layers
-from lit_hier.nn.layer_sets import channels_last
+from lit_hier.nn.layers import channels_last
 from lit_hier.nn.published_transform import PublishedTransform
 from lit_hier.nn.registries import _torchvision
 
@@ -29,19 +29,19 @@ SMALL = ("torchvision/resnet18", "timm/test_vit", "timm/test_convnext", "timm/re
 
 
 def smooth_levels(num: int, height: int, width: int) -> Tensor:
-    """Images with structure at all scales, as pictures have it; uint8, (num, 3, H, W)."""
+    """Images with structure at all scales, like photographs; uint8, (num, 3, H, W)."""
     noise = torch.randn(num, 3, height, width, generator=torch.Generator().manual_seed(0))
     smooth = noise.cumsum(2).cumsum(3)
     low, high = smooth.amin((2, 3), keepdim=True), smooth.amax((2, 3), keepdim=True)
     return ((smooth - low) / (high - low) * 255).round().to(torch.uint8)
 
 
-def pictures(levels: Tensor) -> list[Image.Image]:
+def pil_images(levels: Tensor) -> list[Image.Image]:
     return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in levels]
 
 
 def timm_config(**changes: Any) -> nn.Module:
-    """What of a timm model decides its transform."""
+    """The attributes of a timm model that determine its transform."""
     module = nn.Module()
     module.pretrained_cfg = {
         "input_size": (3, 40, 40),
@@ -55,7 +55,7 @@ def timm_config(**changes: Any) -> nn.Module:
 
 
 def both(changes: dict[str, Any] | None) -> tuple[PublishedTransform, Any, float]:
-    """Our transform, the library's own, and the size of a level behind it."""
+    """Our transform, the library's own, and the size of a level after it."""
     if changes is None:
         entry = models.ResNet18_Weights.DEFAULT
         return PublishedTransform.of_torchvision(entry), entry.transforms(), 1 / 255 / 0.224
@@ -77,13 +77,13 @@ CHANGES = [
 
 @pytest.mark.parametrize("changes", CHANGES)
 @pytest.mark.parametrize("size", [(90, 90), (64, 110), (30, 30)])
-def test_images_become_what_the_published_transform_makes_of_pictures(
+def test_transforms_equal_the_published_ones_within_rounding(
     changes: dict[str, Any] | None, size: tuple[int, int]
 ) -> None:
-    mine, theirs, level = both(changes)
+    ours, theirs, level = both(changes)
     levels = smooth_levels(2, *size)
-    expected = torch.stack([theirs(picture) for picture in pictures(levels)])
-    found = mine(levels)
+    expected = torch.stack([theirs(image) for image in pil_images(levels)])
+    found = ours(levels)
     assert found.shape == expected.shape
     assert (found - expected).abs().max() < 2.5 * level
     assert (found - expected).abs().mean() < 0.6 * level
@@ -99,16 +99,18 @@ def test_images_become_what_the_published_transform_makes_of_pictures(
         ({"crop_mode": "border", "crop_pct": 1.0}, (30, 40)),
     ],
 )
-def test_without_resizing_nothing_differs(
+def test_without_resizing_transforms_are_equal(
     changes: dict[str, Any] | None, size: tuple[int, int]
 ) -> None:
-    mine, theirs, _ = both(changes)
+    ours, theirs, _ = both(changes)
     levels = torch.randint(256, (2, 3, *size), dtype=torch.uint8)
-    assert torch.equal(mine(levels), torch.stack([theirs(p) for p in pictures(levels)]))
+    assert torch.equal(ours(levels), torch.stack([theirs(image) for image in pil_images(levels)]))
 
 
 @pytest.mark.parametrize("changes", CHANGES)
-def test_a_sample_is_transformed_alike_in_any_batch(changes: dict[str, Any] | None) -> None:
+def test_an_image_is_transformed_independently_of_its_batch(
+    changes: dict[str, Any] | None,
+) -> None:
     transform, _, _ = both(changes)
     levels = smooth_levels(7, 61, 75)
     whole = transform(levels)
@@ -116,7 +118,7 @@ def test_a_sample_is_transformed_alike_in_any_batch(changes: dict[str, Any] | No
         assert torch.equal(transform(levels[part]), whole[part])
 
 
-def test_transforms_are_told_apart_by_their_repr() -> None:
+def test_different_transforms_have_different_reprs() -> None:
     texts = [repr(both(changes)[0]) for changes in CHANGES]
     assert texts == [repr(both(changes)[0]) for changes in CHANGES]
     assert len(set(texts)) == len(CHANGES)
@@ -124,7 +126,7 @@ def test_transforms_are_told_apart_by_their_repr() -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_classifier_sees_what_a_picture_file_holds(name: str) -> None:
+def test_a_classifier_receives_the_levels_of_an_image_file(name: str) -> None:
     network = PretrainedClassifier(name, "random").requires_grad_(False)
     assert not network.training
     assert network.hooked is network.model
@@ -158,43 +160,43 @@ def test_a_classifier_sees_what_a_picture_file_holds(name: str) -> None:
         ("timm/vit_tiny_patch16_224", 13, (197, 192)),
     ],
 )
-def test_the_papers_layers_run_once_and_in_order(
+def test_the_layers_of_the_paper_run_once_and_in_order(
     name: str, count: int, first: tuple[int, ...]
 ) -> None:
     with torch.device("meta"):
         network = PretrainedClassifier(name, "random")
         x = torch.zeros(2, 3, 224, 224)
     names = match_layers(network.hooked, network.paper_layers)
-    seen: dict[str, torch.Size] = {}
-    with hook_layers(network.hooked, names, lambda name, out: seen.update({name: out.shape})):
+    shapes: dict[str, torch.Size] = {}
+    with hook_layers(network.hooked, names, lambda name, out: shapes.update({name: out.shape})):
         network.model(x)
-    assert list(seen) == names
+    assert list(shapes) == names
     assert len(names) == count
-    assert seen[names[0]] == (2, *first)
-    assert seen[names[-1]] == (2, 1000)
+    assert shapes[names[0]] == (2, *first)
+    assert shapes[names[-1]] == (2, 1000)
     assert not network.channels_last_layers
 
 
-def test_blocks_of_a_resnet_are_seen_behind_their_last_relu() -> None:
+def test_outputs_of_resnet_blocks_follow_their_last_relu() -> None:
     network = PretrainedClassifier("torchvision/resnet18", "random")
     names = match_layers(network.hooked, network.paper_layers)
-    least: dict[str, Tensor] = {}
+    minima: dict[str, Tensor] = {}
     with (
         torch.inference_mode(),
-        hook_layers(network.hooked, names, lambda name, out: least.update({name: out.min()})),
+        hook_layers(network.hooked, names, lambda name, out: minima.update({name: out.min()})),
     ):
         network(torch.rand(2, 3, 32, 32))
-    assert least.pop("fc") < 0
-    assert min(least.values()) >= 0
+    assert minima.pop("fc") < 0
+    assert min(minima.values()) >= 0
 
 
-def test_other_models_have_no_named_set() -> None:
+def test_other_models_have_no_default_layers() -> None:
     network = PretrainedClassifier("torchvision/mobilenet_v3_small", "random")
     assert network.paper_layers == ()
     assert len(match_layers(network.hooked, ["features.*"])) == 13
 
 
-def test_swin_transformers_have_channels_last() -> None:
+def test_blocks_of_swin_transformers_return_channels_last() -> None:
     theirs = models.SwinTransformer(
         [4, 4], embed_dim=12, depths=[1, 1], num_heads=[1, 2], window_size=[2, 2]
     )
@@ -211,19 +213,19 @@ def test_swin_transformers_have_channels_last() -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])
-def test_a_local_file_fills_the_network(name: str, suffix: str, tmp_path: Path) -> None:
+def test_a_local_file_is_loaded(name: str, suffix: str, tmp_path: Path) -> None:
     network = PretrainedClassifier(name, "random")
-    path = tmp_path / f"mine{suffix}"
+    path = tmp_path / f"weights{suffix}"
     save = save_file if suffix == ".safetensors" else torch.save
     save(network.model.state_dict(), path)
-    again = PretrainedClassifier(name, str(path))
-    state = again.model.state_dict()
+    restored = PretrainedClassifier(name, str(path))
+    state = restored.model.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in network.model.state_dict().items())
-    assert repr(again.transform) == repr(network.transform)
+    assert repr(restored.transform) == repr(network.transform)
 
 
 @pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/test_vit"])
-def test_a_file_may_have_other_classes(name: str, tmp_path: Path) -> None:
+def test_a_file_may_have_another_number_of_classes(name: str, tmp_path: Path) -> None:
     library, _, model = name.partition("/")
     build = models.get_model if library == "torchvision" else timm.create_model
     save_file(build(model, num_classes=7).state_dict(), tmp_path / "fine_tuned.safetensors")
@@ -232,7 +234,7 @@ def test_a_file_may_have_other_classes(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("weights", ["default", "DEFAULT", "IMAGENET1K_V1"])
-def test_a_registrys_weights_are_loaded(
+def test_weights_of_an_entry_are_loaded(
     weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -244,7 +246,7 @@ def test_a_registrys_weights_are_loaded(
     assert torch.equal(network.model.fc.weight, state["fc.weight"])
 
 
-def test_a_file_named_as_an_entrys_is_checked_and_has_its_transform(
+def test_a_file_with_an_entrys_name_is_verified_and_has_its_transform(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = models.resnet18().state_dict()
@@ -264,23 +266,23 @@ def test_a_file_named_as_an_entrys_is_checked_and_has_its_transform(
     network = PretrainedClassifier("torchvision/resnet18", str(other))
     assert "crop_size=[64]" in repr(network.transform)
     path.write_bytes(other.read_bytes()[:-1])
-    with pytest.raises(InputError, match=r"^weights: .* is not what was published: [^\n]*$"):
+    with pytest.raises(InputError, match=r"^weights: .* is not the published file: [^\n]*$"):
         PretrainedClassifier("torchvision/resnet18", str(path))
 
 
-def test_old_files_of_densenets_are_read(tmp_path: Path) -> None:
+def test_old_layer_names_of_densenets_are_read(tmp_path: Path) -> None:
     with torch.device("meta"):
-        wanted = models.densenet121().state_dict()
+        expected = models.densenet121().state_dict()
     old = {
         key.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): torch.zeros(value.shape)
-        for key, value in wanted.items()
+        for key, value in expected.items()
     }
     torch.save(old, tmp_path / "densenet.pth")
     network = PretrainedClassifier("torchvision/densenet121", str(tmp_path / "densenet.pth"))
     assert not any(value.any() for value in network.model.state_dict().values())
 
 
-def test_weights_come_with_what_they_were_trained_for(tmp_path: Path) -> None:
+def test_the_architecture_matches_the_training_of_the_weights(tmp_path: Path) -> None:
     torch.save(models.inception_v3(init_weights=False).state_dict(), tmp_path / "inception.pth")
     network = PretrainedClassifier("torchvision/inception_v3", str(tmp_path / "inception.pth"))
     assert network.model.transform_input
@@ -290,7 +292,7 @@ def test_weights_come_with_what_they_were_trained_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "weights", "said"),
+    ("name", "weights", "message"),
     [
         ("resnet50", "random", r"name is 'resnet50'; write the library before"),
         ("keras/resnet50", "random", r"name is 'keras/resnet50'; write the library"),
@@ -306,36 +308,36 @@ def test_weights_come_with_what_they_were_trained_for(tmp_path: Path) -> None:
         ("timm/resnet10t", "none.safetensors", r"weights: cannot read none\.safetensors: "),
     ],
 )
-def test_arguments_that_cannot_be_used(name: str, weights: str, said: str) -> None:
-    with pytest.raises(InputError, match=rf"^{said}[^\n]*$"):
+def test_invalid_arguments(name: str, weights: str, message: str) -> None:
+    with pytest.raises(InputError, match=rf"^{message}[^\n]*$"):
         PretrainedClassifier(name, weights)
 
 
 @pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/resnet10t"])
-def test_files_that_are_no_weights_are_refused_in_one_line(name: str, tmp_path: Path) -> None:
-    path, made = tmp_path / "weights.pth", tmp_path / "made"
+def test_invalid_files_are_rejected_in_one_line(name: str, tmp_path: Path) -> None:
+    path, folder = tmp_path / "weights.pth", tmp_path / "created"
     tensors = tmp_path / "weights.safetensors"
 
-    def refuse(path: Path, said: str) -> None:
-        with pytest.raises(InputError, match=rf"^weights: [^\n]*{said}[^\n]*$"):
+    def reject(path: Path, reason: str) -> None:
+        with pytest.raises(InputError, match=rf"^weights: [^\n]*{reason}[^\n]*$"):
             PretrainedClassifier(name, str(path))
 
     other = models.resnet34().state_dict()
     torch.save(other, path)
     save_file(other, tensors)
-    refuse(path, "is of another model than resnet1")
-    refuse(tensors, "is of another model than resnet1")
+    for file in (path, tensors):
+        reject(file, r"does not fit resnet1\w+: \S+ (is unexpected|is missing|has shape .*); give")
     for file in (path, tensors):
         file.write_bytes(file.read_bytes()[:-100_000])
-    refuse(path, "is no checkpoint of plain tensors")
-    refuse(tensors, "cannot read")
+    reject(path, "is no checkpoint of plain tensors")
+    reject(tensors, "cannot read")
     torch.save({"fc.bias": torch.zeros(())}, path)
-    refuse(path, "is of another model")
+    reject(path, r"does not fit resnet1\w+: conv1\S* is missing; give")
     torch.save({"epoch": 3}, path)
-    refuse(path, "is no state dict")
-    torch.save({"fc.bias": Attack(made)}, path)
-    refuse(path, "is no checkpoint of plain tensors")
-    assert not made.exists()
+    reject(path, "is not a state dict")
+    torch.save({"fc.bias": Attack(folder)}, path)
+    reject(path, "is no checkpoint of plain tensors")
+    assert not folder.exists()
 
 
 def test_a_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,6 +351,6 @@ def test_a_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(InputError, match=r"^weights: cannot load default of .*no connection"):
             PretrainedClassifier(name)
     path = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
-    path.write_bytes(b"what an earlier download left")
+    path.write_bytes(b"an interrupted download")
     with pytest.raises(InputError, match=r"^weights: cannot load default of resnet18: [^\n]*$"):
         PretrainedClassifier("torchvision/resnet18")

@@ -1,13 +1,14 @@
-r"""OpenAI's ADM checkpoints as diffusers models, without loss.
+r"""Lossless conversion of OpenAI's ADM checkpoints to diffusers models.
 
 .. code-block:: console
 
     python -m lit_hier.diffusion.adm 256x256_diffusion_uncond.pt adm-256
 
-makes a pipeline folder that `diffusers.DiffusionPipeline.from_pretrained` reads. The checkpoint is
-a plain state dict of the U-Net of guided-diffusion with `resblock_updown`, `use_scale_shift_norm`
-and attention heads of 64 channels: two residual blocks per level, three on the way up, attention
-at some levels, and every change of resolution is a residual block. Each parameter has its place:
+writes a pipeline folder that `diffusers.DiffusionPipeline.from_pretrained` reads. The checkpoint
+is a state dict of the U-Net of guided-diffusion with `resblock_updown`, `use_scale_shift_norm` and
+attention heads of 64 channels. It has two residual blocks per level in the encoder and three in
+the decoder, attention at some levels, and a residual block for every change of resolution. The
+parameters correspond as follows:
 
 ============================================ ==================================================
 guided-diffusion                             diffusers `UNet2DModel`
@@ -37,7 +38,7 @@ from torch import Tensor
 
 from lit_hier.diffusion.pipelines import write_pipeline
 from lit_hier.errors import InputError
-from lit_hier.io.checkpoints import read_tensors
+from lit_hier.io.checkpoints import load_state, read_state_dict
 
 _HEAD_CHANNELS: Final = 64
 _HINT: Final = "give an unconditional ADM checkpoint, such as 256x256_diffusion_uncond.pt"
@@ -63,17 +64,17 @@ _ENDS: Final = {
 
 
 def unet_config(weights: Mapping[str, Tensor], sample_size: int = 256) -> dict[str, Any]:
-    """Read the architecture off a state dict.
+    """Infer the architecture from a state dict.
 
     Args:
-        weights: Of guided-diffusion; only names and shapes matter.
+        weights: A state dict of guided-diffusion; only names and shapes matter.
         sample_size: Pixels per side that the network was trained on.
 
     Returns:
         Arguments of `UNet2DModel`.
 
     Raises:
-        KeyError: A parameter is missing that every such network has.
+        KeyError: A parameter is missing that every ADM network has.
     """
     num_levels = _num_levels(weights)
     first = [f"input_blocks.{1 + 3 * level}" for level in range(num_levels)]
@@ -86,10 +87,11 @@ def unet_config(weights: Mapping[str, Tensor], sample_size: int = 256) -> dict[s
         "layers_per_block": 2,
         "block_out_channels": tuple(channels),
         "down_block_types": tuple(
-            "AttnDownBlock2D" if here else "ResnetDownsampleBlock2D" for here in attends
+            "AttnDownBlock2D" if attention else "ResnetDownsampleBlock2D" for attention in attends
         ),
         "up_block_types": tuple(
-            "AttnUpBlock2D" if here else "ResnetUpsampleBlock2D" for here in reversed(attends)
+            "AttnUpBlock2D" if attention else "ResnetUpsampleBlock2D"
+            for attention in reversed(attends)
         ),
         "downsample_type": "resnet",
         "upsample_type": "resnet",
@@ -106,32 +108,34 @@ def unet_config(weights: Mapping[str, Tensor], sample_size: int = 256) -> dict[s
 
 
 def _num_levels(weights: Mapping[str, Tensor]) -> int:
-    """Count resolutions: each has three input blocks."""
+    """Return the number of resolutions: each has three input blocks."""
     blocks = {name.split(".")[1] for name in weights if name.startswith("input_blocks.")}
     return len(blocks) // 3
 
 
-def _place(module: str) -> str:
-    """Say where a module of guided-diffusion, such as `input_blocks.4.1`, is in diffusers."""
+def _rename(module: str) -> str:
+    """Return the name in diffusers of a module, such as `input_blocks.4.1`."""
     side, *numbers = module.split(".")
     if module in _ENDS or side == "middle_block":
         return _ENDS[module]
     number, entry = map(int, numbers)
     if side == "input_blocks":
-        level, place = divmod(number - 1, 3)
-        if place == 2:
+        level, block = divmod(number - 1, 3)
+        if block == 2:
             return f"down_blocks.{level}.downsamplers.0"
-        return f"down_blocks.{level}.{('resnets', 'attentions')[entry]}.{place}"
-    level, place = divmod(number, 3)
-    # After the last block of a level comes the way up, behind its attention if it has one.
-    return f"up_blocks.{level}.{('resnets', 'attentions')[entry]}.{place}"
+        return f"down_blocks.{level}.{('resnets', 'attentions')[entry]}.{block}"
+    level, block = divmod(number, 3)
+    # The upsampler, the last entry of a level's last block, is handled by `convert`.
+    return f"up_blocks.{level}.{('resnets', 'attentions')[entry]}.{block}"
 
 
 def convert(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename, and split the attention's joint projection: a state dict of `UNet2DModel`.
+    """Convert a state dict of guided-diffusion to one of `UNet2DModel`.
+
+    Parameters are renamed, and the joint projection of an attention layer is split in three.
 
     Raises:
-        KeyError: A name that has no place.
+        KeyError: A name does not belong to an ADM network.
         ValueError: Likewise.
     """
     upsamplers = {}
@@ -147,64 +151,62 @@ def convert(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             continue
         block = ".".join(path.split(".")[: 2 if path.startswith("middle_block") else 3])
         inner = path[len(block) + 1 :]
-        place = upsamplers.get(block) or _place(block)
+        target = upsamplers.get(block) or _rename(block)
         if inner == "qkv":
-            # Rows run over (heads, 3, channels of a head).
+            # Rows are ordered as (heads, 3, channels of a head).
             heads = value.flatten(1) if kind == "weight" else value
             parts = heads.unflatten(0, (-1, 3, _HEAD_CHANNELS)).unbind(1)
             for letter, part in zip("qkv", parts, strict=True):
-                converted[f"{place}.to_{letter}.{kind}"] = part.flatten(0, 1)
+                converted[f"{target}.to_{letter}.{kind}"] = part.flatten(0, 1)
         elif inner in _ATTENTION:
             flat = value.squeeze(-1) if inner == "proj_out" and kind == "weight" else value
-            converted[f"{place}.{_ATTENTION[inner]}.{kind}"] = flat
+            converted[f"{target}.{_ATTENTION[inner]}.{kind}"] = flat
         else:
-            converted[f"{place}.{_RESNET[inner]}.{kind}"] = value
+            converted[f"{target}.{_RESNET[inner]}.{kind}"] = value
     return converted
 
 
 def load_adm(
     path: str | PathLike[str], sample_size: int = 256, argument: str = "checkpoint"
 ) -> UNet2DModel:
-    """Read an ADM checkpoint as a diffusers model, in the precision that it is stored in.
+    """Read an ADM checkpoint as a diffusers model, in its own precision.
 
     Args:
-        path: A state dict of guided-diffusion, as OpenAI published them.
+        path: A state dict of guided-diffusion, as published by OpenAI.
         sample_size: Pixels per side that the network was trained on.
-        argument: The user's name for the path, for the error's message.
+        argument: The user's name for the path, for the error message.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
-        InputError: There is no such file, it holds code, or it is no such network.
+        InputError: The file cannot be read, holds code, or is not of such a network.
     """
-    weights = read_tensors(path, argument, _HINT)
-    tensors = isinstance(weights, dict) and all(
-        isinstance(name, str) and isinstance(x, Tensor) and x.is_floating_point()
-        for name, x in weights.items()
-    )
-    if not tensors or "input_blocks.0.0.weight" not in weights:
-        raise InputError(f"{argument}: {path} is no state dict of an ADM network; {_HINT}")
+    weights = read_state_dict(path, argument, _HINT)
+    floating = all(value.is_floating_point() for value in weights.values())
+    if not floating or "input_blocks.0.0.weight" not in weights:
+        raise InputError(f"{argument}: {path} is not a state dict of an ADM network; {_HINT}")
     if len({value.dtype for value in weights.values()}) > 1:
-        raise InputError(f"{argument}: {path} is stored in several precisions; {_HINT}")
+        raise InputError(f"{argument}: {path} has tensors of several precisions; {_HINT}")
     if "label_emb.weight" in weights:
         raise InputError(f"{argument}: {path} is conditioned on classes; {_HINT}")
     try:
         config = unet_config(weights, sample_size)
         with torch.device("meta"):
-            model = UNet2DModel(**config)
-        model.load_state_dict(convert(weights), strict=True, assign=True)
-    except Exception as error:  # other names and shapes may make the reading stumble anywhere
+            model: UNet2DModel = UNet2DModel(**config)
+        converted = convert(weights)
+    except Exception as error:  # other names and shapes may fail anywhere
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{argument}: {path} is another network than ADM's ({reason}); {_HINT}"
+            f"{argument}: {path} is not of an ADM network: {reason}; {_HINT}"
         ) from error
-    evaluated: UNet2DModel = model.eval()
-    return evaluated
+    load_state(model, converted, f"{argument}: {path}", "the ADM U-Net", _HINT, assign=True)
+    model.eval()
+    return model
 
 
 def adm_scheduler() -> DDPMScheduler:
-    """Give the noise schedule that ADM was trained with, with its learned variance."""
+    """Return the noise schedule that ADM was trained with, with its learned variance."""
     return DDPMScheduler(
         beta_schedule="linear",
         beta_start=1e-4,
@@ -216,27 +218,28 @@ def adm_scheduler() -> DDPMScheduler:
 
 
 def save_pipeline(path: str | PathLike[str], folder: str | PathLike[str]) -> None:
-    """Turn an ADM checkpoint into a pipeline folder, whole or not at all.
+    """Convert an ADM checkpoint to a pipeline folder, written atomically.
 
     Raises:
-        InputError: The checkpoint cannot be used, or the folder already holds something.
+        InputError: The checkpoint cannot be used, or the folder is not empty.
     """
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"folder: {target} already holds something; give a new one")
+        raise InputError(f"folder: {target} is not empty; give a new one")
     write_pipeline(load_adm(path), adm_scheduler(), target)
 
 
 def main() -> None:
-    """Convert from the command line; what cannot be used ends in one line and status 2."""
+    """Convert from the command line; an error is one line on standard error and status 2."""
     parser = argparse.ArgumentParser(
-        prog="python -m lit_hier.diffusion.adm", description="Turn an ADM .pt into a pipeline."
+        prog="python -m lit_hier.diffusion.adm",
+        description="Convert an ADM checkpoint to a diffusers pipeline.",
     )
     parser.add_argument("checkpoint", help="such as 256x256_diffusion_uncond.pt")
-    parser.add_argument("folder", help="where the pipeline goes")
-    given = parser.parse_args()
+    parser.add_argument("folder", help="the new pipeline folder")
+    arguments = parser.parse_args()
     try:
-        save_pipeline(given.checkpoint, given.folder)
+        save_pipeline(arguments.checkpoint, arguments.folder)
     except (InputError, OSError) as error:
         sys.stderr.write(f"lit-hier: error: {' '.join(str(error).split())}\n")
         sys.exit(2)

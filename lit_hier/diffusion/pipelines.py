@@ -1,4 +1,4 @@
-"""Pipeline folders of diffusers, written whole or not at all."""
+"""Pipeline folders of diffusers, written atomically."""
 
 import shutil
 import tempfile
@@ -10,17 +10,17 @@ from lit_hier.errors import InputError
 
 
 def write_pipeline(model: Any, scheduler: Any, folder: str | PathLike[str]) -> None:
-    """Write a model and its scheduler as a folder; a pipeline of that name is replaced.
+    """Write a model and its scheduler as a pipeline folder; an existing pipeline is replaced.
 
     Args:
         model: A `UNet2DModel`.
         scheduler: A diffusers scheduler.
-        folder: Where; the folders above it are made.
+        folder: The target; missing parents are created.
 
     Raises:
-        InputError: Something else is there, which would be lost.
+        InputError: The target holds something else than a pipeline.
     """
-    from diffusers import DDPMPipeline  # takes seconds, for those who write one
+    from diffusers import DDPMPipeline  # takes seconds
 
     target = Path(folder)
     check_target(target, "folder")
@@ -42,20 +42,20 @@ def write_pipeline(model: Any, scheduler: Any, folder: str | PathLike[str]) -> N
 
 
 def check_target(folder: str | PathLike[str], argument: str) -> None:
-    """Refuse to write a pipeline over anything but a pipeline.
+    """Check that a folder can be replaced by a pipeline: it holds nothing else than one.
 
     Args:
-        folder: Where it is to be written.
-        argument: The user's name for it, for the error's message.
+        folder: The target of `write_pipeline`.
+        argument: The user's name for it, for the error message.
 
     Raises:
-        InputError: There is a file, or a folder that holds something else.
+        InputError: The target is a file, or a folder that holds something else.
     """
     target = Path(folder)
     if target.is_file() or (
         target.is_dir() and any(target.iterdir()) and not (target / "model_index.json").is_file()
     ):
         raise InputError(
-            f"{argument}: {folder} holds something else than a pipeline, which would be lost; give"
-            " a new folder"
+            f"{argument}: {folder} holds something else than a pipeline; give a new folder, as it"
+            " would be overwritten"
         )

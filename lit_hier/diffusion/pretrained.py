@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +24,26 @@ _HINT = "give an unconditional model of pixels, such as a DDPMPipeline"
 def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any]:
     """Load an unconditional diffusion model and the scheduler that it was trained with.
 
-    A folder of diffusers may name any code to load its parts with, its own included. Here it may
-    name the classes of diffusers that are needed, and weights are read as plain tensors.
+    A pipeline folder may ask diffusers to run any code, its own included. Here it may only name
+    the classes of diffusers that are needed, and weights are read as plain tensors.
 
     Args:
         source: An ADM checkpoint (`.pt`), a diffusers pipeline folder, or a name on the hub.
-        argument: The user's name for it, for the error's message.
+        argument: The user's name for it, for the error message.
 
     Returns:
         A `UNet2DModel` in evaluation mode, and a scheduler.
 
     Raises:
-        InputError: There is no such model, or it is not unconditional on pixels.
+        InputError: The model does not exist, or is not an unconditional model of pixels.
     """
     if source.endswith(_SUFFIXES):
         return load_adm(source, argument=argument), adm_scheduler()
     folder = Path(source)
     if folder.is_dir() and not (folder / "model_index.json").is_file():
-        raise InputError(f"{argument}: {source} is no pipeline folder: it has no model_index.json")
+        raise InputError(
+            f"{argument}: {source} is not a pipeline folder: it has no model_index.json"
+        )
     disable_progress_bar()
     try:
         if not folder.is_dir():
@@ -56,13 +59,14 @@ def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any
         for weights in model_folder.glob("diffusion_pytorch_model*"):
             check_file(weights)
         model = UNet2DModel.from_pretrained(model_folder, low_cpu_mem_usage=False)
-        _try(model)
+        _dry_run(model)
         return model.eval(), scheduler_class.from_pretrained(scheduler_folder)
     except InputError:
         raise
-    except Exception as error:  # a damaged folder may make diffusers stumble anywhere
+    except Exception as error:  # damaged files may fail anywhere in diffusers
         plain = isinstance(error, OSError | ValueError | RuntimeError) and str(error)
         reason = " ".join(str(error).split())[:200] if plain else "its files are damaged"
+        reason = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", reason)
         raise InputError(f"{argument}: cannot load {source}: {reason}") from error
 
 
@@ -70,50 +74,51 @@ def _check_parts(parts: dict[str, Any], where: str) -> None:
     if not parts:
         raise ValueError("its model_index.json names no parts")
     if set(parts) != {"unet", "scheduler"}:
-        raise InputError(f"{where} is made of {', '.join(sorted(parts))}; {_HINT}")
+        raise InputError(f"{where} consists of {', '.join(sorted(parts))}; {_HINT}")
     for name, part in parts.items():
         if not (isinstance(part, list) and len(part) == 2 and part[0] == "diffusers"):
-            raise InputError(f"{where}: its {name} is {part}, of no class of diffusers; {_HINT}")
+            raise InputError(f"{where}: its {name} is {part}, not a class of diffusers; {_HINT}")
     if parts["unet"][1] != "UNet2DModel":
-        raise InputError(f"{where}: its unet is {parts['unet'][1]}, no UNet2DModel; {_HINT}")
+        raise InputError(f"{where}: its unet is {parts['unet'][1]}, not UNet2DModel; {_HINT}")
 
 
 def _scheduler_class(name: Any) -> Any:
     found = getattr(diffusers, str(name), None)
     if not (inspect.isclass(found) and issubclass(found, SchedulerMixin)):
-        raise ValueError(f"{name} is no scheduler of diffusers")
+        raise ValueError(f"{name} is not a scheduler of diffusers")
     return found
 
 
-def _try(model: Any) -> None:
-    """Evaluate a model without computing anything, as settings may load and yet not fit."""
+def _dry_run(model: Any) -> None:
+    """Run a model on the meta device: settings may load and yet not fit together."""
     side = 2 ** (len(model.config.block_out_channels) + 1)
     shape = (1, model.config.in_channels, side, side)
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    unreal = {name: value.to("meta") for name, value in state.items()}
-    functional_call(model, unreal, (torch.zeros(shape, device="meta", dtype=model.dtype), 1))
+    meta = {name: value.to("meta") for name, value in state.items()}
+    functional_call(model, meta, (torch.zeros(shape, device="meta", dtype=model.dtype), 1))
 
 
 def _part(folder: Path, name: str) -> Path:
-    """Find a part's folder; in old pipelines all lie in one."""
+    """Return the folder of a part; old pipelines keep all parts in one folder."""
     return folder / name if (folder / name).is_dir() else folder
 
 
 def _check_config(kind: Any, path: Path) -> None:
-    """Refuse values of other types than a class's own, which it would not notice itself.
+    """Check that settings have the types of a class's defaults, which it does not check itself.
 
     Raises:
-        ValueError: There is one.
+        ValueError: One has another type.
     """
     config = json.loads(read_file(path))
     if not isinstance(config, dict):
-        raise ValueError(f"{path.name} holds no settings")
+        raise ValueError(f"{path.name} does not hold settings")
     for name, parameter in inspect.signature(kind.__init__).parameters.items():
-        wanted, value = parameter.default, config.get(name)
-        if value is None or wanted is None or wanted is inspect.Parameter.empty:
+        default, value = parameter.default, config.get(name)
+        if value is None or default is None or default is inspect.Parameter.empty:
             continue
         types: tuple[type, ...] = {float: (float, int), tuple: (tuple, list)}.get(
-            type(wanted), (type(wanted),)
+            type(default), (type(default),)
         )
-        if not isinstance(value, types) or isinstance(value, bool) != isinstance(wanted, bool):
-            raise ValueError(f"{path.name}: {name} is {value!r}, not like {wanted!r}")
+        if not isinstance(value, types) or isinstance(value, bool) != isinstance(default, bool):
+            expected = type(default).__name__
+            raise ValueError(f"{path.name}: {name} is {value!r}; give a value of type {expected}")

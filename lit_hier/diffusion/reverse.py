@@ -1,17 +1,17 @@
-r"""Turning images round with a diffusers model: noise to a step, then the reverse process back.
+r"""Forward-backward on images: noise them to an inversion step, then run the reverse process.
 
-The T steps that a model was trained on are respaced to S, at :math:`\tau_j = \mathrm{round}(j (T -
-1) / (S - 1))`. Inversion step k leaves an image as it is for k = 0 and is pure noise for k = S; in
-between the image is noised to
+The T training steps of a model are respaced to S steps, :math:`\tau_j = \mathrm{round}(j (T - 1) /
+(S - 1))`. Inversion step k = 0 returns the image, k = S starts from pure noise, and any other one
+from
 
 .. math:: x_k = \sqrt{\bar\alpha_{\tau_k}} x_0 + \sqrt{1 - \bar\alpha_{\tau_k}} \, \eta
 
-Then, by name:
+The convention says at which steps the model is evaluated:
 
-- `aligned`: the model is told the steps k, k - 1, ..., 0: each at its own signal-to-noise ratio.
-- `released`: it is told k - 1, ..., 0, as the published code does.
+- `aligned`: k, k - 1, ..., 0, where the first is the step that x_k was noised to.
+- `released`: k - 1, ..., 0, as in the published code.
 
-For k = S both tell S - 1, ..., 0.
+For k = S both are S - 1, ..., 0.
 
 Source: Nichol and Dhariwal, "Improved denoising diffusion probabilistic models" (2021), for the
 respacing; Section 2.2 of the paper for the experiment.
@@ -29,32 +29,32 @@ from torch import Tensor
 from lit_hier.errors import InputError
 
 _UNFIT: Final = (
-    "does not go down the steps one by one, from images noised as alpha_t says; take one such as"
-    " DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler or UniPCMultistepScheduler"
+    "does not evaluate the model once per step on images noised with alpha_t; use DDPMScheduler,"
+    " DDIMScheduler, DPMSolverMultistepScheduler or UniPCMultistepScheduler"
 )
 
 Convention = Literal["aligned", "released"]
 Denoise = Callable[[Tensor, Tensor], Tensor]
-"""Takes x_t, (N, C, H, W), and the step of training that each is told, (N,); gives the output."""
+"""Maps x_t, (N, C, H, W), and training steps, int64, (N,), to the output, (N, C', H, W)."""
 
 
 class ReverseProcess:
     """A diffusers scheduler, set to S respaced steps with tables in float64.
 
     Args:
-        scheduler: A diffusers scheduler of one model evaluation per step and of images noised as
-            above: DDPM, DDIM, DPM-Solver, DEIS, UniPC and the like. It is copied. One that takes a
-            list of steps gets the respaced ones, another chooses S by its own spacing.
-        num_steps: S.
-        convention: Where the model begins, see above.
+        scheduler: A diffusers scheduler with one model evaluation per step and images noised as
+            above, such as DDPM, DDIM, DPM-Solver, DEIS or UniPC. It is copied. If it accepts a
+            list of steps, it gets the respaced ones; otherwise it chooses S steps itself.
+        num_steps: S, 2 to T.
+        convention: `aligned` or `released`, see above.
 
     Attributes:
-        scheduler: The copy, set to them.
-        timesteps: Steps of training, ascending, S of them.
-        alphas_cumprod: Of all T steps, float64.
+        scheduler: The copy, set to S steps.
+        timesteps: The S training steps, ascending.
+        alphas_cumprod: Cumulative products of alpha at all T steps, float64, shape (T,).
 
     Raises:
-        InputError: S is out of range, or the scheduler is of another kind.
+        InputError: An argument is out of range, or the scheduler is not of this kind.
     """
 
     def __init__(
@@ -84,15 +84,15 @@ class ReverseProcess:
         rest = self.alphas_cumprod
         if rest.shape != (num_train,) or not ((rest >= 0) & (rest <= 1)).all():
             raise InputError(
-                f"scheduler: the betas of this {kind} are no noise schedule of {num_train} steps;"
-                " give another"
+                f"scheduler: the betas of this {kind} do not define a noise schedule of"
+                f" {num_train} steps; give betas from 0 to 1"
             )
         self.scheduler.alphas_cumprod = self.alphas_cumprod
         if hasattr(self.scheduler, "one"):
             self.scheduler.one = torch.ones((), dtype=torch.float64)
 
-    def check(self, steps: Sequence[int]) -> None:
-        """Refuse inversion steps that there are not.
+    def check_steps(self, steps: Sequence[int]) -> None:
+        """Check inversion steps.
 
         Raises:
             InputError: One is out of range, or they do not ascend.
@@ -104,16 +104,16 @@ class ReverseProcess:
             raise InputError("times: inversion steps must ascend, each given once")
 
     def num_evaluations(self, k: int) -> int:
-        """Count the model's evaluations for one image turned round at step k."""
+        """Return the number of model evaluations for one image at inversion step k."""
         if k in (0, self.num_steps) or self.convention == "released":
             return k
         return k + 1
 
     def noise(self, x_0: Tensor, k: int, eta: Tensor) -> Tensor:
-        """Noise images to an inversion step.
+        """Return images noised to an inversion step, x_k.
 
         Args:
-            x_0: float32, shape (B, C, H, W).
+            x_0: Images, float32, shape (B, C, H, W).
             k: Inversion step.
             eta: Standard normal numbers, same shape.
         """
@@ -134,50 +134,55 @@ class ReverseProcess:
         batch_size: int,
         advance: Callable[[int], object] = lambda num: None,
     ) -> Tensor:
-        """Turn images round at several inversion steps.
+        """Run forward-backward at several inversion steps.
 
-        The model sees images of all inversion steps together, always those next that have the most
-        steps before them. So it is given `batch_size` of them every time but the last, unless
-        there are so few that they run out before the longest reverse process has ended.
+        The model is evaluated on images of all inversion steps together, those with the most steps
+        left first. So all its batches but the last have `batch_size` images, unless there are too
+        few images to last until the longest reverse process ends.
 
         Args:
             denoise: The model.
             x_0: Images, float32, shape (B, C, H, W).
             steps: Inversion steps, ascending.
-            generators: For each inversion step one generator per image: it makes the noise first
-                and then all that the scheduler adds.
-            batch_size: The most images that the model is given at once.
-            advance: Takes how many images the model was given, each time.
+            generators: For each inversion step one generator per image, for the noise x_k first
+                and then for the scheduler's noise.
+            batch_size: Maximum number of images per model evaluation.
+            advance: Called after each model evaluation with its number of images.
 
         Returns:
-            Shape (steps, B, C, H, W), float32; not clipped. NaN for images of which the model gave
-            a number that is not finite.
+            Samples x_reversed, shape (steps, B, C, H, W), float32, not clipped; NaN for images for
+            which the model returned a non-finite value.
+
+        Raises:
+            InputError: An inversion step is out of range, or they do not ascend.
         """
-        self.check(steps)
+        self.check_steps(steps)
         size = math.gcd(len(x_0), batch_size)
-        packs = [
-            _Pack(self, part, k, own[first : first + size])
-            for k, own in zip(steps, generators, strict=True)
+        chunks = [
+            _Chunk(self, part, k, streams[first : first + size])
+            for k, streams in zip(steps, generators, strict=True)
             for first, part in zip(range(0, len(x_0), size), x_0.split(size), strict=True)
         ]
-        while under_way := [pack for pack in packs if pack.left]:
-            under_way.sort(key=lambda pack: pack.left, reverse=True)
-            chosen = under_way[: batch_size // size]
-            told = torch.tensor([self.timesteps[pack.left - 1] for pack in chosen])
+        while unfinished := [chunk for chunk in chunks if chunk.left]:
+            unfinished.sort(key=lambda chunk: chunk.left, reverse=True)
+            chosen = unfinished[: batch_size // size]
+            timesteps = torch.tensor([self.timesteps[chunk.left - 1] for chunk in chosen])
             output = denoise(
-                torch.cat([pack.x for pack in chosen]), told.repeat_interleave(size).to(x_0.device)
+                torch.cat([chunk.x for chunk in chosen]),
+                timesteps.repeat_interleave(size).to(x_0.device),
             )
-            for pack, part in zip(chosen, output.float().split(size), strict=True):
-                pack.step(part)
+            for chunk, part in zip(chosen, output.float().split(size), strict=True):
+                chunk.step(part)
             advance(len(output))
-        return torch.cat([pack.x for pack in packs]).view(len(steps), *x_0.shape)
+        return torch.cat([chunk.x for chunk in chunks]).view(len(steps), *x_0.shape)
 
 
-class _Pack:
-    """Images that go back together from one inversion step; schedulers remember earlier steps.
+class _Chunk:
+    """Images with one inversion step and one scheduler, as schedulers remember earlier steps.
 
     Attributes:
-        left: Steps that the model has still to be told; the next is `timesteps[left - 1]`.
+        x: The images at their present step, shape (B, C, H, W).
+        left: Number of model evaluations left; the next is at `timesteps[left - 1]`.
     """
 
     def __init__(
@@ -192,17 +197,17 @@ class _Pack:
             self._scheduler.set_begin_index(process.num_steps - self.left)
 
     def step(self, output: Tensor) -> None:
-        """Go one step back, given what the model says."""
-        # A scheduler may clip what is infinite, and hide it.
+        """Take one reverse step with the model's output."""
+        # A scheduler may clip infinite values and so hide them.
         lost = ~output.isfinite().flatten(1).all(1).view(-1, 1, 1, 1)
         self.left -= 1
-        told = self._timesteps[self.left]
-        stepped = _step(self._scheduler, output, told, self.x, self._generators)
+        timestep = self._timesteps[self.left]
+        stepped = _step(self._scheduler, output, timestep, self.x, self._generators)
         self.x = stepped.masked_fill(lost, torch.nan)
 
 
 def _fits(scheduler: Any) -> bool:
-    """Say whether a scheduler is of the kind that `ReverseProcess` is for."""
+    """Return whether a scheduler is of the kind that `ReverseProcess` supports."""
     if not hasattr(scheduler, "step"):
         return False
     step = inspect.signature(scheduler.step).parameters
@@ -218,7 +223,7 @@ def _fits(scheduler: Any) -> bool:
 
 
 def _betas(scheduler: Any) -> Tensor:
-    """Give the variances of the noise that training added, float64; linear ones exactly."""
+    """Return the noise schedule beta of training, float64, shape (T,); exact if linear."""
     config = scheduler.config
     plain = not config.get("rescale_betas_zero_snr", False)
     if config.beta_schedule == "linear" and config.get("trained_betas") is None and plain:
@@ -230,22 +235,22 @@ def _betas(scheduler: Any) -> Tensor:
 
 def _normal(like: Tensor, generators: list[torch.Generator]) -> Tensor:
     """Draw standard normal numbers, each image's from its own generator."""
-    draws = [torch.randn(like.shape[1:], generator=own, dtype=like.dtype) for own in generators]
+    draws = [torch.randn(like.shape[1:], generator=g, dtype=like.dtype) for g in generators]
     return torch.stack(draws).to(like.device)
 
 
 def _step(
-    scheduler: Any, output: Tensor, told: int, x: Tensor, generators: list[torch.Generator]
+    scheduler: Any, output: Tensor, timestep: int, x: Tensor, generators: list[torch.Generator]
 ) -> Tensor:
-    """Take one step back with the scheduler's own rule."""
+    """Return the scheduler's sample of the previous step."""
     random = "generator" in inspect.signature(scheduler.step).parameters
     arguments = {"generator": generators} if random else {}
     if output.shape[1] > x.shape[1] and not learns_variance(scheduler):
         output = output[:, : x.shape[1]]
-    stepped: Tensor = scheduler.step(output, told, x, **arguments).prev_sample
+    stepped: Tensor = scheduler.step(output, timestep, x, **arguments).prev_sample
     return stepped
 
 
 def learns_variance(scheduler: Any) -> bool:
-    """Say whether a scheduler takes the model's second half of channels as the variance."""
+    """Return whether a scheduler uses the second half of the output channels as the variance."""
     return scheduler.config.get("variance_type") in ("learned", "learned_range")

@@ -1,11 +1,11 @@
-"""Samples of images, kept in a folder as they are made, without loss.
+"""Samples of images, saved losslessly to a folder batch by batch.
 
-- `manifest.json`: the inversion steps, and what decided the samples.
+- `manifest.json`: the format, the inversion steps, and the settings that determine the samples.
 - `start/00000012.png`: x_start of sample 12.
 - `k_0025/00000012.png`: its x_reversed for inversion step 25.
-- `batches/00000000.json`: a finished batch, named after the first sample that it was to have: its
-  sample indices, classes and names, and the SHA-256 of each of its pictures. It is written last: a
-  batch is there whole, or it is made again whole.
+- `batches/00000000.json`: a finished batch, named after the first sample index planned for it: its
+  sample indices, classes and names, and the SHA-256 of each image file. It is written last, so an
+  unfinished batch is recomputed as a whole.
 """
 
 import json
@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_hier.diffusion.pictures import DamagedSampleError, Images, read_picture, write_picture
+from lit_hier.diffusion.images import DamagedSampleError, ImageBatch, read_png, write_png
 from lit_hier.errors import InputError
 from lit_hier.io.atomic import atomic_write, lock_folder
 from lit_hier.io.pixels import from_levels, to_levels
 from lit_hier.io.safe_read import read_file
 
-_FORMAT: Final = 1
-_CHANNELS: Final = (1, 3, 4)  # that a picture can have
+_FORMAT: Final = 1  # of the manifest
+_CHANNELS: Final = (1, 3, 4)  # that an image file can have
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,11 @@ class SampleStore:
     """A folder of samples.
 
     Attributes:
-        folder: Where it is.
+        folder: Its path.
         steps: Inversion steps, ascending, T of them.
-        num_steps: Of the reverse process.
-        decided_by: What decides the samples, beside the images and their batches: plain values.
+        num_steps: Steps of the reverse process.
+        decided_by: Settings that determine the samples besides the images and their batches, as
+            plain values.
     """
 
     folder: Path
@@ -73,27 +74,27 @@ class SampleStore:
         num_steps: int,
         decided_by: Mapping[str, Any],
     ) -> "SampleStore":
-        """Begin a folder, or go on with one that was begun in the same way.
+        """Create a folder, or open one of the same settings.
 
         Raises:
-            InputError: The folder has samples of another run, or it cannot be made.
+            InputError: The folder has samples of other settings, or cannot be created.
         """
         path = Path(folder).expanduser()
-        given = cls(path, tuple(steps), num_steps, _plain(decided_by))
+        store = cls(path, tuple(steps), num_steps, _plain(decided_by))
         manifest = path / "manifest.json"
         if not manifest.exists():
             try:
-                given._write(manifest, given._description())
+                store._write(manifest, store._description())
             except OSError as error:
                 raise _unwritable(folder, error) from error
-            return given
+            return store
         found = cls.open(folder)
-        mine, theirs = given._description(), found._description()
-        for name in mine.keys() | theirs.keys():
-            if mine.get(name) != theirs.get(name):
+        new, old = store._description(), found._description()
+        for name in new.keys() | old.keys():
+            if new.get(name) != old.get(name):
                 raise InputError(
                     f"samples: {folder} holds samples of another run, with"
-                    f" {name}={theirs.get(name)}, not {mine.get(name)}; give another folder"
+                    f" {name}={old.get(name)}, not {new.get(name)}; give another folder"
                 )
         return found
 
@@ -102,13 +103,19 @@ class SampleStore:
         """Open a folder to read from it.
 
         Raises:
-            InputError: There is no such folder, or it has no readable manifest.
+            InputError: There is no such folder, or its manifest is damaged or of another format.
         """
         path = Path(folder).expanduser()
         try:
             manifest = json.loads(read_file(path / "manifest.json"))
+            found = manifest.pop("format")
+            if type(found) is int and found != _FORMAT:
+                raise InputError(
+                    f"samples: {path / 'manifest.json'} has format {found}, but this version of"
+                    f" lit-hier reads format {_FORMAT}; give another folder"
+                )
             steps = tuple(int(k) for k in manifest.pop("steps"))
-            if manifest.pop("format") != _FORMAT or not steps or min(steps) < 0:
+            if found != _FORMAT or not steps or min(steps) < 0:
                 raise ValueError
             return cls(path, steps, int(manifest.pop("num_steps")), manifest)
         except OSError as error:
@@ -116,15 +123,16 @@ class SampleStore:
                 f"samples: cannot read {path / 'manifest.json'}: {error.strerror}; give the folder"
                 " that a DDPMSampler filled"
             ) from error
+        except InputError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"samples: {path / 'manifest.json'} is damaged or of another version of lit-hier;"
-                " give another folder"
+                f"samples: {path / 'manifest.json'} is damaged; give another folder"
             ) from error
 
     @property
     def _places(self) -> list[str]:
-        """Folders of the pictures: of x_start, then of each inversion step."""
+        """Subfolders of image files: of x_start, then of each inversion step."""
         return ["start", *map(_place, self.steps)]
 
     def _description(self) -> dict[str, Any]:
@@ -132,13 +140,13 @@ class SampleStore:
         return {**numbers, **self.decided_by}
 
     def finished(self, planned: Tensor) -> bool:
-        """Say whether a batch was kept whole.
+        """Return whether a batch was saved.
 
         Args:
-            planned: The sample indices that it was to have, int64, shape (P,), P at least 1.
+            planned: The sample indices planned for it, int64, shape (P,), P at least 1.
 
         Raises:
-            InputError: A batch was kept that begins with the same sample and had others.
+            InputError: A batch was saved that begins with the same sample but has others.
         """
         batch = self._batch(int(planned[0]))
         if batch is None:
@@ -151,32 +159,33 @@ class SampleStore:
             )
         return True
 
-    def save(self, images: Images, x_reversed: Tensor) -> None:
-        """Keep a batch.
+    def save(self, images: ImageBatch, x_reversed: Tensor) -> None:
+        """Save a batch.
 
         Args:
-            images: What was turned round.
-            x_reversed: What became of it, of 256 levels, shape (T, B, C, H, W).
+            images: The images x_start.
+            x_reversed: Their samples, of 256 levels, shape (T, B, C, H, W).
 
         Raises:
-            InputError: Pictures cannot have so many channels.
+            InputError: An image file cannot have so many channels.
         """
         x_start = images.x_start
         if x_start.shape[1] not in _CHANNELS:
             raise InputError(
-                f"samples: pictures have 1, 3 or 4 channels, not {x_start.shape[1]}; leave it out"
+                f"samples: image files have 1, 3 or 4 channels, not {x_start.shape[1]}; leave out"
+                " samples"
             )
-        pictures = to_levels(torch.cat((x_start[None], x_reversed))).cpu().numpy()
+        levels = to_levels(torch.cat((x_start[None], x_reversed))).cpu().numpy()
         index = images.index.tolist()
         jobs = [
-            (self._path(place, sample), pictures[row, column])
+            (self._path(place, sample), levels[row, column])
             for row, place in enumerate(self._places)
             for column, sample in enumerate(index)
         ]
         for place in self._places:
             (self.folder / place).mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor() as threads:
-            digests = list(threads.map(write_picture, *zip(*jobs, strict=True)))
+            digests = list(threads.map(write_png, *zip(*jobs, strict=True)))
         num = len(index)
         planned = images.planned.tolist()
         batch = {
@@ -191,22 +200,22 @@ class SampleStore:
         }
         self._write(self._batch_path(planned[0]), batch)
 
-    def load(self, images: Images, steps: Sequence[int] | None = None) -> Tensor:
-        """Read what became of images, in batches as they were kept or in others.
+    def load(self, images: ImageBatch, steps: Sequence[int] | None = None) -> Tensor:
+        """Read the samples of images, in the batches that were saved or in others.
 
         Args:
-            images: What was turned round.
-            steps: Some of the inversion steps; all, if left out.
+            images: The images x_start.
+            steps: Some of the inversion steps; all by default.
 
         Returns:
             x_reversed, float32, shape (T, B, C, H, W).
 
         Raises:
-            DamagedSampleError: A sample is missing, or its file is not as it was written.
+            DamagedSampleError: An image file is missing or damaged.
             InputError: The folder has samples of other images.
         """
-        wanted = self.steps if steps is None else steps
-        places = ["start", *map(_place, wanted)]
+        chosen = self.steps if steps is None else steps
+        places = ["start", *map(_place, chosen)]
         digests = self._digests_of(images)
         jobs = [
             (self._path(place, sample), digests[sample][place])
@@ -214,10 +223,10 @@ class SampleStore:
             for sample in images.index.tolist()
         ]
         with ThreadPoolExecutor() as threads:
-            pictures = list(threads.map(read_picture, *zip(*jobs, strict=True)))
-        levels = torch.from_numpy(np.stack(pictures)).unflatten(0, (len(places), -1))
-        given = to_levels(images.x_start).cpu()
-        if levels[0].shape != given.shape or not torch.equal(levels[0], given):
+            arrays = list(threads.map(read_png, *zip(*jobs, strict=True)))
+        levels = torch.from_numpy(np.stack(arrays)).unflatten(0, (len(places), -1))
+        start = to_levels(images.x_start).cpu()
+        if levels[0].shape != start.shape or not torch.equal(levels[0], start):
             raise InputError(
                 f"samples: {self.folder} holds samples of other images, in the batch of sample"
                 f" {int(images.index[0])}; give the data module the arguments of the run that"
@@ -225,8 +234,8 @@ class SampleStore:
             )
         return from_levels(levels[1:])
 
-    def _digests_of(self, images: Images) -> dict[int, dict[str, str]]:
-        """Find what the pictures of a batch must be, by sample and place."""
+    def _digests_of(self, images: ImageBatch) -> dict[int, dict[str, str]]:
+        """Return the SHA-256 of the image files of a batch, by sample and subfolder."""
         index, batch = images.index.tolist(), self._batch(int(images.planned[0]))
         batches = [batch]
         if batch is None or batch["planned"] != images.planned.tolist():
@@ -244,7 +253,7 @@ class SampleStore:
 
     @cached_property
     def _batch_of(self) -> dict[int, int]:
-        """The first sample of the batch that each is in; no more is kept, as it would add up."""
+        """The first sample of the batch that each sample is in; more would fill the memory."""
         stems = [path.stem for path in (self.folder / "batches").glob("*.json")]
         batches = ((int(k), self._batch(int(k))) for k in stems if k.isdecimal())
         return {sample: first for first, batch in batches if batch for sample in batch["index"]}
@@ -256,16 +265,16 @@ class SampleStore:
         }
 
     def _batch(self, first: int) -> dict[str, Any] | None:
-        """Read what is known of a finished batch; None if it is not finished."""
+        """Read the record of a finished batch; None if it is not finished."""
         try:
             batch: dict[str, Any] = json.loads(read_file(self._batch_path(first)))
             num = len(batch["index"])
-            whole = all(type(sample) is int for sample in batch["index"]) and all(
+            complete = all(type(sample) is int for sample in batch["index"]) and all(
                 len(batch["sha256"][place]) == num for place in self._places
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return batch if whole and batch.get("planned") else None
+        return batch if complete and batch.get("planned") else None
 
     def _batch_path(self, first: int) -> Path:
         return self.folder / "batches" / f"{first:08d}.json"
@@ -284,15 +293,15 @@ def _unwritable(folder: str | PathLike[str], error: OSError) -> InputError:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Give values as JSON gives them back."""
+    """Return values as JSON restores them."""
 
     def plain(value: Any) -> Any:
         return value.tolist() if hasattr(value, "tolist") else str(value)
 
-    given: dict[str, Any] = json.loads(json.dumps(values, default=plain))
-    return given
+    restored: dict[str, Any] = json.loads(json.dumps(values, default=plain))
+    return restored
 
 
 def _place(step: int) -> str:
-    """Name the folder of an inversion step."""
+    """Return the subfolder of an inversion step."""
     return f"k_{step:04d}"

@@ -1,68 +1,101 @@
-"""Reading checkpoints without running anything that they hold; telling weights apart."""
+"""Reading checkpoints without running code that they hold; their format; loading state dicts."""
 
-import hashlib
-import inspect
 import warnings
+from collections.abc import Mapping
 from os import PathLike
 from typing import Any, Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lit_hier.errors import InputError
 from lit_hier.io.safe_read import check_file
 
+FORMAT: Final = 2
+"""Of the checkpoints that tasks write; format 1 has no record."""
+
+_RECORD: Final = "lit_hier"
 _HINT: Final = "give the .ckpt file that `lit-hier fit` wrote"
 
 
-def check_training_set(trained_on: str, training_set: str, argument: str) -> None:
-    """Refuse weights together with other data than those whose training set they have seen.
+def write_record(checkpoint: dict[str, Any], **values: Any) -> None:
+    """Record the format of a checkpoint and plain values that describe what it holds."""
+    checkpoint[_RECORD] = {"format": FORMAT, **values}
+
+
+def read_record(checkpoint: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return what `write_record` wrote.
 
     Args:
-        trained_on: What the weights say of it; empty if they say nothing.
-        training_set: What the data say (`RHMDataModule.training_set`); empty likewise.
-        argument: The user's name for the weights, for the error's message.
+        checkpoint: A checkpoint of Lightning.
+        source: Its name in error messages, such as `weights: FILE`.
+
+    Returns:
+        The record; empty for format 1, whose checkpoints have none.
 
     Raises:
-        InputError: Both say something, and not the same.
+        InputError: The record is damaged, or its format is newer than `FORMAT`.
     """
-    if trained_on and training_set and trained_on != training_set:
+    record = checkpoint.get(_RECORD)
+    if record is None:
+        return {}
+    found = record.get("format") if isinstance(record, dict) else None
+    if type(found) is not int or found <= 1:
+        raise InputError(f"{source} has a damaged record of its format; {_HINT}")
+    if found > FORMAT:
         raise InputError(
-            f"{argument}: the network was trained on {trained_on}, but the data are"
-            f" {training_set}: the grammar would be another, or data held out here were"
-            " trained on; give the data module the arguments of the training run"
+            f"{source} has format {found}, but this version of lit-hier reads formats 1 to"
+            f" {FORMAT}; update lit-hier"
         )
+    return dict(record)
 
 
-def fingerprint(network: nn.Module) -> str:
-    """Give the SHA-256, in hexadecimal digits, of what a network is made of and of its weights.
+def read_state_dict(path: str | PathLike[str], argument: str, hint: str) -> dict[str, Tensor]:
+    """Read a bare state dict that `torch.save` wrote: see `read_tensors`."""
+    state = read_tensors(path, argument, hint)
+    if not is_state_dict(state):
+        raise InputError(f"{argument}: {path} is not a state dict; {hint}")
+    return dict(state)
 
-    Counted are the classes of its modules, what their constructors were told and kept as plain
-    values, and the weights; the source code of the outermost class too, as users change theirs.
+
+def is_state_dict(state: Any) -> bool:
+    """Return whether a value maps names to tensors."""
+    return isinstance(state, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    )
+
+
+def load_state(
+    network: nn.Module, state: Mapping[str, Tensor], source: str, name: str, hint: str, **how: bool
+) -> None:
+    """Load a state dict into a network, strictly.
+
+    Args:
+        network: Its parameters and buffers are set.
+        state: Tensors by name.
+        source: The name of the state dict in error messages, such as `weights: FILE`.
+        name: The name of the network in error messages.
+        hint: What to do, for error messages.
+        **how: Options of `Module.load_state_dict`.
+
+    Raises:
+        InputError: A tensor is missing, unexpected or of another shape; the first one is named.
     """
     try:
-        source = inspect.getsource(type(network))
-    except (OSError, TypeError):  # made in a shell
-        source = ""
-    digest = hashlib.sha256(source.encode())
-    for name, module in network.named_modules():
-        kind = type(module)
-        plain = {
-            key: value
-            for key, value in vars(module).items()
-            if key[0] != "_" and key != "training" and _is_plain(value)
-        }
-        digest.update(f"{name} {kind.__module__}.{kind.__qualname__} {plain}".encode())
-    for name, value in network.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        network.load_state_dict(state, **how)
+    except Exception as error:  # damaged tensors may fail anywhere in torch
+        reason = _mismatch(network.state_dict(), state) or " ".join(str(error).split())[:200]
+        raise InputError(f"{source} does not fit {name}: {reason}; {hint}") from error
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, tuple | list):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
+def _mismatch(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Describe the first difference in names and shapes; empty if there is none."""
+    for name, value in expected.items():
+        if name not in state:
+            return f"{name} is missing"
+        if state[name].shape != value.shape:
+            return f"{name} has shape {tuple(state[name].shape)}, not {tuple(value.shape)}"
+    return next((f"{name} is unexpected" for name in state if name not in expected), "")
 
 
 def read_tensors(path: str | PathLike[str], argument: str, hint: str) -> Any:

@@ -1,6 +1,7 @@
-"""LightningModules."""
+"""LightningModules: samplers, and the tasks that train networks."""
 
 from lit_hier.modules.bp_denoiser import BPDenoiser
+from lit_hier.modules.classification import ClassificationTask
 from lit_hier.modules.ddpm_sampler import DDPMSampler
 from lit_hier.modules.ddpm_task import DDPMTask
 from lit_hier.modules.forward_backward import ForwardBackwardModule
@@ -11,6 +12,7 @@ from lit_hier.modules.stored_samples import StoredSamples
 
 __all__ = [
     "BPDenoiser",
+    "ClassificationTask",
     "DDPMSampler",
     "DDPMTask",
     "ForwardBackwardModule",

@@ -1,76 +1,105 @@
-"""What the training of all classifiers shares."""
+"""Training a network to classify."""
 
-from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_hier.errors import InputError
-from lit_hier.io.checkpoints import check_training_set
+from lit_hier.io.checkpoints import write_record
 from lit_hier.modules.task import Stage, Task
+from lit_hier.nn.trained import check_training_set, describe_network, training_set_of
 
 
-class ClassificationTask(Task, ABC):
-    """A network that learns to tell classes, by cross-entropy.
+class ClassificationTask(Task):
+    """Trains any network to classify, by cross-entropy.
 
-    Logs `train/loss`, `train/accuracy` (over the epoch, while the network learns), `val/loss`,
+    Logs `train/loss`, `train/accuracy` (over the epoch, while the network is trained), `val/loss`,
     `val/accuracy`, `test/loss`, `test/accuracy`; losses in nats. To stop at interpolation, let an
     `EarlyStopping` monitor `train/accuracy`.
 
-    What derives from it saves its hyperparameters, `trained_on` among them.
+    `TrainedNetwork` restores the network from a checkpoint.
 
     Args:
-        network: Takes `x` of a batch and gives logits (B, num_classes).
-        num_classes: Classes.
-        optimizer: Any optimizer of torch.
+        network: Maps `x` of a batch, (B, ...), to logits (B, num_classes).
+        num_classes: Number of classes, at least 2; the command line takes it from the data module.
+        optimizer: Any optimizer of torch, Adam by default.
+        trained_on: The training set, recorded with the weights; the command line takes it from the
+            data module (`RHMDataModule.training_set`).
+
+    Raises:
+        InputError: `num_classes` is out of range.
     """
 
-    def __init__(self, network: nn.Module, num_classes: int, optimizer: OptimizerCallable) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        num_classes: int,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        trained_on: str = "",
+    ) -> None:
+        if num_classes < 2:
+            raise InputError(f"num_classes is {num_classes}; give at least 2")
         super().__init__(optimizer, accuracy=MulticlassAccuracy(num_classes, average="micro"))
+        self.save_hyperparameters(ignore=["network", "optimizer"])
         self.network = network
         self.num_classes = num_classes
+        self.trained_on = trained_on
 
-    @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """Classify."""
+        """Return logits, shape (B, num_classes), for x, shape (B, ...)."""
+        logits: Tensor = self.network(x)
+        return logits
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record the format, the network and its training set, as plain values."""
+        write_record(checkpoint, **describe_network(self.network), trained_on=self.trained_on)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights that were trained on other data than those at hand.
+        """Reject weights that were trained on another training set than that of the data.
 
         Raises:
-            InputError: Checkpoint and data both say what they are, and not the same.
+            InputError: Both are named and differ, or the format is newer than this version reads.
         """
-        trained_on = checkpoint.get("hyper_parameters", {}).get("trained_on", "")
-        check_training_set(trained_on, self.hparams["trained_on"], "ckpt_path")
+        trained_on = training_set_of(checkpoint, "ckpt_path: the checkpoint")
+        check_training_set(trained_on, self.trained_on, "ckpt_path")
 
     def _step(self, batch: dict[str, Tensor], stage: Stage) -> Tensor:
-        """Measure a batch; give its cross-entropy, summed."""
+        """Update a stage's metrics; return the cross-entropy summed over the batch, nats."""
         logits, label = self(batch["x"]), batch["label"]
+        if logits.shape != (len(label), self.num_classes):
+            raise InputError(
+                f"network: {type(self.network).__name__} returns shape {tuple(logits.shape)}, not"
+                f" ({len(label)}, {self.num_classes}); give a network whose outputs are the logits"
+                " of num_classes classes"
+            )
         try:
-            summed = cross_entropy(logits, label, reduction="sum")
+            total = cross_entropy(logits, label, reduction="sum")
         except IndexError as error:
             if (label < 0).any():
-                raise InputError("data: an image has no class, and cannot be learnt") from error
+                raise InputError(
+                    "data: an image has no class; train on labelled images"
+                ) from error
             raise InputError(
                 f"num_classes is {self.num_classes}, but a label is {int(label.max())}; give the"
                 " number of the data's classes"
             ) from error
-        if len(label):  # a process without work has nothing to count
+        if len(label):  # a process may have no samples of a batch
             self.metric(f"{stage}/accuracy").update(logits, label)
-        self.measure(stage, summed, len(label))
-        return summed
+        self.update_loss(stage, total, len(label))
+        return total
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy of a training batch, nats."""
-        return self.step_loss(self._step(batch, "train"), len(batch["label"]))
+        """Return the cross-entropy of a training batch, shape (), nats."""
+        return self.scale_loss(self._step(batch, "train"), len(batch["label"]))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Measure loss and accuracy on validation data."""
+        """Update loss and accuracy on validation data."""
         self._step(batch, "val")
 
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Measure loss and accuracy on test data."""
+        """Update loss and accuracy on test data."""
         self._step(batch, "test")

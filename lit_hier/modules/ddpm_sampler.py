@@ -1,4 +1,4 @@
-"""A pretrained diffusion model as a sampler of the forward-backward experiment on images."""
+"""Forward-backward on images with a pretrained diffusion model."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import torch
 from torch import Tensor
 
-from lit_hier.diffusion.pictures import DamagedSampleError, Images
+from lit_hier.diffusion.images import DamagedSampleError, ImageBatch
 from lit_hier.diffusion.reverse import Convention, ReverseProcess, learns_variance
 from lit_hier.diffusion.store import SampleStore
 from lit_hier.errors import InputError
-from lit_hier.io.checkpoints import fingerprint
 from lit_hier.io.pixels import quantise
 from lit_hier.modules.image_sampler import ImageSampler
+from lit_hier.nn.fingerprint import fingerprint
 from lit_hier.streams import generators
 
 if TYPE_CHECKING:
@@ -26,32 +26,33 @@ _LOG: Final = logging.getLogger("lit_hier")
 
 
 class DDPMSampler(ImageSampler):
-    """Turns images round with a pretrained denoising diffusion model (Section 2.2, Fig. 2).
+    """Samples x_reversed with a pretrained denoising diffusion model (Section 2.2, Fig. 2).
 
-    All inversion times of a batch are made together. An image's result depends on
+    The inversion times of a batch are computed together. The noise of an image depends on
     (seed, sample index, inversion step) only. The model runs in the trainer's precision; images
     and scheduler stay in float32.
 
     Args:
         pretrained: An ADM checkpoint (`.pt`), a diffusers pipeline folder, or a name on the hub.
-        times: Inversion times, ascending, as `unit` says.
-        unit: Whether times are respaced steps, 0 to `num_steps`, or fractions of them, 0 to 1.
+        times: Inversion times, ascending, in the unit given by `unit`.
+        unit: `step`, respaced steps from 0 to `num_steps`, or `fraction`, fractions of
+            `num_steps` from 0 to 1.
         num_steps: Respaced steps of the reverse process.
-        convention: Which steps the model is told, see `lit_hier.diffusion.reverse`.
-        scheduler: A diffusers scheduler, see `ReverseProcess`; the exact ancestral sampler of the
-            schedule that the model was trained with, if left out.
-        batch_size: The most images that the model is given at once: so many every time, but for
-            the last images of a batch of data; `eval_batch_size` should not be smaller.
-        channels_last: Whether the model keeps its channels together in memory.
-        compile: Whether torch compiles the model first, which takes minutes and needs a compiler:
-            for long runs on a GPU.
+        convention: Steps at which the model is evaluated, see `lit_hier.diffusion.reverse`.
+        scheduler: A diffusers scheduler, see `ReverseProcess`; by default the ancestral sampler
+            with the noise schedule of the model's training.
+        batch_size: Images per model evaluation; the last ones of a batch of data may have fewer.
+            The data module's `eval_batch_size` should be at least as large.
+        channels_last: Whether the model uses the channels-last memory format.
+        compile: Whether to compile the model first, which takes minutes and needs a compiler: for
+            long runs on a GPU.
         seed: Seed of the noise, 0 to 2^64 - 1.
-        samples: A folder in which to keep every batch as it is made (`lit_hier.diffusion.store`);
-            what an earlier run of the same kind has kept there is read back, not made again.
+        samples: A folder in which to save every batch (`lit_hier.diffusion.store`); batches that
+            an earlier run with the same settings saved there are read instead of recomputed.
 
     Raises:
-        InputError: The model cannot be loaded, it does not fit the scheduler, or an argument is
-            out of range.
+        InputError: The model cannot be loaded, does not fit the scheduler, or an argument is out
+            of range.
     """
 
     def __init__(
@@ -76,9 +77,12 @@ class DDPMSampler(ImageSampler):
         if not times or not all(map(math.isfinite, times)):
             raise InputError(f"times is {times}; give one or more finite inversion times")
         if unit == "step" and any(time != round(time) for time in times):
-            raise InputError("times: inversion steps are whole numbers; or give unit: fraction")
+            raise InputError(
+                f"times is {times}; inversion steps are whole numbers; for fractions, give unit:"
+                " fraction"
+            )
         steps = [round(time * num_steps if unit == "fraction" else time) for time in times]
-        process.check(steps)
+        process.check_steps(steps)
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; give at least 1")
         _check_channels(model, scheduler)
@@ -130,17 +134,23 @@ class DDPMSampler(ImageSampler):
             self._lock = None
 
     def num_evaluations(self, index: Tensor) -> int:
-        """Count one for each image and each step that the model is told; none for kept batches."""
+        """Return the number of images times model evaluations; 0 for batches that were saved."""
         if self._store is not None and self._store.finished(index):
             return 0
         return len(index) * sum(map(self.process.num_evaluations, self.steps))
 
-    def sample(self, images: Images) -> Tensor:
-        """Noise a batch to each inversion step and denoise it, or read back what was kept.
+    def sample(self, images: ImageBatch) -> Tensor:
+        """Noise a batch to each inversion step and denoise it, or read its saved samples.
+
+        Args:
+            images: The batch.
+
+        Returns:
+            Samples of 256 levels, float32, shape (T, B, C, H, W).
 
         Raises:
-            InputError: The model does not take such images, it gives no finite numbers, or samples
-                were kept of other images.
+            InputError: The model rejects the images or returns non-finite values, or the saved
+                samples are of other images.
         """
         x_start = images.x_start
         _check_images(self.model, x_start)
@@ -148,28 +158,28 @@ class DDPMSampler(ImageSampler):
             try:
                 return self._store.load(images).to(x_start)
             except DamagedSampleError as error:
-                _LOG.warning("%s; this batch is made anew", error)
-        own = [generators(self.seed, images.index, step) for step in self.steps]
+                _LOG.warning("%s; recomputing this batch", error)
+        streams = [generators(self.seed, images.index, step) for step in self.steps]
         x = self.process.sample(
-            self._denoise, x_start, self.steps, own, self.batch_size, self.advance
+            self._denoise, x_start, self.steps, streams, self.batch_size, self.advance
         )
-        remedy = "take another trainer.precision, or other weights"
+        remedy = "choose another trainer.precision, or other weights"
         self.check_finite(x, images.index, "pretrained: the model", remedy)
         x_reversed = quantise(x)
         if self._store is not None:
             self._store.save(images, x_reversed)
         return x_reversed
 
-    def _denoise(self, x: Tensor, told: Tensor) -> Tensor:
+    def _denoise(self, x: Tensor, timesteps: Tensor) -> Tensor:
         x = x.to(self.model.dtype)
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        output: Tensor = self.model(x, told).sample
+        output: Tensor = self.model(x, timesteps).sample
         return output
 
 
 def _ancestral(trained: Any) -> Any:
-    """Give the ancestral sampler of the schedule that a model was trained with."""
+    """Return the ancestral sampler with the noise schedule of a model's training."""
     from diffusers import DDPMScheduler
 
     if isinstance(trained, DDPMScheduler) or "beta_schedule" not in trained.config:
@@ -178,32 +188,33 @@ def _ancestral(trained: Any) -> Any:
 
 
 def _check_channels(model: Any, scheduler: Any) -> None:
-    """Refuse a model that gives a variance where none is taken, or none where one is needed."""
-    given, images = model.config.out_channels, model.config.in_channels
+    """Check that the model has the output channels that the scheduler needs."""
+    outputs, inputs = model.config.out_channels, model.config.in_channels
     kind = scheduler.config.get("variance_type")
     if learns_variance(scheduler):
-        fits = [2 * images]
-    elif kind is None:  # a scheduler that passes a variance over
-        fits = [images, 2 * images]
+        allowed = [2 * inputs]
+    elif kind is None:  # a scheduler that ignores a variance
+        allowed = [inputs, 2 * inputs]
     else:
-        fits = [images]
-    if given not in fits:
-        remedy = "learned_range" if given == 2 * images else "fixed_small"
+        allowed = [inputs]
+    if outputs not in allowed:
+        remedy = "learned_range" if outputs == 2 * inputs else "fixed_small"
         raise InputError(
-            f"scheduler: variance_type={kind} needs a model with {fits[-1]} output channels, this"
-            f" one has {given}; take {remedy}"
+            f"scheduler: variance_type={kind} needs a model with {allowed[-1]} output channels,"
+            f" this one has {outputs}; give variance_type={remedy}"
         )
 
 
 def _check_images(model: Any, x: Tensor) -> None:
-    """Refuse images that do not go through a model."""
+    """Check that a model accepts the shape of images."""
     channels, factor = model.config.in_channels, 2 ** (len(model.config.block_out_channels) - 1)
     if x.shape[1] != channels:
         raise InputError(
-            f"data: images have {x.shape[1]} channels, but the model takes {channels}"
+            f"data: images have {x.shape[1]} channels, but the model takes {channels}; give such"
+            " images or another model"
         )
     if any(side % factor for side in x.shape[2:]):
         raise InputError(
             f"data: images have {x.shape[2]} x {x.shape[3]} pixels, but the model halves them"
-            f" {factor.bit_length() - 1} times; give a size that is a multiple of {factor}"
+            f" {factor.bit_length() - 1} times; choose a size that is a multiple of {factor}"
         )

@@ -1,4 +1,4 @@
-"""Training a small denoising diffusion model, where no pretrained one is at hand."""
+"""Training a small denoising diffusion model."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -18,29 +18,30 @@ _GROUPS: Final = 8
 
 
 class DDPMTask(Task):
-    r"""A U-Net that learns to tell the noise in images.
+    r"""Trains a U-Net to predict the noise in images.
 
     .. math:: E \, \lVert \eta - \hat\eta(x_t, t) \rVert^2, \qquad
        x_t = \sqrt{\bar\alpha_t} x_0 + \sqrt{1 - \bar\alpha_t} \eta
 
-    Logs `train/loss` and `val/loss`, mean squared errors per pixel; the latter with the averaged
-    weights and the same noise every time. When training ends, the averaged weights are written as
-    a diffusers pipeline folder, for `DDPMSampler`.
+    Logs `train/loss` and `val/loss`, mean squared errors per pixel; `val/loss` is computed with
+    the averaged weights and the same noise in every epoch. When training ends, the averaged
+    weights are written as a diffusers pipeline folder, for `DDPMSampler`.
 
     Source: Ho, Jain and Abbeel, "Denoising diffusion probabilistic models" (2020).
 
     Args:
-        size: Pixels per side; a multiple of 2 for each width but the first.
-        save_to: The pipeline's folder; a pipeline that is there is replaced.
-        channels: Of an image.
-        widths: Channels of each level, multiples of 8; the last level attends to all positions.
+        size: Pixels per side, a multiple of 2^(levels - 1).
+        save_to: Folder of the pipeline; an existing pipeline is replaced.
+        channels: Channels of an image.
+        widths: Channels of each level, multiples of 8; the last level has self-attention.
         num_train_timesteps: T.
-        ema_decay: How much of the averaged weights a step keeps.
-        seed: Seed of the noise, at least 0; a sample's depends on (seed, sample, epoch) only.
+        ema_decay: Decay of the exponential moving average of the weights, in [0, 1).
+        seed: Seed of the noise, at least 0; a sample's noise depends on (seed, sample, epoch)
+            only.
         optimizer: Any optimizer of torch, AdamW by default.
 
     Raises:
-        InputError: The numbers make no network, or something else would be lost at `save_to`.
+        InputError: An argument is out of range, or `save_to` holds something else than a pipeline.
     """
 
     def __init__(
@@ -54,14 +55,14 @@ class DDPMTask(Task):
         seed: int = 0,
         optimizer: OptimizerCallable = torch.optim.AdamW,
     ) -> None:
-        from diffusers import DDPMScheduler, UNet2DModel  # takes seconds, for those who train one
+        from diffusers import DDPMScheduler, UNet2DModel  # takes seconds
 
         super().__init__(optimizer)
         if not widths or any(width < _GROUPS or width % _GROUPS for width in widths):
             raise InputError(f"widths is {list(widths)}; give multiples of {_GROUPS}")
         factor = 2 ** (len(widths) - 1)
         if size < factor or size % factor:
-            raise InputError(f"size is {size}; give a multiple of {factor}, as widths has levels")
+            raise InputError(f"size is {size}; give a multiple of 2^(levels - 1) = {factor}")
         if not 0 <= ema_decay < 1:
             raise InputError(f"ema_decay is {ema_decay}; give at least 0 and less than 1")
         if seed < 0:
@@ -87,40 +88,40 @@ class DDPMTask(Task):
         self.seed = seed
 
     def _loss(self, model: Any, batch: dict[str, Tensor], epoch: int, purpose: Purpose) -> Tensor:
-        """Give the squared error of the noise, the mean of pixels, summed over the batch."""
-        x_0, end = batch["x"], self.scheduler.config.num_train_timesteps
+        """Return the squared error of the noise, mean over pixels, summed over the batch."""
+        x_0, num_timesteps = batch["x"], self.scheduler.config.num_train_timesteps
         if not len(x_0):
-            return _nothing(model)
-        own = generators(self.seed, batch["index"], epoch, purpose)
-        t = torch.stack([torch.randint(end, (), generator=generator) for generator in own])
-        eta = torch.stack([torch.randn(x_0.shape[1:], generator=generator) for generator in own])
+            return _zero_loss(model)
+        streams = generators(self.seed, batch["index"], epoch, purpose)
+        t = torch.stack([torch.randint(num_timesteps, (), generator=g) for g in streams])
+        eta = torch.stack([torch.randn(x_0.shape[1:], generator=g) for g in streams])
         t, eta = t.to(x_0.device), eta.to(x_0)
-        learnt = model(self.scheduler.add_noise(x_0, eta, t), t).sample
-        return mse_loss(learnt, eta, reduction="sum") / x_0[0].numel()
+        predicted = model(self.scheduler.add_noise(x_0, eta, t), t).sample
+        return mse_loss(predicted, eta, reduction="sum") / x_0[0].numel()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Mean squared error of the noise in a training step, per pixel."""
-        summed = self._loss(self.model, batch, self.current_epoch, Purpose.TRAINING)
-        self.measure("train", summed, len(batch["x"]))
-        return self.step_loss(summed, len(batch["x"]))
+        """Return the mean squared error of the predicted noise, per pixel, shape ()."""
+        total = self._loss(self.model, batch, self.current_epoch, Purpose.TRAINING)
+        self.update_loss("train", total, len(batch["x"]))
+        return self.scale_loss(total, len(batch["x"]))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Move the weights, then the averaged ones: before a checkpoint can be written."""
+        """Update the weights and their average, before a checkpoint can be written."""
         super().optimizer_step(*args, **kwargs)
         self.averaged.update_parameters(self.model)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Measure the error of the averaged weights, with the same noise in every epoch."""
-        summed = self._loss(self.averaged, batch, 0, Purpose.VALIDATION)
-        self.measure("val", summed, len(batch["x"]))
+        """Update the error of the averaged weights, with the same noise in every epoch."""
+        total = self._loss(self.averaged, batch, 0, Purpose.VALIDATION)
+        self.update_loss("val", total, len(batch["x"]))
 
     def on_train_end(self) -> None:
-        """Write the pipeline, whole or not at all."""
+        """Write the pipeline folder atomically."""
         if self.trainer.is_global_zero:
             write_pipeline(self.averaged.module, self.scheduler, self.save_to)
 
 
-def _nothing(model: nn.Module) -> Tensor:
-    """Give 0, with a gradient of zeros: processes without samples take part in a step too."""
+def _zero_loss(model: nn.Module) -> Tensor:
+    """Return 0 with a gradient of zeros: processes without samples take part in a step too."""
     zero: Tensor = sum((x.sum() for x in model.parameters()), torch.zeros(())) * 0
     return zero

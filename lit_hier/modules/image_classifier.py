@@ -1,32 +1,27 @@
-"""Training a small network to tell the classes of small images."""
+"""Training a small network to classify small images."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from pytorch_lightning.cli import OptimizerCallable
-from torch import Tensor
 
 from lit_hier.modules.classification import ClassificationTask
 from lit_hier.nn import ImageCNN
 
 
 class ImageClassifier(ClassificationTask):
-    """An `ImageCNN` and its training.
-
-    Logs `train/loss`, `train/accuracy`, `val/loss`, `val/accuracy`, `test/loss`, `test/accuracy`:
-    see `ClassificationTask`.
+    """A `ClassificationTask` of an `ImageCNN`.
 
     Args:
-        channels: Of an image.
-        num_classes: Classes.
+        channels: Channels of an image.
+        num_classes: At least 2.
         widths: Channels of each layer.
         optimizer: Any optimizer of torch, Adam by default.
-        trained_on: What the network is trained on, kept with its weights; the command line takes
-            it from the data module (`DigitsDataModule.training_set`).
+        trained_on: The training set, recorded with the weights; the command line takes it from the
+            data module (`DigitsDataModule.training_set`).
 
     Raises:
-        InputError: The numbers make no network.
+        InputError: `channels`, `num_classes` or `widths` is out of range.
     """
 
     def __init__(
@@ -37,9 +32,5 @@ class ImageClassifier(ClassificationTask):
         optimizer: OptimizerCallable = torch.optim.Adam,
         trained_on: str = "",
     ) -> None:
-        super().__init__(ImageCNN(channels, num_classes, widths), num_classes, optimizer)
-        self.save_hyperparameters(ignore=["optimizer"])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Classify: see `ImageCNN.forward`."""
-        return cast("Tensor", self.network(x))
+        network = ImageCNN(channels, num_classes, widths)
+        super().__init__(network, num_classes, optimizer, trained_on)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lit_hier.diffusion import ForwardBackward
-from lit_hier.diffusion.pictures import Images
+from lit_hier.diffusion.images import ImageBatch
 from lit_hier.io.pixels import quantise
 from lit_hier.modules.forward_backward import ForwardBackwardModule
 from lit_hier.processes import TimeAxis
@@ -30,7 +30,7 @@ class ImageSampler(ForwardBackwardModule):
         self.num_steps = num_steps
 
     @abstractmethod
-    def sample(self, images: Images) -> Tensor:
+    def sample(self, images: ImageBatch) -> Tensor:
         """Give the samples of a batch: of 256 levels, float32, shape (T, B, C, H, W)."""
 
     def forward_backward(self, batch: dict[str, Any]) -> ForwardBackward:
@@ -42,7 +42,7 @@ class ImageSampler(ForwardBackwardModule):
                 indices requested, and `name`, a list. Half precision loses nothing.
         """
         index = batch["index"]
-        images = Images(
+        images = ImageBatch(
             x_start=quantise(batch["x"]),
             index=index,
             label=batch["label"],

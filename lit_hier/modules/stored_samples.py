@@ -1,26 +1,25 @@
-"""Samples of an earlier run, as a sampler that only reads."""
+"""A sampler that reads the samples of an earlier run."""
 
 from torch import Tensor
 
-from lit_hier.diffusion.pictures import Images
+from lit_hier.diffusion.images import ImageBatch
 from lit_hier.diffusion.store import SampleStore
 from lit_hier.errors import InputError
 from lit_hier.modules.image_sampler import ImageSampler
 
 
 class StoredSamples(ImageSampler):
-    """Reads back what a `DDPMSampler` kept, to put it through another network.
+    """Reads samples that a `DDPMSampler` saved, to analyse them with another network.
 
-    The data module is that of the run which kept them: it brings the images that were turned
-    round, which are compared with those that were kept, and the reference set. Batches may be of
-    another size.
+    The data module must be that of the run which saved them: its images are compared with the
+    saved ones, and it provides the reference set. The batch size may differ.
 
     Args:
         samples: The folder.
-        times: Some of its inversion steps, ascending; all, if left out.
+        times: Some of its inversion steps, ascending; all by default.
 
     Raises:
-        InputError: There is no such folder, or it has no such steps.
+        InputError: The folder cannot be read, or does not have these steps.
     """
 
     def __init__(self, samples: str, times: list[int] | None = None) -> None:
@@ -28,14 +27,22 @@ class StoredSamples(ImageSampler):
         steps = list(self._store.steps if times is None else times)
         missing = [k for k in steps if k not in self._store.steps]
         if missing or steps != sorted(set(steps)) or not steps:
-            have = ", ".join(map(str, self._store.steps))
-            raise InputError(f"times is {steps}; {samples} has {have}; give some, ascending")
+            saved = ", ".join(map(str, self._store.steps))
+            raise InputError(
+                f"times is {steps}, but {samples} has steps {saved}; give some of these, ascending"
+            )
         super().__init__(steps, self._store.num_steps)
 
-    def sample(self, images: Images) -> Tensor:
+    def sample(self, images: ImageBatch) -> Tensor:
         """Read the samples of a batch.
 
+        Args:
+            images: The batch.
+
+        Returns:
+            Samples of 256 levels, float32, shape (T, B, C, H, W).
+
         Raises:
-            InputError: They are not there, they are damaged, or they are of other images.
+            InputError: They are missing, damaged or of other images.
         """
         return self._store.load(images, self.steps).to(images.x_start)

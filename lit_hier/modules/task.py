@@ -1,7 +1,7 @@
-"""What all training here shares."""
+"""Base class of the modules that train a network."""
 
 from abc import ABC
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import torch
 from pytorch_lightning import LightningModule
@@ -10,41 +10,42 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lit_hier.errors import InputError
+from lit_hier.io.checkpoints import read_record, write_record
 
 Stage = Literal["train", "val", "test"]
 _STAGES: Final[tuple[Stage, ...]] = ("train", "val", "test")
 
 
-class _Mean(Metric):
-    """A mean over samples, NaN included: torchmetrics' own leaves them out, or forgets weights."""
+class _SampleMean(Metric):
+    """A mean over samples in which NaN counts; torchmetrics' own mean drops NaN or the weights."""
 
     full_state_update = False
-    summed: Tensor
-    num: Tensor
+    total: Tensor
+    num_samples: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("summed", "num"):
+        for name in ("total", "num_samples"):
             self.add_state(name, torch.zeros(()), dist_reduce_fx="sum")
 
-    def update(self, summed: Tensor, num: int) -> None:
-        """Count samples."""
-        self.summed += summed.detach()
-        self.num += num
+    def update(self, total: Tensor, num_samples: int) -> None:
+        """Add a sum over samples, shape ()."""
+        self.total += total.detach()
+        self.num_samples += num_samples
 
     def compute(self) -> Tensor:
-        """Give the mean, shape ()."""
-        return self.summed / self.num
+        """Return the mean, shape ()."""
+        return self.total / self.num_samples
 
 
 class Task(LightningModule, ABC):
-    """A module that learns; when an epoch ends it logs the mean loss, and what else it measures.
+    """A module that trains a network and logs the mean loss and other metrics of each epoch.
 
-    Numbers do not depend on how many processes share a step, but for rounding.
+    Results do not depend on how many processes share a step, except for rounding.
 
     Args:
         optimizer: Any optimizer of torch.
-        **metrics: What is measured beside the loss, by name; each stage has its own copy.
+        **metrics: Metrics besides the loss, by name; every stage has its own copy.
     """
 
     def __init__(self, optimizer: OptimizerCallable, **metrics: Metric) -> None:
@@ -53,49 +54,64 @@ class Task(LightningModule, ABC):
         # Lightning's own averages cost a tenth of a small network's step.
         self.metrics = nn.ModuleDict()
         for stage in _STAGES:
-            self.metrics[f"{stage}/loss"] = _Mean()
+            self.metrics[f"{stage}/loss"] = _SampleMean()
             for name, metric in metrics.items():
                 self.metrics[f"{stage}/{name}"] = metric.clone()
 
     def metric(self, name: str) -> Metric:
-        """Give what measures, say, `train/loss`; it is begun anew when an epoch ends."""
+        """Return a metric by its tag, such as `train/loss`; it is reset after every epoch."""
         return cast("Metric", self.metrics[name])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Make the optimizer that the config names.
+        """Create the optimizer of the parameters that are trained.
 
         Raises:
-            InputError: Its arguments are out of range.
+            InputError: An argument of the optimizer is out of range.
         """
-        learnt = (x for x in self.parameters() if x.requires_grad)
+        trained = (x for x in self.parameters() if x.requires_grad)
         try:
-            return self.optimizer(learnt)
+            return self.optimizer(trained)
         except ValueError as error:
             raise InputError(f"optimizer: {error}") from error
 
-    def measure(self, stage: Stage, summed: Tensor, num: int) -> None:
-        """Count a batch's loss.
+    def update_loss(self, stage: Stage, total: Tensor, num_samples: int) -> None:
+        """Add a batch to the epoch's mean loss.
 
         Args:
-            stage: Which of the epoch's means it goes into.
-            summed: The loss summed over this process's samples of the batch, shape ().
-            num: How many these are; it may be 0.
+            stage: The stage whose mean it enters.
+            total: The loss summed over this process's samples of the batch, shape ().
+            num_samples: Their number, which may be 0.
         """
-        self.metric(f"{stage}/loss").update(summed, num)
+        self.metric(f"{stage}/loss").update(total, num_samples)
 
-    def step_loss(self, summed: Tensor, num: int) -> Tensor:
-        """Give the loss whose gradient, averaged over processes, is that of the step's mean.
+    def scale_loss(self, total: Tensor, num_samples: int) -> Tensor:
+        """Return a loss whose gradient, averaged over processes, is that of the step's mean loss.
 
         Args:
-            summed: As `measure` takes it.
-            num: Likewise.
+            total: The loss summed over this process's samples of the step, shape ().
+            num_samples: Their number, which may be 0.
+
+        Returns:
+            The scaled loss, shape ().
         """
-        everywhere = torch.tensor(float(num), device=summed.device)
-        total = self.trainer.strategy.reduce(everywhere, reduce_op="sum")
-        return summed * self.trainer.world_size / total
+        local = torch.tensor(float(num_samples), device=total.device)
+        num_global = self.trainer.strategy.reduce(local, reduce_op="sum")
+        return total * self.trainer.world_size / num_global
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record the format of the checkpoint."""
+        write_record(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check the format of the checkpoint.
+
+        Raises:
+            InputError: It is newer than this version reads.
+        """
+        read_record(checkpoint, "ckpt_path: the checkpoint")
 
     def _log_epoch(self, stage: Stage) -> None:
-        """Log an epoch's metrics, which are those of all processes."""
+        """Log the epoch's metrics over all processes and reset them."""
         for name in self.metrics:
             if name.startswith(f"{stage}/"):
                 metric = self.metric(name)
@@ -103,7 +119,7 @@ class Task(LightningModule, ABC):
                 metric.reset()
 
     def on_train_epoch_end(self) -> None:
-        """Log, and stop before weights are kept that are no numbers.
+        """Log; stop before a checkpoint of non-finite weights is written.
 
         Raises:
             InputError: The epoch's loss is not finite.
@@ -112,14 +128,14 @@ class Task(LightningModule, ABC):
         self._log_epoch("train")
         if not loss.isfinite():
             raise InputError(
-                f"train/loss is {float(loss)} in epoch {self.current_epoch}; take a smaller"
-                " learning rate or another trainer.precision; nothing was kept of this epoch"
+                f"train/loss is {float(loss)} in epoch {self.current_epoch}; choose a smaller"
+                " learning rate or another trainer.precision; this epoch was not saved"
             )
 
     def on_validation_epoch_end(self) -> None:
-        """Log."""
+        """Log the epoch's metrics."""
         self._log_epoch("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log."""
+        """Log the epoch's metrics."""
         self._log_epoch("test")

@@ -1,4 +1,4 @@
-"""An image taken apart by scale, as a network whose layers can be looked into."""
+"""Decomposition of an image into octaves of wavenumber, as a network with one layer each."""
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +8,11 @@ from lit_hier.gaussian.fourier import check_grid, wavenumber
 
 
 class BandPass(nn.Module):
-    """Keeps the Fourier modes of a mask.
+    """Removes the Fourier modes outside a mask.
 
     Args:
-        mask: Modes of `torch.fft.rfftn`, bool, over the last axes of the input.
-        shape: The input's positions.
+        mask: The modes of `torch.fft.rfftn` to keep, bool, over the last axes of the input.
+        shape: Positions of the input.
     """
 
     mask: Tensor
@@ -32,15 +32,15 @@ class BandPass(nn.Module):
 
 
 class FourierBands(nn.Module):
-    """Octaves of wavenumber, finest first: `bands.0` is the finest, the last one the mean's.
+    """Octaves of wavenumber, finest first; the last band contains the mean.
 
-    Band j of n holds the modes with 2^(n-1-j) <= |k| < 2^(n-j), in periods per side; the last one
-    those with |k| < 2. It learns nothing: what `ActivationSimilarity` finds in its layers is how
-    alike two images are at each scale.
+    Band j of n, the layer `bands.{j}`, holds the modes with 2^(n-1-j) <= |k| < 2^(n-j), in periods
+    per side; the last one those with |k| < 2. There are no parameters: `ActivationSimilarity` of
+    these layers measures how similar two images are at each scale.
 
     Args:
         size: Positions per side, at least 4.
-        dimensions: 1, or 2 as images have.
+        dimensions: 1, or 2 for images.
 
     Raises:
         InputError: An argument is out of range.
@@ -56,15 +56,15 @@ class FourierBands(nn.Module):
         self.bands = nn.ModuleList(BandPass(mask, self.shape) for mask in masks)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Take x, shape (B, C, *positions), apart and put it together again.
+        """Decompose x, shape (B, C, *positions), into bands and return their sum.
 
         Raises:
-            InputError: x has another number of positions.
+            InputError: x has other positions.
         """
         if x.shape[2:] != self.shape:
             raise InputError(
-                f"network: FourierBands is for {' x '.join(map(str, self.shape))} positions, but x"
-                f" has shape {tuple(x.shape)}; give its size and dimensions"
+                f"network: this FourierBands takes {' x '.join(map(str, self.shape))} positions,"
+                f" but x has shape {tuple(x.shape)}; set size and dimensions to the data's"
             )
         parts = [band(x) for band in self.bands]
         return torch.stack(parts).sum(0)

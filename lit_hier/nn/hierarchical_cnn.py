@@ -1,29 +1,28 @@
 """A convolutional network in the shape of the Random Hierarchy Model's tree."""
 
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from lit_hier.errors import InputError
-from lit_hier.nn.trained import read_trained
 
-_DEEPEST: Final = 64  # levels; of no deeper tree the leaves could be counted
+_DEEPEST: Final = 64  # levels; the leaves of a deeper tree cannot be indexed
 
 
 class PatchConv1d(nn.Conv1d):
     """A convolution whose stride is its kernel: one matrix applied to each patch.
 
-    The same parameters and numbers as `nn.Conv1d`; on a CPU a matrix product is nearly twice as
-    fast as its convolution, given memory in which a position's channels lie together.
+    Parameters and results are those of `nn.Conv1d`; on a CPU a matrix product is nearly twice as
+    fast as its convolution, if the channels of a position are contiguous in memory.
     """
 
     def __init__(self, in_channels: int, out_channels: int, patch_size: int) -> None:
         super().__init__(in_channels, out_channels, patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C_in, P) to (B, C_out, P / patch_size)."""
+        """Map x, shape (B, C_in, P), to (B, C_out, P / patch_size)."""
         patches = x.transpose(1, 2).unflatten(1, (-1, self.kernel_size[0])).flatten(2)
         weight = self.weight.transpose(1, 2).flatten(1)
         return linear(patches, weight, self.bias).transpose(1, 2)
@@ -42,15 +41,15 @@ class HierarchicalCNN(nn.Module):
         num_layers: L.
         width: Channels of every hidden layer.
 
+    Attributes:
+        arguments: As given, by name.
+
     Raises:
-        InputError: The numbers make no network.
+        InputError: `width` or `num_layers` is out of range.
     """
 
-    trained_on: str = ""
-    """What the weights were trained on, where they say; see `RHMDataModule.training_set`."""
-
     paper_layers = ("layers.*", "readout")
-    """Patterns of the layers that the paper looks into."""
+    """Patterns of the layers that the paper analyses."""
 
     def __init__(
         self,
@@ -65,6 +64,13 @@ class HierarchicalCNN(nn.Module):
             raise InputError(f"width is {width}; give at least 1")
         if not 1 <= num_layers <= _DEEPEST:
             raise InputError(f"num_layers is {num_layers}; give 1 to {_DEEPEST}")
+        self.arguments: dict[str, Any] = {
+            "num_features": num_features,
+            "num_classes": num_classes,
+            "tuple_size": tuple_size,
+            "num_layers": num_layers,
+            "width": width,
+        }
         channels = [num_features] + num_layers * [width]
         self.layers = nn.ModuleList(
             nn.Sequential(PatchConv1d(below, above, tuple_size), nn.ReLU())
@@ -73,7 +79,7 @@ class HierarchicalCNN(nn.Module):
         self.readout = nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Classify.
+        """Classify leaves.
 
         Args:
             x: Whitened one-hot leaves, shape (B, v, s**L).
@@ -85,21 +91,3 @@ class HierarchicalCNN(nn.Module):
             x = layer(x)
         logits: Tensor = self.readout(x.flatten(1))
         return logits
-
-
-class TrainedCNN(HierarchicalCNN):
-    """A `HierarchicalCNN` with trained weights: the class to name in a config.
-
-    Args:
-        weights: Checkpoint that `lit-hier fit` wrote for an `RHMClassifier`.
-
-    Raises:
-        InputError: There is no such file, or it is no such checkpoint.
-    """
-
-    def __init__(self, weights: str) -> None:
-        names = ("num_features", "num_classes", "tuple_size", "num_layers", "width")
-        with read_trained(weights, names, "an RHMClassifier") as trained:
-            super().__init__(**trained.arguments)
-            self.load_state_dict(trained.state)
-        self.trained_on = trained.trained_on

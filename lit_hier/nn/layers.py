@@ -1,28 +1,40 @@
-"""A network's hidden layers: choosing them by name, seeing what they put out."""
+"""Layers of a network by name: choosing them, reading their outputs, the paper's choice."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor, nn
 
 from lit_hier.errors import InputError
 
+_RESNET: Final = ("layer[1-4].*", "fc")
+# By library and class name, as importing timm takes a second.
+_PAPER: Final[dict[str, tuple[str, ...]]] = {
+    "torchvision.ConvNeXt": ("features.[0246]", "features.[1357].*", "classifier"),
+    "torchvision.ResNet": _RESNET,
+    "torchvision.VisionTransformer": ("encoder.layers.*", "heads"),
+    "timm.ConvNeXt": ("stem", "stages.[1-3].downsample", "stages.*.blocks.*", "head"),
+    "timm.ResNet": _RESNET,
+    "timm.VisionTransformer": ("blocks.*", "head"),
+}
+_CHANNELS_LAST: Final = {"torchvision.SwinTransformer", "timm.VisionTransformerSAM"}
+
 
 def match_layers(network: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Find the layers that patterns name.
+    """Find the layers that match patterns.
 
-    A pattern is a module's dotted name in which `*`, `?` and `[...]` stand for characters of one
-    part: `layers.*` matches `layers.0`, but not `layers.0.conv`.
+    A pattern is a module's dotted name in which `*`, `?` and `[...]` match characters within one
+    component: `layers.*` matches `layers.0`, but not `layers.0.conv`.
 
     Args:
         network: Any module.
         patterns: At least one.
 
     Returns:
-        Names, each once, in the order in which the network lists its modules.
+        Unique names, in the order in which the network lists its modules.
 
     Raises:
         InputError: There are no patterns, or one matches nothing.
@@ -35,7 +47,7 @@ def match_layers(network: nn.Module, patterns: Sequence[str]) -> list[str]:
 
     if not patterns:
         raise InputError(
-            "layers: no pattern is given; `layers: ['layers.*', 'readout']`, say, names some"
+            "layers: no pattern is given; give one or more, such as ['layers.*', 'readout']"
         )
     for pattern in patterns:
         if not any(matches(name, pattern) for name in names):
@@ -49,30 +61,30 @@ def match_layers(network: nn.Module, patterns: Sequence[str]) -> list[str]:
 
 @contextmanager
 def hook_layers(
-    network: nn.Module, names: Sequence[str], see: Callable[[str, Tensor], None]
+    network: nn.Module, names: Sequence[str], callback: Callable[[str, Tensor], None]
 ) -> Iterator[None]:
-    """Call `see(name, output)` when a named layer has run; for one pass of the network.
+    """Call `callback(name, output)` after each named layer, during one forward pass.
 
-    The hooks are gone when the block ends, also when it ends with an error.
+    The hooks are removed when the block ends, also after an error.
 
     Raises:
-        InputError: A layer puts out no tensor (B, C, ...), runs twice in the pass, or never.
+        InputError: A layer does not return one tensor (B, C, ...), or does not run exactly once.
     """
-    seen: set[str] = set()
+    called: set[str] = set()
 
     def hook(name: str, module: nn.Module, args: Any, output: Any) -> None:
         if not isinstance(output, Tensor) or output.ndim < 2:
             raise InputError(
-                f"layers: {name!r} ({type(module).__name__}) puts out no tensor (B, C, ...);"
-                " choose layers inside it"
+                f"layers: {name!r} ({type(module).__name__}) does not return one tensor (B, C,"
+                " ...); choose layers inside it"
             )
-        if name in seen:
+        if name in called:
             raise InputError(
-                f"layers: {name!r} ({type(module).__name__}) runs more than once in a pass, so its"
-                " output is not one thing; choose layers around it"
+                f"layers: {name!r} ({type(module).__name__}) runs more than once in a forward"
+                " pass, so its output is ambiguous; choose layers around it"
             )
-        seen.add(name)
-        see(name, output)
+        called.add(name)
+        callback(name, output)
 
     with ExitStack() as hooks:
         for name in names:
@@ -80,8 +92,38 @@ def hook_layers(
             hooks.callback(handle.remove)
         yield
     for name in names:
-        if name not in seen:
+        if name not in called:
             kind = type(network.get_submodule(name)).__name__
             raise InputError(
-                f"layers: {name!r} ({kind}) does not run in a pass; choose layers inside it"
+                f"layers: {name!r} ({kind}) does not run in a forward pass; choose layers"
+                " inside it"
             )
+
+
+def paper_layers(model: nn.Module) -> tuple[str, ...]:
+    """Return patterns, for `match_layers`, of the layers that the paper analyses.
+
+    ConvNeXt (Fig. 2): the stem, every block and every downsampling, 41 in ConvNeXt Base with the
+    logits. ResNets (Fig. 16, Appendix D): every block, whose output follows its last ReLU, and
+    the logits: 17 in ResNet-50 and Wide ResNet-50-2, 51 in ResNet-152. Vision transformers, which
+    the paper does not analyse: every block, and the logits.
+
+    Args:
+        model: A model of torchvision or timm.
+
+    Returns:
+        Patterns; empty for other models.
+    """
+    return next((_PAPER[kind] for kind in _kinds(model) if kind in _PAPER), ())
+
+
+def channels_last(model: nn.Module) -> bool:
+    """Return whether a model's blocks return images as (B, H, W, C), as Swin transformers do."""
+    known = not _CHANNELS_LAST.isdisjoint(_kinds(model))
+    return known or getattr(model, "output_fmt", "") == "NHWC"
+
+
+def _kinds(model: nn.Module) -> list[str]:
+    """List a model's class and its base classes as `library.Class`."""
+    kinds = type(model).__mro__
+    return [f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in kinds]

@@ -1,44 +1,43 @@
-"""Published image classifiers as networks that the experiment looks into."""
+"""Published image classifiers with their preprocessing and layer names."""
 
 from torch import Tensor, nn
 
 from lit_hier.errors import InputError
 from lit_hier.io.pixels import to_levels
-from lit_hier.nn.layer_sets import channels_last, paper_layers
+from lit_hier.nn.layers import channels_last, paper_layers
 from lit_hier.nn.registries import from_timm, from_torchvision
 
 _LIBRARIES = {"torchvision": from_torchvision, "timm": from_timm}
 
 
 class PretrainedClassifier(nn.Module):
-    """A classifier of torchvision or timm, behind its own published transform.
+    """A classifier of torchvision or timm, preceded by its published transform.
 
-    It sees what a picture file would hold: images are rounded to 256 levels, then resized, cropped
-    and normalised as its authors published it. Layers go by the names that the library gives
-    them, without a prefix.
+    Images are rounded to 256 levels, as in an image file, then resized, cropped and normalised as
+    the authors of the weights published it. Layer names are the library's, without a prefix.
 
-    Channels are on axis 1 of an output (B, C, H, W), and on the last of one with fewer axes: the
-    logits (B, classes), and the tokens (B, N, C) of a transformer, where N counts patches and
-    class tokens alike. Where blocks put out (B, H, W, C), `channels_last_layers` says so; choose
-    whole blocks of such models, as what is inside them may be arranged otherwise.
+    Channels are on axis 1 of an output (B, C, H, W), and on the last axis of one with fewer axes:
+    the logits (B, classes), and the tokens (B, N, C) of a transformer, where N counts patches and
+    class tokens alike. `channels_last_layers` is true if blocks return (B, H, W, C); choose whole
+    blocks of such models, as layers inside them may have another layout.
 
     Args:
         name: The library and the model in it: `torchvision/convnext_base`, or
             `timm/vit_small_patch16_224.augreg_in1k`.
-        weights: `default`, those that the library's registry has for the name; the name of one of
-            torchvision's entries, such as `IMAGENET1K_V2`; a file (`.pth`, `.pt`, `.safetensors`)
-            of the model's state dict, of any number of classes; or `random`. The transform is
-            the entry's; a file that is named as an entry's, such as `resnet50-11ad3fa6.pth`, has
-            that entry's and must agree with the hash in its name, and another has the default's.
+        weights: `default`, the library's default for the name; one of torchvision's entries, such
+            as `IMAGENET1K_V2`; a file (`.pth`, `.pt`, `.safetensors`) with the model's state dict,
+            for any number of classes; or `random`. The transform is that of the entry; for a file
+            with the name of an entry's file, such as `resnet50-11ad3fa6.pth`, that of the entry,
+            and its content must match the hash in the name; for other files the default's.
 
     Attributes:
         model: The network itself.
-        transform: What it does to images first; its `repr` names every number.
-        paper_layers: Patterns of the layers that the paper looks into; none for most models.
-        channels_last_layers: Whether blocks put out (B, H, W, C).
+        transform: The preprocessing; its `repr` contains every parameter.
+        paper_layers: Patterns of the layers that the paper analyses; empty for most models.
+        channels_last_layers: Whether blocks return (B, H, W, C).
 
     Raises:
-        InputError: There is no such model, or no such weights, or they are another model's.
+        InputError: The model or the weights do not exist, or do not fit each other.
     """
 
     def __init__(self, name: str, weights: str = "default") -> None:
@@ -58,27 +57,27 @@ class PretrainedClassifier(nn.Module):
 
     @property
     def hooked(self) -> nn.Module:
-        """The module whose layers patterns name."""
+        """The module that layer patterns refer to."""
         return self.model
 
     def forward(self, x: Tensor) -> Tensor:
-        """Classify.
+        """Classify images.
 
         Args:
-            x: Images in [-1, 1], any floating type, shape (B, 3, H, W), or (B, 1, H, W) if grey.
+            x: Images in [-1, 1], any floating type, shape (B, 3, H, W), or grey (B, 1, H, W).
 
         Returns:
             Logits, shape (B, classes).
 
         Raises:
-            InputError: x is of another shape.
+            InputError: x has another shape.
         """
         if x.ndim != 4 or x.shape[1] not in (1, 3):
             raise InputError(
-                "network: PretrainedClassifier takes images in colour or grey, (B, 3, H, W) or"
-                f" (B, 1, H, W), but x has shape {tuple(x.shape)}; take a network for such data"
+                "network: PretrainedClassifier takes colour or grey images, (B, 3, H, W) or"
+                f" (B, 1, H, W), but x has shape {tuple(x.shape)}; choose a network for such data"
             )
-        levels = to_levels(x).repeat(1, 3 // x.shape[1], 1, 1)  # in one memory layout always
+        levels = to_levels(x).repeat(1, 3 // x.shape[1], 1, 1)  # always in one memory layout
         dtype = next(self.model.parameters()).dtype
         logits: Tensor = self.model(self.transform(levels).to(dtype))
         return logits

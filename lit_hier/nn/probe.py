@@ -1,4 +1,4 @@
-"""A network as the experiment looks into it: chosen layers, channels first."""
+"""Outputs of chosen layers of a network, with channels on axis 1."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,31 +6,32 @@ import torch
 from torch import Tensor, nn
 
 from lit_hier.errors import InputError
-from lit_hier.io.checkpoints import fingerprint
+from lit_hier.nn.fingerprint import fingerprint
 from lit_hier.nn.layers import hook_layers, match_layers
 
 
 class Probe:
-    """Runs a network, without gradients, and shows what chosen layers put out.
+    """Runs a network without gradients and passes on the outputs of chosen layers.
 
-    Outputs are shown with channels on axis 1. Those that have fewer axes than the input, such as
-    the tokens (B, N, C) that a transformer makes of images, have them last. Of square images, the
-    two equal sides tell which axis is left for channels, (B, C, H, H) or (B, H, H, C); where they
-    do not tell, channels are on axis 1, unless the network says that its layers have them last.
+    Outputs are passed on with channels on axis 1. An output with fewer axes than the input, such
+    as the tokens (B, N, C) of a transformer, has its channels last. For square images, the two
+    axes of equal length identify the layout, (B, C, H, H) or (B, H, H, C); otherwise channels are
+    on axis 1, unless the network declares `channels_last_layers`.
 
-    A network may have the attributes `hooked`, the module in it whose layers are meant;
-    `paper_layers`, the patterns of those that the paper looks into; and `channels_last_layers`.
+    A network may have the attributes `hooked`, the submodule that layer names refer to;
+    `paper_layers`, patterns of the layers that the paper analyses; and `channels_last_layers`.
 
     Args:
         network: Any module that takes one tensor.
-        patterns: Of layer names, see `match_layers`; the network's `paper_layers`, if left out.
+        patterns: Patterns of layer names, see `match_layers`; the network's `paper_layers` by
+            default.
 
     Attributes:
         network: As given, in evaluation mode.
-        layers: Names, in the network's order.
+        layers: Names of the chosen layers, in the network's order.
 
     Raises:
-        InputError: A pattern matches no layer, or none is given and the network names none.
+        InputError: A pattern matches no layer, or there is neither a pattern nor `paper_layers`.
     """
 
     def __init__(self, network: nn.Module, patterns: Sequence[str] | None = None) -> None:
@@ -42,48 +43,51 @@ class Probe:
             if not patterns:
                 names = (name for name, _ in self._hooked.named_modules() if name)
                 raise InputError(
-                    f"layers: there is no named set for {type(self._hooked).__name__}; give"
-                    f" patterns of names such as {next(names, None)!r}"
+                    f"layers: {type(self._hooked).__name__} has no default layers; give patterns"
+                    f" of layer names, such as {next(names, None)!r}"
                 )
         self.layers = match_layers(self._hooked, patterns)
 
-    def __call__(self, x: Tensor, see: Callable[[str, Tensor], None]) -> Tensor:
-        """Run the network, calling `see(name, output)` for each chosen layer.
+    def __call__(self, x: Tensor, callback: Callable[[str, Tensor], None]) -> Tensor:
+        """Run the network, calling `callback(name, output)` for each chosen layer.
 
         Args:
-            x: As the network takes it, float32, shape (B, C, ...).
-            see: Takes outputs (B, C, ...).
+            x: The network's input, shape (B, C, ...); converted to float32.
+            callback: Receives outputs (B, C, ...).
 
         Returns:
-            What the network puts out: logits (B, classes), if it is a classifier.
+            The network's output: logits (B, classes), if it is a classifier.
 
         Raises:
-            InputError: x does not fit the network, or a layer puts out nothing usable.
+            InputError: The network rejects x, or a layer's output cannot be used.
         """
 
-        def arranged(name: str, output: Tensor) -> None:
+        def with_channels_first(name: str, output: Tensor) -> None:
             last = _channels_last(output, x, self._channels_last)
-            see(name, output.movedim(-1, 1) if last else output)
+            callback(name, output.movedim(-1, 1) if last else output)
 
-        with hook_layers(self._hooked, self.layers, arranged):
+        with hook_layers(self._hooked, self.layers, with_channels_first):
             return evaluate(self.network, x)
 
     @property
     def identity(self) -> str:
-        """All that decides what is shown: the network, its weights, its transform, the layers."""
+        """Text that covers all that decides the outputs: network, weights, transform, layers."""
         transform = getattr(self.network, "transform", None)
         return f"{fingerprint(self.network)} {transform!r} {self._channels_last} {self.layers}"
 
 
 def evaluate(network: nn.Module, x: Tensor) -> Tensor:
-    """Run a network without gradients, in its own precision, whatever the run's is.
+    """Run a network without gradients and without autocast.
 
     Args:
-        network: Takes one tensor and gives one.
-        x: Shape (B, C, ...).
+        network: Takes one tensor and returns one.
+        x: Shape (B, C, ...); converted to float32.
+
+    Returns:
+        The network's output.
 
     Raises:
-        InputError: x does not fit the network, or it puts out something else.
+        InputError: The network rejects the shape of x, or does not return a tensor.
     """
     try:
         with torch.inference_mode(), torch.autocast(x.device.type, enabled=False):
@@ -97,18 +101,18 @@ def evaluate(network: nn.Module, x: Tensor) -> Tensor:
     if not isinstance(output, Tensor):
         kind = type(output).__name__
         raise InputError(
-            f"network: {type(network).__name__} puts out a {kind}, no tensor; give a module whose"
-            " output is its logits"
+            f"network: {type(network).__name__} returns a {kind}, not a tensor; give a module that"
+            " returns its logits"
         )
     return output
 
 
-def _channels_last(output: Tensor, x: Tensor, otherwise: bool) -> bool:
-    """Say whether an output has its channels on the last axis."""
+def _channels_last(output: Tensor, x: Tensor, default: bool) -> bool:
+    """Return whether an output has its channels on the last axis."""
     if output.ndim != x.ndim:
         return output.ndim < x.ndim
     if x.ndim == 4 and x.shape[2] == x.shape[3]:
         before, after = output.shape[1] == output.shape[2], output.shape[2] == output.shape[3]
         if before != after:
             return before
-    return otherwise
+    return default

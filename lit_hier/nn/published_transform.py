@@ -1,4 +1,4 @@
-"""What published classifiers do to an image first, on batches of levels instead of one picture."""
+"""The preprocessing of published classifiers, on batches of tensors instead of one image."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,13 +12,13 @@ from torchvision.transforms import Compose, ConvertImageDtype
 class PublishedTransform:
     """A classifier's own preprocessing.
 
-    Every image is resized, cropped and normalised on its own: what becomes of it has the same
-    bits in any batch. On the same levels the library's transform of a picture file gives the same
-    numbers where nothing is resized; its resizing differs by a level or two in rounding.
+    Every image is resized, cropped and normalised on its own: the result has the same bits in any
+    batch. Without resizing it equals that of the library's transform of an image file; resizing
+    differs from the library's by a level or two in rounding.
 
     Args:
-        steps: Take images, uint8, shape (B, 3, H, W), and give the network's input, float32.
-        description: Names the library and every number; the same for the same transform.
+        steps: Map images, uint8, shape (B, 3, H, W), to the network's input, float32.
+        description: The library and every parameter; equal for equal transforms.
     """
 
     def __init__(self, steps: Callable[[Tensor], Tensor], description: str) -> None:
@@ -26,22 +26,22 @@ class PublishedTransform:
         self.description = " ".join(description.split())
 
     def __call__(self, levels: Tensor) -> Tensor:
-        """Transform images, uint8, shape (B, 3, H, W), on their device."""
+        """Transform images on their device, uint8 (B, 3, H, W) to float32 (B, 3, H', W')."""
         return self.steps(levels)
 
     def __repr__(self) -> str:
-        """Give the description."""
+        """Return the description."""
         return self.description
 
     @classmethod
     def of_torchvision(cls, entry: Any) -> "PublishedTransform":
-        """Give the transform of a registry's entry; torchvision's own takes tensors."""
+        """Return the transform of a weights entry; torchvision's transforms accept tensors."""
         preset = entry.transforms()
         return cls(preset, f"torchvision {preset!r}")
 
     @classmethod
     def of_timm(cls, model: nn.Module) -> "PublishedTransform":
-        """Give a model's transform, with those of its steps exchanged that take pictures only."""
+        """Return a model's transform, with the steps that accept PIL images only replaced."""
         from timm.data.config import resolve_model_data_config
         from timm.data.transforms_factory import create_transform
 
@@ -59,7 +59,7 @@ def _for_tensors(step: Any) -> Any:
 
 
 def _crop_or_pad(step: Any, levels: Tensor) -> Tensor:
-    """Pad each channel with its own level; torchvision pads tensors with one for all."""
+    """Pad each channel with its own level; torchvision pads all channels of a tensor alike."""
     from timm.data.transforms import center_crop_or_pad
 
     parts = zip(levels.split(1, dim=1), step.fill, strict=True)

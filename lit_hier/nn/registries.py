@@ -1,8 +1,9 @@
-"""Classifiers by the names that torchvision and timm have published them under."""
+"""Published classifiers by their names in torchvision and timm."""
 
 import hashlib
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -15,17 +16,17 @@ from torch import Tensor, nn
 from torchvision import models
 
 from lit_hier.errors import InputError
-from lit_hier.io.checkpoints import read_tensors
+from lit_hier.io.checkpoints import load_state, read_state_dict
 from lit_hier.io.safe_read import check_file
 from lit_hier.nn.published_transform import PublishedTransform
 
 _SUFFIXES: Final = (".pth", ".pt", ".safetensors")
 _FAILURES: Final = (OSError, RuntimeError, ValueError, EOFError, UnpicklingError, SafetensorError)
-_FILE: Final = f"a {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]} file of its state dict"
+_FILE: Final = f"a {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]} file with its state dict"
 
 
 class Published(NamedTuple):
-    """A classifier and what it does to images first."""
+    """A classifier and its preprocessing."""
 
     model: nn.Module
     transform: PublishedTransform
@@ -42,12 +43,12 @@ def from_torchvision(name: str, weights: str) -> Published:
         if path.name in files:
             entry = files[path.name]
             _check_hash(path)
-        model = _filled(partial(_torchvision, name, entry), path, name)
+        model = _load_file(partial(_torchvision, name, entry), path, name)
     elif weights == "random":
         model = _torchvision(name, entry)
     elif weights == "default" or weights in entries:
         entry = entries.get(weights, entry)
-        model = _downloaded(partial(models.get_model, name, weights=entry), name, weights)
+        model = _download(partial(models.get_model, name, weights=entry), name, weights)
     else:
         names = ", ".join(entries)
         raise InputError(f"weights is {weights!r}; give default, random, {names}, or {_FILE}")
@@ -56,21 +57,21 @@ def from_torchvision(name: str, weights: str) -> Published:
 
 def from_timm(name: str, weights: str) -> Published:
     """Build a classifier of timm: see `PretrainedClassifier`."""
-    import timm  # a second, for those who want it
+    import timm  # takes a second
 
     _check_name(name, {*timm.list_models(), *timm.list_pretrained()}, "timm")
     build = partial(timm.create_model, name)
     path = Path(weights)
     if path.suffix in _SUFFIXES:
-        model = _filled(build, path, name)
+        model = _load_file(build, path, name)
     elif weights == "random":
         model = build()
     elif weights == "default":
-        model = _downloaded(partial(build, pretrained=True), name, weights)
+        model = _download(partial(build, pretrained=True), name, weights)
     else:
         raise InputError(
-            f"weights is {weights!r}; give default, random or {_FILE}; in timm, the entry is part"
-            " of the model's name, as in vit_small_patch16_224.augreg_in1k"
+            f"weights is {weights!r}; give default, random or {_FILE}; in timm, the weights are"
+            " part of the model's name, as in vit_small_patch16_224.augreg_in1k"
         )
     return Published(model, PublishedTransform.of_timm(model))
 
@@ -85,17 +86,17 @@ def _check_name(name: str, known: Iterable[str], library: str) -> None:
 
 
 def _torchvision(name: str, entry: Any, **options: Any) -> nn.Module:
-    """Build with random weights, for those of an entry, as torchvision itself would."""
+    """Build a model with random weights and the architecture that an entry's weights need."""
     if name.startswith("vit_"):
         options["image_size"] = entry.meta["min_size"][0]
     if name in ("googlenet", "inception_v3"):
-        # Their published weights came from TensorFlow, and want images scaled as there.
+        # Their weights were converted from TensorFlow and expect images scaled as there.
         options |= {"transform_input": True, "init_weights": False}
     model: nn.Module = models.get_model(name, weights=None, **options)
     return model
 
 
-def _downloaded(build: Callable[[], nn.Module], name: str, weights: str) -> nn.Module:
+def _download(build: Callable[[], nn.Module], name: str, weights: str) -> nn.Module:
     try:
         return build()
     except _FAILURES as error:
@@ -106,25 +107,20 @@ def _downloaded(build: Callable[[], nn.Module], name: str, weights: str) -> nn.M
         ) from error
 
 
-def _filled(build: Callable[..., nn.Module], path: Path, name: str) -> nn.Module:
-    """Build a model and load a file; where the file has other classes, with as many."""
+def _load_file(build: Callable[..., nn.Module], path: Path, name: str) -> nn.Module:
+    """Build a model, with the number of classes of a file, and load the file."""
     state = _read_state(path)
     model = build()
     *_, last = model.state_dict()  # the logits' weight or bias
-    try:
+    with suppress(RuntimeError, ValueError, TypeError):  # raised for files of other models
         if last in state and state[last].shape != model.state_dict()[last].shape:
             model = build(num_classes=len(state[last]))
-        model.load_state_dict(state)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise InputError(
-            f"weights: {path} is of another model than {name}; give a file that holds the state"
-            " dict of this one, with its layers' names"
-        ) from error
+    load_state(model, state, f"weights: {path}", name, f"give {_FILE}")
     return model
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict; code is refused, not run."""
+    """Read a state dict without running code."""
     if path.suffix == ".safetensors":
         try:
             check_file(path)
@@ -132,31 +128,27 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         except (OSError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"weights: cannot read {path}: {reason}; give {_FILE}") from error
-    state = read_tensors(path, "weights", f"give {_FILE}")
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    ):
-        raise InputError(f"weights: {path} is no state dict; give {_FILE}")
+    state = read_state_dict(path, "weights", f"give {_FILE}")
     if any(re.search(r"denselayer\d+\.norm\.1\.", key) for key in state):
-        # torchvision's files of DenseNets are older than its names of their layers.
+        # torchvision renamed the layers of DenseNets after it published their files.
         pattern = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
         state = {pattern.sub(r"\1", key): value for key, value in state.items()}
     return state
 
 
 def _check_hash(path: Path) -> None:
-    """Compare a file with the hash that its name ends with, as far as it is there.
+    """Compare a file, if it exists, with the hash at the end of its name.
 
     Raises:
         InputError: They differ.
     """
-    wanted = path.stem.rpartition("-")[2]
+    expected = path.stem.rpartition("-")[2]
     if not path.is_file():
         return
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(wanted):
+    if not found.startswith(expected):
         raise InputError(
-            f"weights: {path} is not what was published: its SHA-256 begins with"
-            f" {found[: len(wanted)]}, not {wanted}; download it again"
+            f"weights: {path} is not the published file: its SHA-256 begins with"
+            f" {found[: len(expected)]}, not {expected}; download it again"
         )

@@ -1,58 +1,196 @@
-"""What networks of ours learnt, from the checkpoints of their training."""
+"""Trained networks, restored from the checkpoints of `ClassificationTask`.
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+A checkpoint records its format, a network of `NETWORKS` by name with its arguments, and the
+training set, all as plain values: `lit_hier.io.checkpoints.write_record`. No name in a checkpoint
+is ever imported.
+"""
 
-from torch import Tensor
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any, ClassVar, Final
+
+import torch
+from torch import Tensor, nn
 
 from lit_hier.errors import InputError
-from lit_hier.io.checkpoints import read_checkpoint
+from lit_hier.io.checkpoints import is_state_dict, load_state, read_checkpoint, read_record
+from lit_hier.nn.hierarchical_cnn import HierarchicalCNN
+from lit_hier.nn.image_cnn import ImageCNN
+
+NETWORKS: Final[Mapping[str, type[HierarchicalCNN | ImageCNN]]] = {
+    "HierarchicalCNN": HierarchicalCNN,
+    "ImageCNN": ImageCNN,
+}
+"""Networks that a checkpoint may name."""
+
+_PREFIX: Final = "network."  # of a task's state dict
 
 
-class Trained(NamedTuple):
-    """A network as a checkpoint describes it.
+class TrainedNetwork(nn.Module):
+    """A network with the weights of a checkpoint, in evaluation mode.
 
-    Attributes:
-        arguments: The network's own, by name.
-        state: Its state dict.
-        trained_on: What it was trained on, where the checkpoint says; else empty.
-    """
-
-    arguments: dict[str, Any]
-    state: dict[str, Tensor]
-    trained_on: str
-
-
-@contextmanager
-def read_trained(path: str, names: Sequence[str], module: str) -> Iterator[Trained]:
-    """Read the `network` of a module's checkpoint, and say so if it turns out to be no such.
-
-    Only numbers are read: a checkpoint that holds code is refused, not run.
+    Layer names are the network's own, without a prefix.
 
     Args:
-        path: Checkpoint that `lit-hier fit` wrote.
-        names: Of the network's arguments.
-        module: The module that trains it, for the error's message.
+        weights: Checkpoint that `lit-hier fit` wrote for a `ClassificationTask`, an
+            `RHMClassifier` or an `ImageClassifier`.
+        network: The network, for one of your own; those of `lit_hier.nn` are built as the
+            checkpoint says.
+
+    Attributes:
+        network: The network itself.
+        trained_on: The training set, as the checkpoint names it, or empty; see
+            `RHMDataModule.training_set`.
+        paper_layers: Patterns of the layers that the paper analyses; empty for most networks.
+        channels_last_layers: Whether layers return (B, ..., C).
 
     Raises:
-        InputError: There is no such file, or what it holds does not fit, also inside the block.
+        InputError: The file is not a readable checkpoint, its format is newer than this version
+            reads, it does not say how to build its network, or its weights do not fit.
     """
-    checkpoint = read_checkpoint(path, "weights")
-    try:
-        hyper_parameters = checkpoint["hyper_parameters"]
-        yield Trained(
-            arguments={name: hyper_parameters[name] for name in names},
-            state={
-                key.removeprefix("network."): value
-                for key, value in checkpoint["state_dict"].items()
-                if key.startswith("network.")
-            },
-            trained_on=str(hyper_parameters.get("trained_on", "")),
-        )
-    except InputError:
-        raise
-    except Exception as error:  # numbers that make no network may make torch stumble anywhere
+
+    _hint: ClassVar = (
+        "give a checkpoint of a ClassificationTask, and its `network` if that is your own"
+    )
+
+    def __init__(self, weights: str, network: nn.Module | None = None) -> None:
+        super().__init__()
+        source = f"weights: {weights}"
+        checkpoint = read_checkpoint(weights, "weights")
+        state = checkpoint["state_dict"]
+        if not is_state_dict(state):
+            raise InputError(f"{source} has a damaged state dict; {self._hint}")
+        state = {
+            key.removeprefix(_PREFIX): value
+            for key, value in state.items()
+            if key.startswith(_PREFIX)
+        }
+        description = _describe_checkpoint(checkpoint, source)
+        if network is None:
+            network = self._build(description, state, source)
+        load_state(network, state, source, type(network).__name__, self._hint)
+        self.network = network
+        self.trained_on = str(description["trained_on"])
+        self.paper_layers = getattr(network, "paper_layers", ())
+        self.channels_last_layers = bool(getattr(network, "channels_last_layers", False))
+        self.eval()
+
+    def _build(
+        self, description: Mapping[str, Any], state: Mapping[str, Tensor], source: str
+    ) -> nn.Module:
+        """Build the network that a checkpoint names."""
+        name, arguments = description["network"], description["arguments"]
+        if not isinstance(name, str) or name not in NETWORKS:
+            raise InputError(
+                f"{source} is not of a network that lit-hier can build by itself; {self._hint}"
+            )
+        kind = NETWORKS[name]
+        try:
+            with torch.device("meta"):  # a damaged number must not allocate memory
+                outline = kind(**arguments)
+        except Exception as error:  # damaged arguments may fail anywhere in torch
+            raise InputError(f"{source} has invalid arguments for {name}; {self._hint}") from error
+        load_state(outline, state, source, name, self._hint, assign=True)
+        return kind(**arguments)
+
+    @property
+    def hooked(self) -> nn.Module:
+        """The module that layer patterns refer to."""
+        hooked: nn.Module = getattr(self.network, "hooked", self.network)
+        return hooked
+
+    @property
+    def transform(self) -> Any:
+        """The network's own preprocessing, or None."""
+        return getattr(self.network, "transform", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the network's output, for a classifier logits (B, classes), for x (B, ...)."""
+        output: Tensor = self.network(x)
+        return output
+
+
+class TrainedCNN(TrainedNetwork):
+    """A trained `HierarchicalCNN`: see `TrainedNetwork`.
+
+    Args:
+        weights: Checkpoint that `lit-hier fit` wrote for an `RHMClassifier`.
+    """
+
+    _hint = "give a checkpoint of an RHMClassifier"
+
+    def __init__(self, weights: str) -> None:
+        super().__init__(weights)
+        _check_kind(self, HierarchicalCNN, weights)
+
+
+class TrainedImageCNN(TrainedNetwork):
+    """A trained `ImageCNN`: see `TrainedNetwork`.
+
+    Args:
+        weights: Checkpoint that `lit-hier fit` wrote for an `ImageClassifier`.
+    """
+
+    _hint = "give a checkpoint of an ImageClassifier"
+
+    def __init__(self, weights: str) -> None:
+        super().__init__(weights)
+        _check_kind(self, ImageCNN, weights)
+
+
+def _check_kind(trained: TrainedNetwork, kind: type[nn.Module], weights: str) -> None:
+    if not isinstance(trained.network, kind):
+        found = type(trained.network).__name__
+        raise InputError(f"weights: {weights} holds a network {found}; {trained._hint}")
+
+
+def describe_network(network: nn.Module) -> dict[str, Any]:
+    """Return a network's name in `NETWORKS` and its arguments; None and {} for any other one."""
+    name = type(network).__name__
+    if isinstance(network, HierarchicalCNN | ImageCNN) and NETWORKS.get(name) is type(network):
+        return {"network": name, "arguments": network.arguments}
+    return {"network": None, "arguments": {}}
+
+
+def training_set_of(checkpoint: Mapping[str, Any], source: str) -> str:
+    """Return the training set that a checkpoint names; empty if it names none.
+
+    Raises:
+        InputError: See `lit_hier.io.checkpoints.read_record`.
+    """
+    return str(_describe_checkpoint(checkpoint, source)["trained_on"])
+
+
+def _describe_checkpoint(checkpoint: Mapping[str, Any], source: str) -> dict[str, Any]:
+    unknown: dict[str, Any] = {"network": None, "arguments": {}, "trained_on": ""}
+    if record := read_record(checkpoint, source):
+        return unknown | record
+    # Format 1 has the hyperparameters of an RHMClassifier or an ImageClassifier instead.
+    given = checkpoint.get("hyper_parameters")
+    if not isinstance(given, dict):
+        return unknown
+    found = unknown | {"trained_on": given.get("trained_on", "")}
+    for name, kind in NETWORKS.items():
+        names = list(signature(kind).parameters)
+        if given.keys() >= set(names):
+            return found | {"network": name, "arguments": {key: given[key] for key in names}}
+    return found
+
+
+def check_training_set(trained_on: str, training_set: str, argument: str) -> None:
+    """Reject weights that were trained on another training set than that of the data module.
+
+    Args:
+        trained_on: The training set that the weights name; empty if they name none.
+        training_set: That of the data module (`RHMDataModule.training_set`); empty likewise.
+        argument: The user's name for the weights, for the error message.
+
+    Raises:
+        InputError: Both are named and differ.
+    """
+    if trained_on and training_set and trained_on != training_set:
         raise InputError(
-            f"weights: {path} is of another model; give a checkpoint of {module}"
-        ) from error
+            f"{argument}: the network was trained on {trained_on}, but the data are"
+            f" {training_set}: a different grammar, or held-out data that it was trained on;"
+            " give the data module the arguments of the training run"
+        )

@@ -1,4 +1,4 @@
-"""Images that are turned round, and the pictures that are kept of them, told apart by SHA-256."""
+"""Batches of images, and lossless image files that are verified by their SHA-256."""
 
 import hashlib
 import io
@@ -16,16 +16,16 @@ from lit_hier.io.safe_read import read_file
 
 
 @dataclass(frozen=True)
-class Images:
-    """A batch of images that are turned round.
+class ImageBatch:
+    """A batch of images for the forward-backward experiment.
 
     Attributes:
-        x_start: In [-1, 1], of 256 levels, float32, shape (B, C, H, W).
+        x_start: Images in [-1, 1], of 256 levels, float32, shape (B, C, H, W).
         index: Sample indices, int64, shape (B,).
         label: Classes, int64, shape (B,).
-        planned: The sample indices that the batch was to have, with those that cannot be read;
-            int64, shape (P,).
-        names: What the images are called, if they are; B of them, or none.
+        planned: Sample indices that the batch was planned with, including those of unreadable
+            images; int64, shape (P,).
+        names: Names of the B images, or empty.
     """
 
     x_start: Tensor
@@ -36,15 +36,15 @@ class Images:
 
 
 class DamagedSampleError(InputError):
-    """A picture of a finished batch is missing, or is not as it was written."""
+    """An image file of a finished batch is missing or damaged."""
 
 
-def write_picture(path: Path, levels: Any) -> str:
-    """Write a picture without loss.
+def write_png(path: Path, levels: Any) -> str:
+    """Write an image file without loss.
 
     Args:
-        path: Where.
-        levels: uint8, shape (C, H, W).
+        path: The file.
+        levels: uint8, shape (C, H, W); C is 1, 3 or 4.
 
     Returns:
         The file's SHA-256, in hexadecimal digits.
@@ -56,18 +56,18 @@ def write_picture(path: Path, levels: Any) -> str:
     return hashlib.sha256(buffer.getbuffer()).hexdigest()
 
 
-def read_picture(path: Path, digest: str) -> Any:
-    """Read a picture, if it is the one that was written.
+def read_png(path: Path, digest: str) -> Any:
+    """Read an image file that `write_png` wrote.
 
     Args:
-        path: Where.
-        digest: What `write_picture` gave.
+        path: The file.
+        digest: The SHA-256 that `write_png` returned.
 
     Returns:
         uint8, shape (C, H, W).
 
     Raises:
-        DamagedSampleError: It is not.
+        DamagedSampleError: The file is missing, or its SHA-256 differs.
     """
     try:
         content = read_file(path)
@@ -75,7 +75,7 @@ def read_picture(path: Path, digest: str) -> Any:
         raise DamagedSampleError(f"samples: cannot read {path}: {error.strerror}") from error
     if hashlib.sha256(content).hexdigest() != digest:
         raise DamagedSampleError(
-            f"samples: {path} is damaged; a DDPMSampler with this folder makes it anew"
+            f"samples: {path} is damaged; a DDPMSampler with this folder recomputes it"
         )
     levels = np.asarray(Image.open(io.BytesIO(content)))
     return levels[None] if levels.ndim == 2 else np.moveaxis(levels, -1, 0)
