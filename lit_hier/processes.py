@@ -222,8 +222,8 @@ class MaskingNoise(NoiseProcess):
 
 
 def diffuse(
-    x_0: Shaped[Tensor, "B *shape"], time: float, draws: Float64[Tensor, "B num_draws"]
-) -> Float64[Tensor, "B *shape"]:
+    x_0: Shaped[Tensor, " B *shape"], time: float, draws: Float64[Tensor, "B num_draws"]
+) -> Float64[Tensor, " B *shape"]:
     r"""Add Gaussian noise (Eq. 9).
 
     .. math:: x_t = \sqrt{\alpha_t} x_0 + \sqrt{1 - \alpha_t} \eta, \qquad \alpha_t = e^{-2t}
@@ -247,7 +247,7 @@ def normal_quantile(draws: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape
     return quantiles
 
 
-def normal_quadrature(num: int) -> tuple[Float64[ndarray, "{num}"], Float64[ndarray, "{num}"]]:
+def normal_quadrature(num: int) -> tuple[Float64[ndarray, " {num}"], Float64[ndarray, " {num}"]]:
     """Return nodes and weights of the expected value of a smooth function of a standard normal."""
     nodes, step = np.linspace(-9, 9, num, retstep=True)
     return nodes, np.exp(-(nodes**2) / 2) * step / math.sqrt(2 * math.pi)

@@ -1,4 +1,4 @@
-"""Which images of a data set are looked at."""
+"""Selection of images from a dataset, by class."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,58 +10,64 @@ from lit_hier.errors import InputError
 
 
 def read_labels(dataset: Any, argument: str) -> NDArray[np.int64]:
-    """Read the class of each image, -1 if unknown, without decoding one; shape (N,).
+    """Return the class of each image without decoding any.
 
     Args:
-        dataset: Has them as `targets`, `labels` or `_labels`, as those of torchvision do.
-        argument: The user's name for it, for the error's message.
+        dataset: Has the attribute `targets`, `labels` or `_labels`, like those of torchvision.
+        argument: The user's name of the dataset, for the error message.
+
+    Returns:
+        Classes, -1 if unknown, shape (N,).
 
     Raises:
-        InputError: It has none of these, or not one integer per image.
+        InputError: The dataset has no such attribute, or it is not one integer per image.
     """
     kind = type(dataset).__name__
     for name in ("targets", "labels", "_labels"):
-        if (found := getattr(dataset, name, None)) is not None:
-            label = np.asarray(found)
+        if (values := getattr(dataset, name, None)) is not None:
+            label = np.asarray(values)
             if label.shape != (len(dataset),) or label.dtype.kind not in "iu" or not len(label):
                 raise InputError(
                     f"{argument}: {kind} has {len(dataset)} images, but {name} of shape"
-                    f" {label.shape} and type {label.dtype}; take a data set of images that has"
-                    " one class for each"
+                    f" {label.shape} and type {label.dtype}; give a dataset with one class per"
+                    " image"
                 )
             return label.astype(np.int64)
     raise InputError(
-        f"{argument}: {kind} does not say the classes of its images (`targets`, `labels`); take"
-        " another data set, or ImageFiles"
+        f"{argument}: {kind} has no classes of its images (`targets` or `labels`); give another"
+        " dataset, or ImageFiles"
     )
 
 
-def choose(
+def select_per_class(
     label: NDArray[np.int64], num: int | None, seed: int, classes: Sequence[str], argument: str
 ) -> NDArray[np.int64]:
-    """Choose equally many images of each class that there is, in the data set's order.
+    """Select the same number of images from each class, in the order of the dataset.
 
     Args:
         label: Class of each image, -1 if unknown, shape (N,).
-        num: Images per class; all, if `None`. A larger number keeps those of a smaller one.
-        seed: A class's images are shuffled by (seed, class).
-        classes: Names, for the error's message.
-        argument: The user's name for `num`, likewise.
+        num: Images per class; `None` selects all. A larger number keeps those of a smaller one.
+        seed: The images of a class are shuffled by (seed, class).
+        classes: Names of the classes, for the error message.
+        argument: The user's name of `num`, for the error message.
+
+    Returns:
+        Indices of the selected images, ascending, shape (M,).
 
     Raises:
-        InputError: A class has fewer images.
+        InputError: A class has fewer than `num` images.
     """
     if num is None:
         return np.arange(len(label))
-    chosen = []
+    selected = []
     for number in np.unique(label).tolist():
         members = np.flatnonzero(label == number)
         if len(members) < num:
             name = classes[number] if 0 <= number < len(classes) else number
             raise InputError(
-                f"{argument} is {num}, but class {name} has only {len(members)} images; ask for"
-                " fewer, or for all with null"
+                f"{argument} is {num}, but class {name} has only {len(members)} images; give a"
+                " smaller number, or null for all images"
             )
         generator = np.random.default_rng([seed, number % 2**32])
-        chosen.append(generator.permutation(members)[:num])
-    return np.sort(np.concatenate(chosen))
+        selected.append(generator.permutation(members)[:num])
+    return np.sort(np.concatenate(selected))
