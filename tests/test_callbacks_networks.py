@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import Keep, rows
 from diffusers import UNet2DModel
-from test_image_runs import SIZE, Net, predict, sampler
+from image_runs import SIZE, Net, predict, sampler
 from torch import nn
 
 from lit_hier.callbacks import ActivationSimilarity, ClassKept, reference

@@ -2,7 +2,6 @@
 
 import logging
 import pickle
-import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +12,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import inside
-from numpy.typing import NDArray
+from images import JPEG, folder_of, mnist, noise
 from PIL import Image
-from test_data_odd_images import JPEG, folder_of
-from test_data_preprocessing import noise
 from torch import Tensor
 from torchvision.datasets import CIFAR10, MNIST, FakeData
 
@@ -98,22 +95,6 @@ def test_training_and_validation_share_no_image(tmp_path: Path) -> None:
     told = {data.training_set for data in (module, again, other)}
     assert len(told) == 2
     assert ImageDataModule(files, size=8).training_set == ""
-
-
-def idx(array: NDArray[np.uint8]) -> bytes:
-    """A file of MNIST."""
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
-def mnist(root: Path, num: int = 60) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Write digits in MNIST's format, five and a few more of each; give them."""
-    images, labels = noise(num, 28, 28), (np.arange(num) % 10).astype(np.uint8)
-    folder = root / "MNIST" / "raw"
-    folder.mkdir(parents=True, exist_ok=True)
-    for part in ("train", "t10k"):
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
-        (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx(labels))
-    return images, labels
 
 
 class FewCIFAR10(CIFAR10):

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from images import JPEG, folder_of, noise, picture, published, save
 from PIL import Image
 from pytorch_lightning import Trainer
-from test_data_preprocessing import noise, published
 from torch import Tensor
 
 from lit_hier.data import ImageDataModule, ImageFiles
@@ -20,16 +20,6 @@ from lit_hier.diffusion import IMAGE_COUNTS
 from lit_hier.errors import InputError
 from lit_hier.io.pixels import to_levels
 from lit_hier.modules import DDPMTask
-
-
-def save(image: Image.Image, kind: str, **options: Any) -> bytes:
-    file = BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def picture(*shape: int) -> Image.Image:
-    return Image.fromarray(noise(*(shape or (20, 24, 3))))
 
 
 def png(width: int, height: int, rows: bytes = b"") -> bytes:
@@ -73,7 +63,6 @@ def see_through() -> bytes:
     return save(image, "PNG", transparency=bytes(range(256)))
 
 
-JPEG = save(picture(), "JPEG")
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\nshowpage\n%%EOF\n"
 INPUTS = {
     "truncated.jpg": (JPEG[: len(JPEG) // 2], "skipped"),
@@ -106,13 +95,6 @@ INPUTS = {
     "CAPITALS.JPEG": (JPEG, ""),
     "two_pictures.tiff": (save(picture(), "TIFF", save_all=True, append_images=[picture()]), ""),
 }
-
-
-def folder_of(root: Path, **files: bytes) -> ImageFiles:
-    root.mkdir(exist_ok=True)
-    for name, data in files.items():
-        (root / name).write_bytes(data)
-    return ImageFiles(str(root))
 
 
 def batch_of(files: ImageFiles, size: int = 16, channels: int = 3) -> dict[str, Tensor]:

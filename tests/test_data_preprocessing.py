@@ -1,79 +1,12 @@
 """Images prepared to the last bit, against integer arithmetic of our own."""
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from images import noise, published
 from PIL import Image
-from scipy.sparse import csr_array
 
 from lit_hier.data.preprocessing import prepare
-
-RNG = np.random.default_rng(0)
-_BITS = 22  # of the fixed-point weights
-
-
-def noise(*shape: int) -> NDArray[np.uint8]:
-    return RNG.integers(0, 256, shape, dtype=np.uint8)
-
-
-def box(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return ((x > -0.5) & (x <= 0.5)).astype(float)
-
-
-def bicubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Keys' cubic convolution with a = -1/2."""
-    x = np.abs(x)
-    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * (x**3 - 5 * x**2 + 8 * x - 4)
-    return np.where(x < 1, near, np.where(x < 2, far, 0))
-
-
-def weights(
-    kernel: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    support: float,
-    old: int,
-    new: int,
-) -> csr_array:
-    """The convolution's weights as integers, shape (new, old)."""
-    scale = old / new
-    stretch = max(scale, 1)
-    rows, columns, values = [], [], []
-    for row in range(new):
-        centre = (row + 0.5) * scale
-        first = max(int(centre - support * stretch + 0.5), 0)
-        last = min(int(centre + support * stretch + 0.5), old)
-        w = kernel((np.arange(first, last) - centre + 0.5) / stretch)
-        w = np.round(w / w.sum() * 2**_BITS)
-        rows += [row] * len(w)
-        columns += range(first, last)
-        values += w.astype(int).tolist()
-    return csr_array((values, (rows, columns)), shape=(new, old))
-
-
-def resized(levels: NDArray[Any], kernel: Any, support: float, *new: int) -> NDArray[Any]:
-    """Convolve an array (H, W, C) along its rows, round, then along its columns, and round."""
-    for axis, length in ((1, new[1]), (0, new[0])):
-        if levels.shape[axis] != length:
-            matrix = weights(kernel, support, levels.shape[axis], length)
-            lines = np.moveaxis(levels, axis, 0)
-            total = matrix @ lines.reshape(len(lines), -1).astype(int) + 2 ** (_BITS - 1)
-            total = (total >> _BITS).clip(0, 255).reshape(length, *lines.shape[1:])
-            levels = np.moveaxis(total, 0, axis)
-    return levels
-
-
-def published(levels: NDArray[Any], size: int) -> NDArray[Any]:
-    """The paper's preprocessing, spelled out down to the integer arithmetic."""
-    while min(levels.shape[:2]) // 2 >= size:
-        levels = resized(levels, box, 0.5, levels.shape[0] // 2, levels.shape[1] // 2)
-    factor = size / min(levels.shape[:2])
-    height, width = (round(side * factor) for side in levels.shape[:2])
-    levels = resized(levels, bicubic, 2, height, width)
-    down, right = (height - size) // 2, (width - size) // 2
-    return levels[down:, right:][:size, :size]
 
 
 @pytest.mark.parametrize("seed", range(40))

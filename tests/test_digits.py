@@ -11,8 +11,8 @@ import pytest
 import torch
 from conftest import ROOT, inside, rows
 from diffusers import DiffusionPipeline
+from images import mnist
 from PIL import Image
-from test_data_images import mnist
 
 from lit_hier.cli import main
 from lit_hier.data import DigitsDataModule

@@ -9,10 +9,10 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import grammar_runs as grammars
+import image_runs as images
 import numpy as np
 import pytest
-import test_callbacks as grammars
-import test_image_runs as images
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger

@@ -1,9 +1,9 @@
-import os
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
+from attack import Attack
 from torch import nn
 
 from lit_hier.errors import InputError
@@ -77,16 +77,6 @@ def test_a_layer_that_never_runs_is_refused() -> None:
         hook_layers(network, ["layers", "readout"], lambda name, out: None),
     ):
         network(torch.ones(1, 4, 4))
-
-
-class Attack:
-    """Unpickled carelessly, it makes a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = str(folder)
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (self.folder,)
 
 
 def test_checkpoints_that_are_none_are_refused_in_one_line(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ import torch
 from conftest import every_datum, examples, small_grammars
 from hypothesis import given
 from hypothesis import strategies as st
+from lit_hier.rhm.distinct import draw_distinct
 from scipy.stats import chisquare
 
 from lit_hier.errors import InputError
 from lit_hier.rhm import RandomHierarchyModel, RulesFromFile, read_rules, write_rules
-from lit_hier.rhm.distinct import draw_distinct
 
 
 @st.composite
