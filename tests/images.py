@@ -14,8 +14,6 @@ from scipy.sparse import csr_array
 from lit_hier.data import ImageFiles
 
 RNG = np.random.default_rng(0)
-
-
 _BITS = 22  # of the fixed-point weights
 
 
@@ -40,7 +38,7 @@ def weights(
     old: int,
     new: int,
 ) -> csr_array:
-    """The convolution's weights as integers, shape (new, old)."""
+    """Return the integer weights of a resampling filter, shape (new, old)."""
     scale = old / new
     stretch = max(scale, 1)
     rows, columns, values = [], [], []
@@ -57,7 +55,7 @@ def weights(
 
 
 def resized(levels: NDArray[Any], kernel: Any, support: float, *new: int) -> NDArray[Any]:
-    """Convolve an array (H, W, C) along its rows, round, then along its columns, and round."""
+    """Resample an array (H, W, C) along rows, round, resample along columns, round."""
     for axis, length in ((1, new[1]), (0, new[0])):
         if levels.shape[axis] != length:
             matrix = weights(kernel, support, levels.shape[axis], length)
@@ -69,7 +67,7 @@ def resized(levels: NDArray[Any], kernel: Any, support: float, *new: int) -> NDA
 
 
 def published(levels: NDArray[Any], size: int) -> NDArray[Any]:
-    """The paper's preprocessing, spelled out down to the integer arithmetic."""
+    """Apply the paper's preprocessing in integer arithmetic."""
     while min(levels.shape[:2]) // 2 >= size:
         levels = resized(levels, box, 0.5, levels.shape[0] // 2, levels.shape[1] // 2)
     factor = size / min(levels.shape[:2])
@@ -100,12 +98,12 @@ def folder_of(root: Path, **files: bytes) -> ImageFiles:
 
 
 def idx(array: NDArray[np.uint8]) -> bytes:
-    """A file of MNIST."""
+    """Return an array in the file format of MNIST."""
     return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
 def mnist(root: Path, num: int = 60) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Write digits in MNIST's format, five and a few more of each; give them."""
+    """Write random images with labels 0 to 9 in the format of MNIST, and return them."""
     images, labels = noise(num, 28, 28), (np.arange(num) % 10).astype(np.uint8)
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Images prepared to the last bit, against integer arithmetic of our own."""
+"""Preprocessing of images against the published algorithm in integer arithmetic."""
 
 import numpy as np
 import pytest
@@ -10,11 +10,11 @@ from lit_hier.data.preprocessing import prepare
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_preprocessing_is_that_of_the_paper_to_the_last_bit(seed: int) -> None:
+def test_preprocessing_returns_the_bits_of_the_published_algorithm(seed: int) -> None:
     rng = np.random.default_rng(seed)
     height, width = rng.integers(3, 300, 2) if seed % 4 else rng.integers(40, 70, 2)
     channels, size = (1, 3)[seed % 2], int(rng.integers(1, 64))
-    # Noise of extremes, so that the cubic's overshoot is cut off, and of all levels.
+    # Extreme levels too, so that the overshoot of the bicubic filter is clipped.
     levels = rng.integers(0, 256, (height, width, channels), dtype=np.uint8)
     levels = np.where(levels > 127, 255, 0).astype(np.uint8) if seed % 3 == 0 else levels
     found = prepare(levels, size, channels)
@@ -24,14 +24,14 @@ def test_preprocessing_is_that_of_the_paper_to_the_last_bit(seed: int) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(2160, 3840), (500, 375), (375, 500), (512, 511)])
-def test_large_pictures_at_the_papers_size(height: int, width: int) -> None:
+def test_the_same_holds_for_photographs_at_the_papers_size(height: int, width: int) -> None:
     levels = noise(height, width, 1)
     assert np.array_equal(prepare(levels, 256, 1).levels, published(levels, 256))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_images_of_every_mode_are_converted_first(mode: str, channels: int) -> None:
+def test_images_of_every_mode_are_converted_before_scaling(mode: str, channels: int) -> None:
     wanted = {1: "L", 3: "RGB"}[channels]
     image = Image.fromarray(noise(30, 41, 3)).convert(mode)
     found = prepare(image, 16, channels)
@@ -40,7 +40,7 @@ def test_images_of_every_mode_are_converted_first(mode: str, channels: int) -> N
     assert np.array_equal(found.levels, prepare(image.convert(wanted), 16, channels).levels)
 
 
-def test_what_fits_stays_as_it_is() -> None:
+def test_an_image_of_the_target_size_and_mode_is_unchanged() -> None:
     for channels, size in ((1, 28), (3, 32)):
         levels = noise(size, size, channels)
         as_tensor = torch.from_numpy(levels).movedim(-1, 0)
