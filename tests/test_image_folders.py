@@ -123,9 +123,7 @@ def test_a_run_with_unreadable_files_resumes_and_detects_repaired_ones(
     assert dict(zip(record["index"], record["name"], strict=True))[7] == "dog/empty.jpg"
 
 
-def test_batches_without_readable_images_are_skipped(
-    colours: str, tmp_path: Path
-) -> None:
+def test_batches_without_readable_images_are_skipped(colours: str, tmp_path: Path) -> None:
     folder_of_images(tmp_path / "images")
     config = CONFIG.format(root="images", pipeline=colours)
     lit_hier(tmp_path, config.replace("eval_batch_size: 4", "eval_batch_size: 1"))
