@@ -42,7 +42,8 @@ os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 
 # Files with the longest tests run first, so that no process is still busy with one at the end.
 _LONG = {
-    f"test_{name}.py" for name in ("processes", "faults", "notebooks", "image_configs", "figures")
+    f"test_{name}.py"
+    for name in ("image_runs", "cli", "notebooks", "figures", "callbacks_networks", "memory")
 }
 
 
