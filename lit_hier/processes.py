@@ -1,4 +1,4 @@
-r"""Corruption processes: how leaves are corrupted, and what an observation says of each leaf.
+r"""Corruption processes: how leaves are corrupted, and the beliefs that observations imply.
 
 Every process has its own time axis; time 0 leaves the leaves unchanged.
 

@@ -67,7 +67,7 @@ POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\nshowpage\n%%EO
 INPUTS = {
     "truncated.jpg": (JPEG[: len(JPEG) // 2], "skipped"),
     "empty.jpg": (b"", "skipped"),
-    "text.png": (b"this is no picture", "skipped"),
+    "text.png": (b"this is not an image", "skipped"),
     "random.webp": (noise(1000).tobytes(), "skipped"),
     "page.png": (POSTSCRIPT, "skipped"),
     "truncated.gif": (animation()[:40], "skipped"),
