@@ -33,7 +33,7 @@ from lit_hier.metrics import SampleTable
 from lit_hier.modules import BPDenoiser, RHMClassifier, StoredSamples
 from lit_hier.processes import EpsilonNoise
 
-EARLY, LATE = 3, 30  # batches
+EARLY, LATE = 3, 12  # batches
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*close to chance")  # networks are untrained
 

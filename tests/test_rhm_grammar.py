@@ -178,7 +178,7 @@ def test_rules_are_equal_after_writing_and_reading(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (None, "cannot read rules"),
-        ("rules: [", "is not YAML"),
+        ("rules: [", "is not plain YAML"),
         ("[1, 2]", "has no list `rules`"),
         ("rules: [[[[0, 1]], [[0, 1]]]]", "belongs to symbols 0 and 1"),
         ("num_features: many\nrules: [[[[0, 1]]]]", "num_features is 'many'"),

@@ -37,7 +37,7 @@ def read_rules(path: str | PathLike[str]) -> RandomHierarchyModel:
     """Read a grammar from a file of rules.
 
     Raises:
-        InputError: The file cannot be read, is not YAML or does not define an RHM.
+        InputError: The file cannot be read, is not plain YAML or does not define an RHM.
     """
     try:
         content = yaml.load(read_file(path).decode(), Loader=_PlainLoader)
@@ -45,7 +45,7 @@ def read_rules(path: str | PathLike[str]) -> RandomHierarchyModel:
         raise InputError(f"path: cannot read rules from {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"path: {path} is not YAML: {reason}") from error
+        raise InputError(f"path: {path} is not plain YAML: {reason}") from error
     if not isinstance(content, dict) or not isinstance(content.get("rules"), list):
         raise InputError(f"path: {path} has no list `rules`, one entry per level, leaves first")
     try:
@@ -68,7 +68,7 @@ class RulesFromFile(RandomHierarchyModel):
         path: YAML or JSON file in the format that `lit_hier.rhm.files` describes.
 
     Raises:
-        InputError: The file cannot be read, is not YAML or does not define an RHM.
+        InputError: The file cannot be read, is not plain YAML or does not define an RHM.
     """
 
     def __init__(self, path: str) -> None:
