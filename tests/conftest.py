@@ -1,10 +1,13 @@
-"""Settings, small grammars, enumeration of their data, and other helpers of several tests."""
+"""Fixtures and helpers that several tests share; set-up of the test session."""
 
-# ruff: noqa: E402 (the import hook must precede every import of lit_hier)
-import jaxtyping
+# ruff: noqa: E402
+# Check shapes and types at run time; the hook must precede the first import of these packages.
+# As in the type system, an int is a float.
+from jaxtyping import install_import_hook
 
-jaxtyping.install_import_hook(
-    ["lit_hier.inference", "lit_hier.metrics", "lit_hier.processes"], "beartype.beartype"
+install_import_hook(
+    ["lit_hier.inference", "lit_hier.metrics", "lit_hier.processes"],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 
 import csv
