@@ -110,7 +110,7 @@ class PlannedLoader(DataLoader[Batch]):
 
     def state_dict(self) -> dict[str, int]:
         """Return the number of batches of this epoch that were loaded."""
-        return {"given": self._num_loaded}
+        return {"given": self._num_loaded}  # the name that existing checkpoints have
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Skip these batches in the next epoch, unless the saved epoch was complete."""
