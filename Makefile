@@ -1,11 +1,13 @@
-# `make demo`, `make demo-images` and `make test` are each the only command that a fresh machine
-# needs.
+# `make demo`, `make demo-images` and `make test` each need nothing but Python on a new machine.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-images soak soak-faults soak-files soak-laws memory test check tests fig8 wheel \
-	sanitize clean
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
+	--dist loadfile --no-loadscope-reorder
+
+.PHONY: demo demo-images soak soak-faults soak-files soak-laws memory test test-slow check tests \
+	fig8 wheel sanitize clean
 
 # What an installation is built from: when any of it changes, the environment is updated, and with
 # it the native kernel.
@@ -16,24 +18,28 @@ KERNEL := lit_hier/inference/kernel_sources.py $(wildcard lit_hier/inference/nat
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-# Train the classifier, turn held-out data round at 25 noise levels, draw the curves.
+# Train the classifier, run forward-backward on held-out data at 25 noise levels, draw the curves.
 demo: .venv/.installed
 	$(BIN)/lit-hier fit -c configs/demo_classifier.yaml
 	$(BIN)/lit-hier predict -c configs/demo.yaml
 
-# Train a diffusion model and a classifier of handwritten digits; turn held-out digits round.
+# Train a diffusion model and a classifier of handwritten digits; run forward-backward on others.
 demo-images: .venv/.installed
 	$(BIN)/lit-hier fit -c configs/digits_ddpm.yaml
 	$(BIN)/lit-hier fit -c configs/digits_classifier.yaml
 	$(BIN)/lit-hier predict -c configs/digits.yaml
 
-# Fig. 8 at the paper's own size.
+# Fig. 8 at the paper's size.
 fig8: .venv/.installed
 	$(BIN)/lit-hier fit -c configs/fig8_classifier.yaml
 	$(BIN)/lit-hier predict -c configs/fig8.yaml
 
-# Style, types, then every test.
+# Style, types and all tests but the slow ones: under five minutes on two cores.
 test: check tests
+
+# The slow tests: the demo at full size, two nodes of two processes, a short soak, Figs. 2 and 16.
+test-slow: .venv/.installed
+	$(PYTEST) -m slow
 
 check: .venv/.installed
 	$(BIN)/ruff check .
@@ -41,26 +47,25 @@ check: .venv/.installed
 	$(BIN)/mypy
 
 tests: .venv/.installed
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
-		--dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
 
-# Everything that `make test` does in short, at length: faults, files and configs that are harmed,
-# laws on new examples, memory. Hours; each has a target of its own.
+# Long versions of the tests of faults, damaged files and configs, properties and memory. They take
+# hours; each has its own target.
 soak: soak-faults soak-files soak-laws memory
 
-# Signals at random moments, full disks, two runs at once, several processes and nodes.
+# Signals at random moments, full disks, concurrent runs, several processes and nodes.
 soak-faults: .venv/.installed
 	$(BIN)/python -W ignore tests/soak.py --trials 30
 
-# Harmed configs and files of every kind.
+# Damaged configs and files of every kind.
 soak-files: .venv/.installed
 	$(BIN)/python tests/fuzz.py --inputs 2000
 
-# The properties on twenty times as many examples, new ones every time.
+# Properties on twenty times as many examples, newly drawn each time.
 soak-laws: .venv/.installed
 	$(BIN)/python -m pytest tests -k properties --hypothesis-profile soak
 
-# Peak memory of runs, and of runs a hundred times as long.
+# Peak memory of runs and of runs that are a hundred times as long.
 memory: .venv/.installed
 	$(BIN)/python tests/memory.py
 

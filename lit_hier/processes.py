@@ -1,21 +1,21 @@
-r"""How leaves are corrupted, and what an observer then believes of them.
+r"""Corruption processes: how leaves are corrupted, and the beliefs that observations imply.
 
-Each process has a time axis of its own; the time 0 leaves a datum as it is.
+Every process has its own time axis; time 0 leaves the leaves unchanged.
 
 =========== ============================== =====================================================
 process     time                           observation of a leaf with symbol x
 =========== ============================== =====================================================
 `epsilon`   epsilon in [0, 1]              belief 1 - epsilon + epsilon/v in x itself (Eq. 6-7);
-                                           or, as a real string, x kept with probability
-                                           1 - epsilon, else replaced by a uniform symbol
-`gaussian`  t in [0, inf), diffusion time  :math:`x_t = \sqrt{\alpha_t} e_x +
+                                           or, for strings, x kept with probability 1 - epsilon
+                                           and otherwise replaced by a uniform symbol
+`gaussian`  diffusion time t in [0, inf)   :math:`x_t = \sqrt{\alpha_t} e_x +
                                            \sqrt{1 - \alpha_t} \eta`,
                                            :math:`\alpha_t = e^{-2t}` (Eq. 9)
-`masking`   masked fraction in [0, 1]      x kept, or erased with that probability
+`masking`   masked fraction in [0, 1]      x kept, or masked with a probability equal to the time
 =========== ============================== =====================================================
 
-The observer's belief is the message with which belief propagation starts at a leaf: proportional
-to the likelihood of the observation for each symbol.
+The belief in a leaf is the message with which belief propagation starts there: the likelihood of
+the observation given each symbol, normalised over symbols.
 
 Source: Sections 4 and 5 and Appendices A and B.1 of the paper.
 """
@@ -29,25 +29,26 @@ from typing import ClassVar, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from jaxtyping import Float, Float64, Int64, Shaped
+from numpy import ndarray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from lit_hier.errors import InputError
 
-_CERTAIN: Final = 144.0  # signal-to-noise ratio above which effective noise is below 1e-12
-_NODES: Final = 601  # of the grids on which effective noise is integrated
+_MAX_SNR: Final = 144.0  # above this signal-to-noise ratio, effective noise is below 1e-12
+_NUM_NODES: Final = 601  # of the quadratures that compute effective noise
 
 
 @dataclass(frozen=True)
 class TimeAxis:
-    """What an inversion time means.
+    """The meaning of an inversion time.
 
     Attributes:
-        process: The process's name, as tables give it.
-        label: What the time is, for the axis of a figure.
-        symbol: The time's letter, for progress bars and tags.
-        end: The largest time, included where finite.
+        process: Name of the process in tables.
+        label: Label of the axis in figures.
+        symbol: Symbol of the time in progress bars and tags.
+        end: Largest time, included if finite.
     """
 
     process: str
@@ -57,15 +58,15 @@ class TimeAxis:
 
 
 class NoiseProcess(ABC):
-    """A corruption process: a time axis, an observation, a belief."""
+    """A corruption process: a time axis, an observation and the belief that follows from it."""
 
     axis: ClassVar[TimeAxis]
 
     def check_times(self, times: Sequence[float]) -> None:
-        """Refuse inversion times that this process does not have.
+        """Raise unless inversion times lie on this process's axis and ascend.
 
         Raises:
-            InputError: None are given, one is out of range, or they do not ascend.
+            InputError: `times` is empty, out of range, not finite or not strictly ascending.
         """
         if not len(times):
             raise InputError("times: the list of inversion times is empty; give at least one")
@@ -77,12 +78,12 @@ class NoiseProcess(ABC):
             raise InputError("times: inversion times must ascend, each given once")
 
     def num_draws(self, num_leaves: int, num_features: int) -> int:
-        """Uniform numbers that `corrupt` takes per datum."""
+        """Return the number of uniform draws that `corrupt` uses per datum."""
         return 0
 
     @abstractmethod
     def effective_noise(self, time: float, num_features: int) -> float:
-        r"""Expect the mean belief in a wrong symbol, times v: the epsilon of this time.
+        r"""Return the expected belief in a wrong symbol, times v: the epsilon of this time.
 
         .. math:: \epsilon(t) = v \, \langle \nu_\uparrow^{(0)}(x' \ne x) \rangle
            \qquad \text{(Eq. 60)}
@@ -93,33 +94,43 @@ class NoiseProcess(ABC):
         """
 
     @abstractmethod
-    def corrupt(self, leaves: Tensor, time: float, draws: Tensor, num_features: int) -> Tensor:
-        """Observe leaves at a time.
+    def corrupt(
+        self,
+        leaves: Int64[Tensor, "B d"],
+        time: float,
+        draws: Float64[Tensor, "B num_draws"],
+        num_features: int,
+    ) -> Int64[Tensor, "B d"] | Float64[Tensor, "B d {num_features}"]:
+        """Corrupt leaves to an inversion time.
 
         Args:
-            leaves: Symbols, int64, shape (B, d).
+            leaves: Symbols.
             time: Inversion time.
-            draws: Uniform numbers in [0, 1), float64, shape (B, `num_draws`).
+            draws: Uniform numbers in [0, 1), `num_draws` for each datum.
             num_features: v.
 
         Returns:
-            What `messages` takes: int64 symbols, shape (B, d), or vectors, shape (B, d, v).
+            The observation that `messages` takes: a symbol or a vector for each leaf.
         """
 
     @abstractmethod
     def messages(
-        self, observed: Tensor, time: float, num_features: int, dtype: torch.dtype
-    ) -> Tensor:
-        """Believe what an observation says of each leaf on its own.
+        self,
+        observed: Int64[Tensor, "B d"] | Float[Tensor, "B d {num_features}"],
+        time: float,
+        num_features: int,
+        dtype: torch.dtype,
+    ) -> Float[Tensor, "B d {num_features}"]:
+        """Return the belief in each leaf given its own observation.
 
         Args:
-            observed: What `corrupt` returned for this time.
+            observed: The output of `corrupt` at this time.
             time: Inversion time.
             num_features: v.
-            dtype: float32 or float64.
+            dtype: Type of the messages, float32 or float64.
 
         Returns:
-            Normalised leaf messages, shape (B, d, v).
+            Leaf messages, normalised over symbols.
         """
 
 
@@ -130,10 +141,10 @@ class EpsilonNoise(NoiseProcess):
        \nu_\uparrow(x' \ne x) = \epsilon/v
 
     Args:
-        strings: With `False`, as in the paper, the belief is centred on the true symbol itself
-            and nothing is random. With `True` a string is really corrupted, each symbol replaced
-            with probability epsilon by a uniform one (which may be the same), and the belief is
-            centred on the symbol received: exact inference over a noisy channel.
+        strings: If `False`, as in the paper, the belief is centred on the true symbol and nothing
+            is random. If `True`, the string itself is corrupted: each symbol is replaced with
+            probability epsilon by a uniform one, which may be the same, and the belief is centred
+            on the observed symbol; this is exact inference over a noisy channel.
     """
 
     axis = TimeAxis("epsilon", "noise ε", "ε", 1.0)
@@ -142,90 +153,104 @@ class EpsilonNoise(NoiseProcess):
         self.strings = strings
 
     def num_draws(self, num_leaves: int, num_features: int) -> int:
-        """Two per leaf where strings are corrupted, none otherwise."""
+        """Return 2 per leaf if strings are corrupted, otherwise 0."""
         return 2 * num_leaves if self.strings else 0
 
     def effective_noise(self, time: float, num_features: int) -> float:
-        """Epsilon itself; with strings, where the belief may centre on a wrong symbol, more."""
+        """Return epsilon; for strings more, as the belief may be centred on a wrong symbol."""
         right = 1 - time + time / num_features
         if not self.strings:
             return time
         wrong = time / num_features
         return (1 - right**2 - (1 - right) * wrong) * num_features / (num_features - 1)
 
-    def corrupt(self, leaves: Tensor, time: float, draws: Tensor, num_features: int) -> Tensor:
-        """Replace symbols, where `strings` asks for it; int64, shape (B, d)."""
+    def corrupt(
+        self,
+        leaves: Int64[Tensor, "B d"],
+        time: float,
+        draws: Float64[Tensor, "B num_draws"],
+        num_features: int,
+    ) -> Int64[Tensor, "B d"]:
+        """Replace symbols if `strings` is set; otherwise return the leaves."""
         if not self.strings:
             return leaves
-        whether, which = draws.chunk(2, dim=1)
-        return torch.where(whether < time, (which * num_features).long(), leaves)
+        replacement, symbol = draws.chunk(2, dim=1)
+        return torch.where(replacement < time, (symbol * num_features).long(), leaves)
 
     def messages(
-        self, observed: Tensor, time: float, num_features: int, dtype: torch.dtype
-    ) -> Tensor:
-        """Eq. 7 around the observed symbols."""
+        self, observed: Int64[Tensor, "B d"], time: float, num_features: int, dtype: torch.dtype
+    ) -> Float[Tensor, "B d {num_features}"]:
+        """Return Eq. 7, centred on the observed symbols."""
         belief = torch.full((num_features, num_features), time / num_features, dtype=torch.float64)
         belief.fill_diagonal_(1 - time + time / num_features)
         return belief.to(observed.device, dtype)[observed]
 
 
 class MaskingNoise(NoiseProcess):
-    """Each leaf is erased with a probability equal to the time, and kept otherwise.
+    """Each leaf is masked with a probability equal to the time, and kept otherwise.
 
-    A masked leaf carries the symbol v, one past the alphabet, and no information.
+    A masked leaf has the symbol v, one past the alphabet, and carries no information.
     """
 
     axis = TimeAxis("masking", "masked fraction", "masked", 1.0)
 
     def num_draws(self, num_leaves: int, num_features: int) -> int:
-        """One per leaf."""
+        """Return 1 per leaf."""
         return num_leaves
 
     def effective_noise(self, time: float, num_features: int) -> float:
-        """The masked fraction."""
+        """Return the masked fraction."""
         return time
 
-    def corrupt(self, leaves: Tensor, time: float, draws: Tensor, num_features: int) -> Tensor:
-        """Erase leaves; int64 in {0, ..., v}, shape (B, d)."""
+    def corrupt(
+        self,
+        leaves: Int64[Tensor, "B d"],
+        time: float,
+        draws: Float64[Tensor, "B num_draws"],
+        num_features: int,
+    ) -> Int64[Tensor, "B d"]:
+        """Mask leaves; symbols are 0 to v, and v means masked."""
         return torch.where(draws < time, num_features, leaves)
 
     def messages(
-        self, observed: Tensor, time: float, num_features: int, dtype: torch.dtype
-    ) -> Tensor:
-        """Certainty where a leaf was kept, the uniform belief where it was masked."""
+        self, observed: Int64[Tensor, "B d"], time: float, num_features: int, dtype: torch.dtype
+    ) -> Float[Tensor, "B d {num_features}"]:
+        """Return a one-hot belief for each kept leaf and a uniform one for each masked leaf."""
         kept = torch.eye(num_features, dtype=dtype)
         masked = torch.full((1, num_features), 1 / num_features, dtype=dtype)
         return torch.cat((kept, masked)).to(observed.device)[observed]
 
 
-def diffuse(x_0: Tensor, time: float, draws: Tensor) -> Tensor:
+def diffuse(
+    x_0: Shaped[Tensor, " B *shape"], time: float, draws: Float64[Tensor, "B num_draws"]
+) -> Float64[Tensor, " B *shape"]:
     r"""Add Gaussian noise (Eq. 9).
 
     .. math:: x_t = \sqrt{\alpha_t} x_0 + \sqrt{1 - \alpha_t} \eta, \qquad \alpha_t = e^{-2t}
 
     Args:
-        x_0: Any type, shape (B, ...).
+        x_0: Data of any type.
         time: Diffusion time t.
-        draws: Uniform numbers in [0, 1), float64, as many as x_0 has.
+        draws: Uniform numbers in [0, 1), one for each entry of `x_0`.
 
     Returns:
-        float64, the shape of x_0.
+        x_t, with the shape of `x_0`.
     """
-    eta = normal(draws).view(x_0.shape)
+    eta = normal_quantile(draws).view(x_0.shape)
     return math.exp(-time) * x_0.double() + math.sqrt(-math.expm1(-2 * time)) * eta
 
 
-def normal_grid(num: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give nodes and weights that integrate smooth functions of a standard normal number."""
-    nodes, step = np.linspace(-9, 9, num, retstep=True)
-    return nodes, np.exp(-(nodes**2) / 2) * step / math.sqrt(2 * math.pi)
-
-
-def normal(draws: Tensor) -> Tensor:
-    """Turn uniform numbers in [0, 1) into standard normal ones, by the quantile."""
+def normal_quantile(draws: Float64[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
+    """Transform uniform numbers in [0, 1) to standard normal ones."""
     # Inside (0, 1), so that the quantile is finite.
     quantiles: Tensor = torch.special.ndtri((draws + 2.0**-54).clamp(max=1 - 2.0**-53))
     return quantiles
+
+
+def normal_quadrature(num: int) -> tuple[Float64[ndarray, " {num}"], Float64[ndarray, " {num}"]]:
+    """Return nodes and weights of the expected value of a smooth function of a standard normal."""
+    nodes, step = np.linspace(-9, 9, num, retstep=True)
+    return nodes, np.exp(-(nodes**2) / 2) * step / math.sqrt(2 * math.pi)
 
 
 class GaussianNoise(NoiseProcess):
@@ -239,44 +264,55 @@ class GaussianNoise(NoiseProcess):
     axis = TimeAxis("gaussian", "diffusion time t", "t", math.inf)
 
     def num_draws(self, num_leaves: int, num_features: int) -> int:
-        """One per leaf and symbol."""
+        """Return 1 per leaf and symbol."""
         return num_leaves * num_features
 
     def effective_noise(self, time: float, num_features: int) -> float:
-        r"""Integrate Eq. 60 numerically, to better than 1e-6.
+        r"""Compute Eq. 60 by quadrature, to better than 1e-6.
 
-        Eq. 12 is a softmax of independent normal numbers of standard deviation
-        :math:`b = \sqrt{\alpha_t / (1 - \alpha_t)}` and of mean 0, but :math:`b^2` for the true
-        symbol. A softmax is the probability that its entry is the largest once Gumbel numbers G
-        are added, so with H the distribution of :math:`b \eta + G` and h its density
+        The belief of Eq. 12 is a softmax of independent normal variables with standard deviation
+        :math:`b = \sqrt{\alpha_t / (1 - \alpha_t)}` and mean :math:`b^2` for the true symbol, 0
+        for the others. An entry of a softmax is the probability that its logit is the largest
+        after independent Gumbel variables G are added. With H the distribution function of
+        :math:`b \eta + G` and h its density,
 
         .. math:: \langle \nu_\uparrow(x) \rangle = \int h(y - b^2) \, H(y)^{v - 1} \, dy, \qquad
            \epsilon = \frac{v}{v - 1} \big( 1 - \langle \nu_\uparrow(x) \rangle \big)
         """
         snr = math.exp(-2 * time) / -math.expm1(-2 * time) if time else math.inf
-        if snr > _CERTAIN:
+        if snr > _MAX_SNR:
             return 0.0
         b = math.sqrt(snr)
-        eta, weights = normal_grid(_NODES)
-        # h falls below 1e-16 outside of this: G > -4 and G < 40, up to nine deviations of b eta.
-        z = np.linspace(-4 - 9 * b, 40 + 9 * b, _NODES)
+        eta, weights = normal_quadrature(_NUM_NODES)
+        # Outside, h is below 1e-16: G lies in (-4, 40) and b eta within nine deviations.
+        z = np.linspace(-4 - 9 * b, 40 + 9 * b, _NUM_NODES)
         gumbel = np.exp(b * eta - z[:, None])
         density = (gumbel * np.exp(-gumbel)) @ weights
         others = (np.exp(-math.exp(-snr) * gumbel) @ weights) ** (num_features - 1)
         right = float(np.trapezoid(density * others, z))
         return (1 - right) * num_features / (num_features - 1)
 
-    def corrupt(self, leaves: Tensor, time: float, draws: Tensor, num_features: int) -> Tensor:
-        """Diffuse one-hot vectors; float64, shape (B, d, v)."""
+    def corrupt(
+        self,
+        leaves: Int64[Tensor, "B d"],
+        time: float,
+        draws: Float64[Tensor, "B num_draws"],
+        num_features: int,
+    ) -> Float64[Tensor, "B d {num_features}"]:
+        """Diffuse one-hot vectors."""
         return diffuse(one_hot(leaves, num_features), time, draws)
 
     def messages(
-        self, observed: Tensor, time: float, num_features: int, dtype: torch.dtype
-    ) -> Tensor:
-        """Eq. 12; at t = 0 its limit, certainty."""
+        self,
+        observed: Float[Tensor, "B d {num_features}"],
+        time: float,
+        num_features: int,
+        dtype: torch.dtype,
+    ) -> Float[Tensor, "B d {num_features}"]:
+        """Return Eq. 12; at t = 0 its limit, a one-hot belief."""
         if time == 0:
             certain: Tensor = one_hot(observed.argmax(-1), num_features).to(dtype)
             return certain
-        # A time so small that the quotient overflows means certainty as well.
+        # Where the time is so small that the quotient overflows, the belief is one-hot as well.
         scale = math.exp(-time) / max(-math.expm1(-2 * time), 1e-300)
         return torch.softmax(scale * observed, dim=-1).to(dtype)

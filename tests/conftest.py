@@ -34,61 +34,62 @@ ROOT = Path(__file__).parent.parent
 if "LIT_HIER_TEST_KERNELS" in os.environ:
     library.FOLDER = Path(os.environ["LIT_HIER_TEST_KERNELS"]).resolve()
 
-# One thread per process, held: the bits of a matrix product may depend on it.
+# One thread per process: the bits of a matrix product may depend on the number of threads.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
-# Tests never time anything, and see the same examples every time. `soak` looks for new ones,
-# twenty times as many: HYPOTHESIS_PROFILE=soak, or pytest's own --hypothesis-profile soak.
+# Tests have no deadlines and always see the same examples. The profile `soak` draws new ones, 20
+# times as many: set HYPOTHESIS_PROFILE=soak, or give pytest --hypothesis-profile soak.
 _UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("untimed", max_examples=100, derandomize=True, **_UNTIMED)
 settings.register_profile("soak", max_examples=2000, derandomize=False, **_UNTIMED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "untimed"))
 
-# What Lightning itself still asks of jsonargparse in an older way.
+# Lightning uses deprecated parts of jsonargparse.
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 
-# Files of tests of which each takes long go first, so that no process is alone at the end.
+# Files with the longest tests run first, so that no process is still busy with one at the end.
 _LONG = {
-    f"test_{name}.py" for name in ("processes", "faults", "notebooks", "image_configs", "figures")
+    f"test_{name}.py"
+    for name in ("image_runs", "cli", "notebooks", "figures", "callbacks_networks", "memory")
 }
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put long files first; pytest-xdist keeps the order with --no-loadscope-reorder."""
+    """Sort the longest files first; pytest-xdist keeps the order with --no-loadscope-reorder."""
     items.sort(key=lambda item: item.path.name not in _LONG)
 
 
 def examples(num: int) -> settings:
-    """Look at so many examples, or at as many times more as the profile in force does."""
+    """Return settings with a number of examples, scaled like those of the active profile."""
     untimed: settings = settings.get_profile("untimed")
     return settings(max_examples=num * settings.default.max_examples // untimed.max_examples)
 
 
 def small_grammars() -> list[RandomHierarchyModel]:
-    """Grammars with at most 30,000 data: s = 2, 3; n = v and not; m from 1 to its maximum."""
+    """Return grammars with at most 30,000 data: s = 2, 3; n = v or not; m up to its maximum."""
     grammars = []
     for v, s, L in itertools.product((2, 3, 4), (2, 3), (1, 2, 3)):
         for n in (v, 1, v + 1):
-            most = v**s // max(n, v if L > 1 else 1)
-            for m in sorted({1, 2, most}):
+            max_synonyms = v**s // max(n, v if L > 1 else 1)
+            for m in sorted({1, 2, max_synonyms}):
                 num_choices = (s**L - 1) // (s - 1)
-                if 1 <= m <= most and n * m**num_choices <= 30_000:
+                if 1 <= m <= max_synonyms and n * m**num_choices <= 30_000:
                     seed = len(grammars)
                     grammars.append(RandomHierarchyModel(v, m, s, L, n, seed=seed))
     return grammars
 
 
 def every_datum(rhm: RandomHierarchyModel) -> Tree:
-    """Rewrite every class by every choice of rules, one after another, as the grammar says."""
+    """Enumerate the data: derive every class by every choice of rules."""
     trees = [((label,),) for label in range(rhm.num_classes)]
     for rule in reversed(rhm.rules):
-        grown = []
+        derived = []
         for tree in trees:
             options = (rule[symbol].tolist() for symbol in tree[-1])
             for tuples in itertools.product(*options):
-                grown.append((*tree, tuple(itertools.chain(*tuples))))
-        trees = grown
+                derived.append((*tree, tuple(itertools.chain(*tuples))))
+        trees = derived
     return tuple(
         torch.tensor(level) for level in zip(*[tree[::-1] for tree in trees], strict=True)
     )
@@ -96,7 +97,7 @@ def every_datum(rhm: RandomHierarchyModel) -> Tree:
 
 @contextmanager
 def inside(folder: Path) -> Iterator[None]:
-    """Work in another folder."""
+    """Change the working directory, and restore it at the end."""
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -106,13 +107,13 @@ def inside(folder: Path) -> Iterator[None]:
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    """Read a table that a run wrote."""
+    """Read the rows of a CSV table."""
     with path.open() as file:
         return list(csv.DictReader(file))
 
 
 class Keep(Callback):
-    """Keeps the records that a run makes."""
+    """Collects the records that a sampler returns."""
 
     def __init__(self) -> None:
         self.records: list[ForwardBackward] = []
@@ -122,7 +123,7 @@ class Keep(Callback):
 
 
 def random_pipeline(folder: Path, channels: int) -> str:
-    """Write a pipeline folder, with random weights, for images of 8 x 8."""
+    """Write a pipeline folder with random weights, for images of 8 x 8 pixels."""
     torch.manual_seed(0)
     unet = UNet2DModel(
         sample_size=8,
@@ -140,5 +141,5 @@ def random_pipeline(folder: Path, channels: int) -> str:
 
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model of grey images."""
+    """Folder of a diffusion model of greyscale images."""
     return random_pipeline(tmp_path_factory.mktemp("pipeline"), channels=1)

@@ -14,7 +14,7 @@ from fuzz_images import downloads, folders, images, labels
 from fuzz_mutations import mutate_tree
 from fuzz_use import Use, as_the_command_says_it, harm_file, harm_json
 from fuzz_weights import adm, checkpoints, classifiers, pipelines
-from test_diffusion_store import batch, filled
+from sample_stores import batch, filled
 
 from lit_hier.callbacks.reference import Reference, recall
 from lit_hier.data.hierarchy import read_hierarchy

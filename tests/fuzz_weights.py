@@ -8,12 +8,12 @@ from typing import Any
 
 import timm
 import torch
+from adm_reference import ADM
 from conftest import inside, random_pipeline
 from fuzz_mutations import ODD, mutate_tree
 from fuzz_use import Attack, Use, as_the_command_says_it, harm_file, harm_json, unharmed
 from safetensors.torch import save_file
-from test_diffusion_adm import ADM
-from test_diffusion_store import batch
+from sample_stores import batch
 
 from lit_hier.diffusion.adm import load_adm
 from lit_hier.modules import DDPMSampler, ImageClassifier, RHMClassifier

@@ -85,7 +85,7 @@ def grammar_with_messages(folder: Path, num: int) -> None:
 
 
 def digits(folder: Path, num: int, replay: bool = False, size: int = 10) -> None:
-    import test_image_runs as runs
+    import image_runs as runs
     from conftest import random_pipeline
 
     from lit_hier.modules import StoredSamples

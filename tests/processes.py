@@ -1,7 +1,7 @@
-"""Every config at toy size, on as many processes and nodes as asked for.
+"""Every config at toy size, on any number of processes and nodes.
 
-`launch` starts torchrun, whose processes run this file as a script: they go through the configs
-one after another and so load their libraries once.
+`launch` starts torchrun, whose processes run this file as a script: they run the configs one after
+another and so import their libraries once. `fork` is faster but cannot train.
 """
 
 import os
@@ -9,12 +9,15 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from conftest import ROOT, random_pipeline
 from PIL import Image
+
+from lit_hier.cli import main
 
 CONFIGS = ROOT / "configs"
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
@@ -37,7 +40,7 @@ LOOKING = ("--data.init_args.num_train=1000", "--data.init_args.num_val=70",
            "--data.init_args.num_test=70", SHALLOW, *FEW,
            "--model.init_args.times=[0.3,0.7,0.9]")  # fmt: skip
 
-# What trains, in the order in which others need it; then what turns round.
+# Training runs, in the order in which others need them; then predictions.
 FITS: dict[str, tuple[str, ...]] = {
     "demo_classifier": TRAINING,
     "fig8_classifier": TRAINING,
@@ -51,14 +54,14 @@ PREDICTIONS: dict[str, tuple[str, ...]] = {
     "fig7": SMALL_RHM,
     "fig8": LOOKING,
     "fig10": SMALL_RHM,
-    # One batch of one grammar, and one of the other: a third process has nothing to do.
+    # One batch of each of two grammars: a third process is idle.
     "fig11_14": ("-c", f"{CONFIGS}/fast.yaml", *OTHER_ANALYSES),
     "fig15": SMALL_RHM,
     "transition": (*SMALL_RHM, "--data.init_args.rhm.init_args.num_layers=[3,4]"),
     "gaussian_field": (*FEW, "--data.init_args.num_test=9"),
     "gaussian_mixture": (*FEW, "--data.init_args.num_test=2"),
     "digits": (*FEW_DIGITS, "--model.init_args.num_steps=4"),
-    "digits_bands": DIGITS,  # the samples that `digits` has kept
+    "digits_bands": DIGITS,  # the samples that `digits` has stored
     "fig2": (),
     "fig16": (),
 }
@@ -78,7 +81,7 @@ SMALLER = {
 
 
 def prepare(folder: Path) -> None:
-    """Put what the experiment on images needs into a folder: a model, images, small networks."""
+    """Write what the configs of images need into a folder: a model, images, small networks."""
     for k, wnid in enumerate(("n01440764", "n02123394", "n04037443")):
         (folder / "val" / wnid).mkdir(parents=True)
         noise = np.random.default_rng(k).integers(0, 256, (12, 10, 3), dtype=np.uint8)
@@ -92,7 +95,7 @@ def prepare(folder: Path) -> None:
 
 
 def command(name: str) -> list[str]:
-    """Give the arguments of a config's toy."""
+    """Return the arguments of a config at toy size."""
     if name in FITS:
         return ["fit", "-c", f"{CONFIGS}/{name}.yaml", *FITS[name]]
     if name == "fig2":
@@ -104,7 +107,7 @@ def command(name: str) -> list[str]:
 
 
 def launch(folder: Path, names: Iterable[str], nodes: int = 1, per_node: int = 1) -> None:
-    """Run toys of configs in a folder, one after another, on nodes of this machine.
+    """Run configs at toy size in a folder, one after another, on nodes of this machine.
 
     Raises:
         AssertionError: One of them fails.
@@ -127,12 +130,45 @@ def launch(folder: Path, names: Iterable[str], nodes: int = 1, per_node: int = 1
         )
         for _ in range(nodes)
     ]  # fmt: skip
-    said = [process.communicate(timeout=900)[1] for process in started]
-    assert not any(process.returncode for process in started), "\n".join(said)
+    errors = [process.communicate(timeout=900)[1] for process in started]
+    assert not any(process.returncode for process in started), "\n".join(errors)
+
+
+def fork(folder: Path, arguments: Sequence[str], num: int) -> None:
+    """Run a command on forked processes in the environment that torchrun sets.
+
+    They need not import anything. Training is not possible, as autograd does not survive a fork.
+
+    Raises:
+        AssertionError: One of them fails.
+    """
+    torchrun = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()),
+                "TORCHELASTIC_RUN_ID": "fork", "GROUP_RANK": "0", "WORLD_SIZE": str(num),
+                "LOCAL_WORLD_SIZE": str(num)}  # fmt: skip
+    started = []
+    for rank in range(num):
+        if process := os.fork():
+            started.append(process)
+            continue
+        status = 1
+        try:
+            os.environ.update(torchrun, RANK=str(rank), LOCAL_RANK=str(rank))
+            os.chdir(folder)
+            sys.argv = ["lit-hier", *arguments, "--trainer.accelerator=cpu",
+                        "--trainer.strategy=ddp", f"--trainer.devices={num}", *QUIET]  # fmt: skip
+            main()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    assert not any([os.waitpid(process, 0)[1] for process in started])
 
 
 def tables(folder: Path) -> dict[str, bytes]:
-    """Give all tables and samples below a folder, by name; arrays without their wrapping."""
+    """Return the contents of all tables, arrays and samples below a folder, by name."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -145,7 +181,7 @@ def tables(folder: Path) -> dict[str, bytes]:
 
 
 def trained(source: Path, target: Path) -> None:
-    """Copy what was trained in one folder to another."""
+    """Copy the trained networks of one folder to another."""
     for path in ("demo_classifier/weights", "fig8_classifier/weights", "digits_ddpm/pipeline",
                  "digits_classifier/weights"):  # fmt: skip
         if (source / "logs" / path).exists():
@@ -160,9 +196,7 @@ def _free_port() -> int:
 
 
 def _run(nodes: int, names: list[str]) -> None:
-    """Be one process."""
-    from lit_hier.cli import main
-
+    """Run the configs as one process of torchrun."""
     world = int(os.environ["WORLD_SIZE"])
     where = [
         *("--trainer.accelerator=cpu", "--trainer.strategy=ddp", f"--trainer.num_nodes={nodes}"),

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -146,12 +146,12 @@ class Count:
 class Soak:
     """The trials, and what they need: undisturbed runs of everything."""
 
-    def __init__(self, place: Path, chance: random.Random, names: Iterable[str]) -> None:
+    def __init__(self, place: Path, chance: random.Random, names: list[str]) -> None:
         self.place, self.chance = place, chance
         self.counts: dict[str, Count] = {}
         self.number = 0
         base = self.folder()
-        for name in TRAINED:
+        for name in TRAINED if {"images", "rhm"} & set(names) else ():
             assert wait(start(base, name)) == 0, said(base)
             said(base)
         self.trained = base

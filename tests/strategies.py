@@ -1,4 +1,4 @@
-"""What the properties are about: random grammars, evidence and noise, for hypothesis."""
+"""Hypothesis strategies and random inputs: grammars, messages, draws, batches."""
 
 import math
 from itertools import pairwise
@@ -17,7 +17,7 @@ PROCESSES: list[NoiseProcess] = [
     MaskingNoise(),
     GaussianNoise(),
 ]
-LAST_DRAW = 1 - 2**-53  # the largest number below one
+LAST_DRAW = 1 - 2**-53  # the largest double below one
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -26,7 +26,7 @@ def rng(seed: int) -> torch.Generator:
 
 
 def num_data(v: int, m: int, s: int, L: int, n: int) -> int:
-    """Choose a class, then a rule for every node of every level above the leaves."""
+    """Count data: a class, and a rule for each node above the leaves."""
     return n * m ** sum(s**k for k in range(L))
 
 
@@ -34,37 +34,37 @@ def num_data(v: int, m: int, s: int, L: int, n: int) -> int:
 def grammars(
     draw: st.DrawFn, most_data: float = math.inf, most_leaves: int = 81, min_layers: int = 1
 ) -> RandomHierarchyModel:
-    """Grammars of all kinds: n = v and not, m from 1 to its maximum, data few enough to list."""
+    """Draw grammars with n = v or not, m from 1 to its maximum and bounded numbers of data."""
     v, s = draw(st.integers(2, 8)), draw(st.integers(2, 4))
-    deepest = max(L for L in range(1, 7) if s**L <= most_leaves)
-    L = draw(st.integers(min(min_layers, deepest), deepest))
+    max_layers = max(L for L in range(1, 7) if s**L <= most_leaves)
+    L = draw(st.integers(min(min_layers, max_layers), max_layers))
     n = draw(st.integers(1, min(12, v**s)) | st.just(v))
-    most = min(v**s // (max(v, n) if L > 1 else n), 12)
-    fitting = [m for m in range(1, most + 1) if num_data(v, m, s, L, n) <= most_data]
-    m = draw(st.sampled_from(fitting or [1]))
+    max_synonyms = min(v**s // (max(v, n) if L > 1 else n), 12)
+    allowed = [m for m in range(1, max_synonyms + 1) if num_data(v, m, s, L, n) <= most_data]
+    m = draw(st.sampled_from(allowed or [1]))
     return RandomHierarchyModel(v, m, s, L, n, seed=draw(SEEDS))
 
 
 def small_messages(rhm: RandomHierarchyModel, num: int, seed: int) -> Tensor:
-    """Integers from 0 to 15 as messages, some datum of the grammar possible in each."""
+    """Return leaf messages of integers from 0 to 15 with positive evidence."""
     g = rng(seed)
     shape = (num, rhm.num_leaves, rhm.num_features)
     messages = torch.randint(0, 16, shape, generator=g)
     messages *= torch.rand(shape, generator=g) < torch.rand(num, 1, 1, generator=g)
     possible = rhm.sample(num, g)[0][..., None]
-    chosen = messages.gather(-1, possible).clamp(min=1)
-    return messages.scatter(-1, possible, chosen).double()
+    positive = messages.gather(-1, possible).clamp(min=1)
+    return messages.scatter(-1, possible, positive).double()
 
 
 def messages_of_any_scale(rhm: RandomHierarchyModel, num: int, seed: int) -> Tensor:
-    """Small messages, each leaf's times a power of two from 2^-300 to 2^300."""
+    """Return small messages, those of each leaf times a power of two from 2^-300 to 2^300."""
     messages = small_messages(rhm, num, seed)
     powers = torch.randint(-300, 301, (num, rhm.num_leaves, 1), generator=rng(seed + 1))
     return torch.ldexp(messages, powers)
 
 
 def renamed(rhm: RandomHierarchyModel, names: list[Tensor]) -> RandomHierarchyModel:
-    """The same grammar with the symbol x of level l called names[l][x]."""
+    """Return the grammar whose symbol names[l][x] is symbol x of level l of the given one."""
     rules = []
     for level, rule in enumerate(rhm.rules):
         new = torch.empty_like(rule)
@@ -74,14 +74,14 @@ def renamed(rhm: RandomHierarchyModel, names: list[Tensor]) -> RandomHierarchyMo
 
 
 def random_names(rhm: RandomHierarchyModel, seed: int) -> list[Tensor]:
-    """A permutation of the symbols of each level."""
+    """Return a random permutation of the symbols of each level."""
     g = rng(seed)
     sizes = [rhm.num_features] * rhm.num_layers + [rhm.num_classes]
     return [torch.randperm(size, generator=g) for size in sizes]
 
 
 def draws_of(num: int, each: int, seed: int) -> Tensor:
-    """Uniform numbers with the ends of their range among them."""
+    """Return uniform numbers, some at the ends of their range."""
     g = rng(seed)
     draws = torch.rand(num, each, generator=g, dtype=torch.float64)
     kind = torch.randint(0, 6, draws.shape, generator=g)
@@ -91,10 +91,10 @@ def draws_of(num: int, each: int, seed: int) -> Tensor:
 
 
 def parts_of(num: int) -> st.SearchStrategy[list[list[int]]]:
-    """Share out 0 to num - 1, in any order, among batches, some of which may be empty."""
+    """Draw divisions of 0 to num - 1, in any order, into batches, some of them empty."""
 
-    def cut(given: tuple[list[int], list[int]]) -> list[list[int]]:
-        order, ends = given
+    def cut(order_and_ends: tuple[list[int], list[int]]) -> list[list[int]]:
+        order, ends = order_and_ends
         bounds = [0, *sorted(ends), num]
         return [order[a:b] for a, b in pairwise(bounds)]
 

@@ -1,12 +1,11 @@
-"""Imports run one way between folders, never in a cycle between files; some know no Lightning."""
+"""The direction of imports between folders and between files."""
 
 import ast
 from graphlib import CycleError, TopologicalSorter
 
-import pytest
 from conftest import ROOT
 
-# What a part may import: parts further up, and its own row.
+# A part may import parts of its own row and of the rows above.
 LAYERS = (
     {"errors", "streams", "io"},
     {"rhm", "processes", "metrics", "gaussian", "figures"},
@@ -29,37 +28,54 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 
 def imports(name: str) -> set[str]:
-    """List the modules that a file imports anywhere in it, for type checking too."""
-    found = set()
+    """Return the modules that a file imports anywhere in it, also for type checking."""
+    modules = set()
     for node in ast.walk(TREES[name]):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name}: imports are absolute"
             module = node.module or ""
-            inner = {f"{module}.{alias.name}" for alias in node.names}
-            submodules = inner & FILES.keys()
-            found |= submodules | ({module} if inner - submodules else set())
-    return found
+            names = {f"{module}.{alias.name}" for alias in node.names}
+            submodules = names & FILES.keys()
+            modules |= submodules | ({module} if names - submodules else set())
+    return modules
+
+
+IMPORTS = {name: imports(name) for name in FILES}
 
 
 def part(name: str) -> str:
-    """Give the first folder or file below lit_hier."""
+    """Return the folder or file directly below lit_hier."""
     return name.split(".")[1]
 
 
-def test_files_import_each_other_in_no_cycle() -> None:
-    graph = {name: imports(name) & FILES.keys() - {name} for name in FILES}
+def test_imports_between_files_have_no_cycle() -> None:
+    graph = {name: IMPORTS[name] & FILES.keys() - {name} for name in FILES}
+    cycle: list[str] = []
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
-        pytest.fail(f"imports in a cycle: {' <- '.join(error.args[1])}")
+        cycle = error.args[1]
+    assert not cycle, " <- ".join(cycle)
 
 
-@pytest.mark.parametrize("name", sorted(FILES.keys() - {"lit_hier"}))
-def test_imports_run_one_way(name: str) -> None:
-    for module in imports(name):
-        if module in FILES and module != "lit_hier":
-            assert RANKS[part(module)] <= RANKS[part(name)], module
-        if part(name) in WITHOUT_LIGHTNING:
-            assert module.partition(".")[0] not in ("pytorch_lightning", "lightning_fabric")
+def test_imports_between_folders_run_one_way() -> None:
+    against = [
+        f"{name} imports {module}"
+        for name in FILES.keys() - {"lit_hier"}
+        for module in IMPORTS[name] & FILES.keys() - {"lit_hier"}
+        if RANKS[part(module)] > RANKS[part(name)]
+    ]
+    assert not against, "\n".join(sorted(against))
+
+
+def test_core_packages_do_not_import_lightning() -> None:
+    against = [
+        f"{name} imports {module}"
+        for name in FILES.keys() - {"lit_hier"}
+        for module in IMPORTS[name]
+        if part(name) in WITHOUT_LIGHTNING
+        and module.partition(".")[0] in ("pytorch_lightning", "lightning_fabric")
+    ]
+    assert not against, "\n".join(sorted(against))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import Keep, rows
-from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from grammar_runs import RHM, TIMES, network, predict
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
 from lit_hier.callbacks import ActivationSimilarity, Reconstruction
@@ -18,39 +19,14 @@ from lit_hier.data import RHMDataModule
 from lit_hier.errors import InputError
 from lit_hier.inference import mean_field
 from lit_hier.io.atomic import atomic_write
-from lit_hier.modules import BPDenoiser, RHMClassifier
+from lit_hier.modules import RHMClassifier
 from lit_hier.nn import HierarchicalCNN
-from lit_hier.processes import EpsilonNoise
 from lit_hier.rhm import RandomHierarchyModel
 
-RHM = RandomHierarchyModel(6, 3, 2, 3, seed=1)
-TIMES = [0.0, 0.4, 0.8, 1.0]
 LAYERS = ["layers.0", "layers.1", "layers.2", "readout"]
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*close to chance")  # the network is untrained
-
-
-def network() -> HierarchicalCNN:
-    torch.manual_seed(0)
-    return HierarchicalCNN(6, 6, 2, 3, width=10)
-
-
-def predict(
-    folder: Path, *callbacks: Callback, num: int = 50, size: int = 16, **kwargs: Any
-) -> Path:
-    data = RHMDataModule(RHM, 10, 5, 300, num, eval_batch_size=size)
-    logger = TensorBoardLogger(folder, name="run", default_hp_metric=False)
-    trainer = Trainer(
-        accelerator="cpu",
-        callbacks=list(callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **({"logger": logger} | kwargs),
-    )
-    module = BPDenoiser(RHM, EpsilonNoise(), TIMES)
-    trainer.predict(module, data, return_predictions=False)
-    return Path(logger.log_dir)
 
 
 def test_similarity_against_its_definition(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import Keep, rows
 from diffusers import UNet2DModel
-from test_image_runs import SIZE, Net, predict, sampler
+from image_runs import SIZE, Net, predict, sampler
 from torch import nn
 
 from lit_hier.callbacks import ActivationSimilarity, ClassKept, reference
@@ -252,10 +252,10 @@ def test_a_hierarchy_counts_depths_from_its_root(tmp_path: Path) -> None:
     ("content", "said"),
     [
         (None, "hierarchy: cannot read .*: No such file"),
-        (b"\xff\xfe", "hierarchy: .* is not text"),
+        (b"\xff\xfe", "hierarchy: .* is not UTF-8 text"),
         (b"a b c\n", "hierarchy: line 1 of .* is 'a b c'; give `parent child`"),
         (b"a x\n", "hierarchy: .* has no class 'y', which the data have"),
-        (b"a x\nx a\na y\n", "hierarchy: .* has a circle above 'x'; give a tree"),
+        (b"a x\nx a\na y\n", "hierarchy: .* has a cycle above 'x'; give a tree"),
     ],
 )
 def test_files_that_are_no_hierarchy(tmp_path: Path, content: bytes | None, said: str) -> None:

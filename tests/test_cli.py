@@ -33,14 +33,25 @@ def lit_hier(*arguments: str) -> None:
         main()
 
 
+def run_demo(folder: Path, fit: tuple[str, ...] = (), predict: tuple[str, ...] = ()) -> Path:
+    """Train the demo's classifier and run its prediction, both with changes if given."""
+    with inside(folder):
+        lit_hier("fit", "-c", CLASSIFIER, *fit, "--trainer.enable_progress_bar=false")
+        lit_hier("predict", "-c", DEMO, *predict, "--trainer.enable_progress_bar=false")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo as a newcomer runs it, at its full size; its folder."""
-    folder = tmp_path_factory.mktemp("demo")
-    with inside(folder):
-        lit_hier("fit", "-c", CLASSIFIER, "--trainer.enable_progress_bar=false")
-        lit_hier("predict", "-c", DEMO, "--trainer.enable_progress_bar=false")
-    return folder
+    """Folder of the demo with fewer epochs, data and times."""
+    few = ("--data.init_args.num_predict=300", "--model.init_args.times=[0.0, 0.5, 0.8, 0.85]")
+    return run_demo(tmp_path_factory.mktemp("demo"), ("--trainer.max_epochs=3",), few)
+
+
+@pytest.fixture(scope="session")
+def full_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the demo as a user runs it."""
+    return run_demo(tmp_path_factory.mktemp("full_demo"))
 
 
 def scalars(folder: Path, tag: str) -> list[float]:
@@ -51,8 +62,19 @@ def scalars(folder: Path, tag: str) -> list[float]:
     return [event.value for event in events.Scalars(tag)]
 
 
-def test_the_demo_shows_the_papers_inversion(demo: Path) -> None:
+def test_deep_layers_and_classes_change_most_above_the_transition(demo: Path) -> None:
     folder = demo / "logs/demo/version_0"
+    table = [row for row in rows(folder / "similarity.csv") if float(row["time"]) == 0.85]
+    mean = [float(row["mean"]) for row in table]
+    assert mean[0] - max(mean[3:]) > 0.05
+    table = [row for row in rows(folder / "reconstruction.csv") if float(row["time"]) == 0.8]
+    marginal = {row["level"]: float(row["marginal"]) for row in table}
+    assert marginal["5"] < marginal["0"] - 0.15
+
+
+@pytest.mark.slow
+def test_the_demo_shows_the_papers_inversion(full_demo: Path) -> None:
+    folder = full_demo / "logs/demo/version_0"
     assert scalars(folder, "reference/accuracy")[0] > 0.99
     table = rows(folder / "similarity.csv")
     times = sorted({float(row["time"]) for row in table})
@@ -97,7 +119,13 @@ def test_the_demo_leaves_what_it_promises(demo: Path) -> None:
     } <= names
     # The classifier's scores on validation data as it learned.
     assert scalars(demo / "logs/demo_classifier/version_0", "val/accuracy")[-1] > 0.99
-    assert scalars(demo / "logs/demo_classifier/version_0", "train/accuracy")[-1] > 0.999
+
+
+@pytest.mark.slow
+def test_the_demos_classifier_interpolates(full_demo: Path) -> None:
+    folder = full_demo / "logs/demo_classifier/version_0"
+    assert scalars(folder, "val/accuracy")[-1] > 0.99
+    assert scalars(folder, "train/accuracy")[-1] > 0.999
 
 
 @pytest.mark.parametrize("stage", ["validate", "test"])
@@ -238,9 +266,9 @@ def change(old: str, new: str) -> Callable[[str], str]:
             "weights: the network was trained on .* but the data are",
         ),
         (change("num_train: 60000", "num_train: 10"), "num_train=60000, .* num_train=10, "),
-        (change("num_layers: 5", "num_layers: 2"), "num_train .* = 66000, but .* makes only 1024"),
+        (change("num_layers: 5", "num_layers: 2"), "num_train .* = 66000, but .* has only 1024"),
         (change('"layers.*"', '"layers"'), r"layers: 'layers' \(ModuleList\) does not run"),
-        (change("num_layers: 5", "num_layers: 30"), "num_layers and num_train ask for"),
+        (change("num_layers: 5", "num_layers: 30"), "num_layers and num_train amount to"),
         (change("num_predict:", "num_predct:"), "'num_predct' is not accepted"),
         (change("num_predict: 2000", "num_predict: many"), "num_predict: give int, .* many"),
         (change("callbacks:", "calbacks:"), "trainer.calbacks"),

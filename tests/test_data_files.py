@@ -1,4 +1,4 @@
-"""Folders of images in every layout, and the labels that come with them."""
+"""Folders of images in every layout, and their labels."""
 
 import os
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def write(path: Path, text: str | bytes) -> str:
 
 
 def devkit(folder: Path, ids: list[int]) -> Path:
-    """The development kit's two files, in its structure; IDs are not in the order of wnids."""
+    """Write the two files of a development kit, whose IDs are not in the order of wnids."""
     fields = ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children")
     kinds: Any = [(field, object) for field in (*fields, "wordnet_height", "num_train_images")]
     rows = [
@@ -51,15 +51,14 @@ def devkit(folder: Path, ids: list[int]) -> Path:
     return folder
 
 
-def test_imagenet_has_the_classes_of_a_classifier() -> None:
-    """The goldfish is class 1 of those that torchvision's networks tell, and so on."""
+def test_imagenets_classes_are_numbered_as_in_torchvision() -> None:
     assert len(imagenet_classes()) == 1000
     names = ResNet50_Weights.DEFAULT.meta["categories"]
     for wnid, name in ((TENCH, "tench"), (GOLDFISH, "goldfish"), (TOILET_TISSUE, "toilet tissue")):
         assert names[imagenet_classes()[wnid]] == name
 
 
-def test_folders_of_classes(tmp_path: Path) -> None:
+def test_folders_define_the_classes(tmp_path: Path) -> None:
     fill(tmp_path, "dog/b.png", "cat/10.JPG", "cat/9.jpeg", "cat/more/1.bmp", "dog/.hidden.png")
     fill(tmp_path, ".thumbs/x.png")
     write(tmp_path / "README.txt", "hello")
@@ -77,8 +76,7 @@ def test_folders_of_classes(tmp_path: Path) -> None:
     assert (np.asarray(image)[0, 0, 0], label) == (len("dog/b.png"), 1)
 
 
-def test_folders_of_imagenet(tmp_path: Path) -> None:
-    """A few of its classes keep the numbers that they have among all."""
+def test_folders_of_some_classes_of_imagenet_keep_their_numbers(tmp_path: Path) -> None:
     fill(tmp_path, f"{TOILET_TISSUE}/a.JPEG", f"{GOLDFISH}/b.JPEG")
     files = ImageFiles(str(tmp_path))
     assert files.targets == [1, 999]
@@ -99,14 +97,14 @@ def test_folders_of_imagenet(tmp_path: Path) -> None:
         [f"{TENCH}.png", f"{GOLDFISH}.png", f"{TOILET_TISSUE}.png"],
     ],
 )
-def test_names_with_a_wnid(tmp_path: Path, names: list[str]) -> None:
+def test_wnids_in_file_names_define_the_classes(tmp_path: Path, names: list[str]) -> None:
     files = ImageFiles(str(fill(tmp_path, *names)))
     numbers = dict(zip(names, (0, 1, 999), strict=True))
     assert files.targets == [numbers[name] for name in files.names]
 
 
 @pytest.mark.parametrize("given", [".", "data", f"data/{TRUTH}"])
-def test_the_ground_truth_of_the_devkit(tmp_path: Path, given: str) -> None:
+def test_the_devkits_ground_truth_defines_the_classes(tmp_path: Path, given: str) -> None:
     root = fill(tmp_path / "val", *VAL)
     kit = devkit(tmp_path / "ILSVRC2012_devkit_t12", [2, 3, 1, 3])
     files = ImageFiles(str(root), str(kit / given))
@@ -130,7 +128,7 @@ def test_the_ground_truth_of_the_devkit(tmp_path: Path, given: str) -> None:
         ),
     ],
 )
-def test_a_table_of_labels(
+def test_a_csv_defines_the_classes(
     tmp_path: Path, text: str, targets: list[int], classes: list[str] | None
 ) -> None:
     root = fill(tmp_path / "pictures", "a.png", "b.png")
@@ -139,41 +137,41 @@ def test_a_table_of_labels(
     assert files.classes == (classes or list(imagenet_classes()))
 
 
-def test_labels_of_files_in_folders(tmp_path: Path) -> None:
+def test_a_csv_defines_the_classes_of_files_in_folders(tmp_path: Path) -> None:
     root = fill(tmp_path / "pictures", "x/a.png", "y/a.png", "b.png")
     table = write(tmp_path / "labels.csv", "x/a,dog\ny/a.png,cat\nb,dog\n")
     assert ImageFiles(str(root), table).targets == [1, 1, 0]
 
 
-def test_files_of_unknown_class(tmp_path: Path) -> None:
+def test_files_without_labels_have_class_minus_one(tmp_path: Path) -> None:
     files = ImageFiles(str(fill(tmp_path, "b.png", "a.jpg")))
     assert (files.names, files.targets, files.classes) == (["a.jpg", "b.png"], [-1, -1], [])
 
 
-def test_the_fingerprint_tells_files_apart(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_names_contents_and_labels_only(tmp_path: Path) -> None:
     root = fill(tmp_path / "pictures", "a.png", "b.png", "c.png")
-    told = [ImageFiles(str(root)).fingerprint([0, 1])]
-    assert ImageFiles(str(root)).fingerprint([0, 1]) == told[0]
-    fill(root, "c.png")  # not among the chosen
-    assert ImageFiles(str(root)).fingerprint([0, 1]) == told[0]
+    fingerprints = [ImageFiles(str(root)).fingerprint([0, 1])]
+    assert ImageFiles(str(root)).fingerprint([0, 1]) == fingerprints[0]
+    fill(root, "c.png")  # not selected
+    assert ImageFiles(str(root)).fingerprint([0, 1]) == fingerprints[0]
     moved = root.rename(tmp_path / "elsewhere")
-    assert ImageFiles(str(moved)).fingerprint([0, 1]) == told[0]
-    told.append(ImageFiles(str(moved)).fingerprint([1, 0]))
+    assert ImageFiles(str(moved)).fingerprint([0, 1]) == fingerprints[0]
+    fingerprints.append(ImageFiles(str(moved)).fingerprint([1, 0]))
     labels = write(tmp_path / "labels.csv", "a,0\nb,1\nc,1")
-    told.append(ImageFiles(str(moved), labels).fingerprint([0, 1]))
+    fingerprints.append(ImageFiles(str(moved), labels).fingerprint([0, 1]))
     os.utime(moved / "a.png", ns=(0, 1))
-    told.append(ImageFiles(str(moved)).fingerprint([0, 1]))
+    fingerprints.append(ImageFiles(str(moved)).fingerprint([0, 1]))
     with (moved / "b.png").open("ab") as file:
         file.write(b"more")
-    told.append(ImageFiles(str(moved)).fingerprint([0, 1]))
+    fingerprints.append(ImageFiles(str(moved)).fingerprint([0, 1]))
     files = ImageFiles(str(moved))
     (moved / "b.png").unlink()
-    told.append(files.fingerprint([0, 1]))
-    assert len(set(told)) == len(told)
+    fingerprints.append(files.fingerprint([0, 1]))
+    assert len(set(fingerprints)) == len(fingerprints)
 
 
 def labelled(text: str | bytes, *names: str) -> Callable[[Path], ImageFiles]:
-    """Read a table of labels beside pictures."""
+    """Return a function that reads images with a CSV of labels."""
 
     def read(folder: Path) -> ImageFiles:
         root = fill(folder / "root", *(names or ("a.png", "b.png")))
@@ -183,7 +181,7 @@ def labelled(text: str | bytes, *names: str) -> Callable[[Path], ImageFiles]:
 
 
 def kit(ids: list[int], *names: str, meta: bytes | None = b"") -> Callable[[Path], ImageFiles]:
-    """Read the ground truth of pictures, with another table of classes or none."""
+    """Return a function that reads images with the ground truth, and with a given meta.mat."""
 
     def read(folder: Path) -> ImageFiles:
         given = devkit(folder / "kit", ids)
@@ -203,27 +201,27 @@ def without_images(folder: Path) -> ImageFiles:
 
 
 @pytest.mark.parametrize(
-    ("read", "said"),
+    ("read", "message"),
     [
         (lambda folder: ImageFiles(str(folder / "x")), r"root: there is no folder \S+; give"),
         (lambda folder: ImageFiles(write(folder / "x.png", "x")), r"root: there is no folder \S+"),
-        (lambda folder: ImageFiles(str(folder)), r"root: \S+ holds no images; they end in \.jpg"),
+        (lambda folder: ImageFiles(str(folder)), r"root: \S+ has no images; give a folder with"),
         (without_images, r"root: class dog of \S+ has no images; fill its folder or remove it"),
         (
             lambda folder: ImageFiles(str(fill(folder, "cat/a.png", "b.png"))),
-            r"root: \S+ holds images in folders, as cat/a\.png, and outside, as b\.png; keep",
+            r"root: \S+ has images in folders, such as cat/a\.png, and outside them, such as b\.p",
         ),
         (
             lambda folder: ImageFiles(str(fill(folder, f"{TENCH}_1.png", "b.png"))),
-            rf"root: {TENCH}_1\.png has a wnid in its name, but b\.png has none; rename it",
+            rf"root: {TENCH}_1\.png has a wnid in its name, but b\.png does not; rename it",
         ),
         (
             lambda folder: ImageFiles(str(fill(folder, f"{TENCH}_1.png", "n00000001_1.png"))),
-            r"root: the class of n00000001_1\.png is 'n00000001', none of ImageNet's 1000 wnids",
+            r"root: the class of n00000001_1\.png is 'n00000001', which is not one of ImageNet's",
         ),
         (
             lambda folder: ImageFiles(str(fill(folder, *VAL))),
-            r"labels: \S+ holds ImageNet's validation images without classes; give the devkit",
+            r"labels: \S+ has ImageNet's validation images without classes; give the devkit",
         ),
         (
             lambda folder: ImageFiles(str(fill(folder, "a.png")), str(folder / "none.csv")),
@@ -234,39 +232,39 @@ def without_images(folder: Path) -> ImageFiles:
             rf"labels: cannot read \S+{TRUTH}: No such file or directory; give",
         ),
         (labelled(""), r"labels: \S+ is empty"),
-        (labelled(b"\xff\xfea,dog\n"), r"labels: \S+ is no UTF-8 text"),
+        (labelled(b"\xff\xfea,dog\n"), r"labels: \S+ is not UTF-8 text"),
         (labelled("a,dog\n"), r"labels: \S+ has no line for b\.png; add it, or remove the image"),
-        (labelled("a,dog\nb,cat\nc,cat\n"), r"labels: line 3 of \S+ is of 'c', which is not in"),
-        (labelled("gone.png,x\na,dog\nb,cat\n"), r"labels: line 1 of \S+ is of 'gone\.png', whic"),
+        (labelled("a,dog\nb,cat\nc,cat\n"), r"labels: line 3 of \S+ has 'c', which is not in"),
+        (labelled("gone.png,x\na,dog\nb,cat\n"), r"labels: line 1 of \S+ has 'gone\.png', which"),
         (
             labelled("a,dog\na.png,cat\n"),
-            r"labels: line 2 of \S+ gives 'a\.png' a class once more",
+            r"labels: line 2 of \S+ repeats 'a\.png'; keep one line per image",
         ),
         (labelled("a,dog\nb\n"), r"labels: line 2 of \S+ is 'b'; give two columns"),
         (labelled("a,dog\nb,\n"), r"labels: line 2 of \S+ is 'b,'; give two columns"),
         (labelled("a,1,2\nb,3,4\n"), r"labels: line 1 of \S+ is 'a,1,2'; give two columns"),
-        (labelled('a,"dog\nb,cat\n'), r"labels: \S+ is no CSV: unexpected end of data; give"),
+        (labelled('a,"dog\nb,cat\n'), r"labels: \S+ is not a CSV: unexpected end of data"),
         (labelled("a,-1\nb,1\n"), r"labels: classes are numbered -1 to 1; number them from 0"),
         (labelled("a,00\nb,01\n"), r"labels: classes are numbered 0 to 1; .* leading zeros"),
         (labelled("a,1\nb,9999999\n"), r"labels: classes are numbered 1 to 9999999; number them"),
         (
             labelled(f"a,{TENCH}\nb,n123\n"),
-            r"labels: the class of b\.png is 'n123', none of Image",
+            r"labels: the class of b\.png is 'n123', which is not one of ImageNet's 1000 wnids",
         ),
-        (kit([1, 2, 3]), r"labels: \S+ is of 3 images, but root has 4; give both whole, or a CSV"),
+        (kit([1, 2, 3]), r"labels: \S+ has 3 images, but root has 4; give the complete set, or"),
         (
             kit([1, 2, 3, 7]),
-            r"labels: line 4 of \S+ is '7', which is no ILSVRC2012_ID of meta\.mat",
+            r"labels: line 4 of \S+ is '7', which is not an ILSVRC2012_ID of meta\.mat",
         ),
-        (kit([1, 2, 3, 4]), rf"labels: the class of {VAL[3]} is 'n00001740', none of ImageNet's"),
+        (kit([1, 2, 3, 4]), rf"labels: the class of {VAL[3]} is 'n00001740', which is not one"),
         (kit([1], VAL[1]), rf"labels: \S+ has no line for {VAL[1]}; names must number the images"),
         (kit([1], "a.png"), r"labels: \S+ has no line for a\.png; names must number the images"),
         (kit([1, 2, 3, 1], meta=None), r"labels: cannot read \S+meta\.mat; give the unpacked"),
-        (kit([1, 2, 3, 1], meta=b"nonsense" * 40), r"labels: \S+meta\.mat is no meta\.mat of Im"),
+        (kit([1, 2, 3, 1], meta=b"nonsense" * 40), r"labels: \S+meta\.mat is not ImageNet's met"),
     ],
 )
-def test_folders_and_labels_that_cannot_be_used(
-    tmp_path: Path, read: Callable[[Path], ImageFiles], said: str
+def test_invalid_folders_and_labels_are_rejected(
+    tmp_path: Path, read: Callable[[Path], ImageFiles], message: str
 ) -> None:
-    with pytest.raises(InputError, match=rf"^{said}[^\n]*$"):
+    with pytest.raises(InputError, match=rf"^{message}[^\n]*$"):
         read(tmp_path)

@@ -1,8 +1,7 @@
-"""Images chosen, split, told apart; data sets as they are published; arguments."""
+"""Selection, splits and fingerprints of images; published datasets; invalid arguments."""
 
 import logging
 import pickle
-import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +12,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import inside
-from numpy.typing import NDArray
+from images import JPEG, folder_of, mnist, noise
 from PIL import Image
-from test_data_odd_images import JPEG, folder_of
-from test_data_preprocessing import noise
 from torch import Tensor
 from torchvision.datasets import CIFAR10, MNIST, FakeData
 
@@ -28,7 +25,7 @@ from lit_hier.rhm import RandomHierarchyModel
 
 
 def classes_of(root: Path, **numbers: int) -> ImageFiles:
-    """Folders of classes, with so many files each; the red level counts a class's files."""
+    """Write a folder for each class; the red level of an image is its number in the class."""
     for name, number in numbers.items():
         (root / name).mkdir(parents=True)
         for k in range(number):
@@ -36,105 +33,86 @@ def classes_of(root: Path, **numbers: int) -> ImageFiles:
     return ImageFiles(str(root))
 
 
-def looked_at(module: ImageDataModule, split: str = "predict") -> dict[str, Tensor]:
+def load(module: ImageDataModule, split: str = "predict") -> dict[str, Tensor]:
     batches = list(getattr(module, f"{split}_dataloader")())
     joined = {name: torch.cat([b[name] for b in batches]) for name in ("x", "label", "index")}
     return joined | {"red": to_levels(joined["x"])[:, 0, 0, 0]}
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-def test_as_many_images_of_each_class_chosen_by_the_seed(tmp_path: Path) -> None:
+def test_the_seed_selects_the_same_number_of_images_of_each_class(tmp_path: Path) -> None:
     files = classes_of(tmp_path / "a", ant=40, bee=9, cow=25)
     options: dict[str, Any] = {"size": 8, "num_per_class": 6}
-    found = looked_at(ImageDataModule(files, **options))
+    found = load(ImageDataModule(files, **options))
     assert found["label"].bincount().tolist() == [6, 6, 6]
     assert found["index"].tolist() == list(range(18))
     for label in range(3):
         assert found["red"][found["label"] == label].int().diff().gt(0).all()
     for same in ({"num_workers": 2}, {"eval_batch_size": 5}, {"batch_size": 3}):
-        other = looked_at(ImageDataModule(files, **options, **same))
+        other = load(ImageDataModule(files, **options, **same))
         assert all(torch.equal(found[name], other[name]) for name in found)
-    assert not torch.equal(
-        looked_at(ImageDataModule(files, seed=1, **options))["red"], found["red"]
-    )
-    # More images of a class keep those that there were; other classes do not matter.
-    more = looked_at(ImageDataModule(files, size=8, num_per_class=9))
-    alone = looked_at(ImageDataModule(classes_of(tmp_path / "b", ant=40), **options))
+    assert not torch.equal(load(ImageDataModule(files, seed=1, **options))["red"], found["red"])
+    # A larger number keeps the images of a smaller one; the selection is independent by class.
+    more = load(ImageDataModule(files, size=8, num_per_class=9))
+    alone = load(ImageDataModule(classes_of(tmp_path / "b", ant=40), **options))
     ants = {int(red) for red in found["red"][found["label"] == 0]}
     assert ants < {int(red) for red in more["red"][more["label"] == 0]}
     assert ants == {int(red) for red in alone["red"]}
 
 
-def test_the_reference_set_is_all_or_some_of_each_class(tmp_path: Path) -> None:
+def test_the_reference_set_has_all_or_some_images_of_each_class(tmp_path: Path) -> None:
     files = classes_of(tmp_path, ant=7, bee=4)
     whole = ImageDataModule(files, size=8, num_per_class=2)
     assert whole.classes == ["ant", "bee"]
-    assert looked_at(whole, "test")["label"].tolist() == files.targets
+    assert load(whole, "test")["label"].tolist() == files.targets
     some = ImageDataModule(files, size=8, num_per_class=2, reference_per_class=3)
-    assert looked_at(some, "test")["label"].tolist() == [0, 0, 0, 1, 1, 1]
-    everything = looked_at(ImageDataModule(files, size=8, num_per_class=None))
+    assert load(some, "test")["label"].tolist() == [0, 0, 0, 1, 1, 1]
+    everything = load(ImageDataModule(files, size=8, num_per_class=None))
     assert everything["label"].tolist() == files.targets
 
 
-def test_unknown_classes_count_as_one(tmp_path: Path) -> None:
+def test_images_of_unknown_class_count_as_one_class(tmp_path: Path) -> None:
     files = folder_of(tmp_path, **{f"{k}.png": JPEG for k in range(9)})
     module = ImageDataModule(files, size=8, num_per_class=5)
     assert module.classes == []
-    assert looked_at(module)["label"].tolist() == [-1] * 5
-    assert len(looked_at(module, "test")["label"]) == 9
+    assert load(module)["label"].tolist() == [-1] * 5
+    assert len(load(module, "test")["label"]) == 9
 
 
-def test_training_and_validation_share_no_image(tmp_path: Path) -> None:
+def test_training_and_validation_images_are_disjoint(tmp_path: Path) -> None:
     files = classes_of(tmp_path, ant=30)
     module = ImageDataModule(files, files, size=8, num_val=8, batch_size=5)
-    val = looked_at(module, "val")["red"].tolist()
-    train = looked_at(module, "train")["red"].tolist()
+    val = load(module, "val")["red"].tolist()
+    train = load(module, "train")["red"].tolist()
     assert (len(val), len(train)) == (8, 22)
     assert sorted(val + train) == list(range(30))
     again = ImageDataModule(files, files, size=8, num_val=8)
-    assert looked_at(again, "val")["red"].tolist() == val
+    assert load(again, "val")["red"].tolist() == val
     other = ImageDataModule(files, files, size=8, num_val=8, seed=1)
-    assert looked_at(other, "val")["red"].tolist() != val
-    told = {data.training_set for data in (module, again, other)}
-    assert len(told) == 2
+    assert load(other, "val")["red"].tolist() != val
+    assert len({data.training_set for data in (module, again, other)}) == 2
     assert ImageDataModule(files, size=8).training_set == ""
 
 
-def idx(array: NDArray[np.uint8]) -> bytes:
-    """A file of MNIST."""
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
-def mnist(root: Path, num: int = 60) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Write digits in MNIST's format, five and a few more of each; give them."""
-    images, labels = noise(num, 28, 28), (np.arange(num) % 10).astype(np.uint8)
-    folder = root / "MNIST" / "raw"
-    folder.mkdir(parents=True, exist_ok=True)
-    for part in ("train", "t10k"):
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
-        (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx(labels))
-    return images, labels
-
-
 class FewCIFAR10(CIFAR10):
-    """CIFAR-10 in its own format, without the check that it is the one and only."""
+    """CIFAR-10 without the check of the files' hashes."""
 
     train_list: ClassVar[list[Any]] = []
     test_list: ClassVar = [["test_batch", None]]
     meta: ClassVar = {"filename": "batches.meta", "key": "label_names", "md5": None}
 
 
-def test_mnist_comes_as_it_is(tmp_path: Path) -> None:
+def test_images_of_mnist_are_unchanged(tmp_path: Path) -> None:
     images, labels = mnist(tmp_path)
     module = ImageDataModule(
         MNIST(str(tmp_path), train=False), size=28, channels=1, num_per_class=5
     )
-    reference = looked_at(module, "test")
+    reference = load(module, "test")
     assert np.array_equal(to_levels(reference["x"])[:, 0], images)
     assert np.array_equal(reference["label"], labels)
     assert len(module.classes) == 10
-    assert looked_at(module)["label"].bincount().tolist() == [5] * 10
-    # In colours, all are converted.
+    assert load(module)["label"].bincount().tolist() == [5] * 10
+    # In colour, all images are converted.
     coloured = ImageDataModule(MNIST(str(tmp_path), train=False), size=32, num_per_class=6)
     (batch, _) = coloured.predict_dataloader()
     assert batch["x"].shape == (32, 3, 32, 32)
@@ -142,7 +120,7 @@ def test_mnist_comes_as_it_is(tmp_path: Path) -> None:
     assert torch.equal(batch["x"][:, 0], batch["x"][:, 2])
 
 
-def test_cifar_comes_as_it_is(tmp_path: Path) -> None:
+def test_images_of_cifar_are_unchanged(tmp_path: Path) -> None:
     levels, labels = noise(20, 3, 32, 32), [k % 2 for k in range(20)]
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
@@ -150,41 +128,51 @@ def test_cifar_comes_as_it_is(tmp_path: Path) -> None:
     (folder / "test_batch").write_bytes(pickle.dumps(batch))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["plane", "car"]}))
     module = ImageDataModule(FewCIFAR10(str(tmp_path), train=False), size=32, num_per_class=4)
-    reference = looked_at(module, "test")
+    reference = load(module, "test")
     assert np.array_equal(to_levels(reference["x"]), levels)
     assert reference["label"].tolist() == labels
     assert module.classes == ["plane", "car"]
-    assert looked_at(module)["label"].bincount().tolist() == [4, 4]
+    assert load(module)["label"].bincount().tolist() == [4, 4]
 
 
-def test_the_fingerprint_changes_with_the_batches_and_with_nothing_else(tmp_path: Path) -> None:
+def test_the_fingerprint_changes_if_and_only_if_the_batches_do(tmp_path: Path) -> None:
     root = tmp_path / "a"
     files = classes_of(root, ant=6, bee=5)
     options: dict[str, Any] = {"size": 8, "num_per_class": 3}
 
-    def told(split: Any = "predict", **changed: Any) -> str | None:
+    def fingerprint(split: Any = "predict", **changed: Any) -> str | None:
         return ImageDataModule(ImageFiles(str(root)), **(options | changed)).fingerprint(split)
 
-    base = told()
-    assert base == told(eval_batch_size=2, num_workers=2, batch_size=7, reference_per_class=1)
-    assert base == told()
-    others = [base, told(size=9), told(channels=1), told(num_per_class=4), told(seed=1)]
-    others += [told("test"), told("test", reference_per_class=2)]
+    base = fingerprint()
+    assert base == fingerprint(
+        eval_batch_size=2, num_workers=2, batch_size=7, reference_per_class=1
+    )
+    assert base == fingerprint()
+    others = [
+        base,
+        fingerprint(size=9),
+        fingerprint(channels=1),
+        fingerprint(num_per_class=4),
+        fingerprint(seed=1),
+    ]
+    others += [fingerprint("test"), fingerprint("test", reference_per_class=2)]
     changed = ImageDataModule(files, **options)._splits["predict"]
-    name = files.name(int(changed.chosen[0]))  # type: ignore[attr-defined]
+    name = files.name(int(changed.selected[0]))  # type: ignore[attr-defined]
     (root / name).write_bytes(JPEG)
-    others.append(told())
-    (root / "bee").rename(root / "Aardvark")  # its files come first now, as class 0
-    others.append(told())
+    others.append(fingerprint())
+    (root / "bee").rename(root / "Aardvark")  # its files are now first, as class 0
+    others.append(fingerprint())
     assert None not in others
     assert len(set(others)) == len(others)
 
 
-def test_the_fingerprint_of_data_in_memory(tmp_path: Path) -> None:
+def test_the_fingerprint_of_data_in_memory_depends_on_pixels_and_labels(tmp_path: Path) -> None:
     mnist(tmp_path)
     options: dict[str, Any] = {"size": 28, "channels": 1, "num_per_class": 5}
 
-    def told(change: Callable[[Any], object] = id, split: Any = "test", **changed: Any) -> Any:
+    def fingerprint(
+        change: Callable[[Any], object] = id, split: Any = "test", **changed: Any
+    ) -> Any:
         dataset = MNIST(str(tmp_path), train=False)
         change(dataset)
         return ImageDataModule(dataset, **(options | changed)).fingerprint(split)
@@ -195,31 +183,38 @@ def test_the_fingerprint_of_data_in_memory(tmp_path: Path) -> None:
     def other_label(dataset: Any) -> None:
         dataset.targets[3] += 1
 
-    assert told() == told(num_workers=1, num_per_class=3)
-    others = [told(), told(other_pixel), told(other_label), told(size=27), told(split="predict")]
+    assert fingerprint() == fingerprint(num_workers=1, num_per_class=3)
+    others = [
+        fingerprint(),
+        fingerprint(other_pixel),
+        fingerprint(other_label),
+        fingerprint(size=27),
+        fingerprint(split="predict"),
+    ]
     assert len(set(others)) == len(others)
-    assert told(lambda dataset: setattr(dataset, "transforms", abs)) is None
-    assert told(split="train") is None
+    assert fingerprint(lambda dataset: setattr(dataset, "transforms", abs)) is None
+    assert fingerprint(split="train") is None
 
 
-def test_fingerprints_of_the_other_data_modules() -> None:
-    told = []
+def test_fingerprints_of_digits_differ_by_arguments_and_split() -> None:
+    fingerprints = []
     for options in ({}, {"seed": 1}, {"size": 9}):
         digits = DigitsDataModule(**options)
         digits.setup()
-        told += [digits.fingerprint(split) for split in ("test", "predict", "val", "train")]
-    assert None not in told
-    assert len(set(told)) == 12
+        splits: tuple[Any, ...] = ("test", "predict", "val", "train")
+        fingerprints += [digits.fingerprint(split) for split in splits]
+    assert None not in fingerprints
+    assert len(set(fingerprints)) == 12
     again = DigitsDataModule()
     again.setup()
-    assert again.fingerprint("test") == told[0]
+    assert again.fingerprint("test") == fingerprints[0]
     rhm = RHMDataModule(RandomHierarchyModel(4, 2, 2, 2), 10, 1, 1, 1)
     rhm.setup()
     assert rhm.fingerprint("test") is None
 
 
 class Floats(FakeData):
-    """Images that a transform has taken away from 256 levels."""
+    """Images that a transform has converted to floating point."""
 
     targets: ClassVar = [0] * 4
 
@@ -246,16 +241,16 @@ def next_batch(module: ImageDataModule, split: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("build", "said"),
+    ("build", "message"),
     [
         (lambda files: ImageDataModule(files, size=0), "size is 0; give at least 1"),
-        (lambda files: ImageDataModule(files, channels=2), "channels is 2; give 1, grey, or 3"),
+        (lambda files: ImageDataModule(files, channels=2), "channels is 2; give 1 for greyscale"),
         (lambda files: ImageDataModule(files, num_per_class=0), "num_per_class is 0; give at"),
         (lambda files: ImageDataModule(files, num_workers=-1), "num_workers is -1; give at lea"),
         (lambda files: ImageDataModule(files, seed=-1), "seed is -1; give at least 0"),
         (
             lambda files: ImageDataModule(files),
-            "num_per_class is 10, but class bee has only 2 images; ask for fewer, or for all",
+            "num_per_class is 10, but class bee has only 2 images; give a smaller number, or null",
         ),
         (
             lambda files: ImageDataModule(files, num_per_class=1, reference_per_class=3),
@@ -263,15 +258,15 @@ def next_batch(module: ImageDataModule, split: str) -> Any:
         ),
         (
             lambda files: ImageDataModule(files, files, num_per_class=1, num_val=4),
-            "num_val is 4, of 4 images of train; leave some to learn from",
+            "num_val is 4 of 4 images of train; leave some for training",
         ),
         (
             lambda files: ImageDataModule(files, num_per_class=1, num_val=4),
-            "num_val is 4, but there is no train; give it, or 0",
+            "num_val is 4 without train; give train, or 0",
         ),
         (
             lambda files: next_batch(ImageDataModule(files, num_per_class=1), "train"),
-            "train: give a data set to learn from",
+            "train: give a dataset for training",
         ),
         (
             lambda files: next_batch(ImageDataModule(files, files, num_per_class=1), "val"),
@@ -279,36 +274,36 @@ def next_batch(module: ImageDataModule, split: str) -> Any:
         ),
         (
             lambda files: ImageDataModule(files, Other(4), num_per_class=1),
-            "train: its 3 classes are not held_out's 2, so labels would mean different",
+            "train: its 3 classes differ from the 2 of held_out, so labels would differ in mean",
         ),
         (
             lambda files: ImageDataModule(FakeData(4)),
-            "held_out: FakeData does not say the classes of its images",
+            "held_out: FakeData has no classes of its images",
         ),
         (
             lambda files: ImageDataModule(files, Several(4), num_per_class=1),
-            r"train: Several has 4 images, but targets of shape \(4, 2\) and type int64; take",
+            r"train: Several has 4 images, but targets of shape \(4, 2\) and type int64; give",
         ),
         (
             lambda files: next_batch(ImageDataModule(Floats(4), num_per_class=4), "predict"),
-            "transform: images come as float32; leave the data set's transform out",
+            "transform: images are float32; remove the dataset's transform",
         ),
     ],
 )
-def test_arguments_that_cannot_be_used(tmp_path: Path, build: Any, said: str) -> None:
+def test_invalid_arguments_are_rejected(tmp_path: Path, build: Any, message: str) -> None:
     files = classes_of(tmp_path, ant=2, bee=2)
-    if "bee" in said:
+    if "bee" in message:
         files = classes_of(tmp_path / "more", ant=10, bee=2)
-    with pytest.raises(InputError, match=rf"^{said}[^\n]*$"):
+    with pytest.raises(InputError, match=rf"^{message}[^\n]*$"):
         build(files)
 
 
 @pytest.mark.filterwarnings("ignore:.*logging interval")
 @pytest.mark.filterwarnings("ignore:Total length of .list. across ranks is zero")
-def test_a_model_learns_a_data_set_of_torchvision_by_its_class_path(
+def test_a_config_may_name_datasets_of_torchvision_by_class_path(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Short names, class paths and one file that cannot be read, through the command line."""
+    """Train on MNIST and predict on a folder with one unreadable file, by the command line."""
     mnist(tmp_path / "data")
     folder_of(tmp_path / "pictures", **{"a.png": JPEG, "b.png": b""})
     config = tmp_path / "config.yaml"
@@ -333,4 +328,4 @@ def test_a_model_learns_a_data_set_of_torchvision_by_its_class_path(
     with caplog.at_level(logging.WARNING, logger="lit_hier"):
         lit_hier(tmp_path, "predict", "-c", str(config), "--model", model)
     assert (tmp_path / "pipeline").is_dir()
-    assert "data: skipped pictures/b.png: it is no image of a known format" in caplog.text
+    assert "data: skipped pictures/b.png: it is not an image in a supported format" in caplog.text

@@ -1,4 +1,4 @@
-"""Whatever may be wrong with an image: mended or left out, and counted."""
+"""Damaged and unusual image files: converted or skipped, and counted."""
 
 import struct
 import zlib
@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from images import JPEG, folder_of, noise, picture, published, save
 from PIL import Image
 from pytorch_lightning import Trainer
-from test_data_preprocessing import noise, published
 from torch import Tensor
 
 from lit_hier.data import ImageDataModule, ImageFiles
@@ -22,18 +22,8 @@ from lit_hier.io.pixels import to_levels
 from lit_hier.modules import DDPMTask
 
 
-def save(image: Image.Image, kind: str, **options: Any) -> bytes:
-    file = BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def picture(*shape: int) -> Image.Image:
-    return Image.fromarray(noise(*(shape or (20, 24, 3))))
-
-
 def png(width: int, height: int, rows: bytes = b"") -> bytes:
-    """A PNG in grey, of any size that its head may claim."""
+    """Return a greyscale PNG whose header states any size."""
     blocks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
               (b"IDAT", zlib.compress(rows)), (b"IEND", b""))  # fmt: skip
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -43,7 +33,7 @@ def png(width: int, height: int, rows: bytes = b"") -> bytes:
 
 
 def tiff(channels: int) -> bytes:
-    """A picture of 4 x 4 pixels with any number of channels."""
+    """Return a TIFF of 4 x 4 pixels with any number of channels."""
     tags = {256: 4, 257: 4, 258: 8, 259: 1, 262: 1, 273: 8, 277: channels, 278: 4}
     tags[279] = 16 * channels
     entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, n, 0) for tag, n in tags.items())
@@ -53,7 +43,7 @@ def tiff(channels: int) -> bytes:
 
 
 def exif(jpeg: bytes) -> bytes:
-    """Put nonsense where a camera would say which way is up."""
+    """Insert malformed EXIF data."""
     nonsense = b"Exif\0\0II*\0\xff\xff\xff\x7fnonsense"
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(nonsense) + 2) + nonsense + jpeg[2:]
 
@@ -73,12 +63,11 @@ def see_through() -> bytes:
     return save(image, "PNG", transparency=bytes(range(256)))
 
 
-JPEG = save(picture(), "JPEG")
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\nshowpage\n%%EOF\n"
 INPUTS = {
     "truncated.jpg": (JPEG[: len(JPEG) // 2], "skipped"),
     "empty.jpg": (b"", "skipped"),
-    "text.png": (b"this is no picture", "skipped"),
+    "text.png": (b"this is not an image", "skipped"),
     "random.webp": (noise(1000).tobytes(), "skipped"),
     "page.png": (POSTSCRIPT, "skipped"),
     "truncated.gif": (animation()[:40], "skipped"),
@@ -108,13 +97,6 @@ INPUTS = {
 }
 
 
-def folder_of(root: Path, **files: bytes) -> ImageFiles:
-    root.mkdir(exist_ok=True)
-    for name, data in files.items():
-        (root / name).write_bytes(data)
-    return ImageFiles(str(root))
-
-
 def batch_of(files: ImageFiles, size: int = 16, channels: int = 3) -> dict[str, Tensor]:
     module = ImageDataModule(files, size=size, channels=channels, num_per_class=None)
     (batch,) = module.predict_dataloader()
@@ -122,7 +104,7 @@ def batch_of(files: ImageFiles, size: int = 16, channels: int = 3) -> dict[str, 
 
 
 @pytest.mark.parametrize("name", INPUTS)
-def test_odd_images_are_mended_or_left_out_and_counted(
+def test_unusual_images_are_converted_or_skipped_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: Any, name: str
 ) -> None:
     data, outcome = INPUTS[name]
@@ -143,8 +125,8 @@ def test_odd_images_are_mended_or_left_out_and_counted(
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_a_remedy_leaves_of_the_picture(tmp_path: Path) -> None:
-    """Of an animation the first frame; of 16 bits the upper 8; of a camera's turn nothing."""
+def test_conversion_keeps_the_first_frame_and_the_upper_8_bits(tmp_path: Path) -> None:
+    """The orientation in EXIF data is ignored."""
     names = ("animated.gif", "deep.png", "exif.jpg")
     files = folder_of(tmp_path, **{name: INPUTS[name][0] for name in names})
     levels = to_levels(batch_of(files)["x"])
@@ -155,7 +137,7 @@ def test_what_a_remedy_leaves_of_the_picture(tmp_path: Path) -> None:
     assert np.array_equal(levels[2].movedim(0, -1), prepare(Image.open(BytesIO(JPEG)), 16, 3)[0])
 
 
-def test_a_link_to_nowhere_and_a_file_gone_are_skipped(tmp_path: Path) -> None:
+def test_a_broken_link_and_a_deleted_file_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "a.png").symlink_to(tmp_path / "nowhere.png")
     files = folder_of(tmp_path, **{"b.png": JPEG, "c.png": JPEG})
     (tmp_path / "c.png").unlink()
@@ -164,10 +146,10 @@ def test_a_link_to_nowhere_and_a_file_gone_are_skipped(tmp_path: Path) -> None:
     assert batch["image_counts"].tolist() == [2, 0, 0]
 
 
-def test_large_images_are_read_without_a_word(
+def test_large_images_are_read_without_warnings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pillow warns of an image beyond its limit, and refuses one of twice as many pixels."""
+    """Pillow warns about an image above its limit, and raises above twice the limit."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
     data = {"a.png": save(picture(20, 20, 3), "PNG"), "b.png": save(picture(40, 40, 3), "PNG")}
     batch = batch_of(folder_of(tmp_path, **data))
@@ -176,7 +158,7 @@ def test_large_images_are_read_without_a_word(
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-def test_batches_of_which_nothing_can_be_read(tmp_path: Path, num_workers: int) -> None:
+def test_a_batch_without_readable_images_is_empty(tmp_path: Path, num_workers: int) -> None:
     files = folder_of(tmp_path, **{f"{k}.png": b"nothing" for k in range(4)})
     options: dict[str, Any] = {"size": 8, "channels": 1, "num_per_class": 3}
     module = ImageDataModule(files, eval_batch_size=2, num_workers=num_workers, **options)
@@ -190,7 +172,7 @@ def test_batches_of_which_nothing_can_be_read(tmp_path: Path, num_workers: int) 
 
 @pytest.mark.filterwarnings("ignore:.*logging interval")
 @pytest.mark.filterwarnings("ignore:Total length of .list. across ranks is zero")
-def test_training_ends_at_a_batch_of_which_nothing_can_be_read(tmp_path: Path) -> None:
+def test_training_rejects_a_batch_without_readable_images(tmp_path: Path) -> None:
     files = folder_of(tmp_path / "in", **{f"{k}.png": b"nothing" for k in range(4)})
     data = ImageDataModule(files, files, size=8, num_per_class=1)
     module = DDPMTask(8, str(tmp_path / "pipeline"), channels=3, widths=[8])

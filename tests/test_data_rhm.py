@@ -1,3 +1,5 @@
+"""Data modules of grammars and of ensembles, and planned batches."""
+
 import math
 from itertools import chain
 
@@ -24,11 +26,11 @@ def leaves(data: RHMDataModule, split: str) -> list[tuple[int, ...]]:
     ("rhm", "sizes"),
     [
         (RandomHierarchyModel(8, 3, 2, 4), (5000, 300, 200, 100)),
-        # 128 data in all, of which every one is taken.
+        # The splits have all of the 128 data.
         (RandomHierarchyModel(4, 2, 2, 3, 1), (100, 10, 10, 8)),
     ],
 )
-def test_splits_share_no_datum(rhm: RandomHierarchyModel, sizes: tuple[int, ...]) -> None:
+def test_splits_are_disjoint(rhm: RandomHierarchyModel, sizes: tuple[int, ...]) -> None:
     data = RHMDataModule(rhm, *sizes, batch_size=64, eval_batch_size=30)
     data.setup()
     rows = {split: leaves(data, split) for split in SPLITS}
@@ -36,7 +38,7 @@ def test_splits_share_no_datum(rhm: RandomHierarchyModel, sizes: tuple[int, ...]
     assert len(set().union(*rows.values())) == sum(sizes)
 
 
-def test_batches_hold_whitened_leaves_their_class_and_their_index() -> None:
+def test_batches_have_whitened_leaves_labels_and_sample_indices() -> None:
     rhm = RandomHierarchyModel(8, 3, 2, 4, 5)
     data = RHMDataModule(rhm, 1000, 50, 50, 70, eval_batch_size=30)
     data.setup("predict")
@@ -52,7 +54,7 @@ def test_batches_hold_whitened_leaves_their_class_and_their_index() -> None:
         assert torch.equal(batch["x"].argmax(1), batch["leaves"])
 
 
-def test_one_hot_vectors_of_uniform_symbols_are_white() -> None:
+def test_whitened_one_hot_vectors_of_uniform_symbols_are_white() -> None:
     x = whitened_one_hot(torch.arange(7)[:, None], 7)[:, :, 0].double()
     assert x.mean(0).abs().max() < 1e-6
     covariance = x.T @ x / 7
@@ -62,14 +64,14 @@ def test_one_hot_vectors_of_uniform_symbols_are_white() -> None:
 @pytest.mark.parametrize(
     "rhm", [RandomHierarchyModel(8, 3, 2, 4), RandomHierarchyModel(4, 2, 2, 3)]
 )
-def test_no_later_run_holds_out_what_a_network_was_trained_on(rhm: RandomHierarchyModel) -> None:
+def test_the_training_set_does_not_depend_on_the_other_splits(rhm: RandomHierarchyModel) -> None:
     few, many = RHMDataModule(rhm, 100, 5, 5, 5), RHMDataModule(rhm, 100, 60, 50, 200)
     few.setup()
     many.setup()
     assert set(leaves(few, "train")) == set(leaves(many, "train"))
 
 
-def test_the_training_set_is_fixed_and_its_order_is_not() -> None:
+def test_each_epoch_is_another_order_of_the_same_training_set() -> None:
     data = RHMDataModule(RandomHierarchyModel(8, 3, 2, 4), 500, 5, 5, 5, batch_size=100)
     data.setup()
     loader = data.train_dataloader()
@@ -91,12 +93,12 @@ def test_the_training_set_is_fixed_and_its_order_is_not() -> None:
         ((10, 5, 5, 0), "num_predict is 0; give at least 1"),
     ],
 )
-def test_splits_that_the_grammar_has_not(sizes: tuple[int, ...], message: str) -> None:
+def test_splits_that_exceed_the_data_are_rejected(sizes: tuple[int, ...], message: str) -> None:
     with pytest.raises(InputError, match=rf"^[^\n]*{message}[^\n]*$"):
         RHMDataModule(RandomHierarchyModel(4, 2, 2, 3, 1), *sizes)
 
 
-def test_an_ensemble_gives_batches_of_one_grammar_each() -> None:
+def test_each_batch_of_an_ensemble_has_data_of_one_grammar() -> None:
     ensemble = GrammarEnsemble(8, [3, 2], 2, [4, 3], seeds=[5, 0])
     data = RHMDataModule(ensemble, 0, 0, 4, 7, eval_batch_size=3)
     data.setup("predict")
@@ -110,7 +112,7 @@ def test_an_ensemble_gives_batches_of_one_grammar_each() -> None:
         tree, valid = rhm.parse(batch["leaves"])
         assert valid[-1].all()
         assert torch.equal(tree[-1][:, 0], batch["label"])
-    # The first grammar's data are those that it has alone; the others' words are their own.
+    # The first grammar has the same data as without the others; grammars differ in their data.
     alone = RHMDataModule(ensemble.grammars[0], 0, 0, 4, 7)
     alone.setup()
     assert leaves(alone, "predict") == leaves(data, "predict")[:7]
@@ -118,14 +120,14 @@ def test_an_ensemble_gives_batches_of_one_grammar_each() -> None:
     assert len({tuple(row) for row in labels.tolist()}) == 8
 
 
-def test_an_ensemble_teaches_no_network() -> None:
+def test_an_ensemble_has_no_training_data() -> None:
     data = RHMDataModule(GrammarEnsemble(8, 3, 2, 3, seeds=[0, 1]), 10, 5, 5, 5)
     data.setup()
-    with pytest.raises(InputError, match="rhm: a network learns the data of one grammar, not of"):
+    with pytest.raises(InputError, match=r"^rhm: give one grammar to train a network, not Gr"):
         data.train_dataloader()
 
 
-def test_a_split_that_is_left_out_is_missed_when_it_is_asked_for() -> None:
+def test_an_empty_split_is_rejected_only_when_it_is_loaded() -> None:
     data = RHMDataModule(RandomHierarchyModel(8, 3, 2, 3), 0, 0, 0, 5)
     data.setup()
     assert len(leaves(data, "predict")) == 5
@@ -138,20 +140,20 @@ def test_a_split_that_is_left_out_is_missed_when_it_is_asked_for() -> None:
     ("arguments", "message"),
     [
         ({"seeds": []}, "seeds: the list is empty; give at least one"),
-        ({"seeds": [0, 1, 0]}, r"seeds: \[0, 1, 0\] says something twice"),
+        ({"seeds": [0, 1, 0]}, r"seeds: \[0, 1, 0\] repeats a number"),
         ({"num_synonyms": []}, "num_synonyms: the list is empty"),
         ({"num_synonyms": [3, 9]}, "num_synonyms=9 .* take num_synonyms <= 8"),
         ({"num_layers": [3, 0]}, "num_layers is 0; give at least 1"),
         ({"seeds": [-1]}, "seed is -1; give at least 0"),
     ],
 )
-def test_ensembles_that_there_are_not(arguments: dict[str, list[int]], message: str) -> None:
+def test_invalid_ensembles_are_rejected(arguments: dict[str, list[int]], message: str) -> None:
     given = {"num_synonyms": 3, "num_layers": 3, "seeds": [0], **arguments}
     with pytest.raises(InputError, match=rf"^[^\n]*{message}[^\n]*$"):
         GrammarEnsemble(8, given["num_synonyms"], 2, given["num_layers"], seeds=given["seeds"])
 
 
-def test_an_ensembles_grammars_are_those_of_their_numbers_and_seeds() -> None:
+def test_an_ensemble_has_the_grammar_of_each_combination_of_m_and_seed() -> None:
     ensemble = GrammarEnsemble(8, (3, 2), 2, np.int64(3), seeds=[5, 0])  # type: ignore[arg-type]
     wanted = [(3, 5), (3, 0), (2, 5), (2, 0)]
     for rhm, (m, seed) in zip(ensemble.grammars, wanted, strict=True):
@@ -161,7 +163,7 @@ def test_an_ensembles_grammars_are_those_of_their_numbers_and_seeds() -> None:
 
 
 @given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 5))
-def test_batches_are_planned_once_and_shared_out_whole(
+def test_each_planned_batch_goes_to_exactly_one_process(
     num: int, size: int, processes: int
 ) -> None:
     alone = [batch.tolist() for batch in PlannedBatches(num, size)]
@@ -176,10 +178,10 @@ def test_batches_are_planned_once_and_shared_out_whole(
 
 
 @given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 5), st.integers(0, 3))
-def test_processes_share_each_step_of_training(
+def test_parts_of_a_training_step_add_up_to_the_step_of_one_process(
     num: int, size: int, processes: int, skipped: int
 ) -> None:
-    """All together they see what one alone would see in the step, also within an epoch."""
+    """This also holds for training that resumes within an epoch."""
     alone = PlannedBatches(num, size, shuffle_seed=3)
     plans = [PlannedBatches(num, size, rank, processes, 3) for rank in range(processes)]
     for epoch in (0, 1):

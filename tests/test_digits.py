@@ -1,4 +1,4 @@
-"""The embedded digits, and a diffusion model trained on them by the command line."""
+"""Handwritten digits, and models trained on them by the command line."""
 
 import sys
 import warnings
@@ -11,8 +11,8 @@ import pytest
 import torch
 from conftest import ROOT, inside, rows
 from diffusers import DiffusionPipeline
+from images import mnist
 from PIL import Image
-from test_data_images import mnist
 
 from lit_hier.cli import main
 from lit_hier.data import DigitsDataModule
@@ -30,7 +30,7 @@ def lit_hier(folder: Path, *arguments: str) -> None:
         main()
 
 
-def test_digits_are_split_without_overlap() -> None:
+def test_splits_of_digits_are_disjoint() -> None:
     data = DigitsDataModule(num_test=300, num_predict=200, num_val=100, eval_batch_size=64)
     data.setup()
     batches = {split: list(getattr(data, f"{split}_dataloader")()) for split in SPLITS}
@@ -70,14 +70,14 @@ def test_digits_are_split_without_overlap() -> None:
         (lambda: DDPMTask(8, "x", ema_decay=1), "ema_decay is 1; give at least 0 and less"),
     ],
 )
-def test_invalid_arguments(build: Any, message: str) -> None:
+def test_invalid_arguments_are_rejected(build: Any, message: str) -> None:
     with pytest.raises(InputError, match=rf"^{message}[^\n]*$"):
         build()
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs of `make demo-images`, with a smaller diffusion model and fewer epochs."""
+    """Run the commands of `make demo-images` with a smaller diffusion model and fewer epochs."""
     folder, configs = tmp_path_factory.mktemp("digits"), ROOT / "configs"
     small = ("--trainer.max_epochs=3", "--model.init_args.widths=[8,16]")
     with warnings.catch_warnings():
@@ -97,7 +97,7 @@ def test_training_writes_a_complete_pipeline(digits: Path) -> None:
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
-def test_forward_backward_on_digits(digits: Path) -> None:
+def test_forward_backward_on_digits_loses_their_class_with_time(digits: Path) -> None:
     run = digits / "digits/version_0"
     (reference,) = rows(run / "similarity_reference.csv")
     assert float(reference["top1"]) > 0.95
@@ -108,13 +108,13 @@ def test_forward_backward_on_digits(digits: Path) -> None:
     kept = {float(row["time"]): float(row["kept"]) for row in rows(run / "class_kept.csv")}
     assert kept[0] == 1
     assert kept[10] < 0.4
-    # `digits_bands` reads the saved samples and compares them scale by scale.
+    # The replayed run has the same digits, scale by scale.
     bands = rows(digits / "digits_bands/version_0/similarity.csv")
     assert {float(row["time"]) for row in bands} == {0, 3, 6, 10}
     assert {row["count"] for row in bands} == {"200"}
 
 
-def test_a_pipeline_replaces_only_a_pipeline(digits: Path, tmp_path: Path) -> None:
+def test_a_pipeline_overwrites_only_a_pipeline(digits: Path, tmp_path: Path) -> None:
     pipeline = DiffusionPipeline.from_pretrained(
         digits / "digits_ddpm/pipeline", low_cpu_mem_usage=False
     )
@@ -133,7 +133,7 @@ def test_a_pipeline_replaces_only_a_pipeline(digits: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.filterwarnings("ignore:.*logging interval", "ignore:.*close to chance")
-def test_the_same_configs_run_on_data_sets_of_torchvision(tmp_path: Path) -> None:
+def test_the_configs_of_digits_accept_datasets_of_torchvision(tmp_path: Path) -> None:
     mnist(tmp_path / "data", 60)
     configs = ROOT / "configs"
     few = ("--data.init_args.num_val=20", "--data.init_args.num_per_class=1")
@@ -167,13 +167,13 @@ def test_training_lowers_the_loss_and_averages_the_weights(tmp_path: Path) -> No
         optimizer.step()
     after = module._loss(module.model, batch, 0, Purpose.VALIDATION)
     assert after < before
-    idle = torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # updates no weight
-    # The first update copies the weights, the second averages them with decay 1/2.
-    module.optimizer_step(0, 0, idle)
+    still = torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # leaves the weights unchanged
+    # The first update copies the weights; the second averages with decay 1/2.
+    module.optimizer_step(0, 0, still)
     first = [value.clone() for value in module.model.parameters()]
     with torch.no_grad():
         for value, old in zip(module.model.parameters(), start, strict=True):
             value.copy_(old)
-    module.optimizer_step(0, 0, idle)
+    module.optimizer_step(0, 0, still)
     halves = zip(module.averaged.module.parameters(), start, first, strict=True)
     assert all(torch.allclose(mean, (a + b) / 2, atol=1e-6) for mean, a, b in halves)

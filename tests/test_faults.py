@@ -47,17 +47,20 @@ def refused(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -
     return lines[0].removeprefix("lit-hier: error: ")
 
 
-def test_a_short_soak() -> None:
-    """Signals, files that cannot grow, two runs at once: nothing lost, nothing different."""
+@pytest.mark.parametrize(
+    "runs", [["training"], pytest.param(["images", "training"], marks=pytest.mark.slow)], ids=str
+)
+def test_interrupted_and_hindered_runs_lose_nothing_and_keep_every_bit(runs: list[str]) -> None:
+    """A short soak: signals, files that cannot grow and, for images, two runs at once."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(ROOT / "tests/soak.py"), "--trials", "1",
-         "--seed", "3", "--only", "images", "training"],
+         "--seed", "3", "--only", *runs],
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
         capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     rows = re.findall(r"^\| ([a-z][^|]*) \| (\d+) \|", done.stdout, re.MULTILINE)
-    assert {("signal, images", "1"), ("signal, training", "1")} <= set(rows)
+    assert {(f"signal, {run}", "1") for run in runs} <= set(rows)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The closed-form posteriors against dense linear algebra, and what the models cannot do."""
+"""Gaussian fields and mixtures: their posteriors against dense linear algebra."""
 
 import math
 from typing import Any
@@ -26,19 +26,19 @@ def draws_of(distribution: Distribution, num: int, seed: int = 0) -> Tensor:
 
 
 def middle(distribution: Distribution, num: int) -> Tensor:
-    """The draws that a normal quantile takes to 0."""
+    """Return draws whose normal quantiles are 0."""
     return torch.full((num, distribution.num_draws), 0.5, dtype=torch.float64)
 
 
 def directions(distribution: Distribution) -> Tensor:
-    """Draws that a normal quantile takes to the unit vectors, one after another."""
+    """Return draws whose normal quantiles are the unit vectors."""
     d = distribution.num_draws - 1
     unit = torch.special.ndtr(torch.eye(d, dtype=torch.float64))
     return torch.cat((torch.full((d, 1), 0.5, dtype=torch.float64), unit), dim=1)
 
 
 def covariance(field: GaussianRandomField) -> Tensor:
-    """Of x_0, entry by entry: a sum of waves."""
+    """Return the covariance of x_0 as a sum over plane waves."""
     size, dimensions = field.shape[-1], len(field.shape) - 1
     full = torch.fft.fftfreq(size, dtype=torch.float64) * size
     k = torch.stack(torch.meshgrid(*[full] * dimensions, indexing="ij")).flatten(1)
@@ -53,7 +53,7 @@ def covariance(field: GaussianRandomField) -> Tensor:
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_field_has_its_spectrum_and_variance_one(field: GaussianRandomField) -> None:
+def test_a_field_has_a_power_law_spectrum_and_variance_one(field: GaussianRandomField) -> None:
     basis = (field.sample(directions(field))[0]).flatten(1)
     wanted = covariance(field)
     assert torch.allclose(basis.T @ basis, wanted, atol=1e-6)
@@ -67,7 +67,7 @@ def test_a_fields_posterior_is_gaussian_conditioning(
 ) -> None:
     alpha, C = math.exp(-2 * time), covariance(field)
     eye = torch.eye(len(C), dtype=torch.float64)
-    # At time 0 any x_t that the field can make.
+    # At time 0, x_t must lie in the support of the field.
     x_t = field.sample(draws_of(field, 3))[0]
     gain = math.sqrt(alpha) * C @ torch.linalg.pinv(alpha * C + (1 - alpha) * eye, rtol=1e-12)
     mean = field.posterior(x_t, time, middle(field, 3)).x_0
@@ -78,7 +78,7 @@ def test_a_fields_posterior_is_gaussian_conditioning(
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
-def test_a_mixtures_posterior_is_bayes(num_classes: int) -> None:
+def test_a_mixtures_posterior_follows_from_bayes(num_classes: int) -> None:
     mixture = GaussianMixture(4, 1, num_classes, separation=0.7, seed=1)
     time, alpha = 0.4, math.exp(-0.8)
     means = mixture.means.flatten(1).numpy()
@@ -89,7 +89,7 @@ def test_a_mixtures_posterior_is_bayes(num_classes: int) -> None:
     bayes = densities / densities.sum(0)
     drawn = mixture.posterior(x_t, time, draws_of(mixture, 200, seed=3))
     assert np.allclose(drawn.probabilities.T, bayes, atol=1e-10)
-    # Each class is drawn by its probability, and within a class the datum by conditioning.
+    # The class is drawn from its posterior, then the datum from the posterior given the class.
     u = draws_of(mixture, 200, seed=3)[:, 0].numpy()
     assert (drawn.label.numpy() == (u >= bayes.cumsum(0)).sum(0)).all()
     mean = torch.from_numpy(means)[drawn.label]
@@ -98,7 +98,7 @@ def test_a_mixtures_posterior_is_bayes(num_classes: int) -> None:
     assert kstest(residual.flatten().numpy(), "norm").pvalue > 1e-3
 
 
-def test_a_mixtures_data_are_its_classes_with_white_means() -> None:
+def test_a_mixture_has_unit_noise_around_means_with_a_white_spectrum() -> None:
     mixture = GaussianMixture(16, 2, 2, separation=1.5)
     modes = torch.fft.fft2(mixture.means, norm="ortho").abs()
     assert torch.allclose(modes, torch.full_like(modes, 1.5))
@@ -108,7 +108,7 @@ def test_a_mixtures_data_are_its_classes_with_white_means() -> None:
     assert kstest((x - mixture.means[label]).flatten().numpy(), "norm").pvalue > 1e-3
 
 
-def test_noise_belongs_to_the_sample() -> None:
+def test_samples_do_not_depend_on_their_batch() -> None:
     data = GaussianDataModule(GaussianRandomField(8), 5, 20, eval_batch_size=20)
     denoiser = GaussianDenoiser(data.distribution, [0.0, 0.5, 2.0], seed=3)
     whole = denoiser.predict_step(data.predict_set[torch.arange(20)], 0)
@@ -120,7 +120,7 @@ def test_noise_belongs_to_the_sample() -> None:
 
 
 @pytest.mark.parametrize(("size", "dimensions"), [(16, 2), (9, 1), (7, 2)])
-def test_bands_take_an_image_apart(size: int, dimensions: int) -> None:
+def test_fourier_bands_are_projections_with_sum_one(size: int, dimensions: int) -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 2, *[size] * dimensions)
     bands = FourierBands(size, dimensions)
@@ -157,6 +157,6 @@ def test_bands_take_an_image_apart(size: int, dimensions: int) -> None:
         (lambda: GaussianDenoiser(FIELDS[0], [1.0], seed=-1), "seed is -1"),
     ],
 )
-def test_arguments_that_cannot_be_used(build: Any, message: str) -> None:
+def test_invalid_arguments_are_rejected(build: Any, message: str) -> None:
     with pytest.raises(InputError, match=rf"^{message}[^\n]*$"):
         build()

@@ -1,26 +1,37 @@
-"""Configs of the full experiment, on a few small images and with random weights."""
+"""The configs of Figs. 2 and 16, on a few small images and with random weights."""
 
 import csv
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 from conftest import inside
-from processes import IMAGES, prepare
+from processes import IMAGES, command, prepare
 
 from lit_hier.cli import main
+
+FIG2 = ["predict", "-c", "fig2.yaml", *IMAGES, "--model.init_args.pretrained=pipeline"]
 
 
 @pytest.mark.filterwarnings("ignore:.*close to chance")
 @pytest.mark.filterwarnings("ignore:.*suggested max number of worker")
-def test_figures_2_and_16(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fig2", "times"),
+    [
+        pytest.param(command("fig2"), [0, 1, 4], id="few times and steps"),
+        pytest.param(FIG2, range(25, 251, 25), id="own times and steps", marks=pytest.mark.slow),
+    ],
+)
+def test_figures_2_and_16_have_every_layer_and_time(
+    tmp_path: Path, fig2: list[str], times: Sequence[int]
+) -> None:
     prepare(tmp_path)
-    small = (*IMAGES, "--trainer.enable_progress_bar=false")
     with inside(tmp_path):
-        for name, model in (("fig2", ("--model.init_args.pretrained=pipeline",)), ("fig16", ())):
-            command = ["lit-hier", "predict", "-c", f"{name}.yaml", *small, *model]
-            with patch.object(sys, "argv", command):
+        for arguments in (fig2, command("fig16")):
+            given = ["lit-hier", *arguments, "--trainer.enable_progress_bar=false"]
+            with patch.object(sys, "argv", given):
                 main()
     expected = {
         "fig2/version_0/similarity": ("features.0", "classifier", 23),
@@ -33,6 +44,6 @@ def test_figures_2_and_16(tmp_path: Path) -> None:
             table = list(csv.DictReader(file))
         layers = list(dict.fromkeys(row["layer"] for row in table))
         assert (layers[0], layers[-1], len(layers)) == (first, last, number)
-        assert sorted({float(row["time"]) for row in table}) == list(range(25, 251, 25))
+        assert sorted({float(row["time"]) for row in table}) == list(times)
         assert {row["count"] for row in table} == {"3"}
-    assert len(list((tmp_path / "logs/fig2/samples/k_0125").iterdir())) == 3
+    assert len(list((tmp_path / f"logs/fig2/samples/k_{times[-1]:04}").iterdir())) == 3

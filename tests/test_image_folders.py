@@ -1,7 +1,6 @@
-"""Folders of images through the command line: what is broken is named and counted."""
+"""Runs on folders of images by the command line: unreadable files are named and counted."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from unittest.mock import patch
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import inside, random_pipeline, rows
 from PIL import Image
+from processes import fork
 
 from lit_hier.cli import main
 
@@ -38,7 +38,7 @@ trainer:
 
 @pytest.fixture(scope="module")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model of coloured images."""
+    """Folder of a diffusion model of colour images."""
     return random_pipeline(tmp_path_factory.mktemp("colours"), channels=3)
 
 
@@ -48,7 +48,7 @@ def picture(mode: str, size: tuple[int, int], seed: int) -> Image.Image:
 
 
 def folder_of_images(root: Path) -> None:
-    """Twelve files of two classes: five as they should be, four to be mended, three broken."""
+    """Write two classes, twelve files: five normal, four to convert or enlarge, three damaged."""
     for name in ("cat", "dog"):
         (root / name).mkdir(parents=True)
     for k in range(5):
@@ -74,14 +74,14 @@ def lit_hier(folder: Path, config: str, *arguments: str) -> None:
         main()
 
 
-def test_broken_files_are_named_and_counted_and_the_run_goes_on(
+def test_unreadable_files_are_logged_counted_and_skipped(
     colours: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder_of_images(tmp_path / "images")
     lit_hier(tmp_path, CONFIG.format(root="images", pipeline=colours))
     for name in ("cut.jpg", "empty.jpg", "text.png"):
         lines = [line for line in caplog.messages if name in line]
-        assert len(lines) == 2  # once in the reference set, once among those turned round
+        assert len(lines) == 2  # once in the reference set, once in prediction
         assert all(line.startswith("data: skipped ") and "\n" not in line for line in lines)
     run = tmp_path / "logs/run/version_0"
     counts = {"skipped": "3", "converted": "3", "enlarged": "1"}
@@ -93,13 +93,13 @@ def test_broken_files_are_named_and_counted_and_the_run_goes_on(
     assert row["count"] == "9"
     assert len(list((tmp_path / "samples/start").iterdir())) == 9
     assert np.load(run / "similarity.npz")["index"].tolist() == [0, 1, 2, 3, 4, 5, 8, 9, 11]
-    # The second time nothing is made, and nothing changes.
+    # A second run reads the stored samples, and its table is equal.
     lit_hier(tmp_path, CONFIG.format(root="images", pipeline=colours))
     again = tmp_path / "logs/run/version_1"
     assert (again / "similarity.csv").read_bytes() == (run / "similarity.csv").read_bytes()
 
 
-def test_a_run_with_broken_files_goes_on_with_the_progress_bar_and_notices_mended_ones(
+def test_a_run_with_unreadable_files_resumes_and_detects_repaired_ones(
     colours: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder_of_images(tmp_path / "images")
@@ -118,14 +118,12 @@ def test_a_run_with_broken_files_goes_on_with_the_progress_bar_and_notices_mende
     again = fresh / "logs/run/version_0/similarity.csv"
     assert runs[2].read_bytes() == again.read_bytes()
     assert {row["skipped"] for row in rows(again)} == {"2"}
-    # The record says which file a sample is.
+    # The store has the file name of each sample.
     record = json.loads((fresh / "samples/batches/00000004.json").read_text())
     assert dict(zip(record["index"], record["name"], strict=True))[7] == "dog/empty.jpg"
 
 
-def test_batches_of_which_nothing_can_be_read_are_passed_over(
-    colours: str, tmp_path: Path
-) -> None:
+def test_batches_without_readable_images_are_skipped(colours: str, tmp_path: Path) -> None:
     folder_of_images(tmp_path / "images")
     config = CONFIG.format(root="images", pipeline=colours)
     lit_hier(tmp_path, config.replace("eval_batch_size: 4", "eval_batch_size: 1"))
@@ -134,7 +132,7 @@ def test_batches_of_which_nothing_can_be_read_are_passed_over(
 
 
 def broken(folder: Path, kind: str) -> str:
-    """Make an input that stops a run, and give its config's root."""
+    """Write an input that stops a run, and return the root for its config."""
     root = folder / "images"
     folder_of_images(root)
     if kind == "no readable image":
@@ -151,7 +149,7 @@ def broken(folder: Path, kind: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
         ("no readable image", "data: none of the reference images can be read"),
         ("missing class", "root: class emu of "),
@@ -163,12 +161,12 @@ def broken(folder: Path, kind: str) -> str:
         ("too few", "num_per_class is 9, but class "),
     ],
 )
-def test_what_stops_a_run_is_said_in_one_line(
+def test_an_invalid_input_ends_the_run_with_one_line(
     colours: str,
     pipeline: str,
     tmp_path: Path,
     kind: str,
-    said: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     model = {"too many channels": pipeline, "wrong checkpoint": f"{tmp_path}/model.pt"}
@@ -184,22 +182,21 @@ def test_what_stops_a_run_is_said_in_one_line(
     assert stopped.value.code == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(errors) == 1
-    assert errors[0].startswith(f"lit-hier: error: {said}")
+    assert errors[0].startswith(f"lit-hier: error: {message}")
 
 
-def test_two_processes_count_what_each_has_skipped(colours: str, tmp_path: Path) -> None:
-    """Started by Lightning itself; one of them has two broken files, the other nothing else."""
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_counts_of_skipped_files_are_summed_over_two_processes(
+    colours: str, tmp_path: Path
+) -> None:
+    """All files of one process are unreadable."""
     folder_of_images(tmp_path / "images")
     for path in sorted((tmp_path / "images").rglob("*.*"))[2:]:
         path.write_bytes(b"")
     config = CONFIG.format(root="images", pipeline=colours)
     lit_hier(tmp_path, config.replace("samples: samples", "seed: 0"))
-    command = [sys.executable, "-m", "lit_hier", "predict", "-c", "run.yaml"]
-    both = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu"]
-    done = subprocess.run(
-        [*command, *both], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    # Batches are those of the plan, whatever the trainer's option for samplers.
+    fork(tmp_path, ["predict", "-c", "run.yaml", "--trainer.use_distributed_sampler=true"], 2)
     for name in ("similarity.csv", "similarity_reference.csv", "samples.png"):
         one, two = (tmp_path / f"logs/run/version_{k}/{name}" for k in (0, 1))
         assert one.read_bytes() == two.read_bytes()

@@ -9,10 +9,10 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import grammar_runs as grammars
+import image_runs as images
 import numpy as np
 import pytest
-import test_callbacks as grammars
-import test_image_runs as images
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -33,7 +33,7 @@ from lit_hier.metrics import SampleTable
 from lit_hier.modules import BPDenoiser, RHMClassifier, StoredSamples
 from lit_hier.processes import EpsilonNoise
 
-EARLY, LATE = 3, 30  # batches
+EARLY, LATE = 3, 12  # batches
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*close to chance")  # networks are untrained
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import timm
 import torch
+from attack import Attack
 from PIL import Image
 from safetensors.torch import save_file
-from test_nn_trained import Attack
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 from torchvision import models

@@ -1,6 +1,5 @@
 """Networks restored from checkpoints, of any format, and rejected ones."""
 
-import os
 import pickle
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from attack import Attack
 from conftest import ROOT, inside, rows
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
@@ -296,16 +296,6 @@ def test_a_damaged_number_allocates_no_memory(rhm: RHMClassifier, tmp_path: Path
         InputError, match=r"layers\.0\.0\.weight has shape \(6, 5, 2\), not \(1342"
     ):
         TrainedCNN(path)
-
-
-class Attack:
-    """Creates a folder when it is unpickled without care."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = str(folder)
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (self.folder,)
 
 
 def test_unreadable_checkpoints_are_rejected_in_one_line(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from conftest import ROOT, inside
-from test_image_runs import Net, predict, sampler
+from image_runs import Net, predict, sampler
 from torch import Tensor
 
 from lit_hier.callbacks import ActivationSimilarity, ClassKept

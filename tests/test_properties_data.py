@@ -1,4 +1,4 @@
-"""Laws of batches and of the levels of pictures."""
+"""Properties of planned batches, pixel levels, encodings and Fourier modes."""
 
 import itertools
 import math
@@ -19,10 +19,13 @@ from lit_hier.rhm import whitened_one_hot
 @given(
     st.integers(1, 5), st.integers(1, 30), st.integers(1, 12), st.integers(1, 6), st.integers(0, 5)
 )
-def test_processes_together_make_the_batches_of_one(
+def test_several_processes_have_the_batches_of_one(
     num_blocks: int, block: int, size: int, processes: int, rank: int
 ) -> None:
-    """Every sample once, in order; no batch over two blocks; as few batches as can be."""
+    """Each sample occurs once, in order; no batch spans two blocks; there are as few as possible.
+
+    Processes have equally many batches up to one, and a plan can be iterated again.
+    """
     num = num_blocks * block
     alone = [batch.tolist() for batch in PlannedBatches(num, size, num_blocks=num_blocks)]
     assert list(itertools.chain(*alone)) == list(range(num))
@@ -35,10 +38,8 @@ def test_processes_together_make_the_batches_of_one(
     ]
     shared = [[batch.tolist() for batch in plan if len(batch)] for plan in plans]
     assert list(itertools.chain(*shared)) == alone
-    # Fair: no process has two batches more than another.
     lengths = [len(batches) for batches in shared]
     assert max(lengths) - min(lengths) <= 1
-    # A plan may be gone through again, and says how long it is and which batches it has.
     plan = plans[rank % processes]
     again = [batch.tolist() for batch in plan if len(batch)]
     assert again == shared[rank % processes]
@@ -51,15 +52,14 @@ types = st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.flo
 
 
 @given(images, types)
-def test_rounding_to_levels_goes_to_the_nearest_and_is_done_once(
+def test_quantisation_is_to_the_nearest_level_monotonic_and_idempotent(
     values: list[float], dtype: torch.dtype
 ) -> None:
-    """Nearer than any other level, in the order of the values; and levels stay where they are."""
     x = torch.tensor(values, dtype=dtype)
     levels = to_levels(x)
-    everywhere = from_levels(torch.arange(256, dtype=torch.uint8)).double()
-    inside = x.double().clamp(-1, 1)
-    distance = (inside[:, None] - everywhere).abs()
+    all_levels = from_levels(torch.arange(256, dtype=torch.uint8)).double()
+    clamped = x.double().clamp(-1, 1)
+    distance = (clamped[:, None] - all_levels).abs()
     chosen = distance.gather(1, levels.long()[:, None])[:, 0]
     assert (chosen <= distance.amin(1) + 1e-7).all()
     assert (levels[x.argsort()].int().diff() >= 0).all()
@@ -67,14 +67,15 @@ def test_rounding_to_levels_goes_to_the_nearest_and_is_done_once(
     assert once.dtype == torch.float32
     assert torch.equal(to_levels(once), levels)
     assert torch.equal(quantise(once), once)
-    # Black is white's mirror image, but for ties.
+    # Quantisation commutes with inversion, except for ties.
     tie = (distance.topk(2, largest=False).values.diff() < 1e-6).any(1)
     assert torch.equal(to_levels(-x)[~tie].int(), 255 - levels[~tie].int())
 
 
 @given(st.integers(2, 30), st.lists(st.integers(0, 29), min_size=2, max_size=9))
-def test_codes_of_symbols_are_the_corners_of_a_regular_simplex(v: int, symbols: list[int]) -> None:
-    """Equal symbols are equal, others all as far apart, and the code tells which symbol it is."""
+def test_whitened_one_hot_vectors_are_the_vertices_of_a_regular_simplex(
+    v: int, symbols: list[int]
+) -> None:
     x = torch.tensor([symbol % v for symbol in symbols])
     code = whitened_one_hot(x[None], v)[0].double()
     assert torch.equal(code.argmax(0), x)
@@ -86,10 +87,10 @@ def test_codes_of_symbols_are_the_corners_of_a_regular_simplex(v: int, symbols: 
 
 @given(st.integers(4, 24), st.sampled_from([1, 2]), st.data())
 @examples(60)
-def test_a_wave_has_its_power_at_its_own_wavenumber(
+def test_a_plane_wave_has_its_power_at_its_wavenumber(
     size: int, dimensions: int, data: st.DataObject
 ) -> None:
-    """|k| of a plane wave is its number of periods per side, as the eye would count them."""
+    """|k| of a plane wave is its number of periods per side."""
     periods = data.draw(st.lists(st.integers(0, size // 2), min_size=dimensions,
                                  max_size=dimensions))  # fmt: skip
     places = torch.meshgrid(*[torch.arange(size).double()] * dimensions, indexing="ij")
@@ -104,8 +105,8 @@ def test_a_wave_has_its_power_at_its_own_wavenumber(
 
 
 @given(st.integers(4, 200))
-def test_an_octave_begins_with_its_power_of_two(size: int) -> None:
-    """In one dimension band j holds the whole numbers from 2^j to 2^(j+1) - 1, at any size."""
+def test_an_octave_begins_at_its_power_of_two(size: int) -> None:
+    """In one dimension, band j has the integers from 2^j to 2^(j+1) - 1, at any size."""
     *finer, last = [band.mask for band in FourierBands(size, 1).bands]
     assert last.nonzero().flatten().tolist() == [0, 1]
     for octave, mask in enumerate(reversed(finer), 1):

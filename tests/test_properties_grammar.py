@@ -1,4 +1,4 @@
-"""Laws of every grammar, against readings of it in plain Python."""
+"""Properties of every grammar, checked against a parser in plain Python."""
 
 import itertools
 from pathlib import Path
@@ -14,15 +14,15 @@ from torch import Tensor
 from lit_hier.data import RHMDataModule
 from lit_hier.rhm import RandomHierarchyModel, Tree, read_rules, write_rules
 
-Read = tuple[list[list[int]], list[list[int]]]
+Parse = tuple[list[list[int]], list[list[int]]]
 
 
-def read(rhm: RandomHierarchyModel, leaves: list[int]) -> Read:
-    """Read a string from a dictionary of the rules: symbols, and the rules used; -1 for none."""
+def parse(rhm: RandomHierarchyModel, leaves: list[int]) -> Parse:
+    """Parse leaves with dictionaries: the symbols of each level and their rules; -1 for none."""
     symbols = [[x if 0 <= x < rhm.num_features else -1 for x in leaves]]
     used = []
     for rule in rhm.rules:
-        owner = {
+        parent = {
             tuple(word): (symbol, k)
             for symbol, words in enumerate(rule.tolist())
             for k, word in enumerate(words)
@@ -31,9 +31,9 @@ def read(rhm: RandomHierarchyModel, leaves: list[int]) -> Read:
         words = [
             tuple(below[i : i + rhm.tuple_size]) for i in range(0, len(below), rhm.tuple_size)
         ]
-        found = [owner.get(word, (-1, -1)) for word in words]
-        symbols.append([symbol for symbol, _ in found])
-        used.append([k for _, k in found])
+        parents = [parent.get(word, (-1, -1)) for word in words]
+        symbols.append([symbol for symbol, _ in parents])
+        used.append([k for _, k in parents])
     return symbols, used
 
 
@@ -48,24 +48,22 @@ def same(a: Tree, b: Tree) -> bool:
 
 
 @given(grammars(), SEEDS, st.integers(1, 6))
-def test_a_datum_tells_the_choices_that_derived_it(
-    rhm: RandomHierarchyModel, seed: int, num: int
-) -> None:
-    """Reading undoes deriving: two ways to derive make two data, and nothing is lost."""
+def test_parsing_inverts_derivation(rhm: RandomHierarchyModel, seed: int, num: int) -> None:
+    """A datum determines its class and all choices of rules."""
     labels, choices = choices_of(rhm, num, seed)
     tree = rhm.derive(labels, choices)
     for row in range(num):
-        symbols, used = read(rhm, tree[0][row].tolist())
+        symbols, used = parse(rhm, tree[0][row].tolist())
         assert symbols == [level[row].tolist() for level in tree]
         assert symbols[-1] == [int(labels[row])]
         assert list(itertools.chain(*used[::-1])) == choices[row].tolist()
 
 
 @given(grammars(), SEEDS, st.integers(1, 8), st.integers(-1, 9))
-def test_any_string_is_parsed_as_a_dictionary_of_the_rules_reads_it(
+def test_any_string_is_parsed_like_by_dictionaries(
     rhm: RandomHierarchyModel, seed: int, num: int, stray: int
 ) -> None:
-    """Data with some leaves replaced, also by what is no symbol: known just where a rule knows."""
+    """Strings are data with some leaves replaced, also by numbers outside the alphabet."""
     leaves = rhm.sample(num, rng(seed))[0]
     where = torch.rand(leaves.shape, generator=rng(seed + 1)) < 1.5 / rhm.num_leaves
     others = torch.randint(rhm.num_features, leaves.shape, generator=rng(seed + 2))
@@ -73,7 +71,7 @@ def test_any_string_is_parsed_as_a_dictionary_of_the_rules_reads_it(
     leaves[0, seed % rhm.num_leaves] = stray
     tree, valid = rhm.parse(leaves)
     for row, string in enumerate(leaves.tolist()):
-        symbols = read(rhm, string)[0]
+        symbols = parse(rhm, string)[0]
         assert [level[row].tolist() for level in tree] == symbols
         assert [level[row].tolist() for level in valid] == [
             [x >= 0 for x in level] for level in symbols
@@ -82,7 +80,7 @@ def test_any_string_is_parsed_as_a_dictionary_of_the_rules_reads_it(
 
 @given(grammars(most_data=5000, most_leaves=9))
 @examples(40)
-def test_of_all_strings_just_the_data_parse(rhm: RandomHierarchyModel) -> None:
+def test_exactly_the_data_among_all_strings_are_valid(rhm: RandomHierarchyModel) -> None:
     v, d = rhm.num_features, rhm.num_leaves
     assume(v**d <= 20_000)
     strings = torch.cartesian_prod(*[torch.arange(v)] * d)
@@ -94,7 +92,7 @@ def test_of_all_strings_just_the_data_parse(rhm: RandomHierarchyModel) -> None:
 
 
 @given(grammars(), SEEDS)
-def test_another_synonym_changes_what_is_under_its_node_and_nothing_else(
+def test_another_synonym_changes_only_the_subtree_of_its_node(
     rhm: RandomHierarchyModel, seed: int
 ) -> None:
     assume(rhm.num_synonyms > 1)
@@ -104,7 +102,7 @@ def test_another_synonym_changes_what_is_under_its_node_and_nothing_else(
     changed[0, node] = (choices[0, node] + 1) % rhm.num_synonyms
     before, after = rhm.derive(labels, choices), rhm.derive(labels, changed)
     assert same(rhm.parse(after[0])[0], after)
-    # Choices stand from the root down: find the node's level, and its place there.
+    # Choices are ordered from the root down: find the depth of the node and its position there.
     depth = 0
     while node >= rhm.tuple_size**depth:
         node -= rhm.tuple_size**depth
@@ -121,19 +119,20 @@ def test_another_synonym_changes_what_is_under_its_node_and_nothing_else(
 
 
 @given(grammars(), SEEDS)
-def test_new_names_for_symbols_rename_the_trees(rhm: RandomHierarchyModel, seed: int) -> None:
-    """The same choices derive the same tree in new names, and parse it too."""
+def test_derivation_and_parsing_commute_with_permutations_of_symbols(
+    rhm: RandomHierarchyModel, seed: int
+) -> None:
     names = random_names(rhm, seed)
     other = renamed(rhm, names)
     labels, choices = choices_of(rhm, 5, seed)
     tree = rhm.derive(labels, choices)
-    there = other.derive(names[-1][labels], choices)
-    assert same(there, tuple(name[level] for name, level in zip(names, tree, strict=True)))
-    assert same(other.parse(there[0])[0], there)
+    permuted = other.derive(names[-1][labels], choices)
+    assert same(permuted, tuple(name[level] for name, level in zip(names, tree, strict=True)))
+    assert same(other.parse(permuted[0])[0], permuted)
 
 
 @given(grammars(), SEEDS)
-def test_the_order_of_synonyms_means_nothing(rhm: RandomHierarchyModel, seed: int) -> None:
+def test_data_do_not_depend_on_the_order_of_synonyms(rhm: RandomHierarchyModel, seed: int) -> None:
     order = torch.randperm(rhm.num_synonyms, generator=rng(seed))
     other = RandomHierarchyModel.from_rules(
         [rule[:, order] for rule in rhm.rules], rhm.num_features
@@ -145,10 +144,10 @@ def test_the_order_of_synonyms_means_nothing(rhm: RandomHierarchyModel, seed: in
 
 
 @given(grammars(most_leaves=16), st.integers(1, 3), st.integers(1, 5))
-def test_rules_of_a_level_know_nothing_of_depth_and_few_classes_are_the_first_of_many(
+def test_grammars_of_different_depth_or_number_of_classes_share_rules(
     rhm: RandomHierarchyModel, deeper: int, more: int
 ) -> None:
-    """Rules depend on (seed, level, v, m, s): grammars of several sizes may be compared."""
+    """The rules of a level depend on (seed, level, v, m, s) only; n selects the first classes."""
     v, m, s, L = rhm.num_features, rhm.num_synonyms, rhm.tuple_size, rhm.num_layers
     n = rhm.num_classes
     assume(m * v <= v**s)
@@ -161,7 +160,9 @@ def test_rules_of_a_level_know_nothing_of_depth_and_few_classes_are_the_first_of
 
 @given(grammars())
 @examples(30)
-def test_rules_come_back_from_a_file(rhm: RandomHierarchyModel) -> None:
+def test_rules_of_any_grammar_survive_writing_and_reading(
+    rhm: RandomHierarchyModel,
+) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder, "rules.yaml")
         write_rules(rhm, path)
@@ -172,10 +173,10 @@ def test_rules_come_back_from_a_file(rhm: RandomHierarchyModel) -> None:
 
 @given(grammars(most_data=3000, most_leaves=16), SEEDS, st.data())
 @examples(40)
-def test_splits_are_parts_of_the_language(
+def test_splits_are_disjoint_sets_of_data(
     rhm: RandomHierarchyModel, seed: int, data: st.DataObject
 ) -> None:
-    """No datum stands in two splits; splits that ask for everything get each datum once."""
+    """Splits whose sizes add up to the number of data have every datum once."""
     num = rhm.num_data
     sizes = []
     for _ in range(3):
@@ -189,7 +190,7 @@ def test_splits_are_parts_of_the_language(
             every_datum(rhm)[0].tolist(), every_datum(rhm)[-1].flatten().tolist(), strict=True
         )
     }
-    seen = []
+    strings_of_splits = []
     for split, size in zip(("train", "val", "test", "predict"), sizes, strict=True):
         drawn = module._splits[split]
         assert len(drawn) == size  # type: ignore[arg-type]
@@ -197,5 +198,5 @@ def test_splits_are_parts_of_the_language(
             batch = drawn[torch.arange(size)]
             strings = [tuple(leaves) for leaves in batch["leaves"].tolist()]
             assert [language[leaves] for leaves in strings] == batch["label"].tolist()
-            seen += strings
-    assert len(set(seen)) == len(seen) == sum(sizes)
+            strings_of_splits += strings
+    assert len(set(strings_of_splits)) == len(strings_of_splits) == sum(sizes)

@@ -1,3 +1,5 @@
+"""Rules, sampling, counting, parsing and files of the Random Hierarchy Model."""
+
 import itertools
 import math
 from pathlib import Path
@@ -12,7 +14,7 @@ from scipy.stats import chisquare
 
 from lit_hier.errors import InputError
 from lit_hier.rhm import RandomHierarchyModel, RulesFromFile, read_rules, write_rules
-from lit_hier.rhm.distinct import draw_distinct
+from lit_hier.rhm.sampling import sample_distinct_words
 
 
 @st.composite
@@ -27,7 +29,7 @@ def grammars(draw: st.DrawFn) -> RandomHierarchyModel:
 
 @given(grammars(), st.integers(0, 50))
 @examples(50)
-def test_rules_are_a_grammar_and_parsing_inverts_sampling(
+def test_rules_define_an_rhm_and_parsing_inverts_sampling(
     rhm: RandomHierarchyModel, num: int
 ) -> None:
     for level, rule in enumerate(rhm.rules):
@@ -45,7 +47,7 @@ def test_rules_are_a_grammar_and_parsing_inverts_sampling(
         assert valid[level].all()
 
 
-def test_rules_of_many_symbols_are_drawn_without_listing_all_tuples() -> None:
+def test_rules_are_drawn_and_parsed_without_enumeration_of_all_tuples() -> None:
     rhm = RandomHierarchyModel(256, 8, 4, 2, 10)
     assert rhm.rules[0].shape == (256, 8, 4)
     # 256^9 does not fit into 64 bits, neither for drawing nor for parsing.
@@ -55,7 +57,7 @@ def test_rules_of_many_symbols_are_drawn_without_listing_all_tuples() -> None:
 
 
 def test_rules_are_uniform() -> None:
-    """Every tuple is as likely as any other to be a given symbol's given rule."""
+    """Each rule of each symbol is uniform over tuples."""
     counts = np.zeros((4, 9))
     for seed in range(2000):
         rules = RandomHierarchyModel(3, 2, 2, 1, 2, seed=seed).rules[0].flatten(0, 1)
@@ -63,12 +65,12 @@ def test_rules_are_uniform() -> None:
     assert chisquare(counts, axis=1).pvalue.min() > 1e-3
 
 
-def test_rules_with_every_tuple_use_each_once() -> None:
+def test_the_largest_m_uses_every_tuple_once() -> None:
     rules = RandomHierarchyModel(4, 4, 2, 2).rules[0].flatten(0, 1)
     assert sorted(map(tuple, rules.tolist())) == list(itertools.product(range(4), repeat=2))
 
 
-def test_seed_decides_the_rules_and_depth_does_not_change_them() -> None:
+def test_rules_depend_on_the_seed_and_not_on_the_depth() -> None:
     a, b = RandomHierarchyModel(5, 3, 2, 2, seed=1), RandomHierarchyModel(5, 3, 2, 3, seed=1)
     assert torch.equal(a.rules[0], b.rules[0])
     assert torch.equal(a.rules[1], b.rules[1])
@@ -76,7 +78,7 @@ def test_seed_decides_the_rules_and_depth_does_not_change_them() -> None:
 
 
 @pytest.mark.parametrize("rhm", small_grammars()[::7], ids=repr)
-def test_counting_against_enumeration(rhm: RandomHierarchyModel) -> None:
+def test_counts_and_entropy_equal_those_of_enumerated_data(rhm: RandomHierarchyModel) -> None:
     tree = every_datum(rhm)
     assert len(tree[0].unique(dim=0)) == len(tree[0]) == rhm.num_data
     assert (tree[-1] == 0).sum() == rhm.num_data_per_class
@@ -92,7 +94,7 @@ def test_samples_are_uniform_over_all_data() -> None:
     assert chisquare(counts.numpy()).pvalue > 1e-3
 
 
-def test_labels_may_be_given() -> None:
+def test_samples_have_the_given_labels() -> None:
     rhm = RandomHierarchyModel(4, 2, 2, 3, 5)
     labels = torch.tensor([4, 0, 2])
     assert torch.equal(rhm.sample(3, labels=labels)[-1][:, 0], labels)
@@ -102,13 +104,13 @@ def test_labels_may_be_given() -> None:
         rhm.sample(1, labels=torch.tensor([5]))
 
 
-def test_parsing_says_which_nodes_no_rule_explains() -> None:
+def test_parsing_marks_nodes_that_no_rule_explains() -> None:
     rhm = RandomHierarchyModel(4, 2, 2, 3, seed=3)
     tree = rhm.sample(1, torch.Generator().manual_seed(0))
-    known = {tuple(x) for x in rhm.rules[0].flatten(0, 1).tolist()}
-    stray = next(x for x in itertools.product(range(4), repeat=2) if x not in known)
+    tuples = {tuple(x) for x in rhm.rules[0].flatten(0, 1).tolist()}
+    unused = next(x for x in itertools.product(range(4), repeat=2) if x not in tuples)
     leaves = tree[0].clone()
-    leaves[0, 2:4] = torch.tensor(stray)
+    leaves[0, 2:4] = torch.tensor(unused)
     parsed, valid = rhm.parse(leaves)
     assert valid[0].all()
     assert valid[1].tolist() == [[True, False, True, True]]
@@ -116,7 +118,7 @@ def test_parsing_says_which_nodes_no_rule_explains() -> None:
     assert valid[3].tolist() == [[False]]
     assert parsed[1][0, 1] == parsed[2][0, 0] == parsed[3][0, 0] == -1
     assert torch.equal(parsed[1][:, 2:], tree[1][:, 2:])
-    leaves[0, 7] = 4  # no symbol at all
+    leaves[0, 7] = 4  # not a symbol of the alphabet
     assert rhm.parse(leaves)[1][0].tolist() == [[True] * 7 + [False]]
     with pytest.raises(InputError, match=r"leaves has shape \(1, 7\)"):
         rhm.parse(leaves[:, :7])
@@ -135,7 +137,7 @@ def test_parsing_says_which_nodes_no_rule_explains() -> None:
         ((4, 1, 2, 1, 4, -1), "seed is -1"),
     ],
 )
-def test_numbers_that_make_no_grammar(arguments: tuple[int, ...], message: str) -> None:
+def test_invalid_numbers_are_rejected(arguments: tuple[int, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         RandomHierarchyModel(*arguments)
 
@@ -144,26 +146,26 @@ def test_numbers_that_make_no_grammar(arguments: tuple[int, ...], message: str) 
     ("rules", "message"),
     [
         ([], "rules: the list is empty"),
-        ([[[0, 1]]], r"rules\[0\] is no integer array"),
-        ([[[[0, 1]], [[0]]]], r"rules\[0\] is no integer array"),
-        ([[[[0.5, 1]]]], r"rules\[0\] is no integer array"),
+        ([[[0, 1]]], r"rules\[0\] is not an integer array"),
+        ([[[[0, 1]], [[0]]]], r"rules\[0\] is not an integer array"),
+        ([[[[0.5, 1]]]], r"rules\[0\] is not an integer array"),
         ([[[[0]], [[1]]]], r"rules\[0\] has tuples of 1 symbol"),
         (
             [[[[0, 1]], [[0, 1]]]],
-            r"rules\[0\]: tuple \(0, 1\) belongs to symbols 0 and 1; a tuple may stand once",
+            r"rules\[0\]: tuple \(0, 1\) belongs to symbols 0 and 1; use each tuple once",
         ),
         ([[[[0, 1], [0, 1]]]], r"belongs to symbols 0 and 0"),
-        ([[[[0, 1]], [[1, 2]]], [[[0, 0]], [[0, 1]]]], r"rules\[0\] names symbol 2, out of range"),
-        ([[[[0, -1]], [[1, 1]]]], r"rules\[0\] names symbol -1, out of range"),
+        ([[[[0, 1]], [[1, 2]]], [[[0, 0]], [[0, 1]]]], r"rules\[0\] has symbol 2, which is out"),
+        ([[[[0, -1]], [[1, 1]]]], r"rules\[0\] has symbol -1, which is out of range"),
         ([[[[0, 1]], [[1, 1]]], [[[0, 0, 1]]]], r"rules\[1\] has shape \(1, 1, 3\)"),
     ],
 )
-def test_rules_that_are_no_grammar(rules: list[object], message: str) -> None:
+def test_invalid_rules_are_rejected(rules: list[object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         RandomHierarchyModel.from_rules(rules)
 
 
-def test_rules_survive_a_file(tmp_path: Path) -> None:
+def test_rules_are_equal_after_writing_and_reading(tmp_path: Path) -> None:
     rhm = RandomHierarchyModel(5, 3, 3, 2, 4)
     path = tmp_path / "rules.yaml"
     write_rules(rhm, path)
@@ -176,13 +178,13 @@ def test_rules_survive_a_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (None, "cannot read rules"),
-        ("rules: [", "is not YAML"),
+        ("rules: [", "is not plain YAML"),
         ("[1, 2]", "has no list `rules`"),
         ("rules: [[[[0, 1]], [[0, 1]]]]", "belongs to symbols 0 and 1"),
         ("num_features: many\nrules: [[[[0, 1]]]]", "num_features is 'many'"),
     ],
 )
-def test_files_that_hold_no_rules(tmp_path: Path, text: str | None, message: str) -> None:
+def test_invalid_files_are_rejected(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "rules.yaml"
     if text is not None:
         path.write_text(text)
@@ -194,19 +196,19 @@ def test_files_that_hold_no_rules(tmp_path: Path, text: str | None, message: str
 def test_words_are_drawn_without_replacement(radices: list[int], data: st.DataObject) -> None:
     total = math.prod(radices)
     num = data.draw(st.integers(0, total))
-    words = draw_distinct(np.random.default_rng(0), num, radices, "words")
+    words = sample_distinct_words(np.random.default_rng(0), num, radices, "words")
     assert words.shape == (num, len(radices))
     assert len(np.unique(words, axis=0)) == num
     assert (words < radices).all()
     with pytest.raises(InputError, match=f"only {total} exist"):
-        draw_distinct(np.random.default_rng(0), total + 1, radices, "words")
+        sample_distinct_words(np.random.default_rng(0), total + 1, radices, "words")
 
 
 @pytest.mark.parametrize("radices", [[7] * 6, [3] * 4])
 def test_a_longer_draw_begins_with_the_shorter(radices: list[int]) -> None:
     total = math.prod(radices)
-    long = draw_distinct(np.random.default_rng(0), total, radices, "words")
+    long = sample_distinct_words(np.random.default_rng(0), total, radices, "words")
     assert len(np.unique(long, axis=0)) == total
     for num in (10, total // 2, total - 1):
-        short = draw_distinct(np.random.default_rng(0), num, radices, "words")
+        short = sample_distinct_words(np.random.default_rng(0), num, radices, "words")
         assert np.array_equal(long[:num], short)

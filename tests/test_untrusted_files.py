@@ -107,7 +107,7 @@ def test_rules_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
     lines = ["x0: &x0 [0, 0, 0, 0, 0, 0, 0, 0, 0]"]
     lines += [f"x{k}: &x{k} [{f'*x{k - 1}, ' * 9}]" for k in range(1, 12)]
     (tmp_path / "rules.yaml").write_text("\n".join([*lines, "rules: *x11"]))
-    with pytest.raises(InputError, match="rules have no aliases"):
+    with pytest.raises(InputError, match="is not plain YAML: aliases are not allowed"):
         read_rules(tmp_path / "rules.yaml")
 
 

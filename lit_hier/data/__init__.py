@@ -1,4 +1,4 @@
-"""LightningDataModules."""
+"""LightningDataModules for the RHM, for images and for distributions without a hierarchy."""
 
 from lit_hier.data.digits import DigitsDataModule
 from lit_hier.data.files import ImageFiles

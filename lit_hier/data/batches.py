@@ -1,4 +1,4 @@
-"""Batches planned once from the index list and shared out whole among processes."""
+"""Batches planned once from the list of sample indices and distributed whole over processes."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,44 +7,41 @@ import numpy as np
 import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lit_hier.errors import InputError
 
 Batch = dict[str, Any]
 
 
-class PlannedBatches(Sampler[Tensor]):
-    """The batches of one process.
+class PlannedBatches(DistributedSampler[Tensor]):
+    """The batches of one process, from a plan that does not depend on the number of processes.
 
-    The plan does not know how many processes there are, so that numbers do not depend on it:
+    - In order: a batch holds the same samples on one process and on many. Each process gets
+      consecutive batches, and each batch goes to exactly one process. A process without a batch
+      gets an empty one, numbered after the last, so that it takes part in collective operations.
+    - Shuffled, for training: each batch is one optimizer step, and every process gets its part of
+      each batch. The sizes of the parts differ by at most one sample; a part may be empty.
 
-    - In order, a batch holds the same samples on one process and on many. A process gets a run of
-      neighbouring batches, each batch exactly once over all processes. One that is left without
-      gets the batch after the last, which is empty: it takes part in all that processes do
-      together.
-    - Shuffled, for training, each batch is one step of the optimizer, and every process gets its
-      part of each: parts differ by one sample at most, and may be empty.
-
-    Pass it as `sampler` with `batch_size=None` to a `DataLoader` whose data set takes a tensor of
-    indices.
+    Pass it as `sampler`, with `batch_size=None`, to a `DataLoader` whose dataset takes a tensor of
+    indices. It is a `DistributedSampler` because Lightning replaces any other on several
+    processes.
 
     Args:
-        num_samples: Samples, at least 1.
-        batch_size: Samples per batch; the last one of a block may be smaller.
-        rank: This process.
-        num_processes: How many share the plan.
-        shuffle_seed: Shuffle anew for each epoch as (seed, epoch) says; `None` keeps the order.
-        size_name: The user's name for `batch_size`, for the error's message.
-        num_blocks: Blocks of equally many samples; no batch has samples of two.
+        num_samples: Number of samples, at least 1.
+        batch_size: Samples per batch; the last batch of a block may be smaller.
+        rank: Rank of this process.
+        num_processes: Number of processes.
+        shuffle_seed: Shuffle each epoch by (seed, epoch); `None` keeps the order.
+        size_name: The user's name of `batch_size`, for the error message.
+        num_blocks: Number of equally large blocks of samples; no batch spans two blocks.
 
     Attributes:
-        numbers: Which of the plan's batches are this process's.
-        skipped: How many of them the next epoch leaves out: a training that goes on from within
-            an epoch has seen them.
+        numbers: Numbers, in the plan, of the batches of this process.
+        skipped: How many of them the next epoch skips, where training resumes within an epoch.
 
     Raises:
-        InputError: There are no samples, or no batch size.
+        InputError: `num_samples` or `batch_size` is below 1.
     """
 
     def __init__(
@@ -60,14 +57,13 @@ class PlannedBatches(Sampler[Tensor]):
         for name, value in (("number of samples", num_samples), (size_name, batch_size)):
             if value < 1:
                 raise InputError(f"{name} is {value}; give at least 1")
+        super().__init__(range(num_samples), num_processes, rank)  # type: ignore[arg-type]
         self.block_size = num_samples // num_blocks
         self.batches_per_block = -(-self.block_size // batch_size)
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
-        self.epoch = 0
         self.skipped = 0
-        self.rank, self.num_processes = rank, num_processes
         num_batches = num_blocks * self.batches_per_block
         self.numbers = range(num_batches)
         if shuffle_seed is None:
@@ -75,71 +71,50 @@ class PlannedBatches(Sampler[Tensor]):
             idle = range(num_batches, num_batches + 1)
             self.numbers = range(first, end) or idle
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch's shuffle; Lightning calls this."""
-        self.epoch = epoch
-
     def __len__(self) -> int:
-        """Batches of this process."""
+        """Return the number of batches of this process."""
         return len(self.numbers)
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Yield the sample indices of each batch, int64."""
+        """Yield the sample indices of each batch, int64, shape (B,)."""
         order = torch.arange(self.num_samples)
         if self.shuffle_seed is not None:
             generator = np.random.default_rng([self.shuffle_seed, self.epoch])
             order = torch.from_numpy(generator.permutation(self.num_samples))
         numbers, self.skipped = self.numbers[self.skipped :], 0
         for number in numbers:
-            block, place = divmod(number, self.batches_per_block)
+            block, position = divmod(number, self.batches_per_block)
             end = (block + 1) * self.block_size
-            start = block * self.block_size + place * self.batch_size
+            start = block * self.block_size + position * self.batch_size
             batch = order[start : min(start + self.batch_size, end)]
             if self.shuffle_seed is not None:
-                batch = batch.tensor_split(self.num_processes)[self.rank]
+                batch = batch.tensor_split(self.num_replicas)[self.rank]
             yield batch
 
 
 class PlannedLoader(DataLoader[Batch]):
-    """Loads what `PlannedBatches` plans, and can go on from within an epoch.
+    """Loads the batches of `PlannedBatches` and can resume within an epoch.
 
-    Lightning keeps its state in checkpoints, and gives it back when training goes on.
+    Lightning saves its state in checkpoints and restores it when training resumes.
     """
 
     sampler: PlannedBatches
-    given = 0
+    _num_loaded = 0
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Yield the batches of an epoch."""
-        self.given = self.sampler.skipped
+        self._num_loaded = self.sampler.skipped
         for batch in super().__iter__():
-            self.given += 1
+            self._num_loaded += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Say how many batches of the epoch were given."""
-        return {"given": self.given}
+        """Return the number of batches of this epoch that were loaded."""
+        return {"given": self._num_loaded}  # the name that existing checkpoints have
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Leave them out of the next epoch, if that is the one they are of."""
+        """Skip these batches in the next epoch, unless the saved epoch was complete."""
         self.sampler.skipped = state["given"] % len(self.sampler)
-
-
-def check_sharing(trainer: Trainer | None) -> None:
-    """Check that the trainer leaves it to the data module to share out batches.
-
-    Raises:
-        InputError: It would share them out in another way.
-    """
-    if (
-        trainer is not None
-        and trainer.world_size > 1
-        and trainer._accelerator_connector.use_distributed_sampler
-    ):
-        raise InputError(
-            "trainer.use_distributed_sampler: set it to false;"
-            " the data module shares out its batches itself"
-        )
 
 
 def planned_loader(
@@ -150,18 +125,18 @@ def planned_loader(
     num_workers: int = 0,
     **plan: Any,
 ) -> PlannedLoader:
-    """Load a data set, whose items are whole batches, as `PlannedBatches` plans.
+    """Return a loader of a dataset, whose items are whole batches, planned by `PlannedBatches`.
 
     Args:
-        trainer: Says which process this is; without one there is one process.
+        trainer: Source of the rank and the number of processes; `None` for a single process.
         dataset: Takes a tensor of indices.
         batch_size: Samples per batch.
-        limited: Whether the trainer's `limit_predict_batches` holds.
-        num_workers: Processes that load batches ahead, kept from epoch to epoch; 0 for none.
-        **plan: See `PlannedBatches`.
+        limited: Whether `trainer.limit_predict_batches` applies.
+        num_workers: Number of worker processes, kept over epochs; with 0, there are none.
+        **plan: Other arguments of `PlannedBatches`.
 
     Raises:
-        InputError: The limit leaves nothing.
+        InputError: The limit leaves this process without a batch.
     """
     rank, num_processes, limit = 0, 1, None
     if trainer is not None:
@@ -171,7 +146,7 @@ def planned_loader(
     if limited and isinstance(limit, float) and len(sampler) * limit < 1:
         raise InputError(
             f"trainer.limit_predict_batches={limit} leaves a process without a batch;"
-            " leave it out and lower num_predict instead"
+            " remove it and lower num_predict instead"
         )
     return PlannedLoader(
         dataset,

@@ -1,4 +1,4 @@
-"""Real images that need no download: the handwritten digits that scikit-learn brings along."""
+"""The handwritten digits that scikit-learn includes: real images without a download."""
 
 import hashlib
 from typing import Final
@@ -10,20 +10,20 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
-from lit_hier.data.batches import Batch, check_sharing
+from lit_hier.data.batches import Batch
 from lit_hier.data.splits import Split, SplitDataModule
 from lit_hier.errors import InputError
 from lit_hier.io.pixels import from_levels
 
-_BRIGHTEST: Final = 16  # of scikit-learn's digits
-_NUM: Final = 1797
+_MAX_VALUE: Final = 16  # of a pixel in scikit-learn's digits
+_NUM_IMAGES: Final = 1797
 
 
 class ImageDataset(Dataset[Batch]):
     """Images in memory; an item is a whole batch.
 
     Args:
-        images: uint8, shape (N, C, H, W).
+        images: Pixel levels, uint8, shape (N, C, H, W).
         label: Classes, int64, shape (N,).
     """
 
@@ -32,22 +32,22 @@ class ImageDataset(Dataset[Batch]):
         self.label = label
 
     def __len__(self) -> int:
-        """Images."""
+        """Return the number of images."""
         return len(self.label)
 
     def __getitem__(self, index: Tensor) -> Batch:
-        """Give a batch.
+        """Return the batch of the given sample indices.
 
         Returns:
-            `x`, float32 in [-1, 1], (B, C, H, W); `label`, int64, (B,); `index`, the sample
-            indices asked for, int64, (B,).
+            `x`, float32 in [-1, 1], shape (B, C, H, W); `label`, int64, shape (B,); `index`, the
+            argument, int64, shape (B,).
         """
         x = from_levels(self.images[index])
         return {"x": x, "label": self.label[index], "index": index}
 
     @property
     def fingerprint(self) -> str:
-        """What decides the batches, as a hash in hex."""
+        """Hash, in hexadecimal, of everything that determines the batches."""
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
         digest.update(self.images.contiguous().numpy().data)
         digest.update(self.label.numpy().data)
@@ -55,26 +55,27 @@ class ImageDataset(Dataset[Batch]):
 
 
 class DigitsDataModule(SplitDataModule):
-    """1,797 handwritten digits in grey, of 8 x 8 pixels or enlarged; ten classes.
+    """1,797 greyscale images of handwritten digits, 8 x 8 pixels or upsampled; ten classes.
 
-    They are shuffled once by the seed, then split: test first, then prediction, validation and,
-    of the rest, training.
+    The images are shuffled once by the seed and split into test, prediction and validation
+    images; the rest are training images.
 
     Args:
-        size: Pixels per side, 8 or more; enlarged bilinearly.
-        num_test: Test images; also the usual reference set for statistics of activations.
-        num_predict: Held-out images that `lit-hier predict` turns round.
-        num_val: Validation images.
-        batch_size: Images per training step, all processes together.
-        eval_batch_size: Images per batch elsewhere.
+        size: Pixels per side, at least 8; larger images are upsampled bilinearly.
+        num_test: Number of test images; by default also the reference set for statistics of
+            activations.
+        num_predict: Number of held-out images on which `lit-hier predict` runs forward-backward.
+        num_val: Number of validation images.
+        batch_size: Images per training step, over all processes.
+        eval_batch_size: Images per batch in validation, test and prediction.
         seed: Seed of the shuffle.
 
     Raises:
-        InputError: A number is too small, or there are fewer images than asked for.
+        InputError: A number is too small, or the splits leave no training images.
     """
 
     classes = tuple(map(str, range(10)))
-    """Names of the classes, in the order of their numbers."""
+    """Names of the classes, by label."""
     num_classes = len(classes)
     channels = 1
 
@@ -99,30 +100,29 @@ class DigitsDataModule(SplitDataModule):
         if seed < 0:
             raise InputError(f"seed is {seed}; give at least 0")
         held_out = num_test + num_predict + num_val
-        if held_out >= _NUM:
+        if held_out >= _NUM_IMAGES:
             raise InputError(
-                f"num_test + num_predict + num_val = {held_out} of {_NUM} digits leave none to"
-                " learn from; ask for fewer"
+                f"num_test + num_predict + num_val = {held_out} of {_NUM_IMAGES} digits leave none"
+                " for training; give smaller numbers"
             )
         self.size = size
-        self.sizes = [num_test, num_predict, num_val, _NUM - held_out]
+        self.sizes = [num_test, num_predict, num_val, _NUM_IMAGES - held_out]
 
     @property
     def training_set(self) -> str:
-        """What decides the training set, in one line."""
+        """One line with everything that determines the training set."""
         return f"{self.sizes[-1]} digits of {self.size} pixels, seed={self.seed}"
 
     def setup(self, stage: str | None = None) -> None:
-        """Split the digits, once."""
-        check_sharing(self.trainer)
+        """Split the images; a second call does nothing."""
         if self._splits:
             return
         images, label = load_digits(return_X_y=True)
-        grey = torch.from_numpy(images).float().view(-1, 1, 8, 8) / _BRIGHTEST
+        grey = torch.from_numpy(images).float().view(-1, 1, 8, 8) / _MAX_VALUE
         if self.size > 8:
             grey = interpolate(grey, size=(self.size, self.size), mode="bilinear")
         pixels = (grey * 255).round().to(torch.uint8)
-        order = torch.from_numpy(np.random.default_rng(self.seed).permutation(_NUM))
+        order = torch.from_numpy(np.random.default_rng(self.seed).permutation(_NUM_IMAGES))
         names: tuple[Split, ...] = ("test", "predict", "val", "train")
         classes = torch.from_numpy(label).long()
         self._splits = {

@@ -1,23 +1,23 @@
-"""Data of a distribution without a hierarchy."""
+"""Data from a Gaussian field or mixture: distributions without a hierarchy."""
 
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lit_hier.data.batches import Batch, check_sharing, planned_loader
+from lit_hier.data.batches import Batch, planned_loader
 from lit_hier.errors import InputError
 from lit_hier.gaussian import Distribution
 from lit_hier.streams import Purpose, uniform
 
 
 class GaussianDataset(Dataset[Batch]):
-    """Data made when they are asked for; an item is a whole batch.
+    """Data drawn when a batch is loaded; an item is a whole batch.
 
     Args:
-        distribution: What they are drawn from.
-        num_samples: How many.
-        seed: Their seed.
-        first: Number of the first one among all that the seed has.
+        distribution: Distribution of the data.
+        num_samples: Number of data.
+        seed: Seed of the data.
+        first: Offset of the first datum in the stream of the seed.
     """
 
     def __init__(
@@ -29,15 +29,15 @@ class GaussianDataset(Dataset[Batch]):
         self.first = first
 
     def __len__(self) -> int:
-        """Data."""
+        """Return the number of data."""
         return self.num_samples
 
     def __getitem__(self, index: Tensor) -> Batch:
-        """Give a batch.
+        """Return the batch of the given sample indices.
 
         Returns:
-            `x`, float32, (B, 1, *spatial); `label`, int64, (B,); `index`, the sample indices asked
-            for, int64, (B,).
+            `x`, float32, shape (B, 1, *spatial); `label`, int64, shape (B,); `index`, the
+            argument, int64, shape (B,).
         """
         number = index + self.first
         draws = uniform(self.seed, Purpose.DATA, number, 0.0, self.distribution.num_draws)
@@ -46,12 +46,12 @@ class GaussianDataset(Dataset[Batch]):
 
 
 class GaussianDataModule(LightningDataModule):
-    """Data to be turned round, and others as the reference set for statistics of activations.
+    """Data for forward-backward, and a reference set for statistics of activations.
 
     Args:
         distribution: A `GaussianRandomField` or a `GaussianMixture`.
-        num_test: Data of the reference set.
-        num_predict: Data that `lit-hier predict` turns round.
+        num_test: Number of data in the reference set, the test split.
+        num_predict: Number of data on which `lit-hier predict` runs forward-backward.
         eval_batch_size: Data per batch.
         seed: Seed of the data, 0 to 2^64 - 1.
 
@@ -79,10 +79,6 @@ class GaussianDataModule(LightningDataModule):
         self.predict_set = GaussianDataset(distribution, num_predict, seed)
         self.test_set = GaussianDataset(distribution, num_test, seed, first=num_predict)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Check that the trainer shares out batches as they are planned."""
-        check_sharing(self.trainer)
-
     def _loader(self, dataset: GaussianDataset, limited: bool = False) -> DataLoader[Batch]:
         name = "eval_batch_size"
         return planned_loader(
@@ -94,5 +90,5 @@ class GaussianDataModule(LightningDataModule):
         return self._loader(self.test_set)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Data to be turned round, in order; an item's index is its sample index."""
+        """Data for forward-backward, in order; `index` holds sample indices."""
         return self._loader(self.predict_set, limited=True)

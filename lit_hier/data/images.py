@@ -1,4 +1,4 @@
-"""Images of any data set, prepared as networks take them."""
+"""Images from any dataset, preprocessed as the input of networks."""
 
 import hashlib
 import logging
@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import VisionDataset
 
-from lit_hier.data.batches import Batch, check_sharing
-from lit_hier.data.choice import choose, read_labels
+from lit_hier.data.batches import Batch
 from lit_hier.data.files import ImageFiles
-from lit_hier.data.preprocessing import Prepared, prepare
+from lit_hier.data.preprocessing import PreparedImage, prepare
+from lit_hier.data.selection import read_labels, select_per_class
 from lit_hier.data.splits import Split, SplitDataModule
 from lit_hier.errors import InputError, one_line
 from lit_hier.io.pixels import from_levels
@@ -24,50 +24,50 @@ _LOG: Final = logging.getLogger("lit_hier")
 
 
 class PreparedImages(Dataset[Batch]):
-    """Chosen images of a data set; an item is a whole batch.
+    """Selected images of a dataset, preprocessed; an item is a whole batch.
 
-    Images that cannot be read are left out of their batch, each with a line in the log.
+    An image that cannot be read is skipped, with a line in the log.
 
     Args:
-        dataset: Its items are an image, see `prepare`, and a class.
-        label: The class of each of its images, shape (N,).
-        chosen: Which images, and in which order, shape (M,).
+        dataset: Its items are pairs of an image, as `prepare` accepts it, and a label.
+        label: Label of each image of `dataset`, shape (N,).
+        selected: Indices of the selected images, in order, shape (M,).
         size: Pixels per side.
-        channels: 1, grey, or 3, colours.
+        channels: 1 for greyscale or 3 for colour.
     """
 
     def __init__(
         self,
         dataset: VisionDataset,
         label: NDArray[np.int64],
-        chosen: NDArray[np.int64],
+        selected: NDArray[np.int64],
         size: int,
         channels: int,
     ) -> None:
         self.dataset = dataset
-        self.chosen = chosen
-        self.label = torch.from_numpy(label[chosen])
+        self.selected = selected
+        self.label = torch.from_numpy(label[selected])
         self.size = size
         self.channels = channels
 
     def __len__(self) -> int:
-        """Images, read or not."""
-        return len(self.chosen)
+        """Return the number of selected images, readable or not."""
+        return len(self.selected)
 
     def __getitem__(self, index: Tensor) -> Batch:
-        """Give a batch.
+        """Return the batch of the given sample indices.
 
         Returns:
-            `x`, float32 in [-1, 1], (B', C, size, size), of the B' images that can be read;
-            `label`, int64, (B',), -1 if unknown; `index`, those of the indices asked for, int64,
-            (B',); `name`, what each is called in the data set, a list; `planned`, the indices
-            asked for, int64, (B,); `image_counts`, how many of these were skipped, converted and
-            enlarged, int64, (3,).
+            `x`, the B' readable images, float32 in [-1, 1], shape (B', C, size, size); `label`,
+            -1 if unknown, int64, shape (B',); `index`, their sample indices, int64, shape (B',);
+            `name`, their names in the dataset, a list; `planned`, the argument, int64, shape (B,);
+            `image_counts`, the numbers of skipped, converted and enlarged images, int64, shape
+            (3,).
 
         Raises:
-            InputError: The data set has a transform that gives no levels.
+            InputError: The dataset has a transform that does not return pixel levels.
         """
-        prepared = [self._prepare(int(number)) for number in self.chosen[index.numpy()]]
+        prepared = [self._prepare(int(number)) for number in self.selected[index.numpy()]]
         read = [image for image in prepared if image is not None]
         kept = index[torch.tensor([image is not None for image in prepared], dtype=torch.bool)]
         levels = np.array([image.levels for image in read], dtype=np.uint8)
@@ -81,22 +81,22 @@ class PreparedImages(Dataset[Batch]):
             "x": from_levels(torch.from_numpy(levels).movedim(-1, 1).contiguous()),
             "label": self.label[kept],
             "index": kept,
-            "name": [self._name(int(number)) for number in self.chosen[kept.numpy()]],
+            "name": [self._name(int(number)) for number in self.selected[kept.numpy()]],
             "planned": index,
             "image_counts": torch.tensor(image_counts),
         }
 
-    def _prepare(self, number: int) -> Prepared | None:
+    def _prepare(self, number: int) -> PreparedImage | None:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what PIL finds odd, and reads all the same
+                warnings.simplefilter("ignore")  # of PIL, on unusual files that it can read
                 return prepare(self.dataset[number][0], self.size, self.channels)
         except InputError:
             raise
-        except Exception as error:  # a broken file may make PIL stumble anywhere
+        except Exception as error:  # PIL may raise anything on a damaged file
             reason = " ".join(str(error).split()) or type(error).__name__
-            place = getattr(self.dataset, "root", type(self.dataset).__name__)
-            _LOG.warning(one_line(f"data: skipped {place}/{self._name(number)}: {reason}"))
+            root = getattr(self.dataset, "root", type(self.dataset).__name__)
+            _LOG.warning(one_line(f"data: skipped {root}/{self._name(number)}: {reason}"))
             return None
 
     def _name(self, number: int) -> str:
@@ -104,51 +104,51 @@ class PreparedImages(Dataset[Batch]):
 
     @property
     def fingerprint(self) -> str | None:
-        """What decides the batches, as a hash in hex; `None` where contents cannot be told."""
-        chosen = self.chosen.tolist()
+        """Hash of everything that determines the batches; `None` if contents are unknown."""
+        selected = self.selected.tolist()
         levels = getattr(self.dataset, "data", None)
         shape = f"{type(self.dataset).__name__} {self.size} {self.channels}"
         digest = hashlib.sha256(f"{shape} {self.label.tolist()}".encode())
         if isinstance(self.dataset, ImageFiles):
-            digest.update(self.dataset.fingerprint(chosen).encode())
+            digest.update(self.dataset.fingerprint(selected).encode())
         elif isinstance(levels, (Tensor, np.ndarray)) and self.dataset.transforms is None:
-            digest.update(f"{chosen} {levels.shape}".encode())
-            digest.update(np.ascontiguousarray(np.asarray(levels)[self.chosen]).data)
+            digest.update(f"{selected} {levels.shape}".encode())
+            digest.update(np.ascontiguousarray(np.asarray(levels)[self.selected]).data)
         else:
             return None
         return digest.hexdigest()
 
 
 class ImageDataModule(SplitDataModule):
-    """Images of any data set, of torchvision or one's own: `ImageFiles`.
+    """Images from any dataset: one of torchvision, or a folder with `ImageFiles`.
 
-    They are prepared as the paper's diffusion model takes them, see
-    `lit_hier.data.preprocessing`. Images that cannot be read are left out and counted in
-    `image_counts`, as are those that had to be converted or enlarged.
+    They are preprocessed as for the paper's diffusion model, see `lit_hier.data.preprocessing`.
+    Images that cannot be read are skipped. `image_counts` counts them, and those that were
+    converted or enlarged.
 
     Args:
-        held_out: The images that are looked at. Transforms of the data set give PIL images or
-            uint8 levels, if there are any.
-        train: Images to learn from, if any.
+        held_out: Dataset for prediction and for the reference set. A transform of it must return
+            PIL images or uint8 levels.
+        train: Dataset for training and validation, if any.
         size: Pixels per side.
-        channels: 1, grey, or 3, colours.
-        num_per_class: Images of each class that `lit-hier predict` turns round; all with null.
-            Images of unknown class count as one class.
-        reference_per_class: Images of each class in the reference set for statistics of
-            activations, the test split; all of `held_out` with null.
-        num_val: Validation images, taken from `train`.
-        batch_size: Images per training step, all processes together.
-        eval_batch_size: Images per batch elsewhere.
-        num_workers: Processes that read images ahead; with 0, they are read as they are needed.
-        seed: Seed of what is chosen, and of shuffles.
+        channels: 1 for greyscale or 3 for colour.
+        num_per_class: Number of images of each class on which `lit-hier predict` runs
+            forward-backward; null for all. Images of unknown class count as one class.
+        reference_per_class: Number of images of each class in the test split, the reference set
+            for statistics of activations; null for all.
+        num_val: Number of validation images, removed from `train`.
+        batch_size: Images per training step, over all processes.
+        eval_batch_size: Images per batch in validation, test and prediction.
+        num_workers: Number of worker processes that read images; with 0, the main process does.
+        seed: Seed of the selection, of the validation images and of the shuffles.
 
     Attributes:
-        classes: Names of the classes of `held_out`, by label; empty if they are unknown.
-        num_classes: Their number; at least that of the labels.
+        classes: Names of the classes of `held_out`, by label; empty if unknown.
+        num_classes: Number of classes, of which some may have no image.
 
     Raises:
-        InputError: A number is out of range, a class has too few images, or a data set does not
-            say its classes.
+        InputError: A number is out of range, a class has too few images, or a dataset does not
+            have the classes of its images.
     """
 
     def __init__(
@@ -180,31 +180,33 @@ class ImageDataModule(SplitDataModule):
             if value < 0:
                 raise InputError(f"{name} is {value}; give at least 0")
         if channels not in (1, 3):
-            raise InputError(f"channels is {channels}; give 1, grey, or 3, colours")
+            raise InputError(f"channels is {channels}; give 1 for greyscale or 3 for colour")
         self.held_out, self.train = held_out, train
         self.size, self.channels, self.num_val = size, channels, num_val
         self.classes = [str(name) for name in getattr(held_out, "classes", ())]
         shape = (size, channels)
         label = read_labels(held_out, "held_out")
         self.num_classes = max(len(self.classes), int(label.max()) + 1)
-        reference = choose(label, reference_per_class, seed, self.classes, "reference_per_class")
-        few = choose(label, num_per_class, seed, self.classes, "num_per_class")
+        reference = select_per_class(
+            label, reference_per_class, seed, self.classes, "reference_per_class"
+        )
+        few = select_per_class(label, num_per_class, seed, self.classes, "num_per_class")
         self._splits["test"] = PreparedImages(held_out, label, reference, *shape)
         self._splits["predict"] = PreparedImages(held_out, label, few, *shape)
         if train is None and num_val:
-            raise InputError(f"num_val is {num_val}, but there is no train; give it, or 0")
+            raise InputError(f"num_val is {num_val} without train; give train, or 0")
         if train is not None:
             label = read_labels(train, "train")
             if num_val >= len(label):
                 raise InputError(
-                    f"num_val is {num_val}, of {len(label)} images of train; leave some to learn"
-                    " from"
+                    f"num_val is {num_val} of {len(label)} images of train; leave some for"
+                    " training"
                 )
             others = [str(name) for name in getattr(train, "classes", ())]
             if self.classes and others and self.classes != others:
                 raise InputError(
-                    f"train: its {len(others)} classes are not held_out's {len(self.classes)},"
-                    " so labels would mean different things; give both the same classes"
+                    f"train: its {len(others)} classes differ from the {len(self.classes)} of"
+                    " held_out, so labels would differ in meaning; give both the same classes"
                 )
             order = np.random.default_rng(seed).permutation(len(label))
             val, rest = order[:num_val], order[num_val:]
@@ -213,7 +215,7 @@ class ImageDataModule(SplitDataModule):
 
     @property
     def training_set(self) -> str:
-        """What decides the training set, in one line, wherever its files lie; empty without."""
+        """One line with everything that determines the training set but its path; may be empty."""
         if self.train is None:
             return ""
         label = read_labels(self.train, "train")
@@ -223,33 +225,29 @@ class ImageDataModule(SplitDataModule):
             f" channels={self.channels}, seed={self.seed}"
         )
 
-    def setup(self, stage: str | None = None) -> None:
-        """Check that the trainer shares out batches as they are planned."""
-        check_sharing(self.trainer)
-
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Refuse a batch without images, of which no loss can be taken, unless it is turned round.
+        """Raise, except in prediction, for a batch without images, whose loss is undefined.
 
         Raises:
-            InputError: None of its images can be read.
+            InputError: None of the images of the batch can be read.
         """
         assert self.trainer is not None
-        lost = len(batch["planned"]) and not len(batch["index"])
-        if self.trainer.state.fn != "predict" and lost:
+        unreadable = len(batch["planned"]) and not len(batch["index"])
+        if self.trainer.state.fn != "predict" and unreadable:
             raise InputError(
-                "data: no image of a batch can be read, see the log; remove these files, or take"
-                " larger batches"
+                "data: no image of a batch can be read, see the log; remove these files, or give"
+                " a larger batch_size"
             )
         return batch
 
     def _dataloader(self, split: Split) -> DataLoader[Batch]:
         if split in ("train", "val") and self.train is None:
-            raise InputError("train: give a data set to learn from")
+            raise InputError("train: give a dataset for training")
         if split == "val" and not self.num_val:
             raise InputError("num_val is 0; give at least 1")
         return super()._dataloader(split)
 
     def val_dataloader(self) -> Any:
-        """Validation data, in order; in training there may be none."""
+        """Validation data, in order; in training, none if `num_val` is 0."""
         training = self.trainer is not None and self.trainer.state.fn == "fit"
         return [] if training and not self.num_val else super().val_dataloader()

@@ -1,15 +1,14 @@
-r"""Images as the paper's diffusion model takes them: levels of equal squares.
+r"""Preprocessing of images as for the paper's diffusion model: scaled square crops.
 
-As long as the short side is at least twice what is wanted, boxes of 2 x 2 pixels are averaged;
-then the image is scaled bicubically, by
+While the short side is at least twice the target size, boxes of 2 x 2 pixels are averaged. Then
+the image is scaled bicubically by
 
-.. math:: \text{size} / \min(\text{width}, \text{height}),
+.. math:: \text{size} / \min(\text{width}, \text{height})
 
-and the square in its middle is cut out. Nothing else is done: an image that a camera says to
-turn stays as it is stored.
+and the central square is cropped. Nothing else changes; the orientation in EXIF data is ignored.
 
 Source: Dhariwal and Nichol, "Diffusion models beat GANs on image synthesis" (2021), whose code
-gives the same bits.
+returns the same bits.
 """
 
 from typing import Any, Final, NamedTuple
@@ -22,16 +21,16 @@ from torch import Tensor
 from lit_hier.errors import InputError
 
 _MODES: Final = {1: "L", 3: "RGB"}
-_MOST: Final = 2**28  # pixels of a scaled image: a strip of one pixel would fill any memory
+_MAX_PIXELS: Final = 2**28  # a strip one pixel high, once scaled, can exceed any memory
 
 
-class Prepared(NamedTuple):
-    """An image as networks take it, and what it needed for that.
+class PreparedImage(NamedTuple):
+    """A preprocessed image, and what its preprocessing required.
 
     Attributes:
-        levels: uint8, shape (size, size, C).
-        converted: Whether it had other channels, or a palette, or 16 bits.
-        enlarged: Whether its short side was less than `size`.
+        levels: Pixel levels, uint8, shape (size, size, C).
+        converted: Whether the image had another mode: other channels, a palette or 16 bits.
+        enlarged: Whether its short side was below `size`.
     """
 
     levels: NDArray[np.uint8]
@@ -40,47 +39,48 @@ class Prepared(NamedTuple):
 
 
 def centre_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """Scale an image until its short side fits, and cut out the square in its middle.
+    """Scale the short side of an image to `size` and crop the central square.
 
     Args:
-        image: Of mode L or RGB.
+        image: Image of mode L or RGB.
         size: Pixels per side.
 
     Returns:
-        uint8, shape (size, size) or (size, size, 3).
+        Pixel levels, uint8, shape (size, size) or (size, size, 3).
 
     Raises:
-        ValueError: It is so long and narrow that it would fill the memory.
+        ValueError: The image is so narrow that it would not fit into memory once scaled.
     """
     while min(image.size) >= 2 * size:
         image = _resize(image, image.width // 2, image.height // 2, Image.Resampling.BOX)
     scale = size / min(image.size)
     width, height = round(image.width * scale), round(image.height * scale)
-    if width * height > _MOST:
-        raise ValueError(f"it is too long and narrow: scaled, it has {width} x {height} pixels")
+    if width * height > _MAX_PIXELS:
+        raise ValueError(f"it is too narrow: once scaled, it has {width} x {height} pixels")
     scaled = np.array(_resize(image, width, height, Image.Resampling.BICUBIC))
     top, left = (height - size) // 2, (width - size) // 2
     return scaled[top : top + size, left : left + size]
 
 
 def _resize(image: Image.Image, width: int, height: int, kind: Image.Resampling) -> Image.Image:
-    """Resize rows, round, then columns: from version 13 on, Pillow itself may change the order."""
+    """Resize rows, round, then resize columns; from version 13, Pillow may change the order."""
     return image.resize((width, image.height), kind).resize((width, height), kind)
 
 
-def prepare(image: Any, size: int, channels: int) -> Prepared:
-    """Convert an image, of an animation the first one, and crop it: see `centre_crop`.
+def prepare(image: Any, size: int, channels: int) -> PreparedImage:
+    """Convert an image, the first frame of an animation, and crop it with `centre_crop`.
 
-    16 bits are reduced to the upper 8.
+    Of 16 bits, the upper 8 are kept.
 
     Args:
-        image: A PIL image; or uint8 levels, an array (H, W) or (H, W, C), or a tensor (C, H, W).
+        image: A PIL image; or uint8 levels: an array (H, W) or (H, W, C), or a tensor (C, H, W).
         size: Pixels per side.
-        channels: 1, grey, or 3, colours.
+        channels: 1 for greyscale or 3 for colour.
 
     Raises:
-        InputError: It is none of these.
-        ValueError: It cannot be converted. PIL raises other errors too, of files read lazily.
+        InputError: `image` has another type.
+        ValueError: The image cannot be converted. PIL may raise other exceptions on lazily read
+            files.
     """
     if not isinstance(image, Image.Image):
         image = _from_levels(image)
@@ -90,19 +90,19 @@ def prepare(image: Any, size: int, channels: int) -> Prepared:
     if image.mode[0] in "IF":
         image = _upper_byte(image)
     levels = centre_crop(image.convert(mode), size)
-    return Prepared(levels.reshape(size, size, channels), converted, enlarged)
+    return PreparedImage(levels.reshape(size, size, channels), converted, enlarged)
 
 
 def _from_levels(levels: Any) -> Image.Image:
-    """Make a PIL image of a tensor, channels first, or of an array, channels last."""
+    """Convert a tensor, channels first, or an array, channels last, to a PIL image."""
     if isinstance(levels, Tensor):
         levels = levels.movedim(0, -1) if levels.ndim == 3 else levels
         levels = levels.numpy()
     if getattr(levels, "dtype", None) != np.uint8:
         kind = getattr(levels, "dtype", type(levels).__name__)
         raise InputError(
-            f"transform: images come as {kind}; leave the data set's transform out, or let it"
-            " give PIL images or uint8 levels"
+            f"transform: images are {kind}; remove the dataset's transform, or make it return PIL"
+            " images or uint8 levels"
         )
     if levels.ndim == 3 and levels.shape[2] not in (1, 3, 4):
         raise ValueError(f"it has {levels.shape[2]} channels")
@@ -110,8 +110,8 @@ def _from_levels(levels: Any) -> Image.Image:
 
 
 def _upper_byte(image: Image.Image) -> Image.Image:
-    """Reduce 16 bits to 8, which PIL would cut off at 255."""
+    """Reduce 16 bits to the upper 8; PIL would clip at 255."""
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
-        raise ValueError(f"its values, of mode {image.mode}, are not of 8 or 16 bits")
+        raise ValueError(f"its values, of mode {image.mode}, do not have 8 or 16 bits")
     return Image.fromarray((values >> 8).astype(np.uint8))

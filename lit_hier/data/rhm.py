@@ -1,4 +1,4 @@
-"""Data of a Random Hierarchy Model, for classifiers and for denoisers."""
+"""Data of a Random Hierarchy Model, for classification and for forward-backward."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lit_hier.data.batches import Batch, check_sharing
+from lit_hier.data.batches import Batch
 from lit_hier.data.splits import Split, SplitDataModule
 from lit_hier.errors import InputError
 from lit_hier.rhm import Grammars, RandomHierarchyModel, whitened_one_hot
-from lit_hier.rhm.distinct import draw_distinct
+from lit_hier.rhm.sampling import sample_distinct_words
 
-_MOST: Final = 10**10  # symbols that may be asked for: more would not fit into most memories
-_CHUNK: Final = 65536  # data derived at a time: bounds what a tree's latents take
+_MAX_SYMBOLS: Final = 10**10  # leaves of all data; more do not fit into most memories
+_CHUNK_SIZE: Final = 65536  # data derived at a time, which bounds the memory of the latents
 
 
 class RHMDataset(Dataset[Batch]):
@@ -25,9 +25,9 @@ class RHMDataset(Dataset[Batch]):
     Sample g N + i is datum i of grammar g.
 
     Args:
-        grammars: G of them.
+        grammars: The G grammars.
         leaves: One tensor per grammar, any integer type, shape (N, s**L).
-        label: Classes, shape (G, N).
+        label: Classes, int64, shape (G, N).
     """
 
     def __init__(
@@ -38,20 +38,20 @@ class RHMDataset(Dataset[Batch]):
         self.label = label
 
     def __len__(self) -> int:
-        """Data of all grammars."""
+        """Return the number of data of all grammars."""
         return self.label.numel()
 
     def __getitem__(self, index: Tensor) -> Batch:
-        """Give a batch: samples of one grammar.
+        """Return the batch of the given sample indices, which belong to one grammar.
 
         Returns:
-            `x`, whitened one-hot leaves, float32, (B, v, s**L); `label`, int64, (B,); `leaves`,
-            int64, (B, s**L); `index`, the sample indices asked for, int64, (B,); `source`, the
-            number of the grammar, int64, ().
+            `x`, whitened one-hot leaves, float32, shape (B, v, s**L); `label`, int64, shape (B,);
+            `leaves`, int64, shape (B, s**L); `index`, the argument, int64, shape (B,); `source`,
+            the number of the grammar, int64, shape ().
         """
         num_each = self.label.shape[1]
         first = int(index[0]) // num_each if len(index) else 0
-        assert (index // num_each == first).all(), "a batch is of one grammar"
+        assert (index // num_each == first).all(), "a batch has samples of one grammar"
         rows = index - first * num_each
         leaves = self.leaves[first][rows].long()
         x = whitened_one_hot(leaves, self.grammars[first].num_features)
@@ -61,28 +61,29 @@ class RHMDataset(Dataset[Batch]):
 
 
 class RHMDataModule(SplitDataModule):
-    """Training, validation, test and prediction data that have no datum in common.
+    """Disjoint training, validation, test and prediction data.
 
-    All are drawn uniformly without replacement from the data of the grammar, in this order; so the
-    training set depends on (seed, num_train) alone, and whatever a later run with the same two
-    holds out, a network trained on it has not seen. Batches are those of `RHMDataset`, planned by
-    `PlannedBatches`. Of an ensemble, each grammar has as many data as the numbers say, and each
-    batch is of one grammar.
+    All are drawn uniformly without replacement from the data of the grammar, in this order. The
+    training set therefore depends on (seed, num_train) only, and a later run with the same two
+    holds out only data on which a network was not trained. Batches are those of `RHMDataset`,
+    planned by `PlannedBatches`. For an ensemble, the numbers apply to each grammar, and each batch
+    has data of one grammar.
 
     Args:
-        rhm: The grammar, or an ensemble of them.
-        num_train: Training data n; the set is fixed, as in the paper. To look into a trained
-            network give the number that it was trained on, or its training data pass for held-out
-            ones.
-        num_val: Validation data.
-        num_test: Test data; also the usual reference set for the statistics of activations.
-        num_predict: Held-out data that `lit-hier predict` turns round.
-        batch_size: Data per training step, all processes together.
-        eval_batch_size: Data per batch elsewhere.
-        seed: Seed of the data and of their shuffles.
+        rhm: The grammar, or an ensemble of grammars.
+        num_train: Number of training data; the set is fixed, as in the paper. To analyse a trained
+            network, give the number that it was trained on; otherwise training data are counted as
+            held out.
+        num_val: Number of validation data.
+        num_test: Number of test data; by default also the reference set for statistics of
+            activations.
+        num_predict: Number of held-out data on which `lit-hier predict` runs forward-backward.
+        batch_size: Data per training step, over all processes.
+        eval_batch_size: Data per batch in validation, test and prediction.
+        seed: Seed of the data and of the shuffles.
 
     Raises:
-        InputError: A number is too small, or the grammar has fewer data than all splits need.
+        InputError: A number is too small, or the grammar has fewer data than the splits need.
     """
 
     def __init__(
@@ -110,32 +111,35 @@ class RHMDataModule(SplitDataModule):
             if size < least:
                 raise InputError(f"num_{split} is {size}; give at least {least}")
         if batch_size < 1 or eval_batch_size < 1:
-            raise InputError("batch_size and eval_batch_size must be at least 1")
-        wanted = sum(self.sizes.values())
-        if wanted * sum(grammar.num_leaves for grammar in self.grammars) > _MOST:
             raise InputError(
-                f"num_layers and num_train ask for {wanted} data of"
-                f" {max(grammar.num_leaves for grammar in self.grammars)} leaves;"
-                f" more than {_MOST} symbols do not fit into memory"
+                f"batch_size is {batch_size} and eval_batch_size is {eval_batch_size}; give at"
+                " least 1"
+            )
+        num = sum(self.sizes.values())
+        if num * sum(grammar.num_leaves for grammar in self.grammars) > _MAX_SYMBOLS:
+            raise InputError(
+                f"num_layers and num_train amount to {num} data of"
+                f" {max(grammar.num_leaves for grammar in self.grammars)} leaves; give smaller"
+                f" numbers, at most {_MAX_SYMBOLS} leaves fit into memory"
             )
         for grammar in self.grammars:
-            if wanted > grammar.num_data:
+            if num > grammar.num_data:
                 raise InputError(
-                    f"num_train + num_val + num_test + num_predict = {wanted}, but {grammar} makes"
-                    f" only {grammar.num_data} data, too few for splits that share none; ask for"
-                    " fewer data or take a larger num_synonyms, tuple_size or num_layers"
+                    f"num_train + num_val + num_test + num_predict = {num}, but {grammar} has"
+                    f" only {grammar.num_data} data, too few for disjoint splits; give smaller"
+                    " numbers or a larger num_synonyms, tuple_size or num_layers"
                 )
         if seed < 0:
             raise InputError(f"seed is {seed}; give at least 0")
 
     @property
     def num_classes(self) -> int:
-        """Classes: n of the first grammar."""
+        """Number of classes, n, of the first grammar."""
         return self.grammars[0].num_classes
 
     @property
     def training_set(self) -> str:
-        """What decides the training set, in one line: grammar, rules, size, seed."""
+        """One line with everything that determines the training set."""
         if len(self.grammars) > 1:
             return f"{len(self.grammars)} grammars"
         rhm = self.grammars[0]
@@ -146,14 +150,9 @@ class RHMDataModule(SplitDataModule):
         )
 
     def setup(self, stage: str | None = None) -> None:
-        """Draw all splits, once.
-
-        Raises:
-            InputError: The trainer would share out the batches in another way.
-        """
+        """Draw all splits; a second call does nothing."""
         if self._splits:
             return
-        check_sharing(self.trainer)
         sizes = list(self.sizes.values())
         drawn = [self._draw(number) for number in range(len(self.grammars))]
         leaves = zip(*(x.split(sizes) for x, _ in drawn), strict=True)
@@ -164,9 +163,9 @@ class RHMDataModule(SplitDataModule):
         }
 
     def _draw(self, number: int) -> tuple[Tensor, Tensor]:
-        """Draw the data of one grammar for all splits: leaves and classes."""
+        """Draw leaves and classes of one grammar for all splits."""
         rhm = self.grammars[number]
-        words = draw_distinct(
+        words = sample_distinct_words(
             np.random.default_rng([self.seed, number]),
             sum(self.sizes.values()),
             [rhm.num_classes] + [rhm.num_synonyms] * rhm.num_choices,
@@ -175,8 +174,8 @@ class RHMDataModule(SplitDataModule):
         label = torch.from_numpy(words[:, 0].astype(np.int64))
         dtype = torch.uint8 if rhm.num_features <= 256 else torch.int64
         leaves = torch.empty(len(words), rhm.num_leaves, dtype=dtype)
-        for start in range(0, len(words), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        for start in range(0, len(words), _CHUNK_SIZE):
+            part = slice(start, start + _CHUNK_SIZE)
             choices = torch.from_numpy(words[part, 1:].astype(np.int64))
             leaves[part] = rhm.derive(label[part], choices)[0].to(dtype)
         return leaves, label
@@ -185,5 +184,5 @@ class RHMDataModule(SplitDataModule):
         if not self.sizes[split]:
             raise InputError(f"num_{split} is 0; give at least 1")
         if split == "train" and len(self.grammars) > 1:
-            raise InputError(f"rhm: a network learns the data of one grammar, not of {self.rhm}")
+            raise InputError(f"rhm: give one grammar to train a network, not {self.rhm}")
         return super()._dataloader(split)

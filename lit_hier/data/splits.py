@@ -1,4 +1,4 @@
-"""What data modules share that hold their splits in memory."""
+"""The base class of data modules with splits for training, validation, test and prediction."""
 
 from typing import Literal
 
@@ -11,14 +11,16 @@ Split = Literal["train", "val", "test", "predict"]
 
 
 class SplitDataModule(LightningDataModule):
-    """Loads each split as `PlannedBatches` plans; a subclass fills `_splits` in `setup`.
+    """Loads each split in the batches of `PlannedBatches`.
+
+    A subclass fills `_splits` with datasets in `setup` or before.
 
     Args:
-        batch_size: Samples per training step, all processes together.
-        eval_batch_size: Samples per batch elsewhere.
+        batch_size: Samples per training step, over all processes.
+        eval_batch_size: Samples per batch in validation, test and prediction.
         seed: Seed of the shuffles in training.
-        num_blocks: Blocks of equally many samples in each split; no batch has samples of two.
-        num_workers: Processes that load batches ahead; with 0, each is loaded as it is needed.
+        num_blocks: Number of equally large blocks of samples in each split; no batch spans two.
+        num_workers: Number of worker processes that load batches; with 0, the main process does.
     """
 
     def __init__(
@@ -38,9 +40,9 @@ class SplitDataModule(LightningDataModule):
         self._splits: dict[Split, Dataset[Batch]] = {}
 
     def fingerprint(self, split: Split) -> str | None:
-        """Tell apart what decides a split's batches, as a hash in hex; `None` if nothing does.
+        """Return a hash of everything that determines a split's batches.
 
-        Known once `setup` has made the split.
+        It is `None` before `setup` and for a dataset without a fingerprint.
         """
         return getattr(self._splits.get(split), "fingerprint", None)
 
@@ -58,7 +60,7 @@ class SplitDataModule(LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Training data, shuffled anew each epoch."""
+        """Training data, reshuffled in each epoch."""
         return self._dataloader("train")
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -70,5 +72,5 @@ class SplitDataModule(LightningDataModule):
         return self._dataloader("test")
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Held-out data to be turned round, in order; an item's index is its sample index."""
+        """Held-out data for forward-backward, in order; `index` holds sample indices."""
         return self._dataloader("predict")

@@ -1,4 +1,4 @@
-"""Data without a hierarchy, whose posterior under diffusion has a closed form."""
+"""Distributions without a hierarchy, whose posterior under diffusion has a closed form."""
 
 from lit_hier.gaussian.distribution import Distribution, PosteriorDraw
 from lit_hier.gaussian.field import GaussianRandomField

@@ -1,8 +1,8 @@
-r"""What the models have in common.
+r"""The base class of distributions with a closed-form posterior under Gaussian diffusion.
 
-All diffuse as :math:`x_t = \sqrt{\alpha_t} x_0 + \sqrt{1 - \alpha_t} \eta` with
-:math:`\alpha_t = e^{-2t}` (Eq. 9). A Gaussian :math:`x_0` of mean :math:`\mu` and variance
-:math:`\sigma^2`, given :math:`x_t`, is again Gaussian:
+Diffusion is :math:`x_t = \sqrt{\alpha_t} x_0 + \sqrt{1 - \alpha_t} \eta` with
+:math:`\alpha_t = e^{-2t}` (Eq. 9). If :math:`x_0` is Gaussian with mean :math:`\mu` and variance
+:math:`\sigma^2`, its distribution given :math:`x_t` is Gaussian with
 
 .. math::
    E[x_0 \mid x_t] = \mu + \frac{\sqrt{\alpha_t} \sigma^2}{\alpha_t \sigma^2 + 1 - \alpha_t}
@@ -16,16 +16,16 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from lit_hier.processes import normal
+from lit_hier.processes import normal_quantile
 
 
 class PosteriorDraw(NamedTuple):
-    """A draw of x_0 given x_t.
+    """A sample of p(x_0 | x_t).
 
     Attributes:
-        x_0: float64, shape (B, 1, *spatial).
-        label: Its class, int64, shape (B,).
-        probabilities: Of the classes given x_t, float64, shape (B, classes).
+        x_0: Data, float64, shape (B, 1, *spatial).
+        label: Classes of the data, int64, shape (B,).
+        probabilities: p(class | x_t), float64, shape (B, classes).
     """
 
     x_0: Tensor
@@ -37,8 +37,8 @@ class Distribution(ABC):
     """A distribution with a closed-form posterior under Gaussian diffusion.
 
     Attributes:
-        shape: Of a datum: one channel, then positions.
-        num_classes: Classes; 1 where there are none.
+        shape: Shape of a datum, (1, *spatial).
+        num_classes: Number of classes; 1 if data have no class.
     """
 
     shape: tuple[int, ...]
@@ -46,7 +46,7 @@ class Distribution(ABC):
 
     @property
     def num_draws(self) -> int:
-        """Uniform numbers that a datum, or a draw from a posterior, takes."""
+        """Number of uniform draws for a datum or for a sample of its posterior."""
         return 1 + math.prod(self.shape)
 
     @abstractmethod
@@ -57,24 +57,24 @@ class Distribution(ABC):
             draws: Uniform numbers in [0, 1), float64, shape (B, `num_draws`).
 
         Returns:
-            x_0, float64, shape (B, 1, *spatial), and classes, int64, shape (B,).
+            Data, float64, shape (B, 1, *spatial), and their classes, int64, shape (B,).
         """
 
     @abstractmethod
     def posterior(self, x_t: Tensor, time: float, draws: Tensor) -> PosteriorDraw:
-        """Draw x_0 given x_t.
+        """Draw from p(x_0 | x_t).
 
         Args:
-            x_t: float64, shape (B, 1, *spatial).
+            x_t: Diffused data, float64, shape (B, 1, *spatial).
             time: Diffusion time t.
             draws: As in `sample`.
         """
 
-    def white(self, draws: Tensor) -> Tensor:
-        """Make white noise, shape (B, 1, *spatial), of all draws but the first."""
-        noise: Tensor = normal(draws[:, 1:]).unflatten(1, self.shape)
+    def white_noise(self, draws: Tensor) -> Tensor:
+        """Return white noise, shape (B, 1, *spatial), from all draws but the first."""
+        noise: Tensor = normal_quantile(draws[:, 1:]).unflatten(1, self.shape)
         return noise
 
     def class_theory(self, time: float) -> float:
-        """Expect the posterior probability of the true class; NaN where nothing is known."""
+        """Return the expected posterior probability of the true class; NaN if unknown."""
         return 1.0 if self.num_classes == 1 else math.nan

@@ -1,28 +1,32 @@
-"""Fourier modes of real data on a periodic grid."""
+"""Periodic grids and the wavenumbers of their Fourier modes."""
+
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from lit_hier.errors import InputError
 
-_MOST = 2**26  # positions of a grid
+_MAX_POSITIONS: Final = 2**26  # a larger grid does not fit into most memories
 
 
 def check_grid(size: int, dimensions: int) -> None:
-    """Refuse grids that there are not, or that would not fit into memory.
+    """Raise unless a grid has one or two dimensions and fits into memory.
 
     Raises:
         InputError: The size or the number of dimensions is out of range.
     """
     if dimensions not in (1, 2):
         raise InputError(f"dimensions is {dimensions}; give 1 or 2")
-    if not (size >= 4 and size**dimensions <= _MOST):
-        raise InputError(f"size is {size}; give at least 4, and at most {_MOST} positions in all")
+    if not (size >= 4 and size**dimensions <= _MAX_POSITIONS):
+        raise InputError(
+            f"size is {size}; give at least 4, and at most {_MAX_POSITIONS} positions in total"
+        )
 
 
 def wavenumber(size: int, dimensions: int) -> Tensor:
-    """Give |k| of the modes of `torch.fft.rfftn`, in periods per side, float64."""
-    # Whole numbers, whatever a size's reciprocal is rounded to: bands begin at them.
+    """Return |k| of the modes of `torch.fft.rfftn`, in periods per side, float64."""
+    # Rounded to exact integers: a band begins at one, and 1/size is not exact.
     full, half = (
         (f(size) * size).round().double() for f in (torch.fft.fftfreq, torch.fft.rfftfreq)
     )

@@ -1,14 +1,14 @@
-r"""A mixture of Gaussians: data that have classes, and no hierarchy.
+r"""A mixture of Gaussians: data with classes but without a hierarchy.
 
 .. math:: x_0 = a \, \mu_c + \eta, \qquad
    p(c \mid x_t) \propto \exp\Big( -\frac{\lVert x_t - \sqrt{\alpha_t} a \mu_c \rVert^2}{2} \Big)
 
-as the variance of x_t within a class is :math:`\alpha_t + 1 - \alpha_t = 1`. The mean of each
-class has the same power in all its Fourier modes, and so has the noise: no scale is special. The
-class is lost in a crossover around :math:`t = \frac12 \ln(a^2 d)`.
+because the variance of x_t within a class is :math:`\alpha_t + 1 - \alpha_t = 1`. The means and
+the noise have the same power in all Fourier modes, so no scale is special. The class is lost in a
+crossover around :math:`t = \frac12 \ln(a^2 d)`.
 
-Source: SI Appendix 5 of the later text compares with it; Biroli and Mezard, "Generative diffusion
-in very large dimensions" (2023), for the crossover.
+Source: compared with the RHM in SI Appendix 5 of the later text; for the crossover, Biroli and
+Mezard, "Generative diffusion in very large dimensions" (2023).
 """
 
 import math
@@ -20,23 +20,24 @@ from torch import Tensor
 from lit_hier.errors import InputError
 from lit_hier.gaussian.distribution import Distribution, PosteriorDraw
 from lit_hier.gaussian.fourier import check_grid
-from lit_hier.processes import normal_grid
+from lit_hier.processes import normal_quadrature
 
 
 class GaussianMixture(Distribution):
-    """Equally likely classes, each a Gaussian of variance 1 around a mean of white spectrum.
+    """Equally likely classes, each a Gaussian of variance 1 around a mean with a white spectrum.
 
-    The means have random phases; those of two classes are opposite.
+    The Fourier modes of the means have random phases. If there are two classes, their means are
+    opposite.
 
     Args:
         size: Positions per side, at least 4.
         dimensions: 1 or 2.
         num_classes: At least 2.
-        separation: a, the root mean square of a class's mean.
+        separation: a, the root mean square of the entries of a mean.
         seed: Seed of the means.
 
     Attributes:
-        means: Of the classes, float64, shape (classes, 1, *spatial).
+        means: Mean of each class, float64, shape (classes, 1, *spatial).
 
     Raises:
         InputError: An argument is out of range.
@@ -68,9 +69,9 @@ class GaussianMixture(Distribution):
         self.means = separation * flat
 
     def sample(self, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw classes, then data around their means."""
+        """Draw a class, then a datum around its mean."""
         label = (draws[:, 0] * self.num_classes).long()
-        x_0: Tensor = self.means.to(draws.device)[label] + self.white(draws)
+        x_0: Tensor = self.means.to(draws.device)[label] + self.white_noise(draws)
         return x_0, label
 
     def posterior(self, x_t: Tensor, time: float, draws: Tensor) -> PosteriorDraw:
@@ -84,17 +85,18 @@ class GaussianMixture(Distribution):
         mean, sqrt_alpha = means[label], math.exp(-time)
         centre = mean + sqrt_alpha * (x_t - sqrt_alpha * mean)
         spread = math.sqrt(-math.expm1(-2 * time))
-        return PosteriorDraw(centre + spread * self.white(draws), label, probabilities)
+        return PosteriorDraw(centre + spread * self.white_noise(draws), label, probabilities)
 
     def class_theory(self, time: float) -> float:
-        r"""Expect the posterior probability of the true one of two classes.
+        r"""Return the expected posterior probability of the true class for two classes.
 
-        Their log odds are normal with mean :math:`\delta^2 / 2` and variance :math:`\delta^2`,
-        where :math:`\delta^2 = \alpha_t \lVert a \mu_1 - a \mu_2 \rVert^2`; NaN for more classes.
+        The log odds of the true class are normal with mean :math:`\delta^2 / 2` and variance
+        :math:`\delta^2 = \alpha_t \lVert a \mu_1 - a \mu_2 \rVert^2`. NaN for more than two
+        classes.
         """
         if self.num_classes > 2:
             return math.nan
         delta = math.exp(-time) * float((self.means[0] - self.means[1]).norm())
-        nodes, weights = normal_grid(2001)
+        nodes, weights = normal_quadrature(2001)
         odds = np.clip(delta**2 / 2 + delta * nodes, -700, 700)
         return float(weights @ (1 / (1 + np.exp(-odds))))

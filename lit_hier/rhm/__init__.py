@@ -1,4 +1,4 @@
-"""What the Random Hierarchy Model is: rules, sampling, parsing, counting."""
+"""The Random Hierarchy Model: rules, sampling, parsing, counting, files, ensembles."""
 
 from lit_hier.rhm.encoding import whitened_one_hot
 from lit_hier.rhm.ensemble import GrammarEnsemble

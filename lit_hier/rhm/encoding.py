@@ -1,11 +1,11 @@
-r"""Symbols as vectors: the whitened one-hot code that networks take.
+r"""Whitened one-hot vectors, the input of networks on the RHM.
 
 A leaf with symbol :math:`\mu` is the basis vector :math:`e_\mu` of :math:`R^v`. If symbols are
 uniform, its mean is :math:`1/v` and its covariance :math:`(I - 1 1^T / v) / v`, so that
 
 .. math:: x = \sqrt{v} \, (e_\mu - 1/v)
 
-is white: mean 0 and covariance the projector onto the subspace that one-hot vectors span.
+is white: its mean is 0 and its covariance is the projector :math:`I - 1 1^T / v`.
 """
 
 import torch
@@ -21,8 +21,8 @@ def whitened_one_hot(symbols: Tensor, num_features: int) -> Tensor:
         num_features: v.
 
     Returns:
-        float32, shape (B, v, d); in memory the v numbers of a position lie together, as a
-        convolution whose kernel equals its stride likes them.
+        float32, shape (B, v, d); the v channels of a position are contiguous in memory, which is
+        fast for a convolution whose stride equals its kernel size.
     """
     code = (torch.eye(num_features, device=symbols.device) - 1 / num_features) * num_features**0.5
     return embedding(symbols.long(), code).transpose(1, 2)

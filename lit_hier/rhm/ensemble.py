@@ -1,4 +1,4 @@
-"""Many grammars together: what averages over rules and phase diagrams are made of."""
+"""Ensembles of grammars, for averages over rules and for phase diagrams."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -8,18 +8,18 @@ from lit_hier.rhm.grammar import Grammars, RandomHierarchyModel
 
 
 class GrammarEnsemble(Grammars):
-    """Random grammars of several numbers of synonyms, several depths, several seeds of the rules.
+    """One random grammar for each combination of m, L and seed of the rules.
 
     Args:
         num_features: v.
-        num_synonyms: m, one or a list.
+        num_synonyms: m, a number or a list.
         tuple_size: s.
-        num_layers: L, one or a list.
-        num_classes: n; v where it is left out.
-        seeds: Seeds of the rules, each given once; every pair (m, L) has one grammar per seed.
+        num_layers: L, a number or a list.
+        num_classes: n; defaults to v.
+        seeds: Seeds of the rules, without repeats.
 
     Raises:
-        InputError: A list is empty or says something twice, or the numbers make no grammar.
+        InputError: A list is empty or repeats a number, or the numbers do not define an RHM.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class GrammarEnsemble(Grammars):
             if not values:
                 raise InputError(f"{name}: the list is empty; give at least one")
             if len(set(values)) < len(values):
-                raise InputError(f"{name}: {values} says something twice; give each number once")
+                raise InputError(f"{name}: {values} repeats a number; give each number once")
         self._grammars = tuple(
             RandomHierarchyModel(num_features, m, tuple_size, L, num_classes, seed)
             for m, L, seed in product(*choices.values())
@@ -48,11 +48,11 @@ class GrammarEnsemble(Grammars):
 
     @property
     def grammars(self) -> tuple[RandomHierarchyModel, ...]:
-        """All of them, by m, then L, then seed."""
+        """All grammars, ordered by m, then L, then seed."""
         return self._grammars
 
     def __repr__(self) -> str:
-        """Say how many there are and the first one's parameters."""
+        """Return the first grammar and the number of others."""
         first, *others = self.grammars
         more = f" and {len(others)} more" if others else ""
         return f"{type(self).__name__} of {first}{more}"

@@ -1,13 +1,13 @@
-"""A grammar's rules as a file that people can read and write.
+"""Files of rules: a grammar as YAML or JSON.
 
-The file is YAML (JSON is YAML too) with one key, `rules`: one entry per level, leaves first, each
-a list over the symbols of the level above of their m tuples of s symbols:
+The key `rules` lists the levels, leaves first. A level lists, for each symbol of the level above,
+its m tuples of s symbols. The optional key `num_features` is v:
 
 .. code-block:: yaml
 
     rules:
-    - [[[0, 1], [1, 1]], [[1, 0], [0, 0]]]   # level 0: what symbols 0 and 1 of level 1 make
-    - [[[0, 0], [1, 1]], [[0, 1], [1, 0]]]   # level 1: what classes 0 and 1 make
+    - [[[0, 1], [1, 1]], [[1, 0], [0, 0]]]   # level 0: the tuples of symbols 0 and 1 of level 1
+    - [[[0, 0], [1, 1]], [[0, 1], [1, 0]]]   # level 1: the tuples of classes 0 and 1
 """
 
 import json
@@ -24,12 +24,12 @@ from lit_hier.rhm.grammar import RandomHierarchyModel
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Knows no aliases: a few lines of them stand for more values than any memory holds."""
+    """Rejects aliases: a few lines of them can stand for more values than fit into memory."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Make a node of what comes next."""
+        """Compose the next node; raise if it is an alias."""
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("rules have no aliases")
+            raise yaml.YAMLError("aliases are not allowed")
         return super().compose_node(parent, index)
 
 
@@ -37,7 +37,7 @@ def read_rules(path: str | PathLike[str]) -> RandomHierarchyModel:
     """Read a grammar from a file of rules.
 
     Raises:
-        InputError: There is no such file, or what it holds is no grammar.
+        InputError: The file cannot be read, is not plain YAML or does not define an RHM.
     """
     try:
         content = yaml.load(read_file(path).decode(), Loader=_PlainLoader)
@@ -45,7 +45,7 @@ def read_rules(path: str | PathLike[str]) -> RandomHierarchyModel:
         raise InputError(f"path: cannot read rules from {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"path: {path} is not YAML: {reason}") from error
+        raise InputError(f"path: {path} is not plain YAML: {reason}") from error
     if not isinstance(content, dict) or not isinstance(content.get("rules"), list):
         raise InputError(f"path: {path} has no list `rules`, one entry per level, leaves first")
     try:
@@ -55,22 +55,22 @@ def read_rules(path: str | PathLike[str]) -> RandomHierarchyModel:
 
 
 def write_rules(rhm: RandomHierarchyModel, path: str | PathLike[str]) -> None:
-    """Write a grammar's rules to a file that `read_rules` reads back."""
+    """Write a grammar's rules to a file, from which `read_rules` reads the same grammar."""
     levels = (json.dumps(torch.as_tensor(rule).tolist()) for rule in rhm.rules)
     text = f"num_features: {rhm.num_features}\nrules:\n" + "".join(f"- {x}\n" for x in levels)
     Path(path).write_text(text, encoding="utf-8")
 
 
 class RulesFromFile(RandomHierarchyModel):
-    """A grammar whose rules are read from a file: the class to name in a config.
+    """A grammar with its rules from a file, for use in configs.
 
     Args:
-        path: YAML or JSON file; `lit_hier.rhm.files` describes the format.
+        path: YAML or JSON file in the format that `lit_hier.rhm.files` describes.
 
     Raises:
-        InputError: There is no such file, or what it holds is no grammar.
+        InputError: The file cannot be read, is not plain YAML or does not define an RHM.
     """
 
     def __init__(self, path: str) -> None:
         grammar = read_rules(path)
-        self._adopt(grammar.rules, grammar.num_features)
+        self._set_rules(grammar.rules, grammar.num_features)

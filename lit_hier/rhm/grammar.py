@@ -7,8 +7,8 @@ rewritten by one of its m rules, drawn uniformly, as a tuple of s symbols of the
    \qquad \ell \in \{L, \dots, 1\}
 
 Level 0 holds the :math:`d = s^L` leaves, level L the class. The rules of a level are drawn
-uniformly without replacement from the :math:`v^s` tuples and dealt out to the symbols, so no two
-symbols share a tuple: every datum has exactly one tree.
+uniformly without replacement from the :math:`v^s` tuples and assigned to the symbols. No two
+symbols share a tuple, so every datum has exactly one tree.
 
 Source: Section 3 of the paper; Cagnetta et al., "How Deep Neural Networks Learn Compositional
 Data: The Random Hierarchy Model" (2023).
@@ -24,35 +24,35 @@ import torch
 from torch import Tensor
 
 from lit_hier.errors import InputError
-from lit_hier.rhm.distinct import draw_distinct
 from lit_hier.rhm.parsing import LevelParser
+from lit_hier.rhm.sampling import sample_distinct_words
 
 Tree = tuple[Tensor, ...]
-"""One tensor per level, leaves first: tree[l] has shape (num, s**(L-l)), int64."""
+"""One int64 tensor per level, leaves first: tree[l] has shape (num, s**(L-l))."""
 
 
 class Grammars(ABC):
-    """One grammar or several: what data and denoisers are made for."""
+    """One grammar or several, as data modules and samplers accept them."""
 
     @property
     @abstractmethod
     def grammars(self) -> "tuple[RandomHierarchyModel, ...]":
-        """Each of them."""
+        """The grammars."""
 
 
 class RandomHierarchyModel(Grammars):
-    """A grammar: its rules, its data, and the way back from data to latents.
+    """A random grammar: sampling and counting of its data, and parsing of data into latents.
 
     Args:
-        num_features: v, symbols in the alphabet of every level below the root; at least 2.
+        num_features: v, number of symbols at every level below the root; at least 2.
         num_synonyms: m, rules per symbol; m v <= v^s and m n <= v^s.
         tuple_size: s, the branching; at least 2.
         num_layers: L, the depth; at least 1.
-        num_classes: n, symbols at the root; v where it is left out.
+        num_classes: n, number of symbols at the root; defaults to v.
         seed: Seed of the rules. The rules of a level depend on (seed, level, v, m, s) only.
 
     Raises:
-        InputError: The numbers make no grammar.
+        InputError: The numbers do not define an RHM.
     """
 
     rules: tuple[Tensor, ...]
@@ -85,30 +85,30 @@ class RandomHierarchyModel(Grammars):
             if needed and m * parents > v**s:
                 raise InputError(
                     f"num_synonyms={m} with {name}={parents} needs {m * parents} different tuples,"
-                    f" but num_features={v} and tuple_size={s} make only v^s = {v**s};"
+                    f" but num_features={v} and tuple_size={s} allow only v^s = {v**s};"
                     f" take num_synonyms <= {v**s // parents}"
                 )
         rules = []
         for level in range(num_layers):
             parents = num_parents if level == num_layers - 1 else v
             generator = np.random.default_rng([seed, level])
-            tuples = draw_distinct(generator, parents * m, [v] * s, what="rules")
+            tuples = sample_distinct_words(generator, parents * m, [v] * s, what="rules")
             rules.append(torch.from_numpy(tuples.astype(np.int64)).view(parents, m, s))
-        self._adopt(tuple(rules), v)
+        self._set_rules(tuple(rules), v)
 
     @classmethod
     def from_rules(cls, rules: Sequence[Any], num_features: int | None = None) -> Self:
-        """Make a grammar of one's own rules.
+        """Construct a grammar from given rules.
 
         Args:
             rules: One entry per level, leaves first: rules[l] is an integer array or nested list
-                of shape (parents, m, s), the tuples at level l that each symbol of level l+1
-                makes. All levels share v, m and s; the last one's parents are the n classes.
-            num_features: v; where it is left out, the number of parents below the root or, with
-                one level, the largest symbol plus one.
+                of shape (parents, m, s) with the m tuples at level l of each symbol of level l+1.
+                All levels share v, m and s; the parents of the last level are the n classes.
+            num_features: v; defaults to the number of parents below the root or, for a single
+                level, to the largest symbol plus one.
 
         Raises:
-            InputError: The rules are no grammar; the message says which and why.
+            InputError: The rules do not define an RHM.
         """
         levels = []
         if not len(rules):
@@ -120,7 +120,7 @@ class RandomHierarchyModel(Grammars):
                 array = np.asarray(None)
             if array.ndim != 3 or not np.issubdtype(array.dtype, np.integer) or not array.size:
                 raise InputError(
-                    f"rules[{level}] is no integer array of shape (parents, m, s):"
+                    f"rules[{level}] is not an integer array of shape (parents, m, s);"
                     " give every symbol the same number m of tuples of s symbols"
                 )
             levels.append(torch.from_numpy(array.astype(np.int64)))
@@ -132,7 +132,7 @@ class RandomHierarchyModel(Grammars):
             raise InputError(f"num_features is {v!r}; give the number of symbols, an integer")
         m, s = levels[0].shape[1:]
         if s < 2:
-            raise InputError(f"rules[0] has tuples of {s} symbol; a tuple takes at least 2")
+            raise InputError(f"rules[0] has tuples of {s} symbol; give tuples of at least 2")
         for level, rule in enumerate(levels):
             is_root = level == len(levels) - 1
             wanted = (rule.shape[0] if is_root else v, m, s)
@@ -144,8 +144,8 @@ class RandomHierarchyModel(Grammars):
             if rule.min() < 0 or rule.max() >= v:
                 symbol = int(rule[(rule < 0) | (rule >= v)][0])
                 raise InputError(
-                    f"rules[{level}] names symbol {symbol}, out of range:"
-                    f" symbols are 0 to num_features - 1 = {v - 1}"
+                    f"rules[{level}] has symbol {symbol}, which is out of range;"
+                    f" give symbols from 0 to num_features - 1 = {v - 1}"
                 )
             flat = rule.flatten(0, 1)
             distinct, inverse, counts = flat.unique(dim=0, return_inverse=True, return_counts=True)
@@ -154,13 +154,13 @@ class RandomHierarchyModel(Grammars):
                 owners = (inverse == shared).nonzero().flatten() // m
                 raise InputError(
                     f"rules[{level}]: tuple {tuple(distinct[shared].tolist())} belongs to symbols"
-                    f" {int(owners[0])} and {int(owners[1])}; a tuple may stand once in a level"
+                    f" {int(owners[0])} and {int(owners[1])}; use each tuple once per level"
                 )
         grammar = cls.__new__(cls)
-        grammar._adopt(tuple(levels), v)
+        grammar._set_rules(tuple(levels), v)
         return grammar
 
-    def _adopt(self, rules: tuple[Tensor, ...], num_features: int) -> None:
+    def _set_rules(self, rules: tuple[Tensor, ...], num_features: int) -> None:
         self.rules = rules
         self.num_features = num_features
         self.num_classes, self.num_synonyms, self.tuple_size = rules[-1].shape
@@ -169,36 +169,36 @@ class RandomHierarchyModel(Grammars):
 
     @property
     def grammars(self) -> "tuple[RandomHierarchyModel, ...]":
-        """This one."""
+        """This grammar."""
         return (self,)
 
     @property
     def num_leaves(self) -> int:
-        """The dimension d = s^L."""
+        """Dimension of the data, d = s^L."""
         return self.num_nodes(0)
 
     def num_nodes(self, level: int) -> int:
-        """Nodes at a level, s^(L - level)."""
+        """Number of nodes at a level, s^(L - level)."""
         return int(self.tuple_size ** (self.num_layers - level))
 
     @property
     def num_choices(self) -> int:
-        """Rules that a datum uses, (d - 1) / (s - 1): one per node above the leaves."""
+        """Number of rules that derive a datum, (d - 1)/(s - 1): one per node above the leaves."""
         return (self.num_leaves - 1) // (self.tuple_size - 1)
 
     @property
     def num_data_per_class(self) -> int:
-        """Data of a class, m^((d - 1)/(s - 1)) (Section 3)."""
+        """Number of data of each class, m^((d - 1)/(s - 1)) (Section 3)."""
         return int(self.num_synonyms**self.num_choices)
 
     @property
     def num_data(self) -> int:
-        """Data in all, n m^((d - 1)/(s - 1))."""
+        """Number of data, n m^((d - 1)/(s - 1))."""
         return self.num_classes * self.num_data_per_class
 
     @property
     def entropy(self) -> float:
-        """Entropy of a datum, nats: the logarithm of `num_data`, as all are equally likely."""
+        """Entropy of the uniform distribution over data, log `num_data`, in nats."""
         return math.log(self.num_classes) + self.num_choices * math.log(self.num_synonyms)
 
     def sample(
@@ -210,16 +210,16 @@ class RandomHierarchyModel(Grammars):
         """Draw trees from the model.
 
         Args:
-            num: How many.
-            generator: Source of randomness; the trees are made on its device.
-            labels: Classes to start from, integer, shape (num,), on the generator's device if
-                there is one; drawn uniformly if left out.
+            num: Number of trees.
+            generator: Source of randomness; the trees are on its device.
+            labels: Classes of the trees, integer, shape (num,), on the device of the generator if
+                there is one; drawn uniformly by default.
 
         Returns:
-            Trees: L + 1 tensors, int64; tree[l] has shape (num, s**(L-l)).
+            L + 1 tensors, int64; tree[l] has shape (num, s**(L-l)).
 
         Raises:
-            InputError: `labels` has another shape or names a class that there is not.
+            InputError: `labels` has another shape or is out of range.
         """
         device = torch.device("cpu") if labels is None else labels.device
         if generator is not None:
@@ -235,33 +235,33 @@ class RandomHierarchyModel(Grammars):
         return self.derive(labels, choices)
 
     def derive(self, labels: Tensor, choices: Tensor) -> Tree:
-        """Make the trees that given choices of rules derive: a bijection onto the data.
+        """Derive trees from classes and choices of rules: a bijection onto the data.
 
         Args:
             labels: Classes, any integer type, shape (num,).
-            choices: Which of the m rules each node uses, any integer type, shape
-                (num, `num_choices`): the root's first, then level by level, left to right.
+            choices: Which of its m rules each node uses, any integer type, shape
+                (num, `num_choices`): the root first, then level by level, left to right.
 
         Returns:
-            Trees on the device of `labels`, as `sample` returns them.
+            Trees as `sample` returns them, on the device of `labels`.
         """
         symbols = labels.long()[:, None]
         levels = [symbols]
         for rule in reversed(self.rules):
-            here, choices = choices.tensor_split([symbols.shape[1]], dim=1)
-            symbols = rule.to(labels.device)[symbols, here.long()].flatten(1)
+            chosen, choices = choices.tensor_split([symbols.shape[1]], dim=1)
+            symbols = rule.to(labels.device)[symbols, chosen.long()].flatten(1)
             levels.append(symbols)
         return tuple(reversed(levels))
 
     def parse(self, leaves: Tensor) -> tuple[Tree, tuple[Tensor, ...]]:
-        """Find the latents that explain leaves.
+        """Infer the latents of leaves.
 
         Args:
             leaves: Symbols, any integer type, shape (num, s**L).
 
         Returns:
-            The tree, int64, and for every level a bool tensor of the same shape: whether rules
-            explain the whole subtree under that node. Where none do, the tree holds -1.
+            tree, valid. valid[l] has the shape of tree[l], bool: whether rules explain the whole
+            subtree of that node; where they do not, tree[l] is -1.
 
         Raises:
             InputError: `leaves` has another shape.
@@ -281,12 +281,12 @@ class RandomHierarchyModel(Grammars):
 
     @property
     def parameters(self) -> str:
-        """The five numbers, as the paper names them."""
+        """The parameters in the paper's notation, as text."""
         return (
             f"(v={self.num_features}, n={self.num_classes},"
             f" m={self.num_synonyms}, s={self.tuple_size}, L={self.num_layers})"
         )
 
     def __repr__(self) -> str:
-        """Say the class and the parameters."""
+        """Return the class and the parameters."""
         return f"{type(self).__name__}{self.parameters}"

@@ -1,4 +1,4 @@
-"""From a tuple back to the symbol whose rule makes it."""
+"""Parsing one level: from a tuple to the symbol whose rule produces it."""
 
 import torch
 from torch import Tensor
@@ -7,19 +7,19 @@ from torch import Tensor
 class LevelParser:
     """The inverse of one level's rules, for any v and s.
 
-    A trie over the tuples, one position at a time: a prefix is a number below (number of rules)
-    times v, so nothing overflows and nothing of size v^s is made, where v^s itself may not fit
-    an integer.
+    It is a trie over the tuples, one position at a time. A prefix is coded by a number below
+    v times the number of rules, so no array of size v^s is allocated and no code overflows, even
+    where v^s itself does not fit into an integer.
 
     Args:
-        rules: int64, shape (parents, m, s), no tuple twice.
+        rules: Distinct tuples, int64, shape (parents, m, s).
         num_features: v.
     """
 
     def __init__(self, rules: Tensor, num_features: int) -> None:
         tuples = rules.flatten(0, 1)
         self.num_features = num_features
-        self.codes: list[Tensor] = []  # per position: the known prefixes' codes, ascending
+        self.codes: list[Tensor] = []  # per position: codes of the prefixes, ascending
         rank = torch.zeros(len(tuples), dtype=torch.int64)
         for symbols in tuples.T:
             codes, rank = torch.unique(rank * num_features + symbols, return_inverse=True)
@@ -28,10 +28,13 @@ class LevelParser:
         self.parents[rank] = torch.arange(len(tuples)) // rules.shape[1]
 
     def __call__(self, tuples: Tensor) -> Tensor:
-        """Give the parents, -1 where no rule makes the tuple.
+        """Return the parent of each tuple, -1 for a tuple that no rule produces.
 
         Args:
-            tuples: int64, shape (..., s); a negative symbol is in no rule.
+            tuples: int64, shape (..., s); a negative symbol occurs in no rule.
+
+        Returns:
+            Symbols, int64, shape (...).
         """
         known = (tuples >= 0).all(-1)
         rank = torch.zeros_like(known, dtype=torch.int64)

@@ -1,14 +1,19 @@
+"""Corruption processes against their equations, Bayes' rule and numerical integration."""
+
 import math
 
 import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 from scipy.integrate import dblquad, quad
 from scipy.special import expit
 from scipy.stats import chisquare, kstest, multivariate_normal, norm
 
 from lit_hier.errors import InputError
+from lit_hier.modules import BPDenoiser
 from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess
+from lit_hier.rhm import RandomHierarchyModel
 from lit_hier.streams import Purpose, uniform
 
 v, d = 5, 4000
@@ -22,7 +27,7 @@ def observe(process: NoiseProcess, time: float, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
-def test_epsilon_messages_are_equation_7(epsilon: float) -> None:
+def test_epsilon_messages_equal_equation_7(epsilon: float) -> None:
     process = EpsilonNoise()
     messages = process.messages(observe(process, epsilon), epsilon, v, torch.float64)
     true = messages.gather(-1, LEAVES[..., None])
@@ -31,7 +36,7 @@ def test_epsilon_messages_are_equation_7(epsilon: float) -> None:
     assert (messages.topk(v - 1, largest=False).values - epsilon / v).abs().max() < 1e-15
 
 
-def test_epsilon_strings_replace_symbols_uniformly() -> None:
+def test_corrupted_strings_have_uniform_replacements() -> None:
     observed = observe(EpsilonNoise(strings=True), 0.5)
     shift = ((observed - LEAVES) % v).flatten().bincount(minlength=v)
     expected = d * torch.tensor([0.5 + 0.5 / v] + [0.5 / v] * (v - 1))
@@ -39,7 +44,7 @@ def test_epsilon_strings_replace_symbols_uniformly() -> None:
     assert torch.equal(observe(EpsilonNoise(strings=True), 0.0), LEAVES)
 
 
-def test_masked_leaves_carry_no_information_and_kept_ones_all() -> None:
+def test_masked_leaves_have_uniform_and_kept_leaves_one_hot_beliefs() -> None:
     process = MaskingNoise()
     observed = observe(process, 0.25)
     masked = observed == v
@@ -53,7 +58,7 @@ def test_masked_leaves_carry_no_information_and_kept_ones_all() -> None:
 
 
 @pytest.mark.parametrize("time", [0.01, 0.4, 3.0])
-def test_gaussian_diffuses_as_equation_9_and_believes_as_bayes(time: float) -> None:
+def test_diffusion_follows_equation_9_and_its_messages_follow_from_bayes(time: float) -> None:
     process = GaussianNoise()
     x_t = observe(process, time)
     alpha = math.exp(-2 * time)
@@ -67,7 +72,7 @@ def test_gaussian_diffuses_as_equation_9_and_believes_as_bayes(time: float) -> N
 
 
 @pytest.mark.parametrize("time", [0.0, 1e-320, 1e-9])
-def test_gaussian_at_time_zero_is_certain(time: float) -> None:
+def test_messages_of_diffusion_are_one_hot_at_time_zero(time: float) -> None:
     process = GaussianNoise()
     messages = process.messages(observe(process, time), time, v, torch.float32)
     assert torch.equal(messages, torch.eye(v)[LEAVES])
@@ -75,13 +80,13 @@ def test_gaussian_at_time_zero_is_certain(time: float) -> None:
 
 @pytest.mark.parametrize("process", [EpsilonNoise(), MaskingNoise(), GaussianNoise()])
 @pytest.mark.parametrize("times", [[], [-0.1], [math.nan], [0.2, 0.2], [0.5, 0.1], [math.inf]])
-def test_times_that_a_process_does_not_have(process: NoiseProcess, times: list[float]) -> None:
+def test_invalid_inversion_times_are_rejected(process: NoiseProcess, times: list[float]) -> None:
     with pytest.raises(InputError, match=r"^times: [^\n]+$"):
         process.check_times(times)
     process.check_times([0.0, 1.0])
 
 
-def test_only_diffusion_goes_on_after_time_one() -> None:
+def test_only_diffusion_has_times_above_one() -> None:
     GaussianNoise().check_times([0.0, 7.0])
     with pytest.raises(InputError, match=r"times: 1\.5 is out of range; noise ε: 0 to 1"):
         EpsilonNoise().check_times([1.5])
@@ -92,7 +97,7 @@ PROCESSES = [EpsilonNoise(), EpsilonNoise(strings=True), MaskingNoise(), Gaussia
 
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("time", [0.02, 0.3, 0.8])
-def test_effective_noise_is_the_mean_belief_in_wrong_symbols(
+def test_effective_noise_is_the_expected_belief_in_wrong_symbols(
     process: NoiseProcess, time: float
 ) -> None:
     index = torch.arange(20)
@@ -107,26 +112,58 @@ def test_effective_noise_is_the_mean_belief_in_wrong_symbols(
 
 
 @pytest.mark.parametrize("time", [0.004, 0.03, 0.1, 0.5, 3.0])
-def test_effective_noise_of_diffusion_against_other_integrals(time: float) -> None:
-    """Two symbols: one integral over the log odds; three: two, over correlated log odds."""
+def test_effective_noise_of_diffusion_equals_direct_integrals(time: float) -> None:
+    """For v = 2, an integral over the log odds; for v = 3, over two correlated log odds."""
     snr = 1 / math.expm1(2 * time)
     spread = math.sqrt(2 * snr)
     right, _ = quad(lambda z: expit(snr + spread * z) * norm.pdf(z), -12, 12, epsabs=1e-10)
     assert GaussianNoise().effective_noise(time, 2) == pytest.approx(2 * (1 - right), abs=1e-7)
     pair = multivariate_normal([0, 0], [[1, 0.5], [0.5, 1]])
 
-    def believed(y: float, z: float) -> float:
+    def integrand(y: float, z: float) -> float:
         odds = np.exp(np.clip([spread * y - snr, spread * z - snr], -700, 300)).sum()
         return float(pair.pdf([y, z]) / (1 + odds))
 
-    right, _ = dblquad(believed, -7, 7, -7, 7, epsabs=1e-6)
+    right, _ = dblquad(integrand, -7, 7, -7, 7, epsabs=1e-6)
     assert GaussianNoise().effective_noise(time, 3) == pytest.approx(1.5 * (1 - right), abs=1e-5)
 
 
-def test_effective_noise_begins_with_none_and_rises_to_all() -> None:
+def test_effective_noise_rises_from_zero_to_one() -> None:
     for process in PROCESSES:
         end = min(process.axis.end, 30.0)
         noise = [process.effective_noise(time, v) for time in np.linspace(0, end, 40)]
         assert noise[0] == 0
         assert noise[-1] == pytest.approx(1, abs=1e-9)
         assert (np.diff(noise) > -1e-12).all()
+
+
+class Shortened(EpsilonNoise):
+    """A user's process that loses the last leaf; its annotations are not checked."""
+
+    def messages(
+        self, observed: torch.Tensor, time: float, num_features: int, dtype: torch.dtype
+    ) -> torch.Tensor:
+        return super().messages(observed, time, num_features, dtype)[:, :-1]
+
+
+def test_shapes_are_checked_in_tests() -> None:
+    leaves, no_draws = torch.zeros(2, 4, dtype=torch.int64), torch.empty(2, 0).double()
+    for wrong_leaves, wrong_draws in (
+        (leaves[0], no_draws),
+        (leaves.float(), no_draws),
+        (leaves, no_draws[:1]),
+        (leaves, no_draws.float()),
+    ):
+        with pytest.raises(TypeCheckError):
+            EpsilonNoise().corrupt(wrong_leaves, 0.5, wrong_draws, v)
+    observed = GaussianNoise().corrupt(leaves, 0.5, torch.rand(2, 4 * v).double(), v)
+    with pytest.raises(TypeCheckError):
+        GaussianNoise().messages(observed, 0.5, v + 1, torch.float64)
+
+
+def test_a_users_process_with_messages_of_the_wrong_shape_is_rejected() -> None:
+    rhm = RandomHierarchyModel(v, 2, 2, 2)
+    leaves = rhm.sample(3, torch.Generator().manual_seed(0))[0]
+    batch = {"x": leaves, "leaves": leaves, "label": leaves[:, 0], "index": torch.arange(3)}
+    with pytest.raises(InputError, match=r"^[^\n]*leaf_messages has shape \(3, 3, 5\)[^\n]*$"):
+        BPDenoiser(rhm, Shortened(strings=True), [0.5]).predict_step(batch, 0)

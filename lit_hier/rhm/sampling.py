@@ -1,4 +1,4 @@
-"""Drawing without replacement from a product of finite sets that is too large to list."""
+"""Sampling without replacement from a Cartesian product that is too large to enumerate."""
 
 import math
 from collections.abc import Sequence
@@ -9,23 +9,23 @@ from numpy.typing import NDArray
 
 from lit_hier.errors import InputError
 
-_BLOCK: Final = 4096  # words drawn at a time
-_FEW: Final = 65536  # words in all, of which a permutation costs less than a block
+_BLOCK_SIZE: Final = 4096  # words drawn at a time
+_MAX_PERMUTED: Final = 65536  # number of words up to which a permutation is cheaper than a block
 
 
-def draw_distinct(
+def sample_distinct_words(
     generator: np.random.Generator, num: int, radices: Sequence[int], what: str
 ) -> NDArray[np.integer]:
     """Draw distinct words uniformly from the product of {0, ..., radix - 1} over `radices`.
 
-    Words are drawn one after another and repeats are dropped; where there are few in all, they
-    are permuted instead. Either way a longer draw begins with the shorter one.
+    Words are drawn in blocks and repeats are dropped; if there are few words in total, they are
+    permuted instead. In both cases a longer draw begins with the shorter one.
 
     Args:
-        generator: Source of randomness; it is advanced.
-        num: How many distinct words.
-        radices: Size of each of the D positions' sets, each at least 1.
-        what: What the words are, for the error's message.
+        generator: Source of randomness; its state advances.
+        num: Number of words.
+        radices: Size of the set at each of the D positions, each at least 1.
+        what: What the words stand for, used in the error message.
 
     Returns:
         Words in the smallest unsigned integer type that holds them, shape (num, D).
@@ -35,9 +35,9 @@ def draw_distinct(
     """
     total = math.prod(radices)
     if num > total:
-        raise InputError(f"{what}: {num} distinct ones are wanted, but only {total} exist")
+        raise InputError(f"{what}: cannot draw {num} distinct ones; only {total} exist")
     dtype = np.min_scalar_type(max(radices) - 1)
-    if total <= _FEW:
+    if total <= _MAX_PERMUTED:
         ranks = generator.permutation(total)[:num]
         words = np.empty((num, len(radices)), dtype)
         for position, radix in reversed(list(enumerate(radices))):
@@ -45,14 +45,14 @@ def draw_distinct(
         return words
     words = np.empty((0, len(radices)), dtype)
     while (missing := num - len(words)) > 0:
-        # So many that as many new ones as are missing may be expected among them; in blocks of
-        # one size, so that the stream of draws is the same for every `num`.
+        # The expected number of new words among these is `missing`. The size of a block is fixed,
+        # so that the stream of draws is the same for every `num`.
         draws = missing * total // (total - len(words))
-        fresh = [
-            generator.integers(0, radices, size=(_BLOCK, len(radices))).astype(dtype)
-            for _ in range(draws // _BLOCK + 1)
+        blocks = [
+            generator.integers(0, radices, size=(_BLOCK_SIZE, len(radices))).astype(dtype)
+            for _ in range(draws // _BLOCK_SIZE + 1)
         ]
-        words = _drop_repeats(np.concatenate((words, *fresh)))
+        words = _drop_repeats(np.concatenate((words, *blocks)))
     return words[:num]
 
 

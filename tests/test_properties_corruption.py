@@ -1,4 +1,4 @@
-"""Laws of every corruption process, against channels that are counted out."""
+"""Properties of every corruption process, checked against enumerated channels."""
 
 import math
 
@@ -14,7 +14,13 @@ from torch.nn.functional import one_hot
 from lit_hier.data import RHMDataModule
 from lit_hier.errors import InputError
 from lit_hier.modules import BPDenoiser
-from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess, normal
+from lit_hier.processes import (
+    EpsilonNoise,
+    GaussianNoise,
+    MaskingNoise,
+    NoiseProcess,
+    normal_quantile,
+)
 from lit_hier.rhm import RandomHierarchyModel
 
 processes = st.sampled_from(PROCESSES)
@@ -29,15 +35,16 @@ def leaves_of(num: int, d: int, v: int, seed: int) -> Tensor:
 def observe(
     process: NoiseProcess, leaves: Tensor, time: float, v: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Draws, some of them at the ends of their range, and what is observed through them."""
+    """Return draws, some at the ends of their range, and the observation that they lead to."""
     draws = draws_of(len(leaves), process.num_draws(leaves.shape[1], v), seed)
     return draws, process.corrupt(leaves, time, draws, v)
 
 
 def channel(process: NoiseProcess, time: float, v: int, cells: int) -> Tensor:
-    """Count out p(observed | symbol) over a grid of draws: shape (symbols, observed), exact.
+    """Enumerate p(observed | symbol) on a grid of draws, shape (symbols, observations).
 
-    Exact where `cells` times `time` is whole: a cell is a leaf, its draws the cell's middle.
+    Each leaf has its draws at the centre of one cell of the grid. The result is exact if `cells`
+    times `time` is an integer.
     """
     middle = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
     which = (torch.arange(v, dtype=torch.float64) + 0.5) / v
@@ -56,21 +63,20 @@ def channel(process: NoiseProcess, time: float, v: int, cells: int) -> Tensor:
 
 
 @given(processes, alphabets, st.integers(1, 9), SEEDS)
-def test_at_time_zero_nothing_is_lost(process: NoiseProcess, v: int, d: int, seed: int) -> None:
+def test_time_zero_loses_nothing(process: NoiseProcess, v: int, d: int, seed: int) -> None:
     leaves = leaves_of(3, d, v, seed)
     _, observed = observe(process, leaves, 0.0, v, seed)
-    seen = observed if observed.ndim == 2 else observed.argmax(-1)
-    assert torch.equal(seen, leaves)
+    symbols = observed if observed.ndim == 2 else observed.argmax(-1)
+    assert torch.equal(symbols, leaves)
     for dtype in (torch.float32, torch.float64):
         messages = process.messages(observed, 0.0, v, dtype)
         assert torch.equal(messages, one_hot(leaves, v).to(dtype))
 
 
 @given(processes, alphabets, st.integers(1, 9), st.floats(0, 1e4), SEEDS)
-def test_beliefs_are_probabilities_at_all_times(
+def test_beliefs_are_probabilities_at_all_times_and_uniform_at_the_end(
     process: NoiseProcess, v: int, d: int, time: float, seed: int
 ) -> None:
-    """Finite and normalised, from the smallest time to the largest; all is lost at the end."""
     time = min(time, process.axis.end)
     _, observed = observe(process, leaves_of(2, d, v, seed), time, v, seed)
     for dtype in (torch.float32, torch.float64):
@@ -88,10 +94,10 @@ def test_beliefs_are_probabilities_at_all_times(
     alphabets,
     st.integers(0, 8),
 )
-def test_beliefs_are_what_bayes_makes_of_the_channel(
+def test_beliefs_are_the_posterior_of_the_channel(
     process: NoiseProcess, v: int, eighths: int
 ) -> None:
-    """p(symbol | observed), all symbols being as likely, from the channel counted out."""
+    """p(symbol | observed) for a uniform prior, by Bayes' rule on the enumerated channel."""
     time = eighths / 8
     likelihood = channel(process, time, v, cells=8)
     assert (likelihood.sum(1) - 1).abs().max() < 1e-15
@@ -102,10 +108,10 @@ def test_beliefs_are_what_bayes_makes_of_the_channel(
 
 
 @given(st.sampled_from(PROCESSES[:3]), alphabets, st.integers(0, 8))
-def test_effective_noise_is_the_mean_over_the_channel(
+def test_effective_noise_is_the_expected_belief_over_the_channel(
     process: NoiseProcess, v: int, eighths: int
 ) -> None:
-    """The belief in each wrong symbol times v (Eq. 60): one number, whatever the symbols are."""
+    """The expected belief in a wrong symbol times v (Eq. 60) is equal for all pairs of symbols."""
     time = eighths / 8
     likelihood = channel(process, time, v, cells=8)[:, : v + isinstance(process, MaskingNoise)]
     beliefs = process.messages(torch.arange(likelihood.shape[1])[None], time, v, torch.float64)[0]
@@ -115,7 +121,7 @@ def test_effective_noise_is_the_mean_over_the_channel(
 
 
 @given(processes, alphabets, fractions, fractions)
-def test_effective_noise_rises_from_none_to_all(
+def test_effective_noise_does_not_decrease_with_time(
     process: NoiseProcess, v: int, earlier: float, later: float
 ) -> None:
     earlier, later = sorted((earlier, later))
@@ -127,18 +133,18 @@ def test_effective_noise_rises_from_none_to_all(
 
 
 @given(alphabets, fractions)
-def test_a_corrupted_string_is_noisier_than_a_belief_around_the_truth(v: int, time: float) -> None:
-    """The belief may centre on a wrong symbol, too; and there are more of these if v is large."""
+def test_strings_have_between_one_and_two_times_the_noise_of_beliefs(v: int, time: float) -> None:
+    """A belief centred on the observed symbol may be centred on a wrong one."""
     plain, strings = (EpsilonNoise(kind).effective_noise(time, v) for kind in (False, True))
     assert plain <= strings + 1e-15
     assert strings <= min(1.0, 2 * plain) + 1e-12
 
 
 @given(processes, alphabets, fractions, SEEDS, st.data())
-def test_a_datum_is_corrupted_by_its_own_draws_alone(
+def test_corruption_of_a_datum_does_not_depend_on_its_batch(
     process: NoiseProcess, v: int, time: float, seed: int, data: st.DataObject
 ) -> None:
-    """However data are ordered and cut into batches; the same bits."""
+    """The bits are equal for every order and every division into batches."""
     leaves = leaves_of(7, 4, v, seed)
     draws, together = observe(process, leaves, time, v, seed)
     for rows in data.draw(parts_of(7)):
@@ -149,18 +155,18 @@ def test_a_datum_is_corrupted_by_its_own_draws_alone(
 
 
 @given(processes, alphabets, fractions, SEEDS)
-def test_leaves_are_corrupted_one_by_one(
+def test_leaves_are_corrupted_independently_and_not_in_place(
     process: NoiseProcess, v: int, time: float, seed: int
 ) -> None:
-    """Leaves and draws in another order: the observation in that order; the inputs untouched."""
+    """A permutation of leaves and draws permutes the observation."""
     d = 6
     leaves = leaves_of(2, d, v, seed)
     draws, observed = observe(process, leaves, time, v, seed)
     kept = leaves.clone(), draws.clone()
     order = torch.randperm(d, generator=rng(seed))
-    if isinstance(process, GaussianNoise):  # v draws for each leaf, together
+    if isinstance(process, GaussianNoise):  # v contiguous draws per leaf
         moved = draws.unflatten(1, (d, v))[:, order].flatten(1)
-    else:  # one or two rows of draws, a number for each leaf
+    else:  # one or two rows with one draw per leaf
         moved = draws.unflatten(1, (-1, d))[..., order].flatten(1) if draws.numel() else draws
     assert torch.equal(process.corrupt(leaves[:, order], time, moved, v), observed[:, order])
     assert torch.equal(leaves, kept[0])
@@ -168,7 +174,7 @@ def test_leaves_are_corrupted_one_by_one(
 
 
 @given(st.sampled_from(PROCESSES[1:3]), alphabets, fractions, fractions, SEEDS)
-def test_what_the_same_draws_lose_stays_lost_at_later_times(
+def test_a_changed_leaf_stays_changed_at_later_times_of_the_same_draws(
     process: NoiseProcess, v: int, earlier: float, later: float, seed: int
 ) -> None:
     earlier, later = sorted((earlier, later))
@@ -179,8 +185,8 @@ def test_what_the_same_draws_lose_stays_lost_at_later_times(
 
 
 @given(alphabets, st.floats(1e-3, 5), st.floats(1e-3, 5), SEEDS)
-def test_diffusing_twice_is_diffusing_longer(v: int, first: float, more: float, seed: int) -> None:
-    """Means multiply and variances add up: what stays of x_0 and of the first noise (Eq. 9)."""
+def test_diffusion_is_a_semigroup(v: int, first: float, more: float, seed: int) -> None:
+    """Diffusion to t, then for s, has the mean and the variance of diffusion to t + s (Eq. 9)."""
     process = GaussianNoise()
     leaves = leaves_of(1, 3, v, seed)
     half = torch.full((1, 3 * v), 0.5, dtype=torch.float64)  # no noise: the median
@@ -190,25 +196,23 @@ def test_diffusing_twice_is_diffusing_longer(v: int, first: float, more: float, 
     assert (math.exp(-more) * mean - longer).abs().max() < 1e-12
     spread = (noisy - mean).square()
     spread_longer = (process.corrupt(leaves, first + more, part, v) - longer).square()
-    eta_2 = normal(part).view(spread.shape).square()
+    eta_2 = normal_quantile(part).view(spread.shape).square()
     wanted = math.exp(-2 * more) * spread - math.expm1(-2 * more) * eta_2
     assert torch.allclose(spread_longer, wanted, rtol=1e-9, atol=1e-12)
 
 
 @given(st.floats(0, LAST_DRAW), st.floats(0, LAST_DRAW))
-def test_normal_numbers_are_finite_symmetric_and_in_the_order_of_their_draws(
-    u: float, w: float
-) -> None:
-    a, b = normal(torch.tensor(sorted((u, w)), dtype=torch.float64)).tolist()
+def test_normal_quantiles_are_finite_symmetric_and_monotonic(u: float, w: float) -> None:
+    a, b = normal_quantile(torch.tensor(sorted((u, w)), dtype=torch.float64)).tolist()
     assert -9 < a <= b < 9
-    mirrored = normal(torch.tensor([1 - u], dtype=torch.float64).clamp(max=LAST_DRAW))
-    value = float(normal(torch.tensor([u], dtype=torch.float64)))
-    # Below -7 the draws' own steps, of 2^-53, are what is seen.
+    mirrored = normal_quantile(torch.tensor([1 - u], dtype=torch.float64).clamp(max=LAST_DRAW))
+    value = float(normal_quantile(torch.tensor([u], dtype=torch.float64)))
+    # Below -7, the spacing 2^-53 of the draws dominates.
     assert float(mirrored) == pytest.approx(-value, abs=1e-6 if abs(value) < 6 else 0.5)
 
 
 @given(processes, st.lists(st.floats(-0.5, 3, width=16), max_size=5))
-def test_times_are_taken_that_ascend_within_the_axis(
+def test_times_are_valid_if_they_ascend_on_the_axis(
     process: NoiseProcess, times: list[float]
 ) -> None:
     allowed = bool(times) and sorted(set(times)) == times
@@ -227,10 +231,10 @@ DATA.setup()
 
 @given(processes, st.sets(st.integers(0, 16), min_size=1, max_size=6), SEEDS, st.data())
 @examples(40)
-def test_other_times_and_other_batches_change_no_bit_of_a_sample(
+def test_samples_do_not_depend_on_other_times_or_on_batches(
     process: NoiseProcess, sixteenths: set[int], seed: int, data: st.DataObject
 ) -> None:
-    """The whole experiment: a time's samples are the same on every grid of times."""
+    """Forward-backward at one time returns the same bits on every grid of times."""
     times = [k / 16 for k in sorted(sixteenths)]
     split = DATA._splits["predict"]
     whole = BPDenoiser(RHM, process, times, seed).predict_step(split[torch.arange(12)], 0)
@@ -255,10 +259,8 @@ def test_other_times_and_other_batches_change_no_bit_of_a_sample(
 
 @given(st.integers(2, 6), st.floats(0.02, 3), SEEDS)
 @examples(40)
-def test_gaussian_beliefs_are_likelihood_ratios_of_the_distances(
-    v: int, time: float, seed: int
-) -> None:
-    """p(x_t | e_a) / p(x_t | e_b) from the squared distances to the shrunken corners."""
+def test_ratios_of_gaussian_beliefs_are_likelihood_ratios(v: int, time: float, seed: int) -> None:
+    """p(x_t | e_a) / p(x_t | e_b) follows from the distances of x_t to the scaled vectors."""
     process = GaussianNoise()
     leaves = leaves_of(2, 3, v, seed)
     draws = draws_of(2, 3 * v, seed).clamp(1e-4, 1 - 1e-4)
