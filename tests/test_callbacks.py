@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor
 
 from lit_hier.callbacks import ActivationSimilarity, Reconstruction
-from lit_hier.callbacks.writers import time_steps
+from lit_hier.callbacks.tensorboard import time_steps
 from lit_hier.data import RHMDataModule
 from lit_hier.errors import InputError
 from lit_hier.inference import mean_field
@@ -127,13 +127,12 @@ def test_reconstruction_against_its_definition(tmp_path: Path) -> None:
             row = table[4 * k + level]
             beliefs, unchanged = [], []
             for record in keep.records:
-                assert record.tree_start is not None
-                assert record.tree_reversed is not None
-                assert record.marginals is not None
-                for b, symbols in enumerate(record.tree_start[level].tolist()):
-                    belief = record.marginals[level][k, b]
+                latents = record.latents
+                assert latents is not None
+                for b, symbols in enumerate(latents.tree_start[level].tolist()):
+                    belief = latents.marginals[level][k, b]
                     beliefs.append(np.mean([belief[i, x] for i, x in enumerate(symbols)]))
-                    new = record.tree_reversed[level][k, b].tolist()
+                    new = latents.tree_reversed[level][k, b].tolist()
                     unchanged.append(np.mean([x == y for x, y in zip(new, symbols, strict=True)]))
             assert float(row["marginal"]) == pytest.approx(np.mean(beliefs), abs=1e-6)
             assert float(row["unchanged"]) == pytest.approx(np.mean(unchanged), abs=1e-6)

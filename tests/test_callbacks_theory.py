@@ -78,7 +78,7 @@ def by_source(
     """All distributions at a level: by grammar, shape (data, nodes, v)."""
     found: dict[int, list[np.ndarray]] = {}
     for record in records:
-        beliefs = getattr(record, tree)[level][time].numpy().astype(float)
+        beliefs = getattr(record.latents, tree)[level][time].numpy().astype(float)
         found.setdefault(record.source, []).append(beliefs)
     return {source: np.concatenate(parts) for source, parts in found.items()}
 
@@ -86,8 +86,8 @@ def by_source(
 def truths(records: list[ForwardBackward], level: int) -> dict[int, np.ndarray]:
     found: dict[int, list[np.ndarray]] = {}
     for record in records:
-        assert record.tree_start is not None
-        found.setdefault(record.source, []).append(record.tree_start[level].numpy())
+        assert record.latents is not None
+        found.setdefault(record.source, []).append(record.latents.tree_start[level].numpy())
     return {source: np.concatenate(parts) for source, parts in found.items()}
 
 
@@ -285,11 +285,19 @@ def test_transitions_of_several_grammars(tmp_path: Path) -> None:
         (
             BeliefHistogram(),
             {"m": [2, 3]},
-            "data.rhm: BeliefHistogram takes grammars of one",
+            "data.rhm: BeliefHistogram averages over grammars of one",
         ),
-        (Beliefs(), {"m": [2, 3]}, "data.rhm: Beliefs takes grammars of one num_synonyms"),
-        (Reconstruction(), {"L": [2, 3]}, "data.rhm: Reconstruction takes grammars of one num_l"),
-        (IterationMap(), {"L": [2, 3]}, "data.rhm: IterationMap takes grammars of one num_layers"),
+        (Beliefs(), {"m": [2, 3]}, "data.rhm: Beliefs averages over .* one num_synonyms"),
+        (
+            Reconstruction(),
+            {"L": [2, 3]},
+            "data.rhm: Reconstruction averages over .* one num_layers",
+        ),
+        (
+            IterationMap(),
+            {"L": [2, 3]},
+            "data.rhm: IterationMap averages over .* one num_layers",
+        ),
         (Reconstruction(), {"times": [0.5]}, "times: Reconstruction draws curves; give at least"),
     ],
 )
@@ -306,7 +314,7 @@ def test_runs_that_a_callback_cannot_measure(
     ("callback", "message"),
     [
         (IterationMap(), "model: IterationMap needs messages"),
-        (EffectiveNoise(), "model: EffectiveNoise needs leaves"),
+        (EffectiveNoise(), "model: EffectiveNoise needs leaf messages"),
         (Transition(), "model: Transition needs trees"),
         (Beliefs(), "model: Beliefs needs messages"),
         (Reconstruction("effective_noise"), "model: Reconstruction needs trees"),

@@ -160,6 +160,6 @@ def test_numbers_that_are_none_stop_the_run_and_are_named(pipeline: str, value: 
         return output
 
     sampler.model.forward = overflowing
-    said = r"^pretrained: the model gives no finite numbers for sample 9 at k = 5; take another"
+    said = r"^pretrained: the model returns NaN or infinity for sample 9 at k = 5; take another"
     with torch.no_grad(), pytest.raises(InputError, match=said):
         sampler.predict_step(batch([4, 9, 2]), 0)
