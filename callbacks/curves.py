@@ -130,7 +130,7 @@ class CurveAnalysis(Analysis):
     @abstractmethod
     def summarize(
         self, samples: Floats, sources: NDArray[np.int64], time: int, line: Line
-    ) -> dict[str, float]:
+    ) -> Mapping[str, float]:
         """Compute the columns of one row.
 
         Args:
@@ -221,7 +221,7 @@ class CurveAnalysis(Analysis):
         """Measure a batch."""
         index = record.index.cpu()
         self._values.update(index, self.measure(trainer, pl_module, record).cpu())
-        self._source.update(index, torch.tensor(record.source))
+        self._source.update(index, torch.full_like(index, record.source))
         x = self.x_axis.measure(record, type(pl_module).__name__)
         if self._x is not None and x is not None:
             self._x.update(index, x.cpu())

@@ -1,6 +1,6 @@
 """Similarity of a network's activations before and after forward-backward."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lit_hier.callbacks.axes import Against
 from lit_hier.callbacks.curves import Floats, Line, Results
 from lit_hier.callbacks.networks import NetworkAnalysis
-from lit_hier.callbacks.reference import Reference, reference_of
+from lit_hier.callbacks.reference import Reference, load_or_compute
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.figures import Panel
@@ -95,7 +95,7 @@ class ActivationSimilarity(NetworkAnalysis):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute or load the statistics of the reference set."""
         super().on_predict_start(trainer, pl_module)
-        reference = reference_of(trainer, self.probe, self.datamodule, self.reference)
+        reference = load_or_compute(trainer, self.probe, self.datamodule, self.reference)
         for layer, moments, flat in zip(
             self.probe.layers, reference.moments, reference.without_positions, strict=True
         ):
@@ -168,7 +168,7 @@ class ActivationSimilarity(NetworkAnalysis):
 
     def summarize(
         self, samples: Floats, sources: NDArray[np.int64], time: int, line: Line
-    ) -> dict[str, float]:
+    ) -> Mapping[str, float]:
         """Compute mode, mean, median, std, sem and count."""
         return summarize(samples[0])
 

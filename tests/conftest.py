@@ -1,5 +1,12 @@
 """What several tests need: small grammars, and the enumeration of their data."""
 
+import jaxtyping
+
+# Before lit_hier is imported: its shapes are checked at run time.
+jaxtyping.install_import_hook(
+    ["lit_hier.inference.theory", "lit_hier.metrics"], "beartype.beartype"
+)
+
 import csv
 import itertools
 import os

@@ -18,14 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from jaxtyping import Float64
 
 from lit_hier.gaussian import Distribution
 from lit_hier.inference import mean_field
 from lit_hier.processes import EpsilonNoise, NoiseProcess
 from lit_hier.rhm.parameters import GrammarParameters
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,9 @@ class Prediction:
     """
 
     name: str
-    upward: Floats
-    downward: Floats
-    marginal: Floats
+    upward: Float64[np.ndarray, "T levels"]
+    downward: Float64[np.ndarray, "T levels"]
+    marginal: Float64[np.ndarray, "T levels"]
     critical_time: float
 
 
@@ -56,7 +54,7 @@ def mean_field_applies(grammar: GrammarParameters, process: NoiseProcess | None)
 def predict(
     drawn_from: GrammarParameters | Distribution | None,
     process: NoiseProcess | None,
-    times: ArrayLike,
+    times: Float64[np.ndarray, " T"] | Sequence[float],
 ) -> Prediction:
     """Predict the beliefs in the true symbols at every level.
 
@@ -68,25 +66,26 @@ def predict(
     Returns:
         L + 1 levels for a grammar, one level (the class) for a distribution, none otherwise.
     """
+    times = np.asarray(times, dtype=np.float64)
     if isinstance(drawn_from, GrammarParameters):
         return _predict_grammar(drawn_from, process, times)
     if isinstance(drawn_from, Distribution):
-        marginal = [[drawn_from.class_theory(time)] for time in np.asarray(times).tolist()]
-        unknown = np.full((len(marginal), 1), np.nan)
+        marginal = [[drawn_from.class_theory(time)] for time in times.tolist()]
+        unknown = np.full((len(times), 1), np.nan)
         return Prediction("quadrature", unknown, unknown, np.array(marginal), math.nan)
-    unknown = np.empty((np.size(times), 0))
+    unknown = np.empty((len(times), 0))
     return Prediction("theory", unknown, unknown, unknown, math.nan)
 
 
 def _predict_grammar(
-    grammar: GrammarParameters, process: NoiseProcess | None, times: ArrayLike
+    grammar: GrammarParameters, process: NoiseProcess | None, times: Float64[np.ndarray, " T"]
 ) -> Prediction:
     v, _, m, s, L = grammar
     if mean_field_applies(grammar, process):
         up, down = mean_field.beliefs(times, v, m, s, L)
         marginal = mean_field.marginals(times, v, m, s, L)
     else:
-        up = down = marginal = np.full((L + 1, np.size(times)), np.nan)
+        up = down = marginal = np.full((L + 1, len(times)), np.nan)
     return Prediction("mean field", up.T, down.T, marginal.T, critical_time(grammar, process))
 
 
@@ -106,7 +105,7 @@ def critical_exponent(grammar: GrammarParameters, process: NoiseProcess | None) 
 
 def critical_line(
     grammar: GrammarParameters, process: NoiseProcess | None
-) -> tuple[Floats, Floats]:
+) -> tuple[Float64[np.ndarray, " points"], Float64[np.ndarray, " points"]]:
     """Return the line of transitions over s f, with m from 1 to v^(s-1) as a real number.
 
     Returns:
@@ -124,8 +123,10 @@ def scaled_density(grammar: GrammarParameters) -> float:
 
 
 def parent_belief(
-    grammar: GrammarParameters, process: NoiseProcess | None, belief: ArrayLike
-) -> Floats:
+    grammar: GrammarParameters,
+    process: NoiseProcess | None,
+    belief: Float64[np.ndarray, "*shape"] | float,
+) -> Float64[np.ndarray, "*shape"]:
     """Map the upward belief of a level to that of the level above (Eq. 38).
 
     Args:
@@ -150,7 +151,9 @@ def fixed_points(
     return mean_field.fixed_points(grammar.v, grammar.m, grammar.s)
 
 
-def effective_noise(process: NoiseProcess, times: Sequence[float], v: int) -> Floats:
+def effective_noise(
+    process: NoiseProcess, times: Sequence[float], v: int
+) -> Float64[np.ndarray, " T"]:
     """Return the expected effective noise of a process (Eq. 60).
 
     Args:
