@@ -237,7 +237,7 @@ class CurveAnalysis(Analysis):
         """Summarize the samples, and write all files."""
         index, values, source, *x = measured
         if not len(index):
-            raise InputError("data: none of the images can be read; give others")
+            raise InputError("data: none of the images can be read; check the files")
         self.x = self.x_axis.values(self.times, x[0] if x else None)
         self._predictions: dict[Source, Prediction] = {}
         results = self._summarize(values, source.astype(np.int64))

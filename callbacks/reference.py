@@ -190,7 +190,7 @@ def _compute(trainer: Trainer, probe: Probe, loader: Any, split: str) -> Referen
             for name, tree in trees.items()
         }
     if not total[0]:
-        raise InputError("data: none of the reference images can be read; give others")
+        raise InputError("data: none of the reference images can be read; check the files")
     accuracy = total[5:].double() / total[4]
     *flat, num_classes = shapes.tolist()
     if math.isnan(float(accuracy[0])):

@@ -96,7 +96,7 @@ class SampleGrid(Analysis):
             InputError: No image could be read.
         """
         if not measured.size:
-            raise InputError("data: none of the images can be read; give others")
+            raise InputError("data: none of the images can be read; check the files")
         titles = ["start", *(f"{self.axis.symbol} = {self.times[k]:g}" for k in self._shown)]
         figure = grid_figure(np.moveaxis(measured, 2, -1), titles)
         write_figure(folder, self.name, figure)

@@ -1,10 +1,13 @@
 """What several tests need: small grammars, and the enumeration of their data."""
 
-import jaxtyping
+# ruff: noqa: E402
+# Check shapes and types at run time; the hook must precede the first import of these packages.
+# As in the type system, an int is a float.
+from jaxtyping import install_import_hook
 
-# Before lit_hier is imported: its shapes are checked at run time.
-jaxtyping.install_import_hook(
-    ["lit_hier.inference.theory", "lit_hier.metrics"], "beartype.beartype"
+install_import_hook(
+    ["lit_hier.inference.theory", "lit_hier.metrics"],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 
 import csv

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+from pandas import DataFrame
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -27,6 +30,7 @@ from lit_hier.callbacks import (
 from lit_hier.data import GaussianDataModule, RHMDataModule
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.gaussian import GaussianMixture
+from lit_hier.io.tables import write_table
 from lit_hier.modules import BPDenoiser, GaussianDenoiser
 from lit_hier.nn import HierarchicalCNN
 from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise
@@ -155,3 +159,19 @@ def test_tables_keep_every_cell(run: Any, tmp_path: Path) -> None:
                 assert close, (path.name, new, old)
             else:
                 assert new == old, path.name
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(), st.integers(-(2**63), 2**63 - 1), st.sampled_from(["a b", "ε"])),
+        min_size=1,
+    )
+)
+def test_cells_are_written_as_python_writes_them(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[float, int, str]]
+) -> None:
+    """Floats with all their digits, whole numbers without a point, NaN as `nan`."""
+    folder = tmp_path_factory.mktemp("tables")
+    write_table(folder, "table", DataFrame(rows, columns=["x", "count", "name"]))
+    lines = ["x,count,name", *(",".join(map(str, row)) for row in rows)]
+    assert (folder / "table.csv").read_text().split("\n") == [*lines, ""]

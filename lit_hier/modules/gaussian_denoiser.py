@@ -62,7 +62,7 @@ class GaussianDenoiser(ForwardBackwardModule):
             probabilities.append(drawn.probabilities)
         x_reversed = torch.stack(samples)
         culprit = f"distribution: {type(self.distribution).__name__}"
-        self.check_finite(x_reversed, index, culprit, "take smaller times")
+        self.check_finite(x_reversed, index, culprit, "use smaller times")
         latents = None
         if self.distribution.num_classes > 1:
             latents = Latents(
