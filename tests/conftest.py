@@ -1,4 +1,4 @@
-"""What several tests need: small grammars, and the enumeration of their data."""
+"""Fixtures and helpers that several tests share; set-up of the test session."""
 
 # ruff: noqa: E402
 # Check shapes and types at run time; the hook must precede the first import of these packages.
@@ -6,7 +6,7 @@
 from jaxtyping import install_import_hook
 
 install_import_hook(
-    ["lit_hier.inference.theory", "lit_hier.metrics"],
+    ["lit_hier.inference", "lit_hier.metrics", "lit_hier.processes"],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 
