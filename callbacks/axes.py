@@ -21,11 +21,11 @@ Against = Literal["time", "effective_noise"]
 
 
 class CurveAxis(ABC):
-    """An x axis: what it needs of each sample, and its values, label and predictions.
+    """An x axis: what it gathers of each sample, its values and label, and predictions on it.
 
     Attributes:
-        suffix: Of the names of files and tags.
-        column: Of its values in tables; empty where these are the inversion times.
+        suffix: Appended to the names of files and tags.
+        column: The column of its values in tables; empty where these are the inversion times.
     """
 
     suffix: ClassVar[str] = ""
@@ -39,7 +39,7 @@ class CurveAxis(ABC):
             sampler: The name of the sampler's class, for the error's message.
 
         Raises:
-            InputError: The record does not hold it.
+            InputError: The sampler does not measure it.
         """
         return None
 
@@ -102,7 +102,8 @@ class EffectiveNoiseAxis(CurveAxis):
         """Return the effective noise of each sample."""
         if record.effective_noise is None:
             raise InputError(
-                f"against: {sampler} measures no effective noise; omit it to draw against the time"
+                f"against: {sampler} measures no effective noise; omit `against` to draw against"
+                " the time"
             )
         return record.effective_noise
 

@@ -18,11 +18,12 @@ from lit_hier.modules import ForwardBackwardModule
 from lit_hier.rhm import Tree
 
 MESSAGES: Final = ("upward", "downward", "marginal")
+"""The kinds of beliefs; each is a field of `lit_hier.inference.theory.Prediction`."""
 
 
 def latents_of(record: ForwardBackward) -> Latents:
-    """Return the latents of a record of which they are known."""
-    assert record.latents is not None, "the sampler's sources have latents, its records have not"
+    """Return a record's latents; `needs_latents` promises them."""
+    assert record.latents is not None, "the sampler's records lack the latents of its sources"
     return record.latents
 
 

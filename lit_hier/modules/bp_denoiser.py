@@ -78,8 +78,6 @@ class BPDenoiser(ForwardBackwardModule):
             noise = uniform(self.seed, Purpose.CORRUPTION, index, time, num_noise)
             observed = self.process.corrupt(tree_start[0], time, noise, v)
             leaf_messages = self.process.messages(observed, time, v, dtype)
-            wrong = 1 - leaf_messages.gather(-1, true).squeeze(-1).double().mean(-1)
-            effective_noise.append(wrong * v / (v - 1))
             draws = uniform(self.seed, Purpose.POSTERIOR, index, time, 1 + rhm.num_choices)
             try:
                 posterior = belief_propagation.condition(leaf_messages)
@@ -91,6 +89,8 @@ class BPDenoiser(ForwardBackwardModule):
             except InputError as error:
                 place = f"{self.axis.symbol} = {time:g}"
                 raise _name_sample(error, leaf_messages, index, place) from error
+            wrong = 1 - leaf_messages.gather(-1, true).squeeze(-1).double().mean(-1)
+            effective_noise.append(wrong * v / (v - 1))
         tree_reversed = answers["trees"]
         x_reversed = whitened_one_hot(tree_reversed[0].flatten(0, 1), v)
         return ForwardBackward(
