@@ -1,11 +1,10 @@
 r"""What theory predicts of a forward-backward experiment: one function per question.
 
 A question names what the data are drawn from, the process that corrupts them and, where it
-matters, the inversion times; the answer is NaN where no theory applies. Today these theories are
-known:
+matters, the inversion times; the answer is NaN where no theory applies. The theories are:
 
-- mean field (Eq. 37-59), for the RHM with n = v under the epsilon-process with beliefs that are
-  centred on the true symbols, see `lit_hier.inference.mean_field`;
+- mean field (Eq. 38, 54-59), for the RHM with n = v under the epsilon-process whose beliefs are
+  centered on the true symbols, see `lit_hier.inference.mean_field`;
 - the posterior of the true class by quadrature, for mixtures of Gaussians, see
   `Distribution.class_theory`.
 
@@ -31,7 +30,7 @@ class Prediction:
     """Expected posterior beliefs in the true symbols, per inversion time and level.
 
     Attributes:
-        name: What the theory is called, for legends.
+        name: The name of the theory, for legends.
         upward: Of the upward messages, float64, shape (T, levels), leaves first; NaN where
             nothing is known, as in all fields.
         downward: Of the downward messages, same shape.
@@ -47,7 +46,7 @@ class Prediction:
 
 
 def mean_field_applies(grammar: GrammarParameters, process: NoiseProcess | None) -> bool:
-    """Whether mean field describes a process: the epsilon-process of Eq. 6-7, and n = v."""
+    """Tell whether mean field describes the beliefs: under Eq. 6-7, for n = v."""
     return isinstance(process, EpsilonNoise) and not process.strings and grammar.n == grammar.v
 
 
