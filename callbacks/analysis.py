@@ -1,4 +1,4 @@
-"""What all analyses of a forward-backward experiment share: when they see, reduce and write."""
+"""The base class of all analyses: when they measure, reduce and write."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -7,9 +7,10 @@ from typing import Any, ClassVar, Final
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lit_hier.diffusion import IMAGE_COUNTS, ForwardBackward
+from lit_hier.diffusion import IMAGE_COUNTS, ForwardBackward, num_levels
 from lit_hier.errors import InputError
 from lit_hier.modules import ForwardBackwardModule
+from lit_hier.rhm.parameters import GrammarParameters
 
 _ARGUMENTS: Final = {
     "v": "num_features",
@@ -23,18 +24,20 @@ _ARGUMENTS: Final = {
 class Analysis(Callback, ABC):
     """Measures the records of a `predict` run and writes into the logger's directory at its end.
 
-    What the processes have measured is united once, after the last batch; rank zero writes, each
-    file whole or not at all.
+    The measurements of all processes are reduced once, after the last batch. Rank zero writes;
+    a file appears complete or not at all.
     """
 
     name: str
-    """Of the files."""
+    """The common name of the files."""
+    needs_latents: ClassVar[bool] = False
+    """Whether records must hold latents."""
     needs_messages: ClassVar[bool] = False
-    """Whether records must hold upward and downward messages."""
+    """Whether these must include upward and downward messages."""
     varied: ClassVar[frozenset[str]] = frozenset()
-    """Parameters in which the grammars of a run may differ, beside the seed of their rules."""
+    """Parameters in which the grammars of a run may differ, besides the seed of their rules."""
     image_counts: Mapping[str, int]
-    """At the end of a run on images from files: how many were skipped, converted, enlarged."""
+    """After a run on images from files, the numbers that `IMAGE_COUNTS` lists; else empty."""
 
     @abstractmethod
     def update(
@@ -44,19 +47,19 @@ class Analysis(Callback, ABC):
 
     @abstractmethod
     def compute(self, pl_module: ForwardBackwardModule) -> Any:
-        """Unite what all processes have measured; called on all of them."""
+        """Reduce the measurements of all processes; called on all of them."""
 
     @abstractmethod
     def write(self, trainer: Trainer, folder: str, measured: Any) -> None:
-        """Write what `compute` gave; called on rank zero."""
+        """Write what `compute` returned; called on rank zero."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Remember where the run's data come from; refuse runs that give nothing to measure.
+        """Read the sampler's properties; reject runs that this analysis cannot measure.
 
         Raises:
-            InputError: There is no logger with a directory, the module is no sampler, its records
-                have too little, its grammars have no common average, or another analysis writes
-                the same files.
+            InputError: There is no logger with a directory, the module is not a sampler, its
+                records lack latents or messages, its grammars have no common average, or another
+                analysis writes the same files.
         """
         if stage != "predict":
             return
@@ -77,14 +80,19 @@ class Analysis(Callback, ABC):
             raise InputError(
                 f"model: {kind} needs messages; use it with a BPDenoiser that has messages: true"
             )
-        self._remedies = torch.zeros(1 + len(IMAGE_COUNTS), dtype=torch.int64)
         self.axis, self.times = pl_module.axis, pl_module.times
-        self.sources = pl_module.sources
-        for name, value in self.sources[0].parameters.items():
-            differ = any(source.parameters[name] != value for source in self.sources)
-            if differ and name not in self.varied:
+        self.noise_process, self.sources = pl_module.noise_process, pl_module.sources
+        if self.needs_latents and not all(map(num_levels, self.sources)):
+            raise InputError(
+                f"model: {kind} needs trees or classes, which {type(pl_module).__name__} does not"
+                " return for these data; use it with a BPDenoiser"
+            )
+        self._image_counts = torch.zeros(1 + len(IMAGE_COUNTS), dtype=torch.int64)
+        for name, argument in _ARGUMENTS.items():
+            values = {getattr(source, name, None) for source in self.sources}
+            if len(values) > 1 and name not in self.varied:
                 raise InputError(
-                    f"data.rhm: {kind} takes grammars of one {_ARGUMENTS[name]}; give one, or"
+                    f"data.rhm: {kind} averages over grammars of one {argument}; give one, or"
                     " measure with Transition"
                 )
 
@@ -94,25 +102,29 @@ class Analysis(Callback, ABC):
         assert trainer.predict_dataloaders is not None
         return len(trainer.predict_dataloaders.dataset)
 
-    def kinds(self) -> list[list[int]]:
-        """Sort the sources by their parameters: those that differ in none stand together."""
-        kinds: dict[tuple[int, ...], list[int]] = {}
-        for number, source in enumerate(self.sources):
-            kinds.setdefault(tuple(source.parameters.values()), []).append(number)
-        return [kinds[key] for key in sorted(kinds)]
-
-    def numbers(self, source: int) -> tuple[int, int, int, int]:
-        """Give the v, m, s and L of a source that is a grammar.
+    def grammar(self, source: int) -> GrammarParameters:
+        """Return the parameters of a source that is a grammar.
 
         Raises:
-            InputError: It is none.
+            InputError: The source is not a grammar.
         """
-        given = self.sources[source].parameters
-        if not given:
+        parameters = self.sources[source]
+        if not isinstance(parameters, GrammarParameters):
             raise InputError(
                 f"model: {type(self).__name__} is for grammars; use it with a BPDenoiser"
             )
-        return given["v"], given["m"], given["s"], given["L"]
+        return parameters
+
+    def sources_by_grammar(self) -> dict[GrammarParameters, list[int]]:
+        """Group the sources by their parameters, ascending.
+
+        Raises:
+            InputError: A source is not a grammar.
+        """
+        groups: dict[GrammarParameters, list[int]] = {}
+        for source in range(len(self.sources)):
+            groups.setdefault(self.grammar(source), []).append(source)
+        return dict(sorted(groups.items()))
 
     def on_predict_batch_end(
         self,
@@ -127,20 +139,20 @@ class Analysis(Callback, ABC):
         assert isinstance(pl_module, ForwardBackwardModule)
         assert isinstance(outputs, ForwardBackward)
         if outputs.image_counts is not None:
-            self._remedies[0] = 1
-            self._remedies[1:] += outputs.image_counts.cpu()
-        if not len(outputs.index):  # none of the batch's images could be read
+            self._image_counts[0] = 1
+            self._image_counts[1:] += outputs.image_counts.cpu()
+        if not len(outputs.index):  # no image of the batch could be read
             return
         self.update(trainer, pl_module, outputs)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Unite the processes' measurements; on rank zero, write everything."""
+        """Reduce the measurements of all processes; on rank zero, write all files."""
         assert isinstance(pl_module, ForwardBackwardModule)
         measured = self.compute(pl_module)
-        summed = trainer.strategy.reduce(self._remedies.to(pl_module.device), reduce_op="sum")
-        any_files, *counts = summed.tolist()
+        total = trainer.strategy.reduce(self._image_counts.to(pl_module.device), reduce_op="sum")
+        any_files, *counts = total.tolist()
         self.image_counts = dict(zip(IMAGE_COUNTS, counts, strict=True)) if any_files else {}
-        folder = trainer.log_dir  # asked of all processes, as it is broadcast
+        folder = trainer.log_dir  # a collective operation: every process must query it
         assert folder is not None
         if trainer.is_global_zero:
             self.write(trainer, folder, measured)

@@ -1,44 +1,52 @@
-"""How the beliefs of belief propagation are distributed at one inversion time."""
-
-from typing import Any
+"""The distribution of beliefs at one inversion time."""
 
 import numpy as np
-import torch
+from pandas import DataFrame
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from lit_hier.callbacks.analysis import Analysis
-from lit_hier.callbacks.beliefs import MESSAGES, beliefs_of
-from lit_hier.callbacks.writers import log_figure, write_csv, write_figure
-from lit_hier.diffusion import ForwardBackward
+from lit_hier.callbacks.beliefs import MESSAGES, latents_of, messages_of
+from lit_hier.callbacks.tensorboard import log_figure
+from lit_hier.diffusion import ForwardBackward, num_levels
 from lit_hier.errors import InputError
-from lit_hier.figures.plots import histogram_figure
+from lit_hier.figures import histogram_figure
+from lit_hier.inference.theory import predict
+from lit_hier.io.figures import write_figure
+from lit_hier.io.tables import write_table
 from lit_hier.metrics import Histogram
 from lit_hier.modules import ForwardBackwardModule
 
 
 class BeliefHistogram(Analysis):
-    """Histograms of all entries of all messages of a level, true symbols apart (Fig. 11).
+    """Histograms of all entries of all messages, of true and of other symbols (Fig. 11).
 
-    Writes `belief_histogram.csv` with columns process, time, message (upward, downward or
-    marginal), level, low, high (the bin's ends), true, other (how many probabilities of true and
-    of other symbols lie there), `belief_histogram_deviation.csv` with columns message, level, mean
-    (of the true symbols' beliefs), theory (mean field), distance, and `belief_histogram.png` of
-    the lowest levels. Logs the picture to TensorBoard.
+    Writes:
 
-    The sampler must give messages: `messages: true`.
+    - `belief_histogram.csv` with columns process, time, message (upward, downward or marginal),
+      level, low, high (the edges of the bin), true, other (the number of probabilities of true and
+      of other symbols in the bin).
+    - `belief_histogram_deviation.csv` with columns message, level, mean (of the beliefs in true
+      symbols), theory (mean field; NaN where it does not apply), distance.
+    - `belief_histogram.png` of the lowest levels.
+
+    Logs to TensorBoard the figure `belief_histogram`.
+
+    The sampler must return messages: `messages: true`.
 
     Args:
-        time: The inversion time; it must be one of the sampler's.
+        time: The inversion time, one of the sampler's.
         num_bins: Bins of [0, 1].
-        num_levels: Levels that the picture shows, leaves first.
+        num_levels: Levels in the figure, leaves first.
 
     Raises:
-        InputError: There are no bins or no levels; later, the sampler does not stop at `time`.
+        InputError: `num_bins` or `num_levels` is less than 1; in `setup`, `time` is not one of the
+            sampler's.
     """
 
     name = "belief_histogram"
+    needs_latents = True
     needs_messages = True
 
     def __init__(self, time: float = 0.5, num_bins: int = 64, num_levels: int = 5) -> None:
@@ -51,70 +59,66 @@ class BeliefHistogram(Analysis):
         self.num_levels = num_levels
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the time; refuse what `Analysis` does."""
+        """Find the time; reject runs as `Analysis` does."""
         super().setup(trainer, pl_module, stage)
         if stage == "predict":
             if self.time not in self.times:
                 raise InputError(f"time is {self.time:g}; give one of the sampler's times")
-            self._number = self.times.index(self.time)
+            self._time = self.times.index(self.time)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count."""
-        shape = (len(MESSAGES), self.sources[0].num_levels, 2)
+        """Allocate the histograms."""
+        shape = (len(MESSAGES), num_levels(self.sources[0]), 2)
         self._histogram = Histogram(*shape, num_bins=self.num_bins)
 
     def update(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> None:
         """Count a batch."""
-        given = beliefs_of(record)
-        assert record.tree_start is not None
-        for message, tree in enumerate(given):
-            for level, (beliefs, true) in enumerate(zip(tree, record.tree_start, strict=True)):
-                values = beliefs[self._number]
+        tree_start = latents_of(record).tree_start
+        for message, tree in enumerate(messages_of(record)):
+            for level, (beliefs, true) in enumerate(zip(tree, tree_start, strict=True)):
+                values = beliefs[self._time]
                 is_true = one_hot(true, values.shape[-1]).bool()
                 for kind, mask in enumerate((is_true, ~is_true)):
                     self._histogram.update((message, level, kind), values[mask].cpu())
 
     def compute(self, pl_module: ForwardBackwardModule) -> tuple[Tensor, Tensor]:
-        """Add up the processes' counts."""
+        """Add up the counts of all processes."""
         counts, means = self._histogram.to(pl_module.device).compute()
         return counts.cpu(), means.cpu()
 
     def write(self, trainer: Trainer, folder: str, measured: tuple[Tensor, Tensor]) -> None:
-        """Write the table and the picture."""
-        counts, means = measured
-        edges = np.linspace(0, 1, self.num_bins + 1).tolist()
-        rows: list[dict[str, Any]] = [
-            {
-                "process": self.axis.process,
-                "time": self.time,
-                "message": MESSAGES[message],
-                "level": level,
-                "low": edges[k],
-                "high": edges[k + 1],
-                "true": int(counts[message, level, 0, k]),
-                "other": int(counts[message, level, 1, k]),
-            }
-            for message, level, k in np.ndindex(*counts.shape[:2], self.num_bins)
-        ]
-        write_csv(folder, self.name, rows)
-        predicted = [self.sources[0].theory[name][self._number] for name in MESSAGES]
-        mean, theory = means[..., 0].numpy(), torch.stack(predicted).numpy()
-        deviations = [
-            {
-                "message": MESSAGES[message],
-                "level": level,
-                "mean": mean[message, level],
-                "theory": theory[message, level],
-                "distance": abs(mean[message, level] - theory[message, level]),
-            }
-            for message, level in np.ndindex(*mean.shape)
-        ]
-        write_csv(folder, f"{self.name}_deviation", deviations)
+        """Write the tables and the figure."""
+        counts, mean = measured[0].numpy(), measured[1][..., 0].numpy()
+        edges = np.linspace(0, 1, self.num_bins + 1)
+        names = np.array(MESSAGES)
+        message, level, k = np.indices((*mean.shape, self.num_bins)).reshape(3, -1)
+        columns = {
+            "process": self.axis.process,
+            "time": self.time,
+            "message": names[message],
+            "level": level,
+            "low": edges[k],
+            "high": edges[k + 1],
+            "true": counts[message, level, 0, k],
+            "other": counts[message, level, 1, k],
+        }
+        write_table(folder, self.name, DataFrame(columns))
+        prediction = predict(self.sources[0], self.noise_process, self.times)
+        theory = np.stack([getattr(prediction, name)[self._time] for name in MESSAGES])
+        message, level = np.indices(mean.shape).reshape(2, -1)
+        deviations = {
+            "message": names[message],
+            "level": level,
+            "mean": mean.ravel(),
+            "theory": theory.ravel(),
+            "distance": np.abs(mean - theory).ravel(),
+        }
+        write_table(folder, f"{self.name}_deviation", DataFrame(deviations))
         shown = slice(0, self.num_levels)
         figure = histogram_figure(
-            counts[:, shown].numpy(),
+            counts[:, shown],
             mean[:, shown],
             theory[:, shown],
             [f"{message} belief" for message in MESSAGES],

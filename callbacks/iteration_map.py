@@ -1,4 +1,4 @@
-"""What a level makes of the level below: the map whose fixed points decide the transition."""
+"""The map from a level's belief to the next one's, whose fixed points set the transition."""
 
 import numpy as np
 import torch
@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from lit_hier.callbacks.beliefs import belief_in_truth, beliefs_of
+from lit_hier.callbacks.beliefs import belief_in_truth, latents_of, messages_of
 from lit_hier.callbacks.curves import CurveAnalysis, Floats, Line, Results
 from lit_hier.diffusion import ForwardBackward
-from lit_hier.figures.plots import MapCurve, map_figure
-from lit_hier.inference import mean_field
+from lit_hier.figures import MapCurve, map_figure
+from lit_hier.inference import theory
 from lit_hier.metrics import standard_error, std_between
 from lit_hier.modules import ForwardBackwardModule
 
@@ -19,17 +19,21 @@ from lit_hier.modules import ForwardBackwardModule
 class IterationMap(CurveAnalysis):
     """Upward belief of a level against that of the level below, and Eq. 38 (Fig. 10, left).
 
-    The points of all times and levels fall onto one curve as far as the mean-field theory holds.
-    An ensemble may have several numbers of synonyms; each has its curve.
+    The points of all times and levels fall onto one curve where mean-field theory holds. An
+    ensemble may have several numbers of synonyms, each with its own curve.
 
-    Writes, besides what `CurveAnalysis` lists: `iteration_map.csv` with columns process, time, m,
-    s_f (s f, with Eq. 29's f), level, belief (mean upward belief in the true symbol), above (that
-    of the level above), sem (of `above`, over data), count, theory (F of `belief`), grammars,
-    grammar_std (of `above`); `iteration_map.npz` with the arrays `belief` and `above` (time,
-    curve, index), `time`, `curve`, `index`, `source`; the picture is of the map. Logs to
-    TensorBoard the curves `iteration_map/above` and `iteration_map/theory`.
+    Writes, besides what `CurveAnalysis` lists:
 
-    The sampler must give messages: `messages: true`.
+    - `iteration_map.csv` with columns process, time, m, s_f (s f, with Eq. 29's f), level, belief
+      (mean upward belief in the true symbol), above (that of the level above), sem (of `above`,
+      over data), count, theory (F of `belief`), grammars, grammar_std (of `above`).
+    - `iteration_map.npz` with the arrays `belief` and `above` (time, curve, index), `time`,
+      `curve`, `index`, `source`.
+
+    The figure shows the map. Logs to TensorBoard the curves `iteration_map/above` and
+    `iteration_map/theory`.
+
+    The sampler must return messages: `messages: true`.
     """
 
     name = "iteration_map"
@@ -37,79 +41,74 @@ class IterationMap(CurveAnalysis):
     logged = ("above", "theory")
     legend = "level"
     compared = ("above", "theory")
+    needs_latents = True
     needs_messages = True
     varied = frozenset("m")
 
-    def __init__(self) -> None:
-        super().__init__()
-
     def lines(self) -> list[Line]:
-        """Levels but the root, leaves first, for each number of synonyms."""
+        """List all levels but the root, leaves first, for each number of synonyms."""
         lines = []
-        for sources in self.kinds():
-            v, m, s, L = self.numbers(sources[0])
-            s_f = float(s * mean_field.rule_density(v, m, s))
+        for grammar, sources in self.sources_by_grammar().items():
+            m, s_f = grammar.m, theory.scaled_density(grammar)
             lines += [
                 Line(f"m = {m}, level {k}", {"m": m, "s_f": s_f, "level": k}, k, k + 1, sources)
-                for k in range(L)
+                for k in range(grammar.L)
             ]
         return lines
 
     def curve_names(self) -> list[str]:
-        """Levels: the number of synonyms is the source's."""
-        return [f"level {k}" for k in range(self.numbers(0)[3])]
+        """Name the levels; a sample's number of synonyms follows from its source."""
+        return [f"level {k}" for k in range(self.grammar(0).L)]
 
     def measure(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> Tensor:
         """Average over the nodes of each level: shape (2, T, levels, B)."""
-        assert record.tree_start is not None
-        pairs = zip(beliefs_of(record)[0], record.tree_start, strict=True)
+        upward, _, _ = messages_of(record)
+        pairs = zip(upward, latents_of(record).tree_start, strict=True)
         means = [belief_in_truth(beliefs, true).double().mean(-1) for beliefs, true in pairs]
         levels = torch.stack(means, dim=1)
         return torch.stack((levels[:, :-1], levels[:, 1:]))
 
-    def summarise(
+    def summarize(
         self, samples: Floats, sources: NDArray[np.int64], time: int, line: Line
     ) -> dict[str, float]:
-        """Means over data, the map of the lower one, the grammars' spread."""
+        """Compute means over data, the map of the lower level's mean, the spread of grammars."""
         belief, above = samples.astype("float64")
-        v, m, s, _ = self.numbers(line.sources[0])
-        theory = mean_field.upward(belief.mean(), v, m, s)
-        applies = np.isfinite(self.theory(line, "upward")[time])
+        grammar = self.grammar(line.sources[0])
         return {
             "belief": float(belief.mean()),
             "above": float(above.mean()),
             "sem": standard_error(above),
             "count": len(above),
-            "theory": float(theory) if applies else np.nan,
+            "theory": float(theory.parent_belief(grammar, self.noise_process, belief.mean())),
             "grammars": len(np.unique(sources)),
             "grammar_std": std_between(above, sources),
         }
 
     def figures(self, results: Results) -> dict[str, Figure]:
         """Draw the map, its fixed points, and each level against the next."""
-        belief, above = (results.curves[name] for name in ("belief", "above"))
-        curves = []
-        for sources in self.kinds():
-            lines = [line for line in results.lines if line.sources == sources]
-            if not lines:
+        belief, above = map(results.curves, ("belief", "above"))
+        maps = []
+        for grammar, sources in self.sources_by_grammar().items():
+            names = [line.name for line in results.lines if line.sources == sources]
+            if not names:
                 continue
-            v, m, s, _ = self.numbers(sources[0])
-            applies = np.isfinite(results.curves["theory"][lines[0].name]).all()
-            p = np.linspace(1 / v, 1, 400) if applies else np.zeros(0)
-            points = mean_field.fixed_points(v, m, s)
-            curves.append(
+            p = np.linspace(1 / grammar.v, 1, 400)
+            predicted = theory.parent_belief(grammar, self.noise_process, p)
+            known = np.isfinite(predicted)
+            points = theory.fixed_points(grammar, self.noise_process)
+            maps.append(
                 MapCurve(
-                    f"s f = {lines[0].columns['s_f']:.2f} (m = {m})",
-                    (p, mean_field.upward(p, v, m, s)),
+                    f"s f = {theory.scaled_density(grammar):.2f} (m = {grammar.m})",
+                    (p[known], predicted[known]),
                     (
-                        np.concatenate([belief[line.name] for line in lines]),
-                        np.concatenate([above[line.name] for line in lines]),
+                        np.concatenate([belief[name] for name in names]),
+                        np.concatenate([above[name] for name in names]),
                     ),
-                    points.belief if applies else np.zeros(0),
-                    points.stable if applies else np.zeros(0, dtype=np.bool_),
+                    points.belief,
+                    points.stable,
                 )
             )
         axes = "belief p at a level", "belief F(p) at the level above"
-        return {self.name: map_figure(curves, *axes)}
+        return {self.name: map_figure(maps, *axes)}

@@ -1,4 +1,4 @@
-"""What a network does on a reference set: taken once and kept, until anything changes."""
+"""Statistics of a network on a reference set: computed once, and kept until anything changes."""
 
 import hashlib
 import math
@@ -20,21 +20,23 @@ from lit_hier.io.safe_read import check_file
 from lit_hier.metrics import Moments, MomentTree, channel_moments
 from lit_hier.nn import Probe
 
-_FORMAT: Final = 1  # of what is kept; another one is taken anew
+_FORMAT: Final = 1  # version of the kept files; those of another version are recomputed
 _TOP: Final = 5
-_LIBRARIES: Final = ("lit-hier", "pillow", "timm", "torch", "torchvision")  # that decide numbers
+# Libraries whose version may change the statistics.
+_LIBRARIES: Final = ("lit-hier", "pillow", "timm", "torch", "torchvision")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Moments of a network's layers over a reference set, and how well it tells the classes.
+    """Moments of a network's layers over a reference set, and its accuracy there.
 
     Attributes:
         moments: Of each layer.
-        without_positions: Whether a layer puts out (B, units), as that of the logits does.
-        counts: Data seen; then those that were skipped, converted and enlarged. int64, shape (4,).
+        without_positions: Whether each layer's output is (B, units), like the logits.
+        counts: Number of samples, then of images skipped, converted and enlarged; int64,
+            shape (4,).
         accuracy: Top-1 and top-5, float64, shape (2,); NaN without logits or classes.
-        num_classes: Of the logits; 0 without.
+        num_classes: Number of logits; 0 without.
     """
 
     moments: Sequence[Moments]
@@ -44,7 +46,7 @@ class Reference:
     num_classes: int
 
     def pack(self) -> dict[str, Any]:
-        """Give plain arrays, for `unpack`."""
+        """Convert to plain arrays, for `unpack`."""
         arrays = {
             f"{part}_{k}": getattr(moments, part).cpu().numpy()
             for k, moments in enumerate(self.moments)
@@ -60,10 +62,10 @@ class Reference:
 
     @classmethod
     def unpack(cls, arrays: Any) -> "Reference":
-        """Make it of plain arrays.
+        """Convert from plain arrays.
 
         Raises:
-            KeyError: One is missing.
+            KeyError: An array is missing.
         """
         flat = arrays["without_positions"].tolist()
         moments = [
@@ -74,57 +76,58 @@ class Reference:
         return cls(moments, flat, counts, accuracy, int(arrays["num_classes"]))
 
 
-def reference_of(
+def load_or_compute(
     trainer: Trainer, probe: Probe, datamodule: LightningDataModule, split: str
 ) -> Reference:
-    """Let a network see a reference set; or recall what it did, if nothing has changed since.
+    """Load the statistics of a network on a reference set, or compute and keep them.
 
-    It is kept as `reference/{key}.npz` in the logger's `save_dir`, where the key is made of the
-    network, its weights, its transform, the layers, the data (where the data module can tell them
-    apart: `fingerprint`), their batches and the libraries' versions. Both ways of standardising
-    are made of the same moments. If an image could not be read, nothing is kept: it may be there
-    the next time.
+    They are kept as `reference/{key}.npz` in the logger's `save_dir`. The key is a digest of the
+    network, its weights, its transform, the layers, the data (the data module's `fingerprint`;
+    without one, nothing is kept), their batches and the libraries' versions. Both kinds of
+    standardization follow from the same moments. If an image could not be read, nothing is kept:
+    the next run may be able to read it.
 
     Args:
         trainer: The run.
         probe: The network and its layers.
-        datamodule: Has batches with `x` and `label`, planned by `PlannedBatches`.
-        split: Which of its splits.
+        datamodule: Its batches have `x` and `label`, and are planned by `PlannedBatches`.
+        split: The name of the split.
 
     Raises:
-        InputError: There are no such data, or they do not fit the network.
+        InputError: No image of the split can be read, the data do not fit the network, or an
+            activation is NaN or infinite.
     """
     loader = getattr(datamodule, f"{split}_dataloader")()
-    tell = getattr(datamodule, "fingerprint", None)
-    data = tell(split) if tell is not None else None
+    fingerprint = getattr(datamodule, "fingerprint", None)
+    data = fingerprint(split) if fingerprint is not None else None
     if data is None:
-        return _take(trainer, probe, loader, split)
+        return _compute(trainer, probe, loader, split)
     versions = [version(name) for name in _LIBRARIES]
     parts = (_FORMAT, probe.identity, data, loader.sampler.batch_size, versions)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
     assert trainer.logger is not None
     folder = Path(trainer.logger.save_dir or trainer.default_root_dir, "reference")
-    arrays = recall(folder / f"{key}.npz", len(probe.layers)) if trainer.is_global_zero else None
+    arrays = load(folder / f"{key}.npz", len(probe.layers)) if trainer.is_global_zero else None
     arrays = trainer.strategy.broadcast(arrays)
     if arrays is not None:
         return Reference.unpack(arrays)
-    taken = _take(trainer, probe, loader, split)
-    if trainer.is_global_zero and not taken.counts[1]:
-        write_samples(str(folder), key, taken.pack())
-    return taken
+    reference = _compute(trainer, probe, loader, split)
+    if trainer.is_global_zero and not reference.counts[1]:
+        write_samples(str(folder), key, reference.pack())
+    return reference
 
 
-def recall(path: Path, num_layers: int) -> dict[str, Any] | None:
-    """Read what was kept; None if it cannot be read, or is not what is kept of such a network."""
+def load(path: Path, num_layers: int) -> dict[str, Any] | None:
+    """Load kept statistics, as plain arrays; None if they are missing, damaged or do not fit."""
     try:
         check_file(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
             arrays = dict(kept)
         found = Reference.unpack(arrays)
-    except Exception:  # a damaged file may make numpy stumble anywhere; it is taken anew
+    except Exception:  # numpy raises almost any error on a damaged file, which is recomputed
         return None
     shapes = [part.mean.shape for part in found.moments]
-    whole = (
+    valid = (
         len(shapes) == num_layers
         and all(len(shape) == 1 for shape in shapes)
         and [part.squares.shape for part in found.moments] == shapes
@@ -134,62 +137,63 @@ def recall(path: Path, num_layers: int) -> dict[str, Any] | None:
         and (found.counts.shape, found.counts.dtype) == ((4,), torch.int64)
         and (found.accuracy.shape, found.accuracy.dtype) == ((2,), torch.float64)
     )
-    return arrays if whole else None
+    return arrays if valid else None
 
 
-def _refuse(layer: str, output: Tensor, index: Tensor, split: str) -> NoReturn:
-    lost = index[~output.flatten(1).isfinite().all(1)]
-    whose = f"sample {int(lost[0])}" if len(lost) else "some samples"
+def _reject(layer: str, output: Tensor, index: Tensor, split: str) -> NoReturn:
+    failed = index[~output.flatten(1).isfinite().all(1)]
+    which = f"sample {int(failed[0])}" if len(failed) else "some samples"
     raise InputError(
-        f"network: {layer} puts out no finite numbers for {whose} of the {split} split, the"
+        f"network: {layer} outputs NaN or infinity for {which} of the {split} split, the"
         " reference; check the weights and the data"
     )
 
 
-def _take(trainer: Trainer, probe: Probe, loader: Any, split: str) -> Reference:
-    """Let the network see every batch, each process its own; unite the processes."""
+def _compute(trainer: Trainer, probe: Probe, loader: Any, split: str) -> Reference:
+    """Evaluate the network on every batch, each process on its own; merge the processes."""
     device = trainer.strategy.root_device
     trees = {name: MomentTree() for name in probe.layers}
-    # Whether layers have no positions, then the number of classes.
-    facts = torch.zeros(len(probe.layers) + 1, dtype=torch.int64, device=device)
-    seen = torch.zeros(7, dtype=torch.int64, device=device)
+    # Whether each layer has no positions, then the number of classes.
+    shapes = torch.zeros(len(probe.layers) + 1, dtype=torch.int64, device=device)
+    # As `Reference.counts`, then the samples with a class, top-1 hits, top-5 hits.
+    counts = torch.zeros(7, dtype=torch.int64, device=device)
     for number, raw in zip(loader.sampler.numbers, loader, strict=True):
         batch = trainer.strategy.batch_to_device(raw, dataloader_idx=0)
         label = batch["label"]
-        seen[0] += len(label)
-        seen[1:4] += batch.get("image_counts", 0)
+        counts[0] += len(label)
+        counts[1:4] += batch.get("image_counts", 0)
         if len(label):
             index = batch["index"]
 
-            def see(
+            def update(
                 name: str, output: Tensor, number: int = number, index: Tensor = index
             ) -> None:
                 moments = channel_moments(output)
                 if not moments.squares.isfinite().all():
-                    _refuse(name, output, index, split)
-                trees[name].add(number, moments)
-                facts[probe.layers.index(name)] = output.ndim == 2
+                    _reject(name, output, index, split)
+                trees[name].update(number, moments)
+                shapes[probe.layers.index(name)] = output.ndim == 2
 
-            logits = probe(batch["x"], see)
+            logits = probe(batch["x"], update)
             if logits.ndim == 2:
-                facts[-1] = logits.shape[1]
+                shapes[-1] = logits.shape[1]
                 known = label >= 0
                 best = logits.topk(min(_TOP, logits.shape[1])).indices
-                right = (best == label[:, None])[known]
-                seen[4:] += torch.stack((known.sum(), right[:, 0].sum(), right.sum()))
-    counted = trainer.strategy.reduce(seen, reduce_op="sum")
+                hits = (best == label[:, None])[known]
+                counts[4:] += torch.stack((known.sum(), hits[:, 0].sum(), hits.sum()))
+    total = trainer.strategy.reduce(counts, reduce_op="sum")
     if trainer.world_size > 1:
-        # A process of whose images none can be read has nothing to say.
-        facts = torch.stack(gather_all_tensors(facts)).amax(0)
+        # A process that could read none of its images has zeros here.
+        shapes = torch.stack(gather_all_tensors(shapes)).amax(0)
         trees = {
             name: MomentTree.unpack(*gather_all_tensors(tree.pack().to(device)))
             for name, tree in trees.items()
         }
-    if not counted[0]:
-        raise InputError("data: none of the reference images can be read; give others")
-    accuracy = counted[5:].double() / counted[4]
-    *flat, num_classes = facts.tolist()
+    if not total[0]:
+        raise InputError("data: none of the reference images can be read; check the files")
+    accuracy = total[5:].double() / total[4]
+    *flat, num_classes = shapes.tolist()
     if math.isnan(float(accuracy[0])):
         num_classes = 0
-    moments = [tree.total() for tree in trees.values()]
-    return Reference(moments, list(map(bool, flat)), counted[:4], accuracy, num_classes)
+    moments = [tree.compute() for tree in trees.values()]
+    return Reference(moments, list(map(bool, flat)), total[:4], accuracy, num_classes)

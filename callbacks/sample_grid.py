@@ -1,4 +1,4 @@
-"""Pictures of what the experiment makes."""
+"""Images of a run, before and after forward-backward."""
 
 import numpy as np
 import torch
@@ -8,30 +8,30 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lit_hier.callbacks.analysis import Analysis
-from lit_hier.callbacks.writers import log_figure, write_figure
+from lit_hier.callbacks.tensorboard import log_figure
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
-from lit_hier.figures.plots import grid_figure
+from lit_hier.figures import grid_figure
+from lit_hier.io.figures import write_figure
 from lit_hier.io.pixels import to_levels
 from lit_hier.modules import ForwardBackwardModule
 
 
 class SampleGrid(Analysis):
-    """Images of a run beside what becomes of them at each inversion time (Figs. 1, 2).
+    """Images of a run beside their x_reversed at each inversion time (Figs. 1, 2).
 
-    The run's samples are cut into equally many parts, and the first image of each is shown, so
-    that classes that stand together in the data do not fill the picture. A row per image: x_start,
-    then its x_reversed for inversion times that ascend (Fig. 2, left). A single image is laid out
-    in several rows (Fig. 1).
+    The run is split into `num_images` equal parts, and the first image of each is shown, so that
+    data sorted by class show several classes. A row per image: x_start, then x_reversed for
+    ascending inversion times (Fig. 2, left). A single image fills several rows (Fig. 1).
 
-    Writes `samples.png`, and logs it to TensorBoard as the picture `samples`.
+    Writes `samples.png`. Logs to TensorBoard the figure `samples`.
 
     Args:
         num_images: Images shown.
-        num_times: The most inversion times shown, spread evenly over the run's.
+        num_times: Largest number of inversion times shown, spread evenly over the run's.
 
     Raises:
-        InputError: A number is too small.
+        InputError: `num_images` or `num_times` is less than 1.
     """
 
     name = "samples"
@@ -45,20 +45,20 @@ class SampleGrid(Analysis):
         self.num_times = num_times
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with no pictures."""
-        later = np.flatnonzero(np.array(self.times) > 0)  # at 0 stands the start once more
+        """Choose the inversion times."""
+        later = np.flatnonzero(np.array(self.times) > 0)  # at 0, x_reversed equals x_start
         chosen = np.linspace(0, len(later) - 1, min(self.num_times, len(later)))
         self._shown = later[chosen.round().astype(int)]
         self._num_samples = self.num_samples(trainer)
-        self._first: dict[int, tuple[int, Tensor]] = {}  # sample and pictures, by part
+        self._first: dict[int, tuple[int, Tensor]] = {}  # sample index and row, by part
 
     def update(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> None:
-        """Keep an image and what became of it, if it is the first of its part.
+        """Keep each image that is the first of its part, with its x_reversed.
 
         Raises:
-            InputError: The data are no images.
+            InputError: The data are not images.
         """
         x = record.x_start
         if x.ndim != 4 or x.shape[1] not in (1, 3):
@@ -74,30 +74,29 @@ class SampleGrid(Analysis):
                 self._first[part] = sample, to_levels(row)
 
     def compute(self, pl_module: ForwardBackwardModule) -> NDArray[np.uint8]:
-        """Gather the pictures of all processes: shape (images, 1 + times, C, H, W)."""
-        none = torch.empty(0, 1, 1, 1, 1, dtype=torch.uint8, device=pl_module.device)
-        rows = [pictures for _, pictures in self._first.values()]
-        pictures = torch.stack(rows) if rows else none
-        numbers = [[part, sample] for part, (sample, _) in self._first.items()]
-        keys = torch.tensor(numbers, dtype=torch.int64, device=pl_module.device).view(-1, 2)
+        """Gather the rows of all processes: uint8, shape (images, 1 + times, C, H, W)."""
+        empty = torch.empty(0, 1, 1, 1, 1, dtype=torch.uint8, device=pl_module.device)
+        rows = torch.stack([row for _, row in self._first.values()]) if self._first else empty
+        pairs = [[part, sample] for part, (sample, _) in self._first.items()]
+        keys = torch.tensor(pairs, dtype=torch.int64, device=pl_module.device).view(-1, 2)
         self._first = {}
-        shares = [(keys, pictures)]
+        gathered = [(keys, rows)]
         if pl_module.trainer.world_size > 1:
-            shares = list(zip(gather_all_tensors(keys), gather_all_tensors(pictures), strict=True))
-        keys = torch.cat([share for share, _ in shares])
-        pictures = torch.cat([share for _, share in shares if len(share)] or [none])
-        order = keys[:, 1].argsort()  # the first of each part is the smallest of it
-        _, rows_of = np.unique(keys[order, 0].cpu().numpy(), return_index=True)
-        return pictures[order][rows_of].cpu().numpy()
+            gathered = list(zip(gather_all_tensors(keys), gather_all_tensors(rows), strict=True))
+        keys = torch.cat([keys for keys, _ in gathered])
+        rows = torch.cat([rows for _, rows in gathered if len(rows)] or [empty])
+        order = keys[:, 1].argsort()  # `unique` then finds the smallest sample index of each part
+        _, first = np.unique(keys[order, 0].cpu().numpy(), return_index=True)
+        return rows[order][first].cpu().numpy()
 
     def write(self, trainer: Trainer, folder: str, measured: NDArray[np.uint8]) -> None:
         """Draw the grid.
 
         Raises:
-            InputError: There is nothing to show.
+            InputError: No image could be read.
         """
         if not measured.size:
-            raise InputError("data: none of the images can be read; give others")
+            raise InputError("data: none of the images can be read; check the files")
         titles = ["start", *(f"{self.axis.symbol} = {self.times[k]:g}" for k in self._shown)]
         figure = grid_figure(np.moveaxis(measured, 2, -1), titles)
         write_figure(folder, self.name, figure)

@@ -16,7 +16,7 @@ from fuzz_use import Use, as_the_command_says_it, harm_file, harm_json
 from fuzz_weights import adm, checkpoints, classifiers, pipelines
 from sample_stores import batch, filled
 
-from lit_hier.callbacks.reference import Reference, recall
+from lit_hier.callbacks.reference import Reference, load
 from lit_hier.data.hierarchy import read_hierarchy
 from lit_hier.diffusion.store import SampleStore
 from lit_hier.metrics import Moments
@@ -120,7 +120,7 @@ def reference(place: Path) -> Use:
             harm_file(chance, path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = recall(path, num_layers=2)
+            found = load(path, num_layers=2)
         if found is None:
             raise Refused(f"reference: {path} is taken anew")
         kept = Reference.unpack(found)

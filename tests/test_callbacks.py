@@ -1,4 +1,4 @@
-"""The analyses, on a small grammar and an untrained network, against their definitions."""
+"""Analyses of a small grammar and an untrained network, against their definitions."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
 from lit_hier.callbacks import ActivationSimilarity, Reconstruction
-from lit_hier.callbacks.writers import time_steps
+from lit_hier.callbacks.tensorboard import time_steps
 from lit_hier.data import RHMDataModule
 from lit_hier.errors import InputError
 from lit_hier.inference import mean_field
@@ -37,7 +37,7 @@ def test_similarity_against_its_definition(tmp_path: Path) -> None:
     reference = data._splits["test"][torch.arange(300)]["x"]
 
     def activations(x: Tensor) -> list[np.ndarray]:
-        """Layer by layer, without hooks."""
+        """Evaluate layer by layer, without hooks."""
         out = []
         for layer in net.layers:
             x = layer(x)
@@ -103,13 +103,12 @@ def test_reconstruction_against_its_definition(tmp_path: Path) -> None:
             row = table[4 * k + level]
             beliefs, unchanged = [], []
             for record in keep.records:
-                assert record.tree_start is not None
-                assert record.tree_reversed is not None
-                assert record.marginals is not None
-                for b, symbols in enumerate(record.tree_start[level].tolist()):
-                    belief = record.marginals[level][k, b]
+                latents = record.latents
+                assert latents is not None
+                for b, symbols in enumerate(latents.tree_start[level].tolist()):
+                    belief = latents.marginals[level][k, b]
                     beliefs.append(np.mean([belief[i, x] for i, x in enumerate(symbols)]))
-                    new = record.tree_reversed[level][k, b].tolist()
+                    new = latents.tree_reversed[level][k, b].tolist()
                     unchanged.append(np.mean([x == y for x, y in zip(new, symbols, strict=True)]))
             assert float(row["marginal"]) == pytest.approx(np.mean(beliefs), abs=1e-6)
             assert float(row["unchanged"]) == pytest.approx(np.mean(unchanged), abs=1e-6)
@@ -127,12 +126,12 @@ def test_batch_size_changes_rounding_only(tmp_path: Path) -> None:
     for similarity, reconstruction in stored[1:]:
         difference = np.abs(similarity["similarity"] - stored[0][0]["similarity"])
         assert difference.max() < 1e-5
-        # The same trees, to the last symbol.
+        # The trees are equal, symbol by symbol.
         assert np.array_equal(reconstruction["unchanged"], stored[0][1]["unchanged"])
 
 
 class Breaks(HierarchicalCNN):
-    """Fails in the middle of a forward, after the reference set and the first times."""
+    """Raises in the middle of a forward pass, after the reference set and the first times."""
 
     passes = 0
 
@@ -140,23 +139,23 @@ class Breaks(HierarchicalCNN):
         self.passes += 1
         for k, layer in enumerate(self.layers):
             if self.passes > 21 and k == 2:
-                raise RuntimeError("the machine stopped")
+                raise RuntimeError("forward failed")
             x = layer(x)
         logits: Tensor = self.readout(x.flatten(1))
         return logits
 
 
-def test_a_failing_run_leaves_no_hooks_and_no_tables(tmp_path: Path) -> None:
+def test_a_failed_run_leaves_no_hooks_and_no_tables(tmp_path: Path) -> None:
     net = Breaks(6, 6, 2, 3, width=10)
-    with pytest.raises(RuntimeError, match="the machine stopped"):
+    with pytest.raises(RuntimeError, match="forward failed"):
         predict(tmp_path, Reconstruction(), ActivationSimilarity(net, ["layers.*"]))
     assert net.passes == 22
     assert not any(module._forward_hooks for module in net.modules())
-    left = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
-    assert left.isdisjoint({".csv", ".npz", ".png"})
+    suffixes = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
+    assert suffixes.isdisjoint({".csv", ".npz", ".png"})
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_file_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     with atomic_write(tmp_path / "table.csv") as file:
         file.write(b"old")
     with suppress(RuntimeError), atomic_write(tmp_path / "table.csv") as file:
@@ -166,7 +165,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (tmp_path / "table.csv").read_bytes() == b"old"
 
 
-def test_a_single_sample_is_a_run(tmp_path: Path) -> None:
+def test_a_run_of_a_single_sample(tmp_path: Path) -> None:
     folder = predict(tmp_path, Reconstruction(), num=1)
     assert {row["count"] for row in rows(folder / "reconstruction.csv")} == {"1"}
     with np.load(folder / "reconstruction.npz") as arrays:
@@ -182,7 +181,7 @@ def test_tensorboard_steps_are_distinct_and_ascend(process_times: list[float]) -
 
 
 @pytest.mark.filterwarnings("ignore:.*log_dir")
-def test_runs_that_have_nothing_to_measure_or_nowhere_to_write(tmp_path: Path) -> None:
+def test_runs_without_a_logger_or_a_sampler_are_rejected(tmp_path: Path) -> None:
     similarity = ActivationSimilarity(network(), ["layers.*"])
     with pytest.raises(InputError, match=r"trainer.logger: ActivationSimilarity needs"):
         predict(tmp_path, similarity, logger=False)
@@ -196,12 +195,12 @@ def test_runs_that_have_nothing_to_measure_or_nowhere_to_write(tmp_path: Path) -
         trainer.predict(RHMClassifier(6, 6, 2, 3), RHMDataModule(RHM, 10, 5, 5, 5))
 
 
-def test_weights_of_another_grammar_are_told_apart(tmp_path: Path) -> None:
+def test_an_accuracy_close_to_chance_is_reported(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"reference/accuracy is .* close to chance"):
         predict(tmp_path, ActivationSimilarity(network(), ["readout"]))
 
 
-def test_a_network_for_other_data_is_refused(tmp_path: Path) -> None:
+def test_a_network_for_other_data_is_rejected(tmp_path: Path) -> None:
     deeper = HierarchicalCNN(6, 6, 2, 4, width=10)
     with pytest.raises(InputError, match=r"network: HierarchicalCNN does not take x of shape"):
         predict(tmp_path, ActivationSimilarity(deeper, ["readout"]))
@@ -215,7 +214,7 @@ def test_a_network_for_other_data_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
-def test_other_precisions_show_the_same(tmp_path: Path, precision: Any) -> None:
+def test_other_precisions_agree(tmp_path: Path, precision: Any) -> None:
     similarity = ActivationSimilarity(network(), ["layers.*", "readout"])
     folder = predict(tmp_path, similarity, precision=precision)
     exact = predict(tmp_path, ActivationSimilarity(network(), ["layers.*", "readout"]))

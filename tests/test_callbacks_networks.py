@@ -1,4 +1,4 @@
-"""What a network does on the reference set, kept and taken anew; classes that stay."""
+"""Analyses of networks: kept statistics of the reference set, similarity, classes kept."""
 
 import copy
 from pathlib import Path
@@ -29,19 +29,19 @@ def similarity(net: nn.Module | None = None, **kwargs: Any) -> ActivationSimilar
     return ActivationSimilarity(net or Net(), **({"layers": ["0", "1", "3"]} | kwargs))
 
 
-def test_statistics_are_taken_once_and_anew_when_anything_changes(
+def test_statistics_are_computed_once_and_again_after_any_change(
     pipeline: str, tmp_path: Path
 ) -> None:
-    def taken(*args: Any, callback: ActivationSimilarity | None = None, **size: Any) -> int:
-        with patch.object(reference, "_take", wraps=reference._take) as take:
+    def computed(callback: ActivationSimilarity | None = None, **size: Any) -> int:
+        with patch.object(reference, "_compute", wraps=reference._compute) as compute:
             model = sampler(pipeline, None, times=[0, 2])
             predict(tmp_path, model, [callback or similarity()], **size)
-        return take.call_count
+        return compute.call_count
 
-    assert taken() == 1
-    assert taken() == 0
-    assert taken(num_predict=12) == 0  # the reference set is still the same
-    assert taken(callback=similarity(standardization="released")) == 0  # from the same moments
+    assert computed() == 1
+    assert computed() == 0
+    assert computed(num_predict=12) == 0  # the same reference set
+    assert computed(callback=similarity(standardization="released")) == 0  # from the same moments
     for changed in (
         {"callback": similarity(Net(seed=1))},
         {"callback": similarity(layers=["0", "1"])},
@@ -50,22 +50,20 @@ def test_statistics_are_taken_once_and_anew_when_anything_changes(
         {"eval_batch_size": 9},
         {"seed": 1},
     ):
-        assert taken(**changed) == 1, changed  # type: ignore[arg-type]
-    assert taken() == 0  # all of them are kept
+        assert computed(**changed) == 1, changed  # type: ignore[arg-type]
+    assert computed() == 0  # all are kept
     net = Net()
     net.transform = "another"  # type: ignore[assignment]
-    assert taken(callback=similarity(net)) == 1
-    assert taken(precision="bf16-mixed") == 0  # networks run in their own precision
+    assert computed(callback=similarity(net)) == 1
+    assert computed(precision="bf16-mixed") == 0  # networks run in their own precision
     for path in (tmp_path / "logs/reference").iterdir():
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2])
-    assert taken() == 1
-    assert taken() == 0
+    assert computed() == 1
+    assert computed() == 0
 
 
-def test_recalled_statistics_give_the_same_bits_and_the_same_report(
-    pipeline: str, tmp_path: Path
-) -> None:
+def test_loaded_statistics_give_the_same_tables(pipeline: str, tmp_path: Path) -> None:
     folders = [predict(tmp_path, sampler(pipeline, None), [similarity()]) for _ in range(2)]
     for name in ("similarity.csv", "similarity_reference.csv"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
@@ -79,7 +77,7 @@ def test_recalled_statistics_give_the_same_bits_and_the_same_report(
     ]
 
 
-def test_accuracy_among_the_best_one_and_five(pipeline: str, tmp_path: Path) -> None:
+def test_top_1_and_top_5_accuracy(pipeline: str, tmp_path: Path) -> None:
     folder = predict(tmp_path, sampler(pipeline, None), [similarity()])
     data = DigitsDataModule(**SIZE)
     data.setup()
@@ -91,13 +89,13 @@ def test_accuracy_among_the_best_one_and_five(pipeline: str, tmp_path: Path) -> 
     assert float(row["top5"]) == pytest.approx(right[:, :5].double().sum(1).mean().item())
 
 
-def test_the_released_standardisation_against_its_definition(
+def test_the_released_standardization_against_its_definition(
     pipeline: str, tmp_path: Path
 ) -> None:
     """Centred, then divided by sqrt(E[x^2] + 1e-8); one pair of numbers for all logits."""
     keep, net = Keep(), Net().eval()
     with torch.no_grad():
-        net[3].bias += 5  # so that centring the square would matter
+        net[3].bias += 5  # so that a centered second moment would differ
     callback = similarity(net, standardization="released")
     folder = predict(tmp_path, sampler(pipeline, None), [callback, keep])
     table = np.load(folder / "similarity.npz")["similarity"]
@@ -119,7 +117,7 @@ def test_the_released_standardisation_against_its_definition(
                 np.testing.assert_allclose(table[t, k][record.index], expected.detach(), atol=2e-5)
 
 
-def test_both_standardisations_agree_where_means_are_zero() -> None:
+def test_both_standardizations_agree_where_means_are_zero() -> None:
     x = torch.randn(64, 5, 7, generator=torch.Generator().manual_seed(0))
     x = x - x.mean((0, 2), keepdim=True)
     moments = channel_moments(x)
@@ -128,7 +126,7 @@ def test_both_standardisations_agree_where_means_are_zero() -> None:
 
 
 class Tokens(nn.Module):
-    """A transformer's shapes: an image is cut into tokens whose channels come last."""
+    """The shapes of a transformer: an image is split into tokens, with channels last."""
 
     paper_layers = ("embed", "block", "head")
 
@@ -164,21 +162,21 @@ def test_channels_of_tokens_come_last() -> None:
         ((3, 5, 7, 6), False, (3, 5, 7, 6)),
     ],
 )
-def test_channels_are_what_the_equal_sides_leave(
+def test_of_square_images_the_unequal_axis_holds_the_channels(
     shape: tuple[int, ...], otherwise: bool, shown: tuple[int, ...]
 ) -> None:
     given = torch.randn(shape)
     network = nn.Sequential(nn.Identity(), nn.Flatten())
     network[0].register_forward_hook(lambda *args: given)
     network.channels_last_layers = otherwise  # type: ignore[assignment]
-    seen = []
-    Probe(network, ["0"])(torch.zeros(3, 1, 8, 8), lambda name, output: seen.append(output))
-    assert seen[0].shape == shown
+    outputs = []
+    Probe(network, ["0"])(torch.zeros(3, 1, 8, 8), lambda name, output: outputs.append(output))
+    assert outputs[0].shape == shown
     last = shape != shown or (shape[1] == shape[2] == shape[3] and otherwise)
-    assert torch.equal(seen[0], given.movedim(-1, 1) if last else given)
+    assert torch.equal(outputs[0], given.movedim(-1, 1) if last else given)
 
 
-def test_layers_of_what_is_wrapped_go_by_their_own_names() -> None:
+def test_layers_of_a_wrapped_network_keep_their_names() -> None:
     outer = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(64, 4)))
     with pytest.raises(InputError, match=r"^layers: Sequential has no default layers; give p"):
         Probe(outer)
@@ -192,9 +190,9 @@ def test_layers_of_what_is_wrapped_go_by_their_own_names() -> None:
         Probe(outer, ["0"])(torch.zeros(2, 3), print)
 
 
-def test_classes_that_stay_against_their_definition(pipeline: str, tmp_path: Path) -> None:
+def test_classes_kept_against_their_definition(pipeline: str, tmp_path: Path) -> None:
     tree = tmp_path / "tree.txt"
-    # Even and odd ones; of the even ones, the small ones have a name of their own.
+    # Even and odd digits; small even digits have a common ancestor.
     edges = ["all even", "all odd", "even small"]
     edges += [
         f"{'small' if k in (0, 2) else 'even' if k % 2 == 0 else 'odd'} {k}" for k in range(10)
@@ -220,10 +218,10 @@ def test_classes_that_stay_against_their_definition(pipeline: str, tmp_path: Pat
                 kept += [ancestor(a) == ancestor(b) for a, b in zip(start, end, strict=True)]
             assert float(table[3 * t + level]["kept"]) == pytest.approx(np.mean(kept))
             assert int(table[3 * t + level]["count"]) == 23
-    assert float(table[0]["kept"]) == 1  # k = 0 changes nothing
+    assert float(table[0]["kept"]) == 1  # at k = 0, x_reversed equals x_start
 
 
-def test_several_networks_in_one_run_have_names(pipeline: str, tmp_path: Path) -> None:
+def test_several_networks_in_one_run_are_told_apart_by_name(pipeline: str, tmp_path: Path) -> None:
     analyses = [similarity(Net(k), name=f"net_{k}") for k in range(2)]
     folder = predict(tmp_path, sampler(pipeline, None), [*analyses, ClassKept(Net())])
     names = {path.name for path in folder.glob("*.csv")}
@@ -239,7 +237,7 @@ def test_several_networks_in_one_run_have_names(pipeline: str, tmp_path: Path) -
 def test_a_hierarchy_counts_depths_from_its_root(tmp_path: Path) -> None:
     path = tmp_path / "tree.csv"
     path.write_text("root,a\nroot,b\na,c\na,x\nc,y\nc,z\nb,z\n\n")
-    # z has two parents: the shorter way is over b.
+    # z has two parents; the path through b is the shorter one.
     levels = read_hierarchy(path, ["x", "y", "z"])
     assert levels.shape == (2, 3)
     x, y, z = levels.T.tolist()
@@ -258,7 +256,9 @@ def test_a_hierarchy_counts_depths_from_its_root(tmp_path: Path) -> None:
         (b"a x\nx a\na y\n", "hierarchy: .* has a cycle above 'x'; give a tree"),
     ],
 )
-def test_files_that_are_no_hierarchy(tmp_path: Path, content: bytes | None, said: str) -> None:
+def test_invalid_hierarchy_files_are_rejected(
+    tmp_path: Path, content: bytes | None, said: str
+) -> None:
     path = tmp_path / "tree.txt"
     if content is not None:
         path.write_bytes(content)
@@ -267,7 +267,7 @@ def test_files_that_are_no_hierarchy(tmp_path: Path, content: bytes | None, said
 
 
 class Scale(nn.Module):
-    """Has its number in no weight and in no name."""
+    """Has a parameter that is neither a weight nor part of a name."""
 
     def __init__(self, power: int) -> None:
         super().__init__()
@@ -277,7 +277,7 @@ class Scale(nn.Module):
         return x**self.power
 
 
-def test_fingerprints_tell_apart_what_gives_other_numbers() -> None:
+def test_fingerprints_differ_where_outputs_do() -> None:
     unets = [
         UNet2DModel(8, 1, 1, block_out_channels=(8,), down_block_types=("DownBlock2D",),
                     up_block_types=("UpBlock2D",), norm_num_groups=4, **kwargs)
@@ -305,7 +305,9 @@ def test_measurements_do_not_depend_on_the_samplers_precision(
         assert len({(folder / name).read_bytes() for folder in folders}) == 1
 
 
-def test_networks_that_give_something_else_than_logits(pipeline: str, tmp_path: Path) -> None:
+def test_networks_with_outputs_other_than_logits_are_rejected(
+    pipeline: str, tmp_path: Path
+) -> None:
     class Pair(nn.Module):
         def forward(self, x: torch.Tensor) -> Any:
             return x, x
@@ -319,11 +321,11 @@ def test_networks_that_give_something_else_than_logits(pipeline: str, tmp_path: 
             predict(tmp_path, sampler(pipeline, None), [callback])
 
 
-def test_networks_that_tell_no_classes_are_refused(pipeline: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"^network: Conv2d is no classifier: it puts out"):
+def test_networks_that_are_not_classifiers_are_rejected(pipeline: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^network: Conv2d is not a classifier: its output"):
         predict(tmp_path, sampler(pipeline, None), [ClassKept(nn.Conv2d(1, 2, 3))])
     tree = tmp_path / "tree.txt"
     tree.write_text("".join(f"root {k}\n" for k in range(10)))
     few = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
-    with pytest.raises(InputError, match=r"^network: it tells 4 classes, but the data have 10;"):
+    with pytest.raises(InputError, match=r"^network: it has 4 classes, but the data have 10;"):
         predict(tmp_path, sampler(pipeline, None), [ClassKept(few, str(tree))])

@@ -1,8 +1,10 @@
-"""The analyses of belief propagation's theory, on small ensembles, against their definitions."""
+"""Analyses of beliefs and of theory, on small ensembles, against their definitions."""
 
+import inspect
 import math
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,17 +14,20 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from lit_hier.callbacks import (
+    ActivationSimilarity,
     BeliefHistogram,
     Beliefs,
+    ClassKept,
     EffectiveNoise,
     IterationMap,
     Reconstruction,
     Transition,
 )
+from lit_hier.callbacks.curves import Line
 from lit_hier.data import GaussianDataModule, RHMDataModule
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
-from lit_hier.gaussian import GaussianMixture, GaussianRandomField
+from lit_hier.gaussian import Distribution, GaussianMixture, GaussianRandomField
 from lit_hier.inference import mean_field
 from lit_hier.modules import BPDenoiser, GaussianDenoiser
 from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess
@@ -75,10 +80,10 @@ def table(path: Path) -> list[dict[str, Any]]:
 def by_source(
     records: list[ForwardBackward], tree: str, level: int, time: int
 ) -> dict[int, np.ndarray]:
-    """All distributions at a level: by grammar, shape (data, nodes, v)."""
+    """Collect the distributions of a level, by grammar: shape (data, nodes, v)."""
     found: dict[int, list[np.ndarray]] = {}
     for record in records:
-        beliefs = getattr(record, tree)[level][time].numpy().astype(float)
+        beliefs = getattr(record.latents, tree)[level][time].numpy().astype(float)
         found.setdefault(record.source, []).append(beliefs)
     return {source: np.concatenate(parts) for source, parts in found.items()}
 
@@ -86,8 +91,8 @@ def by_source(
 def truths(records: list[ForwardBackward], level: int) -> dict[int, np.ndarray]:
     found: dict[int, list[np.ndarray]] = {}
     for record in records:
-        assert record.tree_start is not None
-        found.setdefault(record.source, []).append(record.tree_start[level].numpy())
+        assert record.latents is not None
+        found.setdefault(record.source, []).append(record.latents.tree_start[level].numpy())
     return {source: np.concatenate(parts) for source, parts in found.items()}
 
 
@@ -140,17 +145,17 @@ def test_a_belief_histogram_counts_every_entry_once(tmp_path: Path) -> None:
     assert len(rows) == 3 * 4 * 20
     for message, tree in MESSAGES.items():
         for level in range(4):
-            here = [row for row in rows if row["message"] == message and row["level"] == level]
+            same = [row for row in rows if row["message"] == message and row["level"] == level]
             beliefs, true = by_source(records, tree, level, 2), truths(records, level)
             is_true = np.concatenate([true[s][..., None] == np.arange(6) for s in beliefs])
             values = np.concatenate(list(beliefs.values())).astype(np.float32)
             for key, mask in (("true", is_true), ("other", ~is_true)):
                 bins = np.minimum((values[mask] * np.float32(20)).astype(int), 19)
-                assert [row[key] for row in here] == np.bincount(bins, minlength=20).tolist()
+                assert [row[key] for row in same] == np.bincount(bins, minlength=20).tolist()
     assert (folder / "belief_histogram.png").is_file()
 
 
-def test_the_spread_of_grammars_is_in_the_reconstruction(tmp_path: Path) -> None:
+def test_reconstruction_reports_the_spread_between_grammars(tmp_path: Path) -> None:
     folder, records = predict(tmp_path, Reconstruction(), messages=False)
     for row in table(folder / "reconstruction.csv"):
         time, level = TIMES.index(row["time"]), int(row["level"])
@@ -163,7 +168,7 @@ def test_the_spread_of_grammars_is_in_the_reconstruction(tmp_path: Path) -> None
     assert stored["source"].tolist() == [0] * NUM + [1] * NUM + [2] * NUM
 
 
-def test_effective_noise_is_measured_and_drawn_against(tmp_path: Path) -> None:
+def test_effective_noise_as_a_measurement_and_as_an_axis(tmp_path: Path) -> None:
     times = [0.0, 0.05, 0.2, 1.0]
     folder, _ = predict(
         tmp_path,
@@ -185,25 +190,27 @@ def test_effective_noise_is_measured_and_drawn_against(tmp_path: Path) -> None:
         assert row["theory"] == pytest.approx(theory)
 
 
-def test_the_epsilon_process_carries_its_own_noise(tmp_path: Path) -> None:
+def test_the_effective_noise_of_the_epsilon_process_is_epsilon(tmp_path: Path) -> None:
     folder, _ = predict(tmp_path, EffectiveNoise())
     rows = table(folder / "effective_noise.csv")
     assert [row["noise"] for row in rows] == pytest.approx(TIMES, abs=1e-6)
 
 
-def test_the_iteration_map_has_each_m_for_itself(tmp_path: Path) -> None:
+def test_the_iteration_map_has_a_curve_per_m(tmp_path: Path) -> None:
     folder, records = predict(tmp_path, IterationMap(), m=[5, 2])
     rows = table(folder / "iteration_map.csv")
     assert len(rows) == len(TIMES) * 2 * 3
     for row in rows:
         time, level, m = TIMES.index(row["time"]), int(row["level"]), int(row["m"])
         assert row["s_f"] == pytest.approx(2 * (6 * m - 1) / 35)
-        mine = range(3) if m == 5 else range(3, 6)
+        sources = range(3) if m == 5 else range(3, 6)
         for key, where in (("belief", level), ("above", level + 1)):
             beliefs, true = by_source(records, "upward", where, time), truths(records, where)
-            means = [np.take_along_axis(beliefs[s], true[s][..., None], -1).mean() for s in mine]
+            means = [
+                np.take_along_axis(beliefs[s], true[s][..., None], -1).mean() for s in sources
+            ]
             assert row[key] == pytest.approx(np.mean(means), abs=1e-6)
-        # Equation 38, spelled out.
+        # Eq. 38.
         intact, f = row["belief"] ** 2, (6 * m - 1) / 35
         right = intact + f * (m - 1) / (6 * m - 1) * (1 - intact)
         assert row["theory"] == pytest.approx(right / (intact + f * (1 - intact)))
@@ -211,7 +218,7 @@ def test_the_iteration_map_has_each_m_for_itself(tmp_path: Path) -> None:
     assert (folder / "iteration_map.png").is_file()
 
 
-def test_no_theory_is_invented_for_other_processes(tmp_path: Path) -> None:
+def test_theory_is_nan_for_other_processes(tmp_path: Path) -> None:
     analyses = (IterationMap(), Transition(), Reconstruction(), BeliefHistogram(0.5))
     folder, _ = predict(tmp_path, *analyses[:2], m=[2, 3], process=MaskingNoise())
     for name in ("iteration_map", "transition"):
@@ -227,7 +234,7 @@ def test_no_theory_is_invented_for_other_processes(tmp_path: Path) -> None:
     assert all(math.isnan(row["distance"]) for row in means)
 
 
-def test_transitions_of_several_grammars(tmp_path: Path) -> None:
+def test_transitions_of_several_m_and_L(tmp_path: Path) -> None:
     folder, records = predict(tmp_path, Transition(), m=[2, 5], L=[2, 3], messages=False)
     rows = table(folder / "transition.csv")
     assert len(rows) == len(TIMES) * 4
@@ -238,8 +245,8 @@ def test_transitions_of_several_grammars(tmp_path: Path) -> None:
         m, L, time = int(row["m"]), int(row["L"]), TIMES.index(row["time"])
         beliefs, true = by_source(records, "marginals", -1, time), truths(records, -1)
         first = 3 * kinds.index((m, L))
-        mine = range(first, first + 3)
-        means = [np.take_along_axis(beliefs[s], true[s][..., None], -1).mean() for s in mine]
+        sources = range(first, first + 3)
+        means = [np.take_along_axis(beliefs[s], true[s][..., None], -1).mean() for s in sources]
         assert row["marginal"] == pytest.approx(np.mean(means), abs=1e-6)
         assert row["grammar_std"] == pytest.approx(np.std(means, ddof=1), abs=1e-6)
         assert row["theory"] == pytest.approx(mean_field.marginals(row["time"], 6, m, 2, L)[-1])
@@ -250,7 +257,7 @@ def test_transitions_of_several_grammars(tmp_path: Path) -> None:
     assert [(int(row["m"]), int(row["L"])) for row in points] == kinds
 
     def fall(y: Any, share: float) -> float:
-        """Where a falling curve is at a share of the way from chance to 1, by numpy."""
+        """Find where a falling curve is at a fraction of the way from chance to 1."""
         level = 1 / 6 + share * 5 / 6
         return float(np.interp(-level, -np.asarray(y), TIMES))
 
@@ -285,15 +292,23 @@ def test_transitions_of_several_grammars(tmp_path: Path) -> None:
         (
             BeliefHistogram(),
             {"m": [2, 3]},
-            "data.rhm: BeliefHistogram takes grammars of one",
+            "data.rhm: BeliefHistogram averages over grammars of one",
         ),
-        (Beliefs(), {"m": [2, 3]}, "data.rhm: Beliefs takes grammars of one num_synonyms"),
-        (Reconstruction(), {"L": [2, 3]}, "data.rhm: Reconstruction takes grammars of one num_l"),
-        (IterationMap(), {"L": [2, 3]}, "data.rhm: IterationMap takes grammars of one num_layers"),
+        (Beliefs(), {"m": [2, 3]}, "data.rhm: Beliefs averages over .* one num_synonyms"),
+        (
+            Reconstruction(),
+            {"L": [2, 3]},
+            "data.rhm: Reconstruction averages over .* one num_layers",
+        ),
+        (
+            IterationMap(),
+            {"L": [2, 3]},
+            "data.rhm: IterationMap averages over .* one num_layers",
+        ),
         (Reconstruction(), {"times": [0.5]}, "times: Reconstruction draws curves; give at least"),
     ],
 )
-def test_runs_that_a_callback_cannot_measure(
+def test_runs_that_a_callback_cannot_measure_are_rejected(
     tmp_path: Path, callback: Callback, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=rf"^{message}[^\n]*$"):
@@ -302,41 +317,69 @@ def test_runs_that_a_callback_cannot_measure(
     assert left.isdisjoint({".csv", ".npz", ".png"})
 
 
+def reject(folder: Path, distribution: Distribution, callback: Callback, message: str) -> None:
+    """Check that a run is rejected in one line, before anything is sampled."""
+    sampler = GaussianDenoiser(distribution, [0.1, 1.0])
+    data = GaussianDataModule(distribution, 5, 5)
+    with (
+        patch.object(GaussianDenoiser, "forward_backward", side_effect=AssertionError),
+        pytest.raises(InputError, match=rf"^{message}[^\n]*$"),
+    ):
+        run(folder, sampler, data, callback)
+
+
 @pytest.mark.parametrize(
     ("callback", "message"),
     [
         (IterationMap(), "model: IterationMap needs messages"),
-        (EffectiveNoise(), "model: EffectiveNoise needs leaves"),
-        (Transition(), "model: Transition needs trees"),
+        (EffectiveNoise(), "model: EffectiveNoise needs leaf messages"),
+        (Transition(), "model: Transition needs trees or classes"),
         (Beliefs(), "model: Beliefs needs messages"),
-        (Reconstruction("effective_noise"), "model: Reconstruction needs trees"),
+        (Reconstruction(), "model: Reconstruction needs trees or classes"),
+        (Reconstruction("effective_noise"), "model: Reconstruction needs trees or classes"),
     ],
 )
-def test_models_without_a_grammar_are_refused(
+def test_models_without_classes_are_rejected(
     tmp_path: Path, callback: Callback, message: str
 ) -> None:
-    field = GaussianRandomField(8)
-    with pytest.raises(InputError, match=message):
-        run(
-            tmp_path,
-            GaussianDenoiser(field, [0.1, 1.0]),
-            GaussianDataModule(field, 5, 5),
-            callback,
-        )
+    reject(tmp_path, GaussianRandomField(8), callback, message)
 
 
 @pytest.mark.parametrize(
     ("callback", "message"),
     [
-        (Reconstruction("effective_noise"), "against: GaussianDenoiser measures no effective"),
         (Transition(), "model: Transition is for grammars; use it with a BPDenoiser"),
+        (EffectiveNoise(), "model: EffectiveNoise needs leaf messages"),
     ],
 )
-def test_a_mixture_is_no_grammar(tmp_path: Path, callback: Callback, message: str) -> None:
+def test_a_mixture_is_not_a_grammar(tmp_path: Path, callback: Callback, message: str) -> None:
+    reject(tmp_path, GaussianMixture(8), callback, message)
+
+
+def test_an_axis_that_the_sampler_does_not_measure(tmp_path: Path) -> None:
     mixture = GaussianMixture(8)
-    data = GaussianDataModule(mixture, 5, 5)
-    with pytest.raises(InputError, match=message):
-        run(tmp_path, GaussianDenoiser(mixture, [0.1, 1.0]), data, callback)
+    sampler, data = GaussianDenoiser(mixture, [0.1, 1.0]), GaussianDataModule(mixture, 5, 5)
+    with pytest.raises(
+        InputError, match=r"^against: GaussianDenoiser measures no effective noise"
+    ):
+        run(tmp_path, sampler, data, Reconstruction("effective_noise"))
+
+
+class NoCurve(Reconstruction):
+    def lines(self) -> list[Line]:
+        return []
+
+
+def test_an_analysis_without_curves_is_rejected(tmp_path: Path) -> None:
+    message = "trainer.callbacks: NoCurve has no curve to draw for these data; leave it out"
+    reject(tmp_path, GaussianMixture(8), NoCurve(), message)
+
+
+def test_only_some_analyses_choose_their_axis() -> None:
+    for kind in (ActivationSimilarity, Beliefs, ClassKept, Reconstruction):
+        assert inspect.signature(kind).parameters["against"].default == "time"
+    for kind in (EffectiveNoise, IterationMap, Transition):
+        assert not inspect.signature(kind).parameters
 
 
 @pytest.mark.parametrize("argument", ["num_bins", "num_levels"])
@@ -345,8 +388,7 @@ def test_a_histogram_needs_bins_and_levels(argument: str) -> None:
         BeliefHistogram(**{argument: 0})
 
 
-def test_a_part_of_an_ensemble_is_reported_as_such(tmp_path: Path) -> None:
-    """What a limited run did not reach is left out, not invented."""
+def test_a_partial_run_of_an_ensemble_omits_the_rest(tmp_path: Path) -> None:
     rhm = GrammarEnsemble(6, [5, 2], 2, 3, seeds=[0, 1])
     data = RHMDataModule(rhm, 0, 0, 0, NUM, eval_batch_size=10)
     logger = TensorBoardLogger(tmp_path, name="run", default_hp_metric=False)
@@ -368,7 +410,7 @@ def test_a_part_of_an_ensemble_is_reported_as_such(tmp_path: Path) -> None:
     assert 0 < row["place"] < 1
 
 
-def test_two_analyses_do_not_write_over_each_other(tmp_path: Path) -> None:
+def test_two_analyses_that_write_the_same_files_are_rejected(tmp_path: Path) -> None:
     message = r"trainer.callbacks: two of them would write transition.csv; leave out one"
     with pytest.raises(InputError, match=message):
         predict(tmp_path, Transition(), Transition())
@@ -383,7 +425,7 @@ def test_models_need_data_of_their_kind() -> None:
 
 
 def test_long_times_end_in_noise(tmp_path: Path) -> None:
-    """Where exp(2 t) overflows."""
+    """Also where exp(2 t) overflows."""
     folder, _ = predict(tmp_path, Reconstruction(), process=GaussianNoise(), times=[0.1, 800.0])
     last = [row for row in table(folder / "reconstruction.csv") if row["time"] == 800]
     assert last[-1]["marginal"] == pytest.approx(1 / 6, abs=1e-3)

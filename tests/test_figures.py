@@ -1,4 +1,4 @@
-"""Every figure's config: small, for its files; and at the paper's depth, for what it must show."""
+"""Every figure's config: small, for its files; at the paper's depth, for its findings."""
 
 import sys
 from pathlib import Path
@@ -33,7 +33,7 @@ FIGURES = {
 
 
 def predict(folder: Path, figure: str, *arguments: str) -> Path:
-    """Draw a figure as its config says it is done; where the results lie."""
+    """Run a figure's config with the command in its header; return the folder of results."""
     config = CONFIGS / f"{figure}.yaml"
     command = config.read_text().splitlines()
     assert f"# lit-hier predict -c configs/{figure}.yaml" in command
@@ -48,12 +48,12 @@ def column(table: list[dict[str, str]], name: str, **which: object) -> np.ndarra
     return np.array([float(row[name]) for row in chosen])
 
 
-# Where there is no theory there is no number.
+# Columns that are NaN where no theory applies.
 UNKNOWN = {"theory", "critical", "exponent", "theory_place", "theory_width"}
 
 
 @pytest.mark.parametrize("figure", FIGURES)
-def test_each_figure_has_its_files(tmp_path: Path, figure: str) -> None:
+def test_each_figure_writes_its_files(tmp_path: Path, figure: str) -> None:
     folder = predict(tmp_path, figure, "-c", str(CONFIGS / "fast.yaml"))
     assert FIGURES[figure] <= {path.name for path in folder.iterdir()}
     for path in folder.glob("*.csv"):
@@ -65,7 +65,7 @@ def test_each_figure_has_its_files(tmp_path: Path, figure: str) -> None:
             assert set(column(table, "grammars")) == {2}
 
 
-def test_an_ensembles_grammars_may_be_given_in_the_shell(tmp_path: Path) -> None:
+def test_the_seeds_of_an_ensemble_in_the_shell(tmp_path: Path) -> None:
     seeds = "--data.init_args.rhm.init_args.seeds=[3,4,5]"
     folder = predict(tmp_path, "fig7", "-c", str(CONFIGS / "fast.yaml"), seeds)
     assert set(column(rows(folder / "reconstruction.csv"), "grammars")) == {3}
@@ -110,8 +110,8 @@ def test_bad_input_ends_in_one_line(
 FEW = ("--data.init_args.rhm.init_args.seeds=[0,1]", "--data.init_args.num_predict=16")
 
 
-def test_fig7_meets_the_theory_at_the_papers_depth(tmp_path: Path) -> None:
-    """The root and the leaves outside of a window of 0.04, all levels, and the place."""
+def test_fig7_agrees_with_theory_at_the_papers_depth(tmp_path: Path) -> None:
+    """Leaves, root and all levels outside a window of 0.04, and the place of the transition."""
     folder = predict(tmp_path, "fig7", *FEW)
     deviation = rows(folder / "reconstruction_deviation.csv")
     assert [row["level"] for row in deviation] == [str(level) for level in range(11)]
@@ -131,7 +131,7 @@ def test_fig5_inverts_the_levels(tmp_path: Path) -> None:
     table = rows(predict(tmp_path, "fig5", FEW[0], *few) / "reconstruction.csv")
     levels = np.array([column(table, "marginal", level=level) for level in range(11)])
     assert np.allclose(levels[:, 0], 1, atol=1e-6)
-    # At little noise latents are surer than what they make; after the transition less.
+    # At low noise latents are more certain than leaves; beyond the transition, less.
     assert levels[8, 1] > levels[0, 1] + 0.01
     assert (np.diff(levels[:, 2]) < 0.005).all()
     assert levels[0, 2] > 0.5 > 0.1 > levels[10, 2]
@@ -154,7 +154,7 @@ def test_fig10_lies_on_equation_38(tmp_path: Path) -> None:
 
 
 def test_the_transition_sharpens_with_depth(tmp_path: Path) -> None:
-    """L = 6, 8, 10 and 12: widths shrink as the theory says, places go to epsilon*."""
+    """L = 6, 8, 10 and 12: widths shrink as predicted, places approach epsilon*."""
     few = ("--data.init_args.rhm.init_args.seeds=[0,1]", "--data.init_args.num_predict=8")
     points = rows(predict(tmp_path, "transition", *few) / "transition_points.csv")
     assert column(points, "L").tolist() == [6, 8, 10, 12]
@@ -171,7 +171,7 @@ def test_the_transition_sharpens_with_depth(tmp_path: Path) -> None:
 
 
 def test_the_phase_diagram_follows_the_predicted_line(tmp_path: Path) -> None:
-    """At L = 8: data far below the line keep their class, data far above it lose it."""
+    """At L = 8: the class is recovered far below the line, and lost far above it."""
     small = ("--data.init_args.rhm.init_args.num_layers=8", "--data.init_args.num_predict=8")
     seeds = "--data.init_args.rhm.init_args.seeds=[0]"
     folder = predict(tmp_path, "fig6", seeds, *small)
@@ -189,8 +189,8 @@ def test_the_phase_diagram_follows_the_predicted_line(tmp_path: Path) -> None:
     assert column(points, "place") == pytest.approx(column(points, "theory_place"), abs=0.03)
 
 
-def test_upward_beliefs_meet_the_theory_and_downward_ones_follow_it(tmp_path: Path) -> None:
-    """Figs. 12 to 14: agreement, except that downward messages fluctuate at little noise."""
+def test_beliefs_agree_with_theory_and_downward_ones_fluctuate(tmp_path: Path) -> None:
+    """Figs. 12 to 14: agreement, except that downward messages fluctuate at low noise."""
     few = ("--data.init_args.num_predict=4", "--model.init_args.times=[0.1,0.5,0.65,0.73,0.8,1.0]")
     folder = predict(tmp_path, "fig11_14", FEW[0], *few)
     deviation = rows(folder / "beliefs_deviation.csv")
@@ -202,16 +202,16 @@ def test_upward_beliefs_meet_the_theory_and_downward_ones_follow_it(tmp_path: Pa
         column(table, "true_std", message=name, time=0.1)[3] for name in ("upward", "downward")
     ]
     assert spread[1] > 0.15 > 0.02 > spread[0]
-    # More noise, less spread.
+    # The spread decreases with noise.
     assert (
         column(table, "true_std", **low)[3] > column(table, "true_std", **low | {"time": 0.8})[3]
     )
 
 
-def test_diffusion_in_time_looks_like_the_epsilon_process_and_comes_earlier(
+def test_diffusion_inverts_the_levels_at_less_noise_than_the_epsilon_process(
     tmp_path: Path,
 ) -> None:
-    """Fig. 15: measured and integrated effective noise agree; levels invert, at less noise."""
+    """Fig. 15: measured and integrated effective noise agree; levels invert at less noise."""
     few = (FEW[0], "--data.init_args.num_predict=8")
     folder = predict(tmp_path, "fig15", *few)
     for row in rows(folder / "effective_noise.csv"):
@@ -225,8 +225,8 @@ def test_diffusion_in_time_looks_like_the_epsilon_process_and_comes_earlier(
     assert 0.4 < np.interp(-0.5, -root, noise) < 0.5
 
 
-def test_a_fields_bands_keep_their_order_at_all_times(tmp_path: Path) -> None:
-    """No inversion: the coarser, the more alike, as the closed form says."""
+def test_the_bands_of_a_field_keep_their_order_at_all_times(tmp_path: Path) -> None:
+    """No inversion: coarser bands are more similar, as in closed form."""
     small = ("--data.init_args.num_predict=100", "--data.init_args.num_test=100")
     table = rows(predict(tmp_path, "gaussian_field", *small) / "similarity.csv")
     field = GaussianRandomField(64, 2, 2.0)
@@ -244,7 +244,7 @@ def test_a_fields_bands_keep_their_order_at_all_times(tmp_path: Path) -> None:
         means.append(column(table, "mean", layer=f"bands.{j}"))
         errors.append(column(table, "sem", layer=f"bands.{j}"))
     mean, error, theory = np.array(means), np.array(errors), np.array(theories)
-    # Of the coarser bands' few modes the cosine is a little less alike.
+    # Coarse bands have few modes, whose cosine is biased a little low.
     assert np.abs(mean[:4] - theory[:4]).max() < 0.02
     assert np.abs(mean[4:] - theory[4:]).max() < 0.1
     assert (np.diff(theory, axis=0)[:, 1:] > 0).all()
@@ -255,7 +255,7 @@ def test_a_fields_bands_keep_their_order_at_all_times(tmp_path: Path) -> None:
     assert (np.diff(mean, axis=0)[apart] > 0).all()
 
 
-def test_a_mixtures_class_crosses_over_and_no_scale_is_kept(tmp_path: Path) -> None:
+def test_the_class_of_a_mixture_crosses_over_and_no_scale_is_special(tmp_path: Path) -> None:
     small = ("--data.init_args.num_predict=300", "--data.init_args.num_test=100")
     folder = predict(tmp_path, "gaussian_mixture", *small)
     table = rows(folder / "reconstruction.csv")
@@ -265,12 +265,12 @@ def test_a_mixtures_class_crosses_over_and_no_scale_is_kept(tmp_path: Path) -> N
     assert marginal[-1] == pytest.approx(0.5, abs=0.02)
     error = 5 * column(table, "sem") + 1e-6
     assert (np.abs(marginal - column(table, "theory")) < error).all()
-    # It is gradual, where the class of a deep tree falls within 0.02 of epsilon.
+    # The crossover is gradual; the class of a deep tree falls within 0.02 in epsilon.
     falling = time[(marginal > 0.6) & (marginal < 0.9)]
     assert falling.max() - falling.min() > 0.5
     similarity = rows(folder / "similarity.csv")
     bands = np.array([column(similarity, "mean", layer=f"bands.{j}") for j in range(5)])
-    # All scales change alike, before, while and after the class is lost.
+    # All scales change equally, before, during and after the crossover.
     assert np.abs(bands[:4] - bands[0]).max() < 0.04
     assert np.abs(bands[4] - bands[0]).max() < 0.1
     assert np.abs(bands[:, -1]).max() < 0.1

@@ -65,7 +65,8 @@ class Census(Callback):
 
     def on_predict_batch_end(self, *args: Any) -> None:
         record = args[2]
-        parts = (record, record.x_start, record.x_reversed, *(record.marginals or ()))
+        marginals = record.latents.marginals if record.latents is not None else ()
+        parts = (record, record.x_start, record.x_reversed, *marginals)
         self.records.append([weakref.ref(part) for part in parts])
 
     def check(self) -> None:

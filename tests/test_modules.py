@@ -1,4 +1,3 @@
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,10 +6,10 @@ import torch
 
 from lit_hier.data import RHMDataModule
 from lit_hier.errors import InputError
-from lit_hier.inference import mean_field
 from lit_hier.modules import BPDenoiser
 from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess
-from lit_hier.rhm import RandomHierarchyModel, whitened_one_hot
+from lit_hier.rhm import GrammarEnsemble, RandomHierarchyModel, whitened_one_hot
+from lit_hier.rhm.parameters import GrammarParameters
 
 RHM = RandomHierarchyModel(8, 3, 2, 4, seed=1)
 DATA = RHMDataModule(RHM, 10, 5, 5, 40)
@@ -33,20 +32,19 @@ def test_the_record_is_complete(process: NoiseProcess) -> None:
     assert torch.equal(record.index, given["index"])
     assert torch.equal(record.label, given["label"])
     assert record.axis is process.axis
-    assert record.tree_start is not None
-    assert record.tree_reversed is not None
-    assert record.marginals is not None
-    assert torch.equal(record.tree_start[0], given["leaves"])
+    latents = record.latents
+    assert latents is not None
+    assert torch.equal(latents.tree_start[0], given["leaves"])
     for level in range(L + 1):
         nodes = 2 ** (L - level)
-        assert record.tree_reversed[level].shape == (T, B, nodes)
-        assert record.marginals[level].shape == (T, B, nodes, 8)
-        assert torch.equal(record.tree_reversed[level][0], record.tree_start[level])
-    leaves = record.tree_reversed[0].flatten(0, 1)
+        assert latents.tree_reversed[level].shape == (T, B, nodes)
+        assert latents.marginals[level].shape == (T, B, nodes, 8)
+        assert torch.equal(latents.tree_reversed[level][0], latents.tree_start[level])
+    leaves = latents.tree_reversed[0].flatten(0, 1)
     assert RHM.parse(leaves)[1][-1].all()
     encoded = whitened_one_hot(leaves, 8).unflatten(0, (T, B))
     assert torch.equal(record.x_reversed, encoded)
-    assert (record.tree_reversed[0][-1] != record.tree_start[0]).float().mean() > 0.5
+    assert (latents.tree_reversed[0][-1] != latents.tree_start[0]).float().mean() > 0.5
 
 
 @pytest.mark.parametrize(
@@ -56,36 +54,29 @@ def test_a_sample_depends_on_seed_index_and_time_only(process: NoiseProcess) -> 
     whole = BPDenoiser(RHM, process, TIMES).predict_step(batch(range(40)), 0)
     index = [7, 3, 4, 5, 39]
     part = BPDenoiser(RHM, process, [0.3, 1.0]).predict_step(batch(index), 5)
-    pairs = zip(part.tree_reversed or (), whole.tree_reversed or (), strict=True)
-    assert all(torch.equal(a, b[[1, 3]][:, index]) for a, b in pairs)
-    pairs = zip(part.marginals or (), whole.marginals or (), strict=True)
-    assert all(torch.equal(a, b[[1, 3]][:, index]) for a, b in pairs)
+    assert part.latents is not None
+    assert whole.latents is not None
+    for a, b in (
+        *zip(part.latents.tree_reversed, whole.latents.tree_reversed, strict=True),
+        *zip(part.latents.marginals, whole.latents.marginals, strict=True),
+    ):
+        assert torch.equal(a, b[[1, 3]][:, index])
     other = BPDenoiser(RHM, process, TIMES, seed=1).predict_step(batch(range(40)), 0)
     assert not torch.equal(other.x_reversed, whole.x_reversed)
 
 
 def test_double_precision() -> None:
     record = BPDenoiser(RHM, EpsilonNoise(), TIMES).double().predict_step(batch(range(3)), 0)
-    assert record.marginals is not None
-    assert record.marginals[0].dtype == torch.float64
+    assert record.latents is not None
+    assert record.latents.marginals[0].dtype == torch.float64
 
 
-def test_theory_is_given_where_it_holds() -> None:
-    (source,) = BPDenoiser(RHM, EpsilonNoise(), TIMES).sources
-    assert source.parameters == {"v": 8, "n": 8, "m": 3, "s": 2, "L": 4}
-    up, down = mean_field.beliefs(TIMES, 8, 3, 2, 4)
-    both = mean_field.marginals(TIMES, 8, 3, 2, 4)
-    for name, belief in (("upward", up), ("downward", down), ("marginal", both)):
-        assert torch.equal(source.theory[name].T, torch.from_numpy(belief))
-    assert source.critical_time == mean_field.critical_epsilon(8, 3, 2)
-    other = RandomHierarchyModel(8, 3, 2, 4, num_classes=5)
-    denoisers = [BPDenoiser(other, EpsilonNoise(), TIMES)]
-    for process in (EpsilonNoise(True), MaskingNoise(), GaussianNoise()):
-        denoisers.append(BPDenoiser(RHM, process, TIMES))
-    for denoiser in denoisers:
-        (source,) = denoiser.sources
-        assert all(source.theory[name].isnan().all() for name in ("upward", "marginal"))
-        assert math.isnan(source.critical_time)
+def test_a_sampler_names_its_grammars_its_process_and_its_times() -> None:
+    process = MaskingNoise()
+    sampler = BPDenoiser(GrammarEnsemble(8, [2, 3], 2, 4, 5), process, TIMES)
+    assert sampler.sources == (GrammarParameters(8, 5, 2, 2, 4), GrammarParameters(8, 5, 3, 2, 4))
+    assert sampler.noise_process is process
+    assert sampler.times == tuple(TIMES)
 
 
 @pytest.mark.parametrize(
@@ -103,5 +94,5 @@ def test_invalid_arguments(arguments: dict[str, Any], message: str) -> None:
 
 def test_data_of_another_grammar_are_rejected() -> None:
     denoiser = BPDenoiser(RandomHierarchyModel(8, 3, 2, 4, seed=2), EpsilonNoise(), TIMES)
-    with pytest.raises(InputError, match=r"^sample 0 \(and 11 more\) is no datum of"):
+    with pytest.raises(InputError, match=r"^sample 0 \(and 11 more\) cannot be derived by"):
         denoiser.predict_step(batch(range(12)), 0)

@@ -1,4 +1,4 @@
-"""Every notebook runs from its first cell to its last, as a reader would run it."""
+"""Every notebook runs from its first cell to its last."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-@pytest.mark.filterwarnings("ignore")  # the kernel's own machinery
-def test_a_notebook_runs_and_was_saved_with_its_outputs(path: Path) -> None:
+@pytest.mark.filterwarnings("ignore")  # of Jupyter and its kernel
+def test_a_notebook_runs_and_is_saved_with_its_outputs(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     saved = [cell for cell in notebook.cells if cell.get("outputs")]
     assert any("image/png" in out.get("data", {}) for cell in saved for out in cell.outputs)

@@ -1,4 +1,4 @@
-"""Numbers that are none stop a run, and are named: model or layer, sample, inversion time."""
+"""Non-finite values stop a run; the error names the model or layer, the sample and the time."""
 
 import sys
 from pathlib import Path
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*close to chance")  # networks 
 
 
 class Failing(Net):
-    """A network that gives NaN for one image of one batch, whichever layer is asked for."""
+    """A network that outputs NaN for one image of one batch, at one layer."""
 
     def __init__(self, call: int, row: int, layer: int) -> None:
         super().__init__()
@@ -36,16 +36,16 @@ class Failing(Net):
         self.call -= 1
 
 
-# The reference set has four batches; then come the starts, then each of four times.
+# Four batches of the reference set, then x_start, then x_reversed at each of four times.
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (2, "1 puts out no finite numbers for sample 23 of the test split, the reference"),
-        (4, "1 puts out no finite numbers for sample 3 at k = 0 or for its start"),
-        (7, "1 puts out no finite numbers for sample 3 at k = 6 or for its start"),
+        (2, "1 outputs NaN or infinity for sample 23 of the test split, the reference"),
+        (4, "1 outputs NaN or infinity for sample 3 at k = 0 or at the start"),
+        (7, "1 outputs NaN or infinity for sample 3 at k = 6 or at the start"),
     ],
 )
-def test_an_activation(pipeline: str, tmp_path: Path, call: int, said: str) -> None:
+def test_non_finite_activations(pipeline: str, tmp_path: Path, call: int, said: str) -> None:
     similarity = ActivationSimilarity(Failing(call, 3, layer=1), ["0", "1", "3"])
     with pytest.raises(InputError, match=f"^network: {said}"):
         predict(tmp_path, sampler(pipeline, None), [similarity])
@@ -54,17 +54,17 @@ def test_an_activation(pipeline: str, tmp_path: Path, call: int, said: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("call", "said"), [(0, "before it is turned round"), (2, "at k = 2"), (5, "before")]
+    ("call", "said"), [(0, "at the start"), (2, "at k = 2"), (5, "at the start")]
 )
-def test_logits(pipeline: str, tmp_path: Path, call: int, said: str) -> None:
+def test_non_finite_logits(pipeline: str, tmp_path: Path, call: int, said: str) -> None:
     number = 13 if call == 5 else 3
-    said = f"^network: class_kept: its logits are no finite numbers for sample {number} {said}"
+    said = f"^network: class_kept: its logits are NaN or infinite for sample {number} {said}"
     with pytest.raises(InputError, match=said):
         predict(tmp_path, sampler(pipeline, None), [ClassKept(Failing(call, 3, layer=3))])
 
 
 class Wrong(EpsilonNoise):
-    """Gives one sample messages that cannot be."""
+    """Returns an invalid message for one sample."""
 
     def __init__(self, value: float) -> None:
         super().__init__()
@@ -80,33 +80,33 @@ class Wrong(EpsilonNoise):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (float("nan"), "messages that are no probabilities"),
-        (float("inf"), "messages that are no probabilities"),
-        (-1.0, "messages that are no probabilities"),
+        (float("nan"), "messages that are not probabilities"),
+        (float("inf"), "messages that are not probabilities"),
+        (-1.0, "messages that are not probabilities"),
         (0.0, "messages that no tree of the grammar explains"),
     ],
 )
-def test_a_message(value: float, said: str) -> None:
+def test_invalid_messages(value: float, said: str) -> None:
     leaves = RHM.sample(10, generator=torch.Generator().manual_seed(0))[0]
     index = torch.arange(100, 110)
     batch = {"leaves": leaves, "index": index, "x": leaves, "label": leaves[:, 0]}
-    said = rf"^process: it gives {said} for sample 104 \(and 0 more\) at ε = 0\.7"
+    said = rf"^process: returns {said} for sample 104 \(and 0 more\) at ε = 0\.7"
     with pytest.raises(InputError, match=said):
         BPDenoiser(RHM, Wrong(value), [0.3, 0.7]).predict_step(batch, 0)
 
 
-def test_a_sample_of_a_closed_form() -> None:
+def test_non_finite_samples_of_a_closed_form() -> None:
     mixture = GaussianMixture()
     x, label = mixture.sample(torch.full((3, mixture.num_draws), 0.3, dtype=torch.float64))
     x[1, 0, 5] = float("nan")
     batch = {"x": x, "index": torch.tensor([4, 7, 9]), "label": label}
-    said = r"^distribution: GaussianMixture gives no finite numbers for sample 7 at t = 0\.5"
+    said = r"^distribution: GaussianMixture returns NaN or infinity for sample 7 at t = 0\.5"
     with pytest.raises(InputError, match=said):
         GaussianDenoiser(mixture, [0.5, 1.0]).predict_step(batch, 0)
 
 
-def test_a_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The checkpoint is that of the last epoch whose numbers were any."""
+def test_a_non_finite_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The checkpoint is that of the last epoch with a finite loss."""
     config = ROOT / "configs/demo_classifier.yaml"
     command = [
         *("lit-hier", "fit", "-c", str(config), "--data.init_args.num_train=512"),

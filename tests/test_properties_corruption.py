@@ -244,14 +244,14 @@ def test_samples_do_not_depend_on_other_times_or_on_batches(
         if not rows:
             continue
         part = sampler.predict_step(split[torch.tensor(rows)], 7)
-        assert part.tree_reversed is not None
-        assert part.marginals is not None
+        assert part.latents is not None
+        assert whole.latents is not None
         assert part.effective_noise is not None
         for a, b in (
             (part.x_reversed, whole.x_reversed),
             (part.effective_noise, whole.effective_noise),
-            *zip(part.tree_reversed, whole.tree_reversed or (), strict=True),
-            *zip(part.marginals, whole.marginals or (), strict=True),
+            *zip(part.latents.tree_reversed, whole.latents.tree_reversed, strict=True),
+            *zip(part.latents.marginals, whole.latents.marginals, strict=True),
         ):
             assert b is not None
             assert torch.equal(a, b[chosen][:, rows])

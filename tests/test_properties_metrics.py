@@ -1,4 +1,4 @@
-"""Laws of what is measured, against exact fractions, plain Python and direct sums."""
+"""Properties of the metrics, against exact fractions, plain Python and direct sums."""
 
 import math
 import statistics
@@ -31,19 +31,19 @@ from lit_hier.metrics import (
     transition,
 )
 
-# Numbers of very different size, and equal ones; exactly those that float32 has.
+# Numbers of very different size, some of them equal; all are exact in float32.
 numbers = st.floats(-1e6, 1e6, width=32) | st.sampled_from([0.0, 1.0, -1.0, 1e-6, 4097.0])
 batches = st.lists(st.lists(numbers, min_size=1, max_size=7), min_size=1, max_size=12)
 similarities = st.lists(st.floats(-1, 1), min_size=1, max_size=60)
 
 
 def moments_of(values: Iterable[float]) -> Moments:
-    """Of one channel."""
+    """Compute the moments of one channel."""
     return channel_moments(torch.tensor(list(values), dtype=torch.float64)[:, None])
 
 
 def exactly(values: Iterable[float]) -> tuple[Fraction, Fraction]:
-    """Mean and sum of squared deviations."""
+    """Compute the mean and the sum of squared deviations."""
     exact = [Fraction(x) for x in values]
     mean = sum(exact, Fraction(0)) / len(exact)
     return mean, sum(((x - mean) ** 2 for x in exact), Fraction(0))
@@ -57,14 +57,14 @@ def equal(a: Moments, b: Moments) -> bool:
 def test_moments_against_exact_fractions(given_batches: list[list[float]]) -> None:
     tree = MomentTree()
     for number, batch in enumerate(given_batches):
-        tree.add(number, moments_of(batch))
+        tree.update(number, moments_of(batch))
     together = [x for batch in given_batches for x in batch]
     mean, squares = exactly(together)
-    found = tree.total()
+    found = tree.compute()
     size = max(map(abs, together))
     assert found.number == len(together)
     assert float(found.mean) == pytest.approx(float(mean), rel=0, abs=1e-14 * size)
-    # Of a cloud far from zero, so much of the spread as float64 can tell.
+    # Far from zero, float64 resolves only part of the spread.
     error = 1e-13 * float(squares) + 1e-14 * size * float(squares * len(together)) ** 0.5
     error += len(together) * (1e-15 * size) ** 2
     assert abs(float(found.squares) - float(squares)) <= error
@@ -72,30 +72,30 @@ def test_moments_against_exact_fractions(given_batches: list[list[float]]) -> No
 
 
 @given(batches, st.data())
-def test_moments_have_the_same_bits_though_batches_are_missing(
+def test_moments_have_the_same_bits_if_batches_are_missing(
     given_batches: list[list[float]], data: st.DataObject
 ) -> None:
-    """Batches with any numbers, in any order, gathered by processes that pass on what they got."""
+    """Batches with any numbers, in any order, gathered by processes in two stages."""
     num = len(given_batches)
     names = data.draw(st.lists(st.integers(0, 500), min_size=num, max_size=num, unique=True))
     alone = MomentTree()
     for name, batch in sorted(zip(names, given_batches, strict=True)):
-        alone.add(name, moments_of(batch))
+        alone.update(name, moments_of(batch))
     packed = []
     for rows in data.draw(parts_of(num)):
         share = MomentTree()
         for k in rows:
-            share.add(names[k], moments_of(given_batches[k]))
+            share.update(names[k], moments_of(given_batches[k]))
         packed.append(share.pack())
     cut = data.draw(st.integers(0, len(packed)))
     halves = [MomentTree.unpack(*part) for part in (packed[:cut], packed[cut:]) if part]
     together = MomentTree.unpack(*(half.pack() for half in halves))
-    assert equal(alone.total(), together.total())
-    assert equal(MomentTree.unpack(alone.pack()).total(), alone.total())
+    assert equal(alone.compute(), together.compute())
+    assert equal(MomentTree.unpack(alone.pack()).compute(), alone.compute())
 
 
 @given(batches.filter(lambda given_batches: len(given_batches) >= 3))
-def test_merging_is_symmetric_and_associative_but_for_rounding(
+def test_merging_is_symmetric_and_associative_up_to_rounding(
     given_batches: list[list[float]],
 ) -> None:
     a, b, c = (moments_of(batch) for batch in given_batches[:3])
@@ -111,10 +111,10 @@ def test_merging_is_symmetric_and_associative_but_for_rounding(
 
 
 @given(st.integers(1, 30), st.integers(1, 3), st.integers(1, 4), SEEDS, st.data())
-def test_a_table_has_the_same_bits_however_samples_are_shared_out(
+def test_a_sample_table_has_the_same_bits_however_samples_are_distributed(
     num: int, times: int, curves: int, seed: int, data: st.DataObject
 ) -> None:
-    """Batches in any order, some samples missing, spread over processes whose states add up."""
+    """Batches in any order, some samples missing, distributed over processes and summed."""
     values = torch.randn(times, curves, num, generator=rng(seed), dtype=torch.float64)
     seen = sorted(data.draw(st.sets(st.integers(0, num - 1))))
     num_processes = data.draw(st.integers(1, 4))
@@ -125,7 +125,7 @@ def test_a_table_has_the_same_bits_however_samples_are_shared_out(
     united = SampleTable(times, curves, num_samples=num)
     united.update(torch.tensor([], dtype=torch.int64), values[..., :0])
     united.values = torch.stack([share.values for share in shares]).sum(0)
-    united.times_seen = torch.stack([share.times_seen for share in shares]).sum(0)
+    united.num_updates = torch.stack([share.num_updates for share in shares]).sum(0)
     index, found = united.compute()
     assert index.tolist() == seen
     assert index.shape == (len(seen),)
@@ -133,7 +133,7 @@ def test_a_table_has_the_same_bits_however_samples_are_shared_out(
 
 
 def layers(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Activations of a reference set, and of two batches, with a channel that never varies."""
+    """Draw activations of a reference set and of two batches, with a constant channel."""
     g = rng(seed)
     shape = (4, 3)
     scale, shift = torch.rand(4, 1, generator=g) + 0.1, 3 * torch.randn(4, 1, generator=g)
@@ -155,15 +155,15 @@ def test_similarity_is_symmetric_bounded_and_one_for_the_same(seed: int) -> None
     assert torch.equal(alike, similarity(reference, b, a))
     assert (alike.abs() <= 1 + 1e-6).all()
     assert (similarity(reference, a, a) - 1).abs().max() < 1e-6
-    # Mirrored at the mean of the reference set: as unlike as can be.
+    # Mirrored at the mean of the reference set, the cosine is -1.
     mean = reference.mean((0, 2), keepdim=True)
     assert (similarity(reference, a, 2 * mean - a) + 1).abs().max() < 1e-5
 
 
 @given(SEEDS)
 @examples(60)
-def test_similarity_does_not_see_units_origins_names_and_places(seed: int) -> None:
-    """Each channel in other units and from another zero; channels and positions reordered."""
+def test_similarity_is_invariant_to_units_offsets_and_permutations(seed: int) -> None:
+    """Each channel scaled and shifted; channels and positions permuted."""
     given_sets = layers(seed)
     g = rng(seed + 1)
     factor = torch.exp(torch.randn(1, 5, 1, generator=g)) * torch.tensor([[1.0], [-1]])[seed % 2]
@@ -171,19 +171,19 @@ def test_similarity_does_not_see_units_origins_names_and_places(seed: int) -> No
     channels, places = torch.randperm(5, generator=g), torch.randperm(3, generator=g)
     changed = [(factor * x + shift)[:, channels][:, :, places] for x in given_sets]
     assert (similarity(*given_sets) - similarity(*changed)).abs().max() < 2e-5  # type: ignore[arg-type]
-    # A channel that never varies says nothing, wherever it is.
+    # A constant channel does not contribute.
     without = [x[:, :4] for x in given_sets]
     assert (similarity(*given_sets) - similarity(*without)).abs().max() < 1e-6  # type: ignore[arg-type]
 
 
 def density(values: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The kernel density summed directly, mirrored at both ends once."""
+    """Sum the kernel density directly, reflected once at both ends."""
     n = len(values)
     half = sorted(values)
     shortest = min(b - a for a, b in zip(half, half[n // 2 :], strict=False))
     spread = min(np.std(values), shortest / 1.34) or np.std(values)
     bandwidth = 0.9 * spread * n**-0.2
-    assume(5e-3 < bandwidth < 0.2)  # ten cells of the grid, and no second mirror image
+    assume(5e-3 < bandwidth < 0.2)  # at least ten cells, and no second reflection
     points = np.concatenate((values, 2 - values, -2 - values))
     kernel = np.exp(-(((x[:, None] - points) / bandwidth) ** 2) / 2)
     total: NDArray[np.float64] = kernel.sum(1)
@@ -191,16 +191,16 @@ def density(values: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.f
 
 
 @given(similarities)
-def test_nowhere_is_the_density_larger_than_at_the_mode(values: list[float]) -> None:
-    found = mode(values)
+def test_the_density_is_largest_at_the_mode(values: list[float]) -> None:
+    found = mode(np.array(values))
     assert -1 <= found <= 1
     heights = density(np.array(values), np.append(np.linspace(-1, 1, 2001), found))
     assert heights[-1] > 0.995 * heights.max()
 
 
 @given(similarities, st.integers(-500, 500))
-def test_the_mode_moves_with_the_data(values: list[float], cells: int) -> None:
-    """By whole cells, where both ends are far; and it stays between the data there."""
+def test_the_mode_shifts_with_the_data(values: list[float], cells: int) -> None:
+    """By whole cells, far from both ends, where the mode is also within the data's range."""
     cell = 2 / 4000
     x = np.rint(0.3 * np.array(values) / cell) * cell
     found = mode(x)
@@ -209,7 +209,7 @@ def test_the_mode_moves_with_the_data(values: list[float], cells: int) -> None:
 
 
 @given(similarities)
-def test_summaries_against_python_itself(values: list[float]) -> None:
+def test_summaries_against_plain_python(values: list[float]) -> None:
     found = summarize(np.array(values))
     n = len(values)
     assert found["count"] == n
@@ -221,7 +221,7 @@ def test_summaries_against_python_itself(values: list[float]) -> None:
 
 
 @given(similarities, st.integers(1, 4), SEEDS)
-def test_summaries_know_no_order_and_mirror_with_the_data(
+def test_summaries_are_invariant_to_order_and_reflect_with_the_data(
     values: list[float], times: int, seed: int
 ) -> None:
     x = np.array(values)
@@ -243,14 +243,14 @@ falling = st.lists(st.floats(0.01, 1), min_size=2, max_size=12).map(
 
 
 @given(falling, st.floats(0.01, 0.99), st.floats(0.1, 10), st.floats(-5, 5), SEEDS)
-def test_a_falling_curve_is_crossed_where_its_inverse_says(
+def test_a_falling_curve_crosses_a_level_at_its_inverse(
     y: NDArray[np.float64], level: float, factor: float, shift: float, seed: int
 ) -> None:
     x = np.cumsum(np.random.default_rng(seed).uniform(0.1, 1, len(y)))
     place = crossing(x, y, level)
     assert place == pytest.approx(np.interp(level, y[::-1], x[::-1]), rel=1e-9)
     assert np.interp(place, x, y) == pytest.approx(level, abs=1e-9)
-    # Other units of either axis.
+    # The crossing scales and shifts with either axis.
     assert crossing(factor * x + shift, y, level) == pytest.approx(factor * place + shift)
     assert crossing(x, factor * y + shift, factor * level + shift) == pytest.approx(place)
 
@@ -259,9 +259,9 @@ def test_a_falling_curve_is_crossed_where_its_inverse_says(
 def test_a_transition_does_not_depend_on_chance_and_scales_with_the_axis(
     y: NDArray[np.float64], chance: float, factor: float, seed: int
 ) -> None:
-    """What falls from 1 to chance as another falls from 1 to 0 has its place and width."""
+    """A fall from 1 to 0, rescaled to a fall from 1 to chance, keeps its place and width."""
     x = np.cumsum(np.random.default_rng(seed).uniform(0.1, 1, len(y)))
-    place, width = transition(x, y, 0)
+    place, width = transition(x, y, 0.0)
     assert x[0] < place < x[-1]
     assert 0 < width < x[-1] - x[0]
     lifted = transition(factor * x, chance + (1 - chance) * y, chance)
@@ -270,7 +270,7 @@ def test_a_transition_does_not_depend_on_chance_and_scales_with_the_axis(
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=20), SEEDS)
 def test_deviations_are_distances(pairs: list[tuple[float, float]], seed: int) -> None:
-    """The same both ways; none from oneself; no mean above the largest, no part above the all."""
+    """Symmetric; zero for equal curves; no mean, and nothing outside the window, exceeds all."""
     a, b = np.array(pairs).T
     x = np.linspace(0, 1, len(a))
     critical = float(np.random.default_rng(seed).uniform(-0.5, 1.5))
@@ -284,7 +284,7 @@ def test_deviations_are_distances(pairs: list[tuple[float, float]], seed: int) -
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=30), SEEDS, st.floats(-10, 10))
-def test_spread_between_groups_is_that_of_plain_pythons_means(
+def test_deviation_between_groups_against_plain_python(
     groups: list[int], seed: int, shift: float
 ) -> None:
     values = np.random.default_rng(seed).normal(size=len(groups))
@@ -299,16 +299,16 @@ def test_spread_between_groups_is_that_of_plain_pythons_means(
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=50), st.integers(1, 40), st.data())
-def test_histograms_put_every_value_where_it_lies(
+def test_histograms_count_every_value_in_its_bin(
     values: list[float], num_bins: int, data: st.DataObject
 ) -> None:
-    """Every value once, in a bin that holds it; counts and means however the values come."""
+    """Every value once, in its bin; counts and means in any order and any batches."""
     histogram = Histogram(2, num_bins=num_bins)
     for rows in data.draw(parts_of(len(values))):
         histogram.update((0,), torch.tensor([values[row] for row in rows]))
     counts, means = histogram.compute()
     assert int(counts.sum()) == len(values)
     assert float(means[0]) == pytest.approx(float(exactly(values)[0]), abs=2**-30)
-    seen = torch.repeat_interleave(torch.arange(num_bins), counts[0])
-    for value, place in zip(sorted(values), seen.tolist(), strict=True):
-        assert place / num_bins - 1e-6 <= value <= (place + 1) / num_bins + 1e-6
+    bins = torch.repeat_interleave(torch.arange(num_bins), counts[0])
+    for value, k in zip(sorted(values), bins.tolist(), strict=True):
+        assert k / num_bins - 1e-6 <= value <= (k + 1) / num_bins + 1e-6

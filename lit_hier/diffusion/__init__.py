@@ -1,5 +1,5 @@
-"""The forward-backward protocol: corrupt data to a time, turn the process round, look again."""
+"""The forward-backward protocol: corrupt data to a time, denoise them, compare."""
 
-from lit_hier.diffusion.protocol import IMAGE_COUNTS, ForwardBackward, Source
+from lit_hier.diffusion.protocol import IMAGE_COUNTS, ForwardBackward, Latents, Source, num_levels
 
-__all__ = ["IMAGE_COUNTS", "ForwardBackward", "Source"]
+__all__ = ["IMAGE_COUNTS", "ForwardBackward", "Latents", "Source", "num_levels"]

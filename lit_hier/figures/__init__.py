@@ -1,1 +1,18 @@
-"""Drawing: from arrays and tables to matplotlib figures."""
+"""Drawing: from arrays to matplotlib figures."""
+
+from lit_hier.figures.curves import Panel, curve_figure, level_figure
+from lit_hier.figures.grids import grid_figure
+from lit_hier.figures.histograms import histogram_figure
+from lit_hier.figures.maps import MapCurve, map_figure
+from lit_hier.figures.phase_diagram import phase_figure
+
+__all__ = [
+    "MapCurve",
+    "Panel",
+    "curve_figure",
+    "grid_figure",
+    "histogram_figure",
+    "level_figure",
+    "map_figure",
+    "phase_figure",
+]

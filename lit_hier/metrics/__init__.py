@@ -1,12 +1,23 @@
-"""What is measured: a pure functional core, and torchmetrics classes that gather it."""
+"""Streaming statistics: a pure functional core, and classes that gather over processes."""
 
-from lit_hier.metrics.crossing import crossing, transition
-from lit_hier.metrics.deviation import WINDOW, deviation
+from lit_hier.metrics.functional import (
+    WINDOW,
+    Moments,
+    Standardization,
+    StandardizationKind,
+    channel_moments,
+    crossing,
+    deviation,
+    mode,
+    standard_error,
+    std_between,
+    summarize,
+    transition,
+)
 from lit_hier.metrics.histogram import Histogram
-from lit_hier.metrics.moments import Moments, MomentTree, channel_moments
+from lit_hier.metrics.moments import MomentTree
 from lit_hier.metrics.sample_table import SampleTable
-from lit_hier.metrics.similarity import SimilarityTo, Standardization, StandardizationKind
-from lit_hier.metrics.summary import mode, standard_error, std_between, summarize
+from lit_hier.metrics.similarity import SimilarityTo
 
 __all__ = [
     "WINDOW",

@@ -1,18 +1,19 @@
 """Histograms of probabilities, streamed over batches and processes."""
 
-from typing import Any, Final
+from typing import Any
 
 import torch
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torchmetrics import Metric
 
-_UNIT: Final = 2**30  # sums of probabilities are kept in its parts, as integers
+from lit_hier.metrics.functional.histogram import histogram_means, histogram_update
 
 
 class Histogram(Metric):
     """Counts of probabilities in equal bins, and their means, for a fixed set of kinds.
 
-    All states are integers, so that they add up to the same bits in any order.
+    All states are integers, which add up to the same bits in any order.
 
     Args:
         *shape: Shape of the set of kinds.
@@ -31,13 +32,12 @@ class Histogram(Metric):
         self.add_state("counts", counts, dist_reduce_fx="sum")
         self.add_state("sums", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, kind: tuple[int, ...], values: Tensor) -> None:
-        """Count values in [0, 1] of one kind, any shape."""
-        flat = values.flatten()
-        bins = (flat * self.num_bins).long().clamp(max=self.num_bins - 1)
-        self.counts[kind] += torch.bincount(bins, minlength=self.num_bins)
-        self.sums[kind] += (flat.double() * _UNIT).round().long().sum()
+    def update(self, kind: tuple[int, ...], values: Float[Tensor, "*shape"]) -> None:
+        """Count probabilities of one kind, any shape."""
+        counts, total = histogram_update(values, self.num_bins)
+        self.counts[kind] += counts
+        self.sums[kind] += total
 
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """Give counts, int64, (*shape, bins), and means, float64, shape: NaN where all is 0."""
-        return self.counts, self.sums.double() / _UNIT / self.counts.sum(-1)
+    def compute(self) -> tuple[Int64[Tensor, "*kinds bins"], Float64[Tensor, "*kinds"]]:
+        """Return counts, int64, (*kinds, bins), and means, float64, (*kinds), NaN without any."""
+        return self.counts, histogram_means(self.counts, self.sums)

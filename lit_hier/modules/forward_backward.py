@@ -1,4 +1,4 @@
-"""What all samplers of the forward-backward experiment share."""
+"""The base class of all samplers of the forward-backward experiment."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
-from lit_hier.processes import TimeAxis
+from lit_hier.processes import NoiseProcess, TimeAxis
 
 
 def _untracked(times: Iterable[float]) -> Iterable[float]:
@@ -22,28 +22,29 @@ def _uncounted(num: int) -> None:
 
 
 class ForwardBackwardModule(LightningModule, ABC):
-    """A sampler: `forward_backward` turns a batch round at every inversion time.
+    """A sampler: `forward_backward` corrupts and denoises a batch at every inversion time.
 
     Args:
         times: Inversion times, ascending.
-        axis: What they mean.
-        seed: Seed of all that is random, 0 to 2^64 - 1.
+        axis: The meaning of the times.
+        seed: Seed of all random numbers, 0 to 2^64 - 1.
 
     Attributes:
         times: Inversion times, ascending.
-        axis: What they mean.
-        seed: As given.
+        axis: The meaning of the times.
+        seed: The seed.
         messages: Whether records hold upward and downward messages.
-        sources: What the run's data come from; records say which.
-        track: Wraps the times as `predict_step` goes through them; a progress bar puts itself
-            here.
-        advance: Takes how many evaluations of a model have been made since; likewise.
+        noise_process: The corruption process, for predictions of it; None if it has no theory.
+        sources: What the run's data are drawn from; each record gives its position here.
+        track: Wraps the times as `predict_step` iterates over them; set by a progress bar.
+        advance: Takes the number of model evaluations since its last call; set by a progress bar.
 
     Raises:
         InputError: The seed is out of range.
     """
 
     messages = False
+    noise_process: NoiseProcess | None = None
 
     def __init__(self, times: Sequence[float], axis: TimeAxis, seed: int = 0) -> None:
         super().__init__()
@@ -52,26 +53,26 @@ class ForwardBackwardModule(LightningModule, ABC):
         self.seed = seed
         self.axis = axis
         self.times = tuple(float(time) for time in times)
-        self.sources: tuple[Source, ...] = (Source(),)
+        self.sources: tuple[Source, ...] = (None,)
         self.track: Callable[[Iterable[float]], Iterable[float]] = _untracked
         self.advance: Callable[[int], object] = _uncounted
 
     def check_finite(self, x: Tensor, index: Tensor, culprit: str, remedy: str) -> None:
-        """Refuse numbers that are none.
+        """Reject non-finite samples.
 
         Args:
             x: Shape (T, B, ...).
             index: Sample indices, shape (B,).
-            culprit: What has made them, with the user's name for it first.
+            culprit: What computed them, beginning with the user's name for it.
             remedy: What to do.
 
         Raises:
-            InputError: Some are NaN or infinite; the first of them is named.
+            InputError: A value is NaN or infinite; the message names the first such sample.
         """
         if len(lost := (~x.isfinite()).flatten(2).any(-1).nonzero()):
             k, sample = lost[0].tolist()
             raise InputError(
-                f"{culprit} gives no finite numbers for sample {int(index[sample])} at"
+                f"{culprit} returns NaN or infinity for sample {int(index[sample])} at"
                 f" {self.axis.symbol} = {self.times[k]:g}; {remedy}"
             )
 
@@ -82,19 +83,19 @@ class ForwardBackwardModule(LightningModule, ABC):
             index: Sample indices of the batch, int64, shape (B,).
 
         Returns:
-            Their number; 0 where counting them is no use.
+            Their number; 0 where counting them is of no use.
         """
         return 0
 
     @abstractmethod
     def forward_backward(self, batch: Any) -> ForwardBackward:
-        """Corrupt a batch to each inversion time and draw data from the posterior."""
+        """Corrupt a batch to each inversion time and sample the posterior."""
 
     def predict_step(self, batch: Any, batch_idx: int) -> ForwardBackward:
-        """Turn a batch round; one without samples gives a record without any.
+        """Run forward-backward on a batch; an empty batch yields an empty record.
 
         Args:
-            batch: As `forward_backward` takes it: a dictionary with `x`, `label` and `index`.
+            batch: A dictionary with `x`, `label` and `index`; see `forward_backward`.
             batch_idx: Unused.
         """
         if len(batch["index"]):

@@ -1,4 +1,4 @@
-"""What samplers of images share, whether they make samples or read them."""
+"""The base class of samplers of images, whether they compute samples or read them."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class ImageSampler(ForwardBackwardModule):
 
     Args:
         steps: Inversion steps, ascending.
-        num_steps: Of the reverse process.
+        num_steps: Steps of the reverse process.
         seed: Seed of the noise, 0 to 2^64 - 1.
     """
 
@@ -31,15 +31,15 @@ class ImageSampler(ForwardBackwardModule):
 
     @abstractmethod
     def sample(self, images: ImageBatch) -> Tensor:
-        """Give the samples of a batch: of 256 levels, float32, shape (T, B, C, H, W)."""
+        """Return x_reversed of a batch, 8-bit levels as float32, shape (T, B, C, H, W)."""
 
     def forward_backward(self, batch: dict[str, Any]) -> ForwardBackward:
-        """Turn a batch round at each inversion step.
+        """Run forward-backward on a batch of images at each inversion step.
 
         Args:
-            batch: `x`, images in [-1, 1], of 256 levels, (B, C, H, W), `label`, (B,), `index`,
-                (B,). If images come from files, `image_counts`, (3,), `planned`, the sample
-                indices requested, and `name`, a list. Half precision loses nothing.
+            batch: `x`, images in [-1, 1] on 8-bit levels, (B, C, H, W), `label`, (B,), and
+                `index`, (B,). For images from files also `image_counts`, (3,), `planned`, the
+                sample indices requested, and `name`, a list. Half precision is lossless.
         """
         index = batch["index"]
         images = ImageBatch(

@@ -1,0 +1,65 @@
+r"""Mean and variance of activations, merged without loss of precision.
+
+Two sets of :math:`n_a` and :math:`n_b` numbers, with means :math:`\mu` and summed squared
+deviations :math:`M`, merge into
+
+.. math:: \mu = \mu_a + (\mu_b - \mu_a) \frac{n_b}{n}, \qquad
+   M = M_a + M_b + (\mu_b - \mu_a)^2 \frac{n_a n_b}{n}
+
+Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+variances" (1979).
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+
+class Moments(NamedTuple):
+    """Moments of a set of numbers per channel.
+
+    Attributes:
+        number: Size of the set, float64, shape ().
+        mean: float64, shape (C,).
+        squares: Sum of squared deviations from the mean, float64, shape (C,).
+    """
+
+    number: Float64[Tensor, ""]
+    mean: Float64[Tensor, " C"]
+    squares: Float64[Tensor, " C"]
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Compute the moments of both sets together: see `merge_moments`."""
+        return merge_moments(self, other)
+
+
+def merge_moments(a: Moments, b: Moments) -> Moments:
+    """Compute the moments of the union of two disjoint sets."""
+    number = a.number + b.number
+    shift = b.mean - a.mean
+    weight = b.number / number
+    return Moments(
+        number,
+        a.mean + shift * weight,
+        a.squares + b.squares + shift.square() * (a.number * weight),
+    )
+
+
+def channel_moments(x: Float[Tensor, "B C *positions"]) -> Moments:
+    """Compute the moments of each channel over samples and positions.
+
+    Args:
+        x: Activations, shape (B, C, *positions); the units of a linear layer are channels without
+            positions.
+
+    Returns:
+        Moments per channel, float64.
+    """
+    values = x.to(torch.float64, copy=True)
+    others = [axis for axis in range(x.ndim) if axis != 1]
+    number = values.new_tensor(values.numel() / values.shape[1])
+    mean = values.sum(others, keepdim=True).div_(number)
+    squares = values.sub_(mean).square_().sum(others)
+    return Moments(number, mean.flatten(), squares)
