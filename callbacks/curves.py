@@ -13,16 +13,11 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from lit_hier.callbacks.analysis import Analysis
-from lit_hier.callbacks.writers import (
-    log_curves,
-    log_figure,
-    write_csv,
-    write_figure,
-    write_samples,
-)
+from lit_hier.callbacks.writers import log_curves, log_figure, write_csv, write_figure
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.figures.plots import Panel, curve_figure
+from lit_hier.io.arrays import write_samples
 from lit_hier.metrics import SampleTable, deviation
 from lit_hier.modules import ForwardBackwardModule
 

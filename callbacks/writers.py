@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
-from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,7 +12,6 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from lit_hier.io.atomic import atomic_write
 from lit_hier.processes import TimeAxis
 
-_PIECE: Final = 2**18  # bytes written at a time
 _FINEST: Final = 9  # decimals of a time that TensorBoard's integer axis can keep
 
 
@@ -22,25 +20,6 @@ def write_csv(folder: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None
     with atomic_write(Path(folder, f"{name}.csv")) as file:
         lines = [",".join(rows[0])] + [",".join(map(str, row.values())) for row in rows]
         file.write("\n".join(lines).encode() + b"\n")
-
-
-def write_samples(folder: str, name: str, arrays: Mapping[str, Any]) -> None:
-    """Write arrays to `{name}.npz`, for `numpy.load`.
-
-    As `numpy.savez_compressed` does, but in small pieces: it takes no memory to speak of.
-    """
-    with (
-        atomic_write(Path(folder, f"{name}.npz")) as file,
-        ZipFile(file, "w", ZIP_DEFLATED) as archive,
-    ):
-        for key, given in arrays.items():
-            array = np.asarray(given, order="C")
-            with archive.open(f"{key}.npy", "w", force_zip64=True) as part:
-                header = np.lib.format.header_data_from_array_1_0(array)
-                np.lib.format.write_array_header_1_0(part, header)
-                content = array.reshape(-1).view(np.uint8)
-                for start in range(0, len(content), _PIECE):
-                    part.write(content[start : start + _PIECE].data)
 
 
 def write_figure(folder: str, name: str, figure: Figure) -> None:

@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lit_hier.errors import InputError
 
 Batch = dict[str, Any]
 
 
-class PlannedBatches(Sampler[Tensor]):
+class PlannedBatches(DistributedSampler[Tensor]):
     """The batches of one process.
 
     The plan does not know how many processes there are, so that numbers do not depend on it:
@@ -27,7 +27,7 @@ class PlannedBatches(Sampler[Tensor]):
       part of each: parts differ by one sample at most, and may be empty.
 
     Pass it as `sampler` with `batch_size=None` to a `DataLoader` whose data set takes a tensor of
-    indices.
+    indices. Lightning does not replace it, as it is a `DistributedSampler` already.
 
     Args:
         num_samples: Samples, at least 1.
@@ -60,14 +60,14 @@ class PlannedBatches(Sampler[Tensor]):
         for name, value in (("number of samples", num_samples), (size_name, batch_size)):
             if value < 1:
                 raise InputError(f"{name} is {value}; give at least 1")
+        super().__init__(range(num_samples), num_processes, rank)  # type: ignore[arg-type]
         self.block_size = num_samples // num_blocks
         self.batches_per_block = -(-self.block_size // batch_size)
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
-        self.epoch = 0
         self.skipped = 0
-        self.rank, self.num_processes = rank, num_processes
+        self.num_processes = num_processes
         num_batches = num_blocks * self.batches_per_block
         self.numbers = range(num_batches)
         if shuffle_seed is None:
@@ -123,23 +123,6 @@ class PlannedLoader(DataLoader[Batch]):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Leave them out of the next epoch, if that is the one they are of."""
         self.sampler.skipped = state["given"] % len(self.sampler)
-
-
-def check_sharing(trainer: Trainer | None) -> None:
-    """Check that the trainer leaves it to the data module to share out batches.
-
-    Raises:
-        InputError: It would share them out in another way.
-    """
-    if (
-        trainer is not None
-        and trainer.world_size > 1
-        and trainer._accelerator_connector.use_distributed_sampler
-    ):
-        raise InputError(
-            "trainer.use_distributed_sampler: set it to false;"
-            " the data module shares out its batches itself"
-        )
 
 
 def planned_loader(

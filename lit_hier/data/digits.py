@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
-from lit_hier.data.batches import Batch, check_sharing
+from lit_hier.data.batches import Batch
 from lit_hier.data.splits import Split, SplitDataModule
 from lit_hier.errors import InputError
 from lit_hier.io.pixels import from_levels
@@ -114,7 +114,6 @@ class DigitsDataModule(SplitDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Split the digits, once."""
-        check_sharing(self.trainer)
         if self._splits:
             return
         images, label = load_digits(return_X_y=True)

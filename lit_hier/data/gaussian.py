@@ -4,7 +4,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lit_hier.data.batches import Batch, check_sharing, planned_loader
+from lit_hier.data.batches import Batch, planned_loader
 from lit_hier.errors import InputError
 from lit_hier.gaussian import Distribution
 from lit_hier.streams import Purpose, uniform
@@ -78,10 +78,6 @@ class GaussianDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.predict_set = GaussianDataset(distribution, num_predict, seed)
         self.test_set = GaussianDataset(distribution, num_test, seed, first=num_predict)
-
-    def setup(self, stage: str | None = None) -> None:
-        """Check that the trainer shares out batches as they are planned."""
-        check_sharing(self.trainer)
 
     def _loader(self, dataset: GaussianDataset, limited: bool = False) -> DataLoader[Batch]:
         name = "eval_batch_size"

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import VisionDataset
 
-from lit_hier.data.batches import Batch, check_sharing
+from lit_hier.data.batches import Batch
 from lit_hier.data.choice import choose, read_labels
 from lit_hier.data.files import ImageFiles
 from lit_hier.data.preprocessing import Prepared, prepare
@@ -222,10 +222,6 @@ class ImageDataModule(SplitDataModule):
             f" (labels {hashlib.sha256(label.data).hexdigest()[:12]}), size={self.size},"
             f" channels={self.channels}, seed={self.seed}"
         )
-
-    def setup(self, stage: str | None = None) -> None:
-        """Check that the trainer shares out batches as they are planned."""
-        check_sharing(self.trainer)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Refuse a batch without images, of which no loss can be taken, unless it is turned round.

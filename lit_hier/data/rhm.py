@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lit_hier.data.batches import Batch, check_sharing
+from lit_hier.data.batches import Batch
 from lit_hier.data.splits import Split, SplitDataModule
 from lit_hier.errors import InputError
 from lit_hier.rhm import Grammars, RandomHierarchyModel, whitened_one_hot
@@ -146,14 +146,9 @@ class RHMDataModule(SplitDataModule):
         )
 
     def setup(self, stage: str | None = None) -> None:
-        """Draw all splits, once.
-
-        Raises:
-            InputError: The trainer would share out the batches in another way.
-        """
+        """Draw all splits, once."""
         if self._splits:
             return
-        check_sharing(self.trainer)
         sizes = list(self.sizes.values())
         drawn = [self._draw(number) for number in range(len(self.grammars))]
         leaves = zip(*(x.split(sizes) for x, _ in drawn), strict=True)

@@ -1,4 +1,4 @@
-"""Reading checkpoints without running anything that they hold; telling weights apart."""
+"""Reading checkpoints without running code from them; telling weights apart."""
 
 import hashlib
 import inspect
@@ -10,39 +10,40 @@ import torch
 from torch import nn
 
 from lit_hier.errors import InputError
+from lit_hier.io.formats import CHECKPOINT_FORMAT, FORMAT_KEY, check_format
 from lit_hier.io.safe_read import check_file
 
 _HINT: Final = "give the .ckpt file that `lit-hier fit` wrote"
 
 
 def check_training_set(trained_on: str, training_set: str, argument: str) -> None:
-    """Refuse weights together with other data than those whose training set they have seen.
+    """Check that weights were trained on the training set that belongs to the data.
 
     Args:
-        trained_on: What the weights say of it; empty if they say nothing.
-        training_set: What the data say (`RHMDataModule.training_set`); empty likewise.
+        trained_on: Training set that the checkpoint names; empty if it names none.
+        training_set: That of the data (`RHMDataModule.training_set`); empty if it has no name.
         argument: The user's name for the weights, for the error's message.
 
     Raises:
-        InputError: Both say something, and not the same.
+        InputError: Both have names, and they differ.
     """
     if trained_on and training_set and trained_on != training_set:
         raise InputError(
             f"{argument}: the network was trained on {trained_on}, but the data are"
-            f" {training_set}: the grammar would be another, or data held out here were"
-            " trained on; give the data module the arguments of the training run"
+            f" {training_set}: the grammar would differ, or held-out data would be among the"
+            " training data; give the data module the arguments of the training run"
         )
 
 
 def fingerprint(network: nn.Module) -> str:
-    """Give the SHA-256, in hexadecimal digits, of what a network is made of and of its weights.
+    """Return the SHA-256 of a network's structure and weights, in hexadecimal digits.
 
-    Counted are the classes of its modules, what their constructors were told and kept as plain
-    values, and the weights; the source code of the outermost class too, as users change theirs.
+    It covers the classes of the modules, the plain values among their attributes, the weights, and
+    the source code of the outermost class, which a user may edit.
     """
     try:
         source = inspect.getsource(type(network))
-    except (OSError, TypeError):  # made in a shell
+    except (OSError, TypeError):  # defined in an interactive shell
         source = ""
     digest = hashlib.sha256(source.encode())
     for name, module in network.named_modules():
@@ -66,40 +67,42 @@ def _is_plain(value: Any) -> bool:
 
 
 def read_tensors(path: str | PathLike[str], argument: str, hint: str) -> Any:
-    """Read a file that `torch.save` wrote; one that holds code is refused, not run.
+    """Read a tensors-only file that `torch.save` wrote; code in it is never run.
 
     Args:
         path: The file.
         argument: The user's name for it, for the error's message.
-        hint: What file to give instead.
+        hint: Which file to give instead, for the error's message.
 
     Returns:
-        Plain tensors and primitives, on the CPU.
+        Tensors and primitives, on the CPU.
 
     Raises:
-        InputError: There is no such file, or it is none of plain tensors.
+        InputError: There is no such file, or it holds anything else.
     """
     try:
         with warnings.catch_warnings():
-            # About the pickle's protocol, of files that are then refused anyway.
+            # About the pickle protocol of files that are rejected anyway.
             warnings.simplefilter("ignore", UserWarning)
             check_file(path)
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{argument}: cannot read {path}: {error.strerror}; {hint}") from error
-    except Exception as error:  # a damaged file may make the reader stumble anywhere
-        raise InputError(
-            f"{argument}: {path} is no checkpoint of plain tensors; {hint}"
-        ) from error
+    except Exception as error:  # a damaged file may raise any error
+        raise InputError(f"{argument}: {path} is not a tensors-only checkpoint; {hint}") from error
 
 
 def read_checkpoint(path: str | PathLike[str], argument: str) -> dict[str, Any]:
-    """Read a Lightning checkpoint: see `read_tensors`.
+    """Read a Lightning checkpoint; see `read_tensors`.
 
     Returns:
-        Plain tensors and primitives, among them a `state_dict`.
+        Tensors and primitives, among them a `state_dict`.
+
+    Raises:
+        InputError: The file cannot be read, is not such a checkpoint, or has another format.
     """
     checkpoint = read_tensors(path, argument, _HINT)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        raise InputError(f"{argument}: {path} is no checkpoint of Lightning; {_HINT}")
+        raise InputError(f"{argument}: {path} is not a Lightning checkpoint; {_HINT}")
+    check_format(checkpoint.get(FORMAT_KEY), CHECKPOINT_FORMAT, argument, path)
     return checkpoint
