@@ -12,7 +12,7 @@ import yaml
 from fuzz import Kind, Refused
 from fuzz_images import downloads, folders, images, labels
 from fuzz_mutations import mutate_tree
-from fuzz_use import Use, as_the_command_says_it, harm_file, harm_json
+from fuzz_use import Use, as_reported, corrupt_file, corrupt_json
 from fuzz_weights import adm, checkpoints, classifiers, pipelines
 from test_diffusion_store import batch, filled
 
@@ -39,8 +39,8 @@ def rules(place: Path) -> Use:
                      for k in range(9)]  # fmt: skip
             path.write_text("\n".join([*lines, f"rules: *x{chance.randrange(9)}"]))
         elif way == "bytes":
-            harm_file(chance, path)
-        with as_the_command_says_it():
+            corrupt_file(chance, path)
+        with as_reported():
             read_rules(path).sample(2)
 
     return use
@@ -55,11 +55,11 @@ def samples(place: Path) -> Use:
         files = sorted(path for path in (folder / "samples").rglob("*") if path.is_file())
         texts = [path for path in files if path.suffix == ".json"]
         if chance.random() < 0.6:
-            harm_json(chance, chance.choice(texts))
+            corrupt_json(chance, chance.choice(texts))
         else:
-            harm_file(chance, chance.choice([*files, *texts, files[0].parent]))
+            corrupt_file(chance, chance.choice([*files, *texts, files[0].parent]))
         images = batch(x_start, chance.choice([[4, 5, 6, 7, 8], [9, 10], [10, 4, 7]]))
-        with as_the_command_says_it():
+        with as_reported():
             if chance.random() < 0.5:
                 StoredSamples(str(folder / "samples")).sample(images)
             else:
@@ -86,8 +86,8 @@ def hierarchy(place: Path) -> Use:
         pairs = zip(words[::2], words[1::2], strict=True)
         path.write_text("".join(f"{parent} {child}\n" for parent, child in pairs))
         if chance.random() < 0.6:
-            harm_file(chance, path)
-        with as_the_command_says_it():
+            corrupt_file(chance, path)
+        with as_reported():
             read_hierarchy(path, ["cat", "dog", "spoon"])
 
     return use
@@ -117,7 +117,7 @@ def reference(place: Path) -> Use:
             np.savez(path, **arrays)
         else:
             shutil.copy(place / "kept.npz", path)
-            harm_file(chance, path)
+            corrupt_file(chance, path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = recall(path, num_layers=2)

@@ -16,12 +16,12 @@ from conftest import inside
 from fuzz import LIMIT, Refused
 from fuzz_configs import mnist
 from fuzz_mutations import mutate_place
-from fuzz_use import Use, as_the_command_says_it, harm_file, logged, unharmed
+from fuzz_use import Use, as_reported, assert_not_executed, corrupt_file, logged
 from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
-from lit_hier.cli.errors import build
+from lit_hier.cli.errors import instantiate
 from lit_hier.data import ImageDataModule, ImageFiles
 
 
@@ -111,10 +111,10 @@ def images(place: Path) -> Use:
             content = chance.choice(list(whole.values()))
         (folder / name).write_bytes(content)
         if way >= 0.2:
-            harm_file(chance, folder / name)
+            corrupt_file(chance, folder / name)
         (folder / "whole.png").write_bytes(whole["a.png"])
         channels = chance.choice((1, 3))
-        with as_the_command_says_it(), logged() as log:
+        with as_reported(), logged() as log:
             found = ImageDataModule(ImageFiles(str(folder)), size=8, channels=channels,
                                     num_per_class=None)  # fmt: skip
             read = found._splits["predict"][torch.arange(len(found.held_out))]
@@ -158,7 +158,7 @@ def folders(place: Path) -> Use:
                     mutate_place(chance, path)
         if chance.random() < 0.2:
             (root / "link").symlink_to(chance.choice(("..", ".", "../outside.png", "/proc/self")))
-        with as_the_command_says_it(), logged() as log:
+        with as_reported(), logged() as log:
             data = ImageDataModule(ImageFiles(str(root)), size=8, num_per_class=None)
             for start in range(0, min(len(data.held_out), 9), 3):
                 data._splits["predict"][torch.arange(start, min(start + 3, len(data.held_out)))]
@@ -193,12 +193,12 @@ def labels(place: Path) -> Use:
     def use(chance: random.Random, folder: Path) -> None:
         if chance.random() < 0.5:
             shutil.copytree(place / "devkit", folder / "devkit")
-            harm_file(chance, folder / "devkit" / chance.choice((truth, "meta.mat")))
+            corrupt_file(chance, folder / "devkit" / chance.choice((truth, "meta.mat")))
             given = chance.choice(("devkit", f"devkit/{truth}"))
         else:
             given, text = chance.choice(list(tables.items()))
             (folder / given).write_text(text)
-            harm_file(chance, folder / given)
+            corrupt_file(chance, folder / given)
             if (path := folder / given).is_file() and not path.is_symlink():
                 cells = (
                     b",",
@@ -215,7 +215,7 @@ def labels(place: Path) -> Use:
                 where = chance.randrange(len(content) + 1)
                 if chance.random() < 0.5:
                     path.write_bytes(content[:where] + chance.choice(cells) + content[where:])
-        with as_the_command_says_it():
+        with as_reported():
             ImageFiles(str(place / "images"), str(folder / given))
 
     return use
@@ -233,13 +233,13 @@ def downloads(place: Path) -> Use:
         shutil.copytree(place, folder, dirs_exist_ok=True)
         kind = chance.choice((datasets.MNIST, datasets.MNIST, datasets.CIFAR10))
         for path in chance.sample(sorted(folder.rglob("*-ubyte")), 3):
-            harm_file(chance, path)
-        with inside(folder), as_the_command_says_it():
+            corrupt_file(chance, path)
+        with inside(folder), as_reported():
             try:
-                data = build(kind, root=".", train=chance.random() < 0.5)
-                found = build(ImageDataModule, data, size=8, channels=1, num_per_class=1)
+                data = instantiate(kind, root=".", train=chance.random() < 0.5)
+                found = instantiate(ImageDataModule, data, size=8, channels=1, num_per_class=1)
                 found._splits["predict"][torch.arange(1)]
             finally:
-                unharmed(folder)
+                assert_not_executed(folder)
 
     return use

@@ -10,7 +10,7 @@ import timm
 import torch
 from conftest import inside, random_pipeline
 from fuzz_mutations import ODD, mutate_tree
-from fuzz_use import Attack, Use, as_the_command_says_it, harm_file, harm_json, unharmed
+from fuzz_use import Attack, Use, as_reported, assert_not_executed, corrupt_file, corrupt_json
 from safetensors.torch import save_file
 from test_diffusion_adm import ADM
 from test_diffusion_store import batch
@@ -33,7 +33,7 @@ def _training(module: type, **arguments: Any) -> dict[str, Any]:
     }
 
 
-def _harm_tensors(chance: random.Random, state: dict[str, Any]) -> None:
+def _corrupt_tensors(chance: random.Random, state: dict[str, Any]) -> None:
     """Change a tensor's type, shape or numbers, or put something else in its place."""
     name = chance.choice(list(state))
     value = state[name]
@@ -55,7 +55,7 @@ def _harm_tensors(chance: random.Random, state: dict[str, Any]) -> None:
     )
 
 
-def _harm_checkpoint(chance: random.Random, content: Any, path: Path) -> None:
+def _corrupt_checkpoint(chance: random.Random, content: Any, path: Path) -> None:
     """Write a checkpoint that is harmed in what it says, in its tensors, or in its bytes."""
     way = chance.choice(("tree", "tree", "tensors", "bytes", "code"))
     if way == "tree":
@@ -63,13 +63,13 @@ def _harm_checkpoint(chance: random.Random, content: Any, path: Path) -> None:
     elif way == "tensors":
         content = dict(content)
         state = dict(content.get("state_dict", content))
-        _harm_tensors(chance, state)
+        _corrupt_tensors(chance, state)
         content = content | {"state_dict": state} if "state_dict" in content else state
     elif way == "code":
         content = {**content, "code": Attack()}
     torch.save(content, path)
     if way == "bytes":
-        harm_file(chance, path)
+        corrupt_file(chance, path)
 
 
 def checkpoints(place: Path) -> Use:
@@ -86,14 +86,14 @@ def checkpoints(place: Path) -> Use:
 
     def use(chance: random.Random, folder: Path) -> None:
         network, content, x = chance.choice(whole)
-        _harm_checkpoint(chance, content, folder / "weights.ckpt")
-        with inside(folder), as_the_command_says_it():
+        _corrupt_checkpoint(chance, content, folder / "weights.ckpt")
+        with inside(folder), as_reported():
             try:
                 made = network("weights.ckpt")
                 if tuple(x.shape[1:2]) == (made.layers[0][0].in_channels,):
                     made.eval()(x)
             finally:
-                unharmed(folder)
+                assert_not_executed(folder)
 
     return use
 
@@ -104,14 +104,14 @@ def adm(place: Path) -> Use:
     content = ADM((64, 64), (False, True)).state_dict()
 
     def use(chance: random.Random, folder: Path) -> None:
-        _harm_checkpoint(chance, dict(content), folder / "adm.pt")
-        with inside(folder), as_the_command_says_it(), torch.no_grad():
+        _corrupt_checkpoint(chance, dict(content), folder / "adm.pt")
+        with inside(folder), as_reported(), torch.no_grad():
             try:
                 model = load_adm("adm.pt")
                 if model.config.in_channels == 3 and model.dtype == torch.float32:
                     model(torch.zeros(1, 3, 8, 8), 3)
             finally:
-                unharmed(folder)
+                assert_not_executed(folder)
 
     return use
 
@@ -128,9 +128,9 @@ def pipelines(place: Path) -> Use:
             (folder / f"pipeline/{code}.py").write_text("import os\nos.mkdir('HARM')\n")
         way = chance.choice(("json", "json", "bytes", "code", "pickle"))
         if way == "json":
-            harm_json(chance, chance.choice(texts))
+            corrupt_json(chance, chance.choice(texts))
         elif way == "bytes":
-            harm_file(chance, chance.choice(files))
+            corrupt_file(chance, chance.choice(files))
         elif way == "code":
             index = folder / "pipeline/model_index.json"
             content = json.loads(index.read_text())
@@ -142,14 +142,14 @@ def pipelines(place: Path) -> Use:
             weights = next(path for path in files if path.suffix == ".safetensors")
             weights.unlink()
             torch.save(Attack(), weights.with_suffix(".bin"))
-        with inside(folder), as_the_command_says_it(), torch.no_grad():
+        with inside(folder), as_reported(), torch.no_grad():
             try:
                 sampler = DDPMSampler("pipeline", times=[1], num_steps=2)
                 x = torch.zeros(1, 1, 8, 8)
                 if sampler.model.config.in_channels == 1:
                     sampler.sample(batch(x, [4]))
             finally:
-                unharmed(folder)
+                assert_not_executed(folder)
 
     return use
 
@@ -168,13 +168,13 @@ def classifiers(place: Path) -> Use:
                 harmed[first] = harmed[first].flatten()[:1].clone()
             save_file(harmed, folder / name)
             if chance.random() < 0.8:
-                harm_file(chance, folder / name)
+                corrupt_file(chance, folder / name)
         else:
-            _harm_checkpoint(chance, dict(state), folder / name)
-        with inside(folder), as_the_command_says_it(), torch.no_grad():
+            _corrupt_checkpoint(chance, dict(state), folder / name)
+        with inside(folder), as_reported(), torch.no_grad():
             try:
                 PretrainedClassifier("timm/test_vit", name)(torch.zeros(1, 3, 8, 8))
             finally:
-                unharmed(folder)
+                assert_not_executed(folder)
 
     return use

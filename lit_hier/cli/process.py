@@ -55,10 +55,13 @@ def preserved() -> Iterator[None]:
     filters = list(_RANK_ZERO_LOG.filters)
     environment, folder = dict(os.environ), Path.cwd()
     torch_state = _get_torch_state()
+    generators = isolate_rng(include_cuda=torch.cuda.is_initialized())
+    generators.__enter__()  # not as a context: after an exception it restores nothing
     try:
-        with warnings.catch_warnings(), isolate_rng(include_cuda=torch.cuda.is_initialized()):
+        with warnings.catch_warnings():
             yield
     finally:
+        generators.__exit__(None, None, None)
         sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
         for number, handler in handlers.items():
             if signal.getsignal(number) is not handler and handler is not None:
