@@ -1,4 +1,4 @@
-"""Disturbed runs, a few of each kind (`make soak` has many); folders, checkpoints, atomic writes."""
+"""Disturbed runs, a few of each kind (`make soak` has many); folders and atomic writes."""
 
 import errno
 import os
@@ -47,7 +47,7 @@ def rejection(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str)
 
 
 def test_a_short_soak() -> None:
-    """Signals, files that cannot grow, two runs at once: nothing is lost, and no result differs."""
+    """Signals, files that cannot grow, two runs at once: nothing is lost, no result differs."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(ROOT / "tests/soak.py"), "--trials", "1",
          "--seed", "3", "--only", "images", "training"],
@@ -61,7 +61,7 @@ def test_a_short_soak() -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train for two epochs of eight steps, with a checkpoint after every fifth; return the folder."""
+    """Train for two epochs of eight steps, with a checkpoint after every fifth."""
     folder = tmp_path_factory.mktemp("trained")
     lit_hier(folder, *FIT, *MIDDLE, "--trainer.max_epochs=2")
     assert {path.name for path in (folder / "steps").iterdir()} == {
@@ -94,7 +94,7 @@ def test_training_resumes_within_an_epoch(trained: Path, step: int) -> None:
     [
         (
             "--model.init_args.optimizer.init_args.lr=0.1",
-            "lr=0.001, this one 0.1; use the same value to resume",
+            "lr=0.001, this one 0.1; use the same value",
         ),
         ("--data.init_args.batch_size=64", "data.init_args.batch_size=32, this one 64"),
         ("--trainer.precision=bf16-mixed", "trainer.precision=None, this one bf16-mixed"),
