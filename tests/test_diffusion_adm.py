@@ -217,8 +217,8 @@ def spoil(kind: str, weights: dict[str, Any], path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("truncated", "is no checkpoint of plain tensors"),
-        ("code", "is no checkpoint of plain tensors"),
+        ("truncated", "is not a tensors-only checkpoint"),
+        ("code", "is not a tensors-only checkpoint"),
         ("missing", r"is another network than ADM's \(.*mid_block.attentions.0.to_q.bias"),
         ("surplus", "is another network than ADM's"),
         ("shape", r"is another network than ADM's \(.*conv_out.weight"),

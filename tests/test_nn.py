@@ -97,17 +97,17 @@ def test_checkpoints_that_are_none_are_refused_in_one_line(tmp_path: Path) -> No
     ]:
         TrainedCNN(str(path))
     path.write_bytes(b"no checkpoint")
-    with pytest.raises(InputError, match="is no checkpoint of plain tensors") as said["junk"]:
+    with pytest.raises(InputError, match="is not a tensors-only checkpoint") as said["junk"]:
         TrainedCNN(str(path))
     with path.open("wb") as file:
         pickle.dump(Attack(folder), file)
-    with pytest.raises(InputError, match="is no checkpoint of plain tensors") as said["pickle"]:
+    with pytest.raises(InputError, match="is not a tensors-only checkpoint") as said["pickle"]:
         TrainedCNN(str(path))
     torch.save({"state_dict": Attack(folder)}, path)
-    with pytest.raises(InputError, match="is no checkpoint of plain tensors") as said["code"]:
+    with pytest.raises(InputError, match="is not a tensors-only checkpoint") as said["code"]:
         TrainedCNN(str(path))
     torch.save({"weights": {}}, path)
-    with pytest.raises(InputError, match="is no checkpoint of Lightning") as said["bare"]:
+    with pytest.raises(InputError, match="is not a Lightning checkpoint") as said["bare"]:
         TrainedCNN(str(path))
     foreign = {"state_dict": {"network.x": torch.ones(1)}, "hyper_parameters": {"width": 3}}
     torch.save(foreign, path)

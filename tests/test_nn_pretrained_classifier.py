@@ -327,14 +327,14 @@ def test_files_that_are_no_weights_are_refused_in_one_line(name: str, tmp_path: 
     refuse(tensors, "is of another model than resnet1")
     for file in (path, tensors):
         file.write_bytes(file.read_bytes()[:-100_000])
-    refuse(path, "is no checkpoint of plain tensors")
+    refuse(path, "is not a tensors-only checkpoint")
     refuse(tensors, "cannot read")
     torch.save({"fc.bias": torch.zeros(())}, path)
     refuse(path, "is of another model")
     torch.save({"epoch": 3}, path)
     refuse(path, "is no state dict")
     torch.save({"fc.bias": Attack(made)}, path)
-    refuse(path, "is no checkpoint of plain tensors")
+    refuse(path, "is not a tensors-only checkpoint")
     assert not made.exists()
 
 
