@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fuzz import Refused
+from fuzz import Rejected
 from fuzz_mutations import mutate_bytes, mutate_place, mutate_tree
 
 from lit_hier.cli.errors import describe_input_error, shorten
@@ -31,7 +31,7 @@ def as_reported() -> Iterator[None]:
     except Exception as error:
         if (message := describe_input_error(error)) is None or "not enough memory" in message:
             raise
-        raise Refused(shorten(message)) from error
+        raise Rejected(shorten(message)) from error
 
 
 class Log(logging.Handler):
@@ -59,17 +59,17 @@ def logged() -> Iterator[Log]:
         logger.propagate = True
 
 
-def corrupt_file(chance: random.Random, path: Path) -> None:
+def corrupt_file(rng: random.Random, path: Path) -> None:
     """Corrupt a file's bytes, or put something else in its place."""
-    if chance.random() < 0.12 or not path.is_file():
-        mutate_place(chance, path)
+    if rng.random() < 0.12 or not path.is_file():
+        mutate_place(rng, path)
     else:
-        path.write_bytes(mutate_bytes(chance, path.read_bytes()))
+        path.write_bytes(mutate_bytes(rng, path.read_bytes()))
 
 
-def corrupt_json(chance: random.Random, path: Path) -> None:
+def corrupt_json(rng: random.Random, path: Path) -> None:
     """Corrupt the content of a JSON file."""
-    path.write_text(json.dumps(mutate_tree(chance, json.loads(path.read_text())), skipkeys=True))
+    path.write_text(json.dumps(mutate_tree(rng, json.loads(path.read_text())), skipkeys=True))
 
 
 class Attack:

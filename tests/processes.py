@@ -1,7 +1,7 @@
-"""Every config at toy size, on as many processes and nodes as asked for.
+"""Every config at toy size, on any number of processes and nodes.
 
-`launch` starts torchrun, whose processes run this file as a script: they go through the configs
-one after another and so load their libraries once.
+`launch` starts torchrun, whose processes run this file as a script: they run the configs one after
+another, and so import the libraries once.
 """
 
 import os
@@ -33,11 +33,11 @@ FEW_DIGITS = (*DIGITS, "--model.init_args.times=[0,1,4]")
 TRAINING = ("--data.init_args.num_train=1000", "--data.init_args.num_val=70",
             "--data.init_args.num_test=70", SHALLOW, "--data.init_args.batch_size=64",
             "--model.init_args.width=16", "--trainer.max_epochs=2")  # fmt: skip
-LOOKING = ("--data.init_args.num_train=1000", "--data.init_args.num_val=70",
+SIMILARITY = ("--data.init_args.num_train=1000", "--data.init_args.num_val=70",
            "--data.init_args.num_test=70", SHALLOW, *FEW,
            "--model.init_args.times=[0.3,0.7,0.9]")  # fmt: skip
 
-# What trains, in the order in which others need it; then what turns round.
+# Training runs, in the order of their dependencies; then forward-backward runs.
 FITS: dict[str, tuple[str, ...]] = {
     "demo_classifier": TRAINING,
     "fig8_classifier": TRAINING,
@@ -45,20 +45,20 @@ FITS: dict[str, tuple[str, ...]] = {
     "digits_classifier": (*DIGITS, "--model.init_args.widths=[8,8]", "--trainer.max_epochs=2"),
 }
 PREDICTIONS: dict[str, tuple[str, ...]] = {
-    "demo": LOOKING,
+    "demo": SIMILARITY,
     "fig5": SMALL_RHM,
     "fig6": SMALL_RHM,
     "fig7": SMALL_RHM,
-    "fig8": LOOKING,
+    "fig8": SIMILARITY,
     "fig10": SMALL_RHM,
-    # One batch of one grammar, and one of the other: a third process has nothing to do.
+    # One batch per grammar, of two: a third process is idle.
     "fig11_14": ("-c", f"{CONFIGS}/fast.yaml", *OTHER_ANALYSES),
     "fig15": SMALL_RHM,
     "transition": (*SMALL_RHM, "--data.init_args.rhm.init_args.num_layers=[3,4]"),
     "gaussian_field": (*FEW, "--data.init_args.num_test=9"),
     "gaussian_mixture": (*FEW, "--data.init_args.num_test=2"),
     "digits": (*FEW_DIGITS, "--model.init_args.num_steps=4"),
-    "digits_bands": DIGITS,  # the samples that `digits` has kept
+    "digits_bands": DIGITS,  # replays the samples of `digits`
     "fig2": (),
     "fig16": (),
 }
@@ -78,7 +78,7 @@ SMALLER = {
 
 
 def prepare(folder: Path) -> None:
-    """Put what the experiment on images needs into a folder: a model, images, small networks."""
+    """Create in a folder what the image experiments need: a model, images, small networks."""
     for k, wnid in enumerate(("n01440764", "n02123394", "n04037443")):
         (folder / "val" / wnid).mkdir(parents=True)
         noise = np.random.default_rng(k).integers(0, 256, (12, 10, 3), dtype=np.uint8)
@@ -92,7 +92,7 @@ def prepare(folder: Path) -> None:
 
 
 def command(name: str) -> list[str]:
-    """Give the arguments of a config's toy."""
+    """Return the arguments that run a config at toy size."""
     if name in FITS:
         return ["fit", "-c", f"{CONFIGS}/{name}.yaml", *FITS[name]]
     if name == "fig2":
@@ -104,7 +104,7 @@ def command(name: str) -> list[str]:
 
 
 def launch(folder: Path, names: Iterable[str], nodes: int = 1, per_node: int = 1) -> None:
-    """Run toys of configs in a folder, one after another, on nodes of this machine.
+    """Run configs at toy size in a folder, one after another, on nodes of this machine.
 
     Raises:
         AssertionError: One of them fails.
@@ -127,12 +127,12 @@ def launch(folder: Path, names: Iterable[str], nodes: int = 1, per_node: int = 1
         )
         for _ in range(nodes)
     ]  # fmt: skip
-    said = [process.communicate(timeout=900)[1] for process in started]
-    assert not any(process.returncode for process in started), "\n".join(said)
+    errors = [process.communicate(timeout=900)[1] for process in started]
+    assert not any(process.returncode for process in started), "\n".join(errors)
 
 
 def tables(folder: Path) -> dict[str, bytes]:
-    """Give all tables and samples below a folder, by name; arrays without their wrapping."""
+    """Return all tables and samples below a folder, by name; arrays uncompressed."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -145,7 +145,7 @@ def tables(folder: Path) -> dict[str, bytes]:
 
 
 def trained(source: Path, target: Path) -> None:
-    """Copy what was trained in one folder to another."""
+    """Copy the trained networks of one folder to another."""
     for path in ("demo_classifier/weights", "fig8_classifier/weights", "digits_ddpm/pipeline",
                  "digits_classifier/weights"):  # fmt: skip
         if (source / "logs" / path).exists():
@@ -160,7 +160,7 @@ def _free_port() -> int:
 
 
 def _run(nodes: int, names: list[str]) -> None:
-    """Be one process."""
+    """Run as one of the processes."""
     from lit_hier.cli import main
 
     world = int(os.environ["WORLD_SIZE"])

@@ -146,8 +146,8 @@ class Count:
 class Soak:
     """The trials, and the undisturbed runs that they are compared with."""
 
-    def __init__(self, place: Path, chance: random.Random, names: Iterable[str]) -> None:
-        self.place, self.chance = place, chance
+    def __init__(self, place: Path, rng: random.Random, names: Iterable[str]) -> None:
+        self.place, self.rng = place, rng
         self.counts: dict[str, Count] = {}
         self.number = 0
         base = self.folder()
@@ -192,9 +192,9 @@ class Soak:
     def interrupted(self, name: str) -> None:
         """Send a signal at a random moment."""
         kind, count = f"signal, {name}", self.count(f"signal, {name}")
-        folder, sent = self.folder(name), self.chance.choice(SIGNALS)
+        folder, sent = self.folder(name), self.rng.choice(SIGNALS)
         process = start(folder, name)
-        time.sleep(self.chance.random() * self.length[name])
+        time.sleep(self.rng.random() * self.length[name])
         running = os.waitpid(process, os.WNOHANG) == (0, 0)
         if running:
             os.kill(process, sent)
@@ -230,7 +230,7 @@ class Soak:
 
     def full(self, name: str) -> None:
         """Let no file grow beyond some size, as on a full disk; then resume without the limit."""
-        most, folder = int(10 ** self.chance.uniform(0, 4.5)), self.folder(name)
+        most, folder = int(10 ** self.rng.uniform(0, 4.5)), self.folder(name)
         limits = most, resource.RLIM_INFINITY
         kind = f"files that cannot grow, {name}"
         self.obstructed(kind, name, folder, partial(resource.setrlimit, FSIZE, limits))
@@ -254,8 +254,8 @@ class Soak:
         """Run on a file system of its own that is too small or read-only; as root only."""
         folder = self.folder()
         needs = name in ("images", "rhm")
-        size = int(self.chance.uniform(30, 700))
-        small = self.chance.random() < 0.8
+        size = int(self.rng.uniform(30, 700))
+        small = self.rng.random() < 0.8
         if os.system(f"mount -t tmpfs -o size={size if small else 9000}k tmpfs {folder}"):
             return
         try:

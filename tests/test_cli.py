@@ -241,7 +241,10 @@ def change(old: str, new: str) -> Callable[[str], str]:
             change("BPDenoiser", "BPDenoisr"),
             r"model: there is no class BPDenoisr \(did you mean BPDenoiser\?\); a class",
         ),
-        (change("EpsilonNoise", "Epsilon"), r"process: there is no class Epsilon \(did you mean EpsilonNoise\?\);"),
+        (
+            change("EpsilonNoise", "Epsilon"),
+            r"process: there is no class Epsilon \(did you mean EpsilonNoise\?\);",
+        ),
         (change("times: [0.0", "times: [-0.1"), "times: -0.1 is out of range; noise ε: 0 to 1"),
         (change("[0.0, 0.05,", "[0.1, 0.05,"), "times: inversion times must ascend"),
         (change("layers.*", "blocks.*"), "layers: pattern 'blocks.*' matches no layer"),

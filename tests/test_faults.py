@@ -89,6 +89,22 @@ def test_training_resumes_within_an_epoch(trained: Path, step: int) -> None:
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # training resumes in it
+def test_training_resumes_from_an_older_checkpoint(trained: Path, tmp_path: Path) -> None:
+    """Written before there were formats, and when classes had other paths."""
+    checkpoint = torch.load(trained / "steps/step=10.ckpt", weights_only=True)
+    assert checkpoint.pop("lit_hier_format") == 1
+    config = checkpoint["lit_hier_run"]
+    assert config["data.class_path"] == "lit_hier.RHMDataModule"
+    config["data.class_path"] = "lit_hier.data.RHMDataModule"
+    torch.save(checkpoint, tmp_path / "older.ckpt")
+    wanted = weights(trained)
+    last = f"--ckpt_path={tmp_path / 'older.ckpt'}"
+    lit_hier(tmp_path, *FIT, *MIDDLE, "--trainer.max_epochs=2", last)
+    found = weights(tmp_path)
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

@@ -1,6 +1,6 @@
-"""The same numbers on one process and on several, on two nodes; see `processes`.
+"""Equal results on one process and on several, on two nodes; see `processes`.
 
-`make soak` goes through every config; here are those that bring something of their own.
+`make soak` runs every config; here are those that differ in kind.
 """
 
 import shutil
@@ -15,12 +15,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lit_hier.cli import main
 
 TRAINED = ("demo_classifier", "digits_ddpm", "digits_classifier")
-# An idle process; data without a grammar; a trained network; samples that are kept.
-TURNED = ("fig11_14", "gaussian_mixture", "demo", "digits")
+# An idle process; data without a grammar; a trained network; stored samples.
+PREDICTED = ("fig11_14", "gaussian_mixture", "demo", "digits")
 
 
 def curves(folder: Path, name: str) -> dict[str, list[float]]:
-    """Read the losses of a training from its log."""
+    """Read the losses of a training run from its log."""
     events = EventAccumulator(str(folder / f"logs/{name}/version_0"))
     events.Reload()
     return {
@@ -30,17 +30,17 @@ def curves(folder: Path, name: str) -> dict[str, list[float]]:
     }
 
 
-@pytest.mark.filterwarnings("ignore")  # of configs that are much smaller than they were made for
+@pytest.mark.filterwarnings("ignore")  # of configs at toy size
 def test_two_nodes_of_two_processes(tmp_path: Path) -> None:
-    """Equal bits of every table; training whose losses are within 1e-3, accuracies within 5e-3."""
+    """Tables have equal bits; training losses agree within 1e-3, accuracies within 5e-3."""
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     for folder in (alone, shared):
         prepare(folder)
     with inside(alone):
-        for name in (*TRAINED, *TURNED):
+        for name in (*TRAINED, *PREDICTED):
             main([*command(name), "--trainer.accelerator=cpu", *QUIET])
     trained(alone, shared)
-    # One process had made the first samples, when it was interrupted.
+    # A run of one process was interrupted after the first samples.
     kept = Path("logs/digits/samples")
     for path in ("manifest.json", "batches/00000000.json", *(
         f"{place}/{sample:08d}.png" for place in ("start", "k_0000", "k_0001", "k_0004")
@@ -48,17 +48,17 @@ def test_two_nodes_of_two_processes(tmp_path: Path) -> None:
     )):  # fmt: skip
         (shared / kept / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(alone / kept / path, shared / kept / path)
-    made = (shared / kept / "start/00000000.png").stat().st_mtime_ns
-    launch(shared, (*TURNED, *TRAINED), nodes=2, per_node=2)
-    assert (shared / kept / "start/00000000.png").stat().st_mtime_ns == made
+    modified = (shared / kept / "start/00000000.png").stat().st_mtime_ns
+    launch(shared, (*PREDICTED, *TRAINED), nodes=2, per_node=2)
+    assert (shared / kept / "start/00000000.png").stat().st_mtime_ns == modified
     found, wanted = tables(shared), tables(alone)
-    assert {name.split("/")[1] for name in wanted} == set(TURNED)
+    assert {name.split("/")[1] for name in wanted} == set(PREDICTED)
     assert found == wanted
     for name in TRAINED:
         alike, single = curves(shared, name), curves(alone, name)
         assert alike.keys() == single.keys() >= {"train/loss", "val/loss"}
         for tag, values in single.items():
             assert len(values) == len(alike[tag]) > 0
-            # A class may change where two are as good as equal.
+            # A class may change where two have almost equal logits.
             within = {"atol": 5e-3} if tag.endswith("accuracy") else {"rtol": 1e-3}
             np.testing.assert_allclose(alike[tag], values, **within, err_msg=f"{name} {tag}")
