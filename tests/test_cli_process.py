@@ -154,3 +154,15 @@ def test_processes_wait_for_each_other_for_days() -> None:
             assert StrategyRegistry[name]["init_params"]["timeout"].days == 30
         assert isinstance(StrategyRegistry.get("ddp"), DDPStrategy)
     assert dict(StrategyRegistry) == before
+
+
+def test_a_caller_may_have_set_tf32_by_its_newer_names() -> None:
+    program = (
+        "import torch; from lit_hier.cli import process;"
+        "torch.backends.cudnn.conv.fp32_precision = 'ieee';"
+        "torch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
+        "with process.preserved(): torch.set_default_dtype(torch.float64)\n"
+        "print(torch.backends.cuda.matmul.fp32_precision, torch.get_default_dtype())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "tf32 torch.float32", done.stderr

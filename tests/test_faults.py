@@ -100,8 +100,8 @@ def test_training_resumes_from_an_older_checkpoint(trained: Path, tmp_path: Path
     torch.save(checkpoint, tmp_path / "older.ckpt")
     wanted = weights(trained)
     last = f"--ckpt_path={tmp_path / 'older.ckpt'}"
-    lit_hier(tmp_path, *FIT, *MIDDLE, "--trainer.max_epochs=2", last)
-    found = weights(tmp_path)
+    lit_hier(trained, *FIT, *MIDDLE, "--trainer.max_epochs=2", last)
+    found = weights(trained)
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 
 

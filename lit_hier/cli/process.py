@@ -12,7 +12,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,12 @@ from pytorch_lightning.utilities.seed import isolate_rng
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # as in glibc's malloc.h
 _RANK_ZERO_LOG: Final = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+_TORCH_FLAGS: Final = (
+    (torch.backends.cudnn, "allow_tf32"),
+    (torch.backends.cudnn, "benchmark"),
+    (torch.backends.cuda.matmul, "allow_tf32"),
+    (torch.utils.deterministic, "fill_uninitialized_memory"),
+)
 _UNHELPFUL_WARNINGS: Final = (
     # Lightning's own use of torch's trees.
     r".*isinstance\(treespec, LeafSpec\)",
@@ -54,7 +60,10 @@ def preserved() -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
     filters = list(_RANK_ZERO_LOG.filters)
     environment, folder = dict(os.environ), Path.cwd()
-    torch_state = _get_torch_state()
+    flags, dtype = _get_torch_flags(), torch.get_default_dtype()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    num_threads = torch.get_num_threads()
     generators = isolate_rng(include_cuda=torch.cuda.is_initialized())
     generators.__enter__()  # not as a context: after an exception it restores nothing
     try:
@@ -71,7 +80,11 @@ def preserved() -> Iterator[None]:
             del os.environ[name]
         os.environ.update(environment)
         os.chdir(folder)
-        _set_torch_state(torch_state)
+        _set_torch_flags(flags)
+        torch.set_default_dtype(dtype)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        if torch.get_num_threads() != num_threads:
+            torch.set_num_threads(num_threads)
 
 
 class SigtermInterrupts(Callback):
@@ -146,25 +159,16 @@ def _interrupt_main_thread() -> None:
         signal.raise_signal(signal.SIGINT)
 
 
-def _get_torch_state() -> dict[str, Any]:
-    return {
-        "dtype": torch.get_default_dtype(),
-        "threads": torch.get_num_threads(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
-        "fill": torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
-        "benchmark": torch.backends.cudnn.benchmark,
-        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
-        "matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
-    }
+def _get_torch_flags() -> dict[tuple[Any, str], Any]:
+    """Return the flags of torch that can be read, by the module that they belong to."""
+    flags = {}
+    for module, name in _TORCH_FLAGS:
+        with suppress(RuntimeError):  # raised where the caller has set TF32 by its newer names
+            flags[module, name] = getattr(module, name)
+    return flags
 
 
-def _set_torch_state(state: dict[str, Any]) -> None:
-    torch.set_default_dtype(state["dtype"])
-    if torch.get_num_threads() != state["threads"]:
-        torch.set_num_threads(state["threads"])
-    torch.use_deterministic_algorithms(state["deterministic"], warn_only=state["warn_only"])
-    torch.utils.deterministic.fill_uninitialized_memory = state["fill"]  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = state["benchmark"]
-    torch.backends.cudnn.allow_tf32 = state["cudnn_tf32"]
-    torch.backends.cuda.matmul.allow_tf32 = state["matmul_tf32"]
+def _set_torch_flags(flags: dict[tuple[Any, str], Any]) -> None:
+    for (module, name), value in flags.items():
+        if getattr(module, name) != value:
+            setattr(module, name, value)
