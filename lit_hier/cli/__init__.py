@@ -1,7 +1,8 @@
 """The command `lit-hier`; libraries are imported once it runs."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 __all__ = ["main", "run"]
 
@@ -9,21 +10,22 @@ __all__ = ["main", "run"]
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command from Python, and leave the process as it was.
 
-    What configs may name stays limited. Numbers on a GPU are those of the command line only with
-    the same settings of torch: see `lit_hier.cli.process`.
+    What configs may name stays limited. On a GPU, results equal those of the command line only
+    under the same flags of torch, which are the caller's here: see `lit_hier.cli.process`.
 
     Args:
         args: The command's arguments, as in `main(["predict", "-c", "demo.yaml"])`; those of
             `sys.argv`, if left out.
 
     Raises:
-        SystemExit: With status 2 and one line on standard error if the input cannot be used, 130
-            if the run was interrupted, and 0 for `--help`.
+        SystemExit: With status 2 and one line on standard error if the input is invalid, 130 if
+            the run was interrupted, and 0 for `--help`.
     """
-    from lit_hier.cli import command, process
+    with _interrupts_as_status():
+        from lit_hier.cli import command, process
 
-    with process.preserved():
-        command.execute(args)
+        with process.preserved():
+            command.execute(args)
 
 
 def run() -> None:
@@ -32,9 +34,18 @@ def run() -> None:
     Raises:
         SystemExit: See `main`.
     """
-    try:
+    with _interrupts_as_status():
         from lit_hier.cli import command, process
+
+        process.configure()
+        command.execute(callbacks=[process.SigtermInterrupts()])
+
+
+@contextmanager
+def _interrupts_as_status() -> Iterator[None]:
+    """Exit with status 130 on an interrupt before Lightning handles it, or after."""
+    try:
+        yield
     except KeyboardInterrupt:
+        sys.stderr.write("lit-hier: interrupted; run the same command again\n")
         sys.exit(130)
-    process.configure()
-    command.execute(callbacks=[process.SigtermInterrupts()])

@@ -193,7 +193,7 @@ def execute(args: Sequence[str] | None = None, callbacks: Sequence[Callback] = (
         callbacks: Callbacks besides those that the config names.
 
     Raises:
-        SystemExit: See `lit_hier.cli.main`.
+        SystemExit: With status 2 and one line on standard error if the input is invalid.
     """
     try:
         allow_trusted_classes()
@@ -221,9 +221,6 @@ def execute(args: Sequence[str] | None = None, callbacks: Sequence[Callback] = (
             load_from_checkpoint_support=False,
             args=args,  # type: ignore[arg-type]
         )
-    except KeyboardInterrupt:  # before Lightning handles it, or after
-        sys.stderr.write("lit-hier: interrupted; run the same command again\n")
-        sys.exit(130)
     except Exception as error:
         if (message := describe_input_error(error)) is None:
             raise

@@ -108,7 +108,7 @@ class SampleStore:
         path = Path(folder).expanduser()
         try:
             manifest = json.loads(read_file(path / "manifest.json"))
-            check_format(manifest.pop("format"), SAMPLES_FORMAT, "samples", path)
+            check_format(manifest.pop("format"), SAMPLES_FORMAT, "samples", path / "manifest.json")
             steps = tuple(int(k) for k in manifest.pop("steps"))
             if not steps or min(steps) < 0:
                 raise ValueError
