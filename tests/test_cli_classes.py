@@ -127,6 +127,11 @@ def test_nothing_else_of_its_package_may_be_named(
             " needs its full path, as in my_module.MyClass",
         ),
         (
+            "--model=ImageFiles",
+            "model: ImageFiles is not of the kind that belongs here; check its place against"
+            " --help",
+        ),
+        (
             "--model=lit_hier.modules.BPDenoisr",
             "model: lit_hier.modules has no class BPDenoisr (did you mean BPDenoiser?)",
         ),

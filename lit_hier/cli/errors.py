@@ -5,7 +5,7 @@ import errno
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -68,7 +68,7 @@ def exit_with_error(message: object) -> NoReturn:
     sys.exit(2)
 
 
-def describe_parser_error(message: str, broken: Mapping[str, str], known: Iterable[str]) -> str:
+def describe_parser_error(message: str, broken: Mapping[str, str], known: Collection[str]) -> str:
     """Translate an error of the parser: the key, what is wrong with it, and what is allowed.
 
     Args:
@@ -110,11 +110,13 @@ def describe_parser_error(message: str, broken: Mapping[str, str], known: Iterab
     return f"{key}: give {wanted}{given}" if wanted else f"{key}: {_use_yaml_terms(bare)}"
 
 
-def _describe_unknown_class(name: str, broken: Mapping[str, str], known: Iterable[str]) -> str:
+def _describe_unknown_class(name: str, broken: Mapping[str, str], known: Collection[str]) -> str:
     if name in broken:
         return broken[name]
     if renamed := _find_new_name(name):
         return renamed
+    if name in known:
+        return f"{name} is not of the kind that belongs here; check its place against --help"
     return (
         f"there is no class {_shorten_value(name)}{_suggest(name, known)}; a class of your own"
         " needs its full path, as in my_module.MyClass"
