@@ -18,10 +18,11 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, inside
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 
+import lit_hier
 from lit_hier.cli import command, main, process
 from lit_hier.cli.run_folder import RunFolder
 
@@ -143,6 +144,33 @@ def test_runs_that_start_at_the_same_moment_get_folders_of_their_own(tmp_path: P
     names = [Path(trainer.logger.log_dir).name for trainer in trainers]
     assert names == ["version_0", "version_1", "version_2"]
     assert all((tmp_path / "run" / name / "config.yaml").is_file() for name in names)
+
+
+class Terminated(Callback):
+    """Receives SIGTERM before its first batch, and counts the batches that follow."""
+
+    batches = 0
+
+    def on_predict_batch_start(self, *args: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    def on_predict_batch_end(self, *args: Any) -> None:
+        self.batches += 1
+
+
+def test_sigterm_interrupts_a_prediction() -> None:
+    rhm = lit_hier.RandomHierarchyModel(4, 2, 2, 2)
+    module = lit_hier.BPDenoiser(rhm, lit_hier.EpsilonNoise(), [0.5])
+    data = lit_hier.RHMDataModule(rhm, 0, 0, 0, num_predict=4, eval_batch_size=2)
+    terminated = Terminated()
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False,
+        enable_model_summary=False, callbacks=[process.SigtermInterrupts(), terminated],
+    )  # fmt: skip
+    with process.preserved(), pytest.raises(SystemExit):
+        trainer.predict(module, data, return_predictions=False)
+    assert terminated.batches == 0
+    assert trainer.interrupted
 
 
 def test_processes_wait_for_each_other_for_days() -> None:
