@@ -16,11 +16,11 @@ from torch import Tensor
 from lit_hier.callbacks.analysis import Analysis
 from lit_hier.callbacks.axes import CURVE_AXES, Against, CurveAxis
 from lit_hier.callbacks.tensorboard import log_curves, log_figure
-from lit_hier.callbacks.writers import write_samples
 from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
 from lit_hier.figures import Panel, curve_figure
 from lit_hier.inference.theory import Prediction, predict
+from lit_hier.io.arrays import write_samples
 from lit_hier.io.figures import write_figure
 from lit_hier.io.tables import write_table
 from lit_hier.metrics import SampleTable, deviation

@@ -1,4 +1,4 @@
-"""A progress bar that tells the inversion time, and how long the sampler will take."""
+"""A progress bar with the inversion time and the sampler's remaining evaluations."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -12,17 +12,17 @@ from lit_hier.modules import ForwardBackwardModule
 
 
 class TimeProgressBar(TQDMProgressBar):
-    """Lightning's progress bar, which in `predict` also shows the inversion time at work.
+    """Lightning's progress bar, which in `predict` also shows the current inversion time.
 
-    For a sampler that counts its model's evaluations a second bar counts those that this process
-    has still to make, and estimates the time left; kept batches need none. Writes nothing and logs
-    nothing.
+    For a sampler that counts its model's evaluations, a second bar counts those that remain in
+    this process and estimates the remaining time; stored batches need none. Writes no file and
+    logs nothing.
     """
 
     _evaluations: Tqdm | None = None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the bars around the sampler's loops."""
+        """Track the sampler's loops with the bars."""
         super().on_predict_start(trainer, pl_module)
         if isinstance(pl_module, ForwardBackwardModule):
             symbol = pl_module.axis.symbol
@@ -58,7 +58,7 @@ class TimeProgressBar(TQDMProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Leave the data loader's number out of the description."""
+        """Omit the data loader's number from the description."""
         super().on_predict_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
         self.predict_progress_bar.set_description(self.predict_description)
 

@@ -14,8 +14,8 @@ from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from lit_hier.callbacks.writers import write_samples
 from lit_hier.errors import InputError
+from lit_hier.io.arrays import write_samples
 from lit_hier.io.safe_read import check_file
 from lit_hier.metrics import Moments, MomentTree, channel_moments
 from lit_hier.nn import Probe

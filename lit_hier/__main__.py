@@ -1,6 +1,6 @@
 """`python -m lit_hier` is the command `lit-hier`."""
 
-from lit_hier.cli import main
+from lit_hier.cli import run
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -1,15 +1,15 @@
-"""The error that means: the input is wrong, and this line says how to mend it."""
+"""The one exception for invalid input."""
 
 
 def one_line(message: object) -> str:
-    """Give a message as one line of letters that can be printed, whatever names it holds."""
+    """Return a message as one printable line, whatever names it contains."""
     line = " ".join(str(message).split())
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
+    return "".join(character if character.isprintable() else "?" for character in line)
 
 
 class InputError(ValueError):
-    """Input that cannot be used.
+    """Invalid input.
 
-    The message is one line that names the argument, the value, what is allowed and what to do;
-    the command line prints it as it stands and exits with a non-zero status.
+    The message is one line that names the argument, the value, what is allowed and what to do; the
+    command line prints it unchanged and exits with status 2.
     """

@@ -1,9 +1,9 @@
-r"""Random numbers that belong to a sample, not to a batch.
+r"""Random numbers for each sample, independent of batches.
 
-Every draw is a function of (seed, purpose, sample index, inversion time) alone, whatever batch,
-process or order asks for it. The counter-based generator Philox 4x64 makes this random access
-cheap: its key is (seed, time), and sample ``i`` owns the counters
-:math:`[i b, (i + 1) b)` of its purpose, ``b`` blocks of four words each.
+Every draw is a function of (seed, purpose, sample index, inversion time) alone: batches, processes
+and order do not matter. The counter-based generator Philox 4x64 makes this random access cheap:
+its key is (seed, time), and sample ``i`` uses the counters :math:`[i b, (i + 1) b)` of its
+purpose, ``b`` blocks of four words each.
 
 Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011), as in numpy.
 """
@@ -19,7 +19,7 @@ _WORDS_PER_BLOCK: Final = 4
 
 
 class Purpose(IntEnum):
-    """What draws are for; each purpose has numbers of its own."""
+    """What draws are for; each purpose has an independent stream."""
 
     CORRUPTION = 0
     POSTERIOR = 1
@@ -33,16 +33,16 @@ def uniform(seed: int, purpose: Purpose, index: Tensor, time: float, num: int) -
 
     Args:
         seed: The run's seed, at least 0.
-        purpose: What the numbers are for.
+        purpose: What the numbers are used for.
         index: Sample indices, int64, shape (B,).
-        time: Inversion time; two times that differ in any bit have unrelated numbers.
+        time: Inversion time; times that differ in any bit have independent numbers.
         num: Numbers per sample.
 
     Returns:
         float64 numbers in [0, 1) with 53 random bits, shape (B, num), on the device of `index`.
     """
     blocks = -(-num // _WORDS_PER_BLOCK)
-    # `+ 0.0` turns -0.0 into 0.0: equal times have equal bits.
+    # `+ 0.0` converts -0.0 to 0.0, so that equal times have equal bits.
     key = np.array([seed, np.float64(time + 0.0).view(np.uint64)], dtype=np.uint64)
     indices = index.cpu().numpy()
     runs = np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1)
@@ -61,20 +61,20 @@ def uniform(seed: int, purpose: Purpose, index: Tensor, time: float, num: int) -
 def generators(
     seed: int, index: Tensor, time: int, purpose: Purpose = Purpose.CORRUPTION
 ) -> list[torch.Generator]:
-    """Make a generator for each sample at one inversion step, for draws that come one by one.
+    """Return a generator for each sample at one inversion step, for draws one after another.
 
     Args:
         seed: The run's seed, at least 0.
         index: Sample indices, int64, shape (B,).
         time: Inversion step; in training, the epoch.
-        purpose: What the numbers are for.
+        purpose: What the numbers are used for.
 
     Returns:
         Generators on the CPU, each seeded by (seed, sample index, step, purpose) alone.
     """
     made = []
     for sample in index.tolist():
-        # Zeros at the end of a key say nothing: CORRUPTION's is (sample, time).
+        # A trailing zero does not change the stream, so that CORRUPTION's key is (sample, time).
         key = (sample, time, int(purpose)) if purpose else (sample, time)
         sequence = np.random.SeedSequence(seed, spawn_key=key)
         (state,) = sequence.generate_state(1, np.uint64)

@@ -13,10 +13,12 @@ install_import_hook(
 import csv
 import itertools
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -24,6 +26,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from hypothesis import HealthCheck, settings
 from pytorch_lightning import Callback
 
+from lit_hier.cli import process, run
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.inference import library
 from lit_hier.rhm import RandomHierarchyModel, Tree
@@ -93,6 +96,12 @@ def every_datum(rhm: RandomHierarchyModel) -> Tree:
     return tuple(
         torch.tensor(level) for level in zip(*[tree[::-1] for tree in trees], strict=True)
     )
+
+
+def run_command(*arguments: str) -> None:
+    """Run the console script's entry point, then restore what it changed in this process."""
+    with process.preserved(), patch.object(sys, "argv", ["lit-hier", *arguments]):
+        run()
 
 
 @contextmanager

@@ -1,11 +1,11 @@
-"""Feed harmed configs and harmed files to the program: does it take them, or refuse them clearly?
+"""Feed malformed configs and files to the program: it must accept or clearly reject each one.
 
 python tests/fuzz.py [--inputs 2000] [--seed 0] [--kind configs --kind images ...] [--only NUMBER]
 
-Each input is used in this process. It is `accepted` if the program works with it, `refused` if
-one clear line tells what is wrong with it. All else is a defect: a `crash` is any other exception,
-an input that takes too long or that asks for too much memory; an `unclear` line is too long, or
-speaks of the program's insides.
+Each input is used in this process. It is `accepted` if the program runs with it, and `rejected` if
+one clear line reports what is wrong. Anything else is a defect: a `crash` is any other exception,
+an input that takes too long or too much memory; an `unclear` line is too long, or contains
+internals of the program.
 """
 
 import argparse
@@ -24,31 +24,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-LIMIT: Final = 400  # letters of a clear line
-SECONDS: Final = 30  # that an input may take
-MEMORY: Final = 6 * 2**30  # bytes that an input may take
-# What only a reader of the source understands.
-INSIDES: Final = re.compile(
+LIMIT: Final = 400  # characters of a clear line
+SECONDS: Final = 30  # per input
+MEMORY: Final = 6 * 2**30  # bytes per input
+# Internals that only a reader of the source understands.
+INTERNALS: Final = re.compile(
     r"<class '|<function|object at 0x|NoneType|has no attribute|object is not|Union subtypes"
     r"|Parser key|positional argument|Traceback|typing\.|collections\.abc|not supported between"
     r"|Namespace\(|NestedArg|unhashable"
 )
 
 
-class Refused(Exception):
-    """The program has ended with a line that says why."""
+class Rejected(Exception):
+    """The program has rejected its input with a line that says why."""
 
 
 class TooLong(BaseException):
-    """An input took longer than it may; a BaseException, so that nothing swallows it."""
+    """An input took too long; a BaseException, so that `except Exception` does not catch it."""
 
 
 @dataclass
 class Outcome:
-    """What became of an input: `accepted`, `refused`, `crash` or `unclear`."""
+    """The outcome of an input: `accepted`, `rejected`, `crash` or `unclear`."""
 
     verdict: str
-    said: str = ""
+    message: str = ""
 
 
 @dataclass
@@ -56,9 +56,9 @@ class Kind:
     """A kind of input.
 
     Attributes:
-        prepare: Makes, in a folder, what all inputs are made of; gives a function that makes one
-            input and uses it, in a folder of its own.
-        weight: How many inputs of this kind stand against one of weight 1.
+        prepare: Creates, in a folder, what all inputs are derived from; returns a function that
+            creates one input and uses it, in a folder of its own.
+        weight: Number of inputs of this kind per input of a kind of weight 1.
     """
 
     prepare: Callable[[Path], Callable[[random.Random, Path], None]]
@@ -67,7 +67,7 @@ class Kind:
 
 @contextlib.contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Stop what takes too long."""
+    """Raise `TooLong` after some seconds."""
 
     def stop(*_: Any) -> None:
         raise TooLong(f"it takes more than {seconds} s")
@@ -82,36 +82,36 @@ def within(seconds: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def little_memory() -> Iterator[None]:
-    """Let memory run out early, where the system can tell how much is taken."""
+def limited_memory() -> Iterator[None]:
+    """Limit the memory, where the system reports how much is in use."""
     statm = Path("/proc/self/statm")
     before = resource.getrlimit(resource.RLIMIT_AS)
     if statm.exists():
-        taken = int(statm.read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, before[1]))
+        used = int(statm.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def judge(said: str) -> Outcome:
-    """Tell a clear line from another."""
-    if "\n" in said or not said.isprintable():
-        return Outcome("unclear", f"not one line of letters: {said!r}")
-    if len(said) > LIMIT:
-        return Outcome("unclear", f"too long: {said}")
-    if INSIDES.search(said):
-        return Outcome("unclear", said)
-    return Outcome("refused", said)
+def judge(message: str) -> Outcome:
+    """Tell a clear message from an unclear one."""
+    if "\n" in message or not message.isprintable():
+        return Outcome("unclear", f"not one printable line: {message!r}")
+    if len(message) > LIMIT:
+        return Outcome("unclear", f"too long: {message}")
+    if INTERNALS.search(message):
+        return Outcome("unclear", message)
+    return Outcome("rejected", message)
 
 
 def outcome(use: Callable[[], None]) -> Outcome:
-    """Use an input and see what becomes of it."""
+    """Use an input and return its outcome."""
     try:
-        with within(SECONDS), little_memory():
+        with within(SECONDS), limited_memory():
             use()
-    except Refused as error:
+    except Rejected as error:
         return judge(str(error))
     except (Exception, TooLong, SystemExit) as error:
         lines = traceback.format_exception(error)
@@ -121,7 +121,7 @@ def outcome(use: Callable[[], None]) -> Outcome:
 
 @dataclass
 class Report:
-    """What became of the inputs of a kind."""
+    """The outcomes of the inputs of a kind."""
 
     counts: Counter[str] = field(default_factory=Counter)
     defects: list[str] = field(default_factory=list)
@@ -129,26 +129,26 @@ class Report:
 
 def fuzz(
     name: str, kind: Kind, numbers: Iterator[int] | range, seed: int, place: Path,
-    said: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> Report:  # fmt: skip
-    """Use inputs of one kind; the same numbers and seed make the same inputs."""
+    """Use inputs of one kind; the same numbers and seed reproduce the same inputs."""
     (place / name).mkdir()
     use = kind.prepare(place / name)
     report = Report()
     for number in numbers:
-        chance = random.Random(f"{seed} {name} {number}")
+        rng = random.Random(f"{seed} {name} {number}")
         with tempfile.TemporaryDirectory(dir=place) as folder:
-            found = outcome(lambda chance=chance, folder=folder: use(chance, Path(folder)))
+            found = outcome(lambda rng=rng, folder=folder: use(rng, Path(folder)))
         report.counts[found.verdict] += 1
-        text = f"{name} {number}: {found.verdict}: {found.said}"
+        text = f"{name} {number}: {found.verdict}: {found.message}"
         if found.verdict in ("crash", "unclear"):
             report.defects.append(text)
-        said(text)
+        log(text)
     return report
 
 
 def kinds() -> dict[str, Kind]:
-    """Every kind, by name."""
+    """Return every kind, by name."""
     from fuzz_configs import CONFIGS
     from fuzz_files import FILES
 
@@ -156,14 +156,14 @@ def kinds() -> dict[str, Kind]:
 
 
 def main() -> None:
-    """Use inputs of every kind and print what was seen."""
+    """Use inputs of every kind and print a table of outcomes."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["DIFFUSERS_VERBOSITY"] = "critical"
     every = kinds()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=2000, help="over all kinds")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kind", action="append", choices=every, help="one kind; may be repeated")
+    parser.add_argument("--kind", action="append", choices=every, help="a kind; may be repeated")
     parser.add_argument("--only", type=int, help="the number of one input")
     parser.add_argument(
         "--all", action="store_true", help="print each input, not the defects only"
@@ -172,11 +172,11 @@ def main() -> None:
     chosen = {name: kind for name, kind in every.items() if name in (given.kind or every)}
     weights = sum(kind.weight for kind in chosen.values())
     table = [
-        f"{'kind':<12} {'inputs':>7} {'accepted':>9} {'refused':>8} {'crashes':>8} {'unclear':>8}"
+        f"{'kind':<12} {'inputs':>7} {'accepted':>9} {'rejected':>8} {'crashes':>8} {'unclear':>8}"
     ]
     total: Counter[str] = Counter()
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         if given.all or ": crash: " in text[:60] or ": unclear: " in text[:60]:
             print(text[:3000], flush=True)
 
@@ -184,7 +184,7 @@ def main() -> None:
         number = max(1, round(given.inputs * kind.weight / weights))
         numbers = range(number) if given.only is None else range(given.only, given.only + 1)
         with tempfile.TemporaryDirectory() as place:
-            counts = fuzz(name, kind, numbers, given.seed, Path(place), say).counts
+            counts = fuzz(name, kind, numbers, given.seed, Path(place), log).counts
         total += counts
         table.append(row(name, counts))
         print(table[-1], flush=True)
@@ -193,15 +193,15 @@ def main() -> None:
 
 
 def row(name: str, counts: Counter[str]) -> str:
-    """Give a line of the table."""
-    numbers = [counts[verdict] for verdict in ("accepted", "refused", "crash", "unclear")]
+    """Return a row of the table."""
+    numbers = [counts[verdict] for verdict in ("accepted", "rejected", "crash", "unclear")]
     widths = (9, 8, 8, 8)
     cells = " ".join(f"{number:>{width}}" for number, width in zip(numbers, widths, strict=True))
     return f"{name:<12} {sum(numbers):>7} {cells}"
 
 
 if __name__ == "__main__":
-    # What the kinds raise belongs to the module of this name, not to the script.
+    # The kinds raise exceptions of the module `fuzz`, not of the script `__main__`.
     from fuzz import main as run
 
     run()

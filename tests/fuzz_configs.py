@@ -1,4 +1,4 @@
-"""Harmed configs and arguments, for the command line itself."""
+"""Malformed configs and arguments, for the command line itself."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ from unittest.mock import patch
 import torch
 import yaml
 from conftest import ROOT, inside, random_pipeline
-from fuzz import Kind, Refused, TooLong, within
+from fuzz import Kind, Rejected, TooLong, within
 from fuzz_mutations import ODD, mutate_bytes, mutate_tree, places, value_at
 from PIL import Image
 from pytorch_lightning import Trainer
@@ -25,10 +25,10 @@ from pytorch_lightning.strategies.launchers import multiprocessing, subprocess_s
 
 from lit_hier.cli import main
 
-RUNNING = 3.0  # seconds that a run may take before it counts as accepted
+RUNNING = 3.0  # seconds of a run after which it counts as accepted
 
 GRAMMAR = {"num_train": 60, "num_val": 20, "num_test": 20, "num_predict": 8, "eval_batch_size": 8}
-# Less of everything, by the last words of each argument's name.
+# Smaller values, by the end of each argument's name.
 LESS: dict[str, Any] = {
     "rhm.init_args.num_layers": 2,
     "rhm.init_args.seeds": [0, 1],
@@ -45,7 +45,7 @@ NETWORKS = ("convnext_base", "resnet50", "wide_resnet50_2", "resnet152")
 
 
 def small(name: str) -> Any:
-    """Read a config and make its run a matter of seconds."""
+    """Read a config and reduce its run to seconds."""
     tree = yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())
     for path in list(places(tree)):
         dotted = ".".join(map(str, path))
@@ -90,7 +90,7 @@ RUNS: tuple[tuple[str, ...], ...] = (
 
 
 class _Enough(BaseException):
-    """A run has shown that it runs."""
+    """A run has lasted long enough to count as accepted."""
 
 
 def _no_connection(*_: Any, **__: Any) -> None:
@@ -103,7 +103,7 @@ def _no_processes(*_: Any, **__: Any) -> None:
 
 @contextlib.contextmanager
 def _alone(length: float) -> Iterator[None]:
-    """Neither network nor processes; runs stop after a while, or, with 0, before they begin."""
+    """Block network and processes; stop runs after some seconds, or, with 0, before they start."""
     run = Trainer._run_stage
 
     def begin(self: Trainer) -> Any:
@@ -136,11 +136,11 @@ def _alone(length: float) -> Iterator[None]:
 
 
 def command(arguments: list[str], folder: Path, length: float = RUNNING) -> None:
-    """Give a command in a folder.
+    """Run a command in a folder.
 
     Raises:
-        Refused: It ends with status 2 and one line.
-        AssertionError: It ends in another way than it should.
+        Rejected: It ends with status 2 and one line.
+        AssertionError: It ends in any other way.
     """
     err, out = io.StringIO(), io.StringIO()
     with (
@@ -162,13 +162,13 @@ def command(arguments: list[str], folder: Path, length: float = RUNNING) -> None
             before, start, line = err.getvalue().partition("lit-hier: error: ")
             if end.code != 2 or not start or "Traceback" in before:
                 raise AssertionError(f"status {end.code}: {err.getvalue()}") from end
-            raise Refused(line.removesuffix("\n")) from None
+            raise Rejected(line.removesuffix("\n")) from None
         finally:
             logging.disable(logging.NOTSET)
 
 
 def idx(folder: Path, name: str, levels: Any) -> None:
-    """Write an array as the files of MNIST have it."""
+    """Write an array in the format of MNIST's files."""
     folder.mkdir(parents=True, exist_ok=True)
     sizes = b"".join(int(n).to_bytes(4, "big") for n in levels.shape)
     head = bytes([0, 0, 8, levels.ndim])
@@ -176,7 +176,7 @@ def idx(folder: Path, name: str, levels: Any) -> None:
 
 
 def mnist(root: Path, num: int = 30) -> None:
-    """Write data sets like MNIST and FashionMNIST."""
+    """Write data sets in the format of MNIST and FashionMNIST."""
     for name in ("MNIST", "FashionMNIST"):
         for part in ("train", "t10k"):
             generator = torch.Generator().manual_seed(len(part))
@@ -187,7 +187,7 @@ def mnist(root: Path, num: int = 30) -> None:
 
 
 def world(folder: Path) -> None:
-    """Make all that the configs build on: images, models, weights, samples."""
+    """Create what the configs depend on: images, models, weights, samples."""
     random_pipeline(folder / "pipeline", channels=3)
     random_pipeline(folder / "logs/digits_ddpm/pipeline", channels=1)
     mnist(folder / "data")
@@ -206,77 +206,77 @@ def world(folder: Path) -> None:
 
 
 def write(tree: Any, path: Path) -> None:
-    """Write a config; JSON, which YAML knows too, where YAML has no words."""
+    """Write a config as YAML, or as JSON where YAML cannot represent it."""
     try:
         path.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
     except (yaml.YAMLError, UnicodeEncodeError, ValueError, RecursionError):
         path.write_text(json.dumps(tree, skipkeys=True))
 
 
-# Lists of nine of the list before: nine to the ninth in the end.
+# Each list has nine aliases of the one before: nine to the ninth values in total.
 BOMB = "".join(f"x{k}: &x{k} [{', '.join([f'*x{k - 1}' if k else 'x'] * 9)}]\n" for k in range(9))
 SYNTAX: tuple[Callable[[random.Random, str], str], ...] = (
-    lambda chance, text: text[: chance.randrange(len(text))],
-    lambda chance, text: text.replace("  ", "\t", chance.randrange(1, 9)),
-    lambda chance, text: text.replace(": ", ":", chance.randrange(1, 9)),
-    lambda chance, text: text.replace("\n", "\r", chance.randrange(1, 9)),
-    lambda chance, text: text.replace("init_args:", "init_args: *nothing", 1),
-    lambda chance, text: text.replace("class_path: ", "class_path: !!python/name:os.", 1),
-    lambda chance, text: text + "model: !!python/object/apply:os.system ['touch HARM']\n",
-    lambda chance, text: text + "trainer: &t {callbacks: *t}\n",
-    lambda chance, text: text + "<<: *t\n",
-    lambda chance, text: text + text,  # keys twice
-    lambda chance, text: text + "---\n" + text,
-    lambda chance, text: BOMB + text,
-    lambda chance, text: text + "seed_everything: " + "[" * chance.choice((100, 3000, 50_000)),
-    lambda chance, text: BOMB + text.replace("data:", "data: *x8\nx:", 1),
-    lambda chance, text: BOMB + f"seed_everything: *x{chance.choice((3, 5, 8))}\n",
-    lambda chance, text: BOMB + f"trainer: {{callbacks: *x{chance.choice((3, 5, 8))}}}\n",
-    lambda chance, text: BOMB + f"model: {{init_args: {{times: *x{chance.choice((3, 5, 8))}}}}}\n",
-    lambda chance, text: "\ufeff" + text,
-    lambda chance, text: "%YAML 9.9\n---\n" + text,
-    lambda chance, text: text.replace("0", "0" * 5000 + "1", 1),
-    lambda chance, text: text.replace(": ", f": {chance.choice('!|>&*%@`?-[]{}')}", 3),
+    lambda rng, text: text[: rng.randrange(len(text))],
+    lambda rng, text: text.replace("  ", "\t", rng.randrange(1, 9)),
+    lambda rng, text: text.replace(": ", ":", rng.randrange(1, 9)),
+    lambda rng, text: text.replace("\n", "\r", rng.randrange(1, 9)),
+    lambda rng, text: text.replace("init_args:", "init_args: *nothing", 1),
+    lambda rng, text: text.replace("class_path: ", "class_path: !!python/name:os.", 1),
+    lambda rng, text: text + "model: !!python/object/apply:os.system ['touch HARM']\n",
+    lambda rng, text: text + "trainer: &t {callbacks: *t}\n",
+    lambda rng, text: text + "<<: *t\n",
+    lambda rng, text: text + text,  # keys twice
+    lambda rng, text: text + "---\n" + text,
+    lambda rng, text: BOMB + text,
+    lambda rng, text: text + "seed_everything: " + "[" * rng.choice((100, 3000, 50_000)),
+    lambda rng, text: BOMB + text.replace("data:", "data: *x8\nx:", 1),
+    lambda rng, text: BOMB + f"seed_everything: *x{rng.choice((3, 5, 8))}\n",
+    lambda rng, text: BOMB + f"trainer: {{callbacks: *x{rng.choice((3, 5, 8))}}}\n",
+    lambda rng, text: BOMB + f"model: {{init_args: {{times: *x{rng.choice((3, 5, 8))}}}}}\n",
+    lambda rng, text: "\ufeff" + text,
+    lambda rng, text: "%YAML 9.9\n---\n" + text,
+    lambda rng, text: text.replace("0", "0" * 5000 + "1", 1),
+    lambda rng, text: text.replace(": ", f": {rng.choice('!|>&*%@`?-[]{}')}", 3),
 )  # fmt: skip
 
 
-def _argument(chance: random.Random, tree: Any) -> str:
-    """Give an argument of the shell, with an odd value."""
-    path = [str(key) for key in chance.choice(list(places(tree)))]
+def _argument(rng: random.Random, tree: Any) -> str:
+    """Return a command-line argument with an odd value."""
+    path = [str(key) for key in rng.choice(list(places(tree)))]
     dotted = ".".join(part for part in path if not part.isdigit()) or "config"
-    dotted += chance.choice(("", "", "", "", "+", ".class_path", ".init_args.x", "."))
-    value = chance.choice(ODD)
+    dotted += rng.choice(("", "", "", "", "+", ".class_path", ".init_args.x", "."))
+    value = rng.choice(ODD)
     text = value if isinstance(value, str) else json.dumps(value, default=str, skipkeys=True)
     return f"--{dotted}={text}".replace("\0", "")
 
 
 def configs(place: Path) -> Callable[[random.Random, Path], None]:
-    """Every file of configs/, harmed in its values, its keys, its syntax, or by the shell."""
+    """Mutate every file of configs/: its values, its keys, its syntax, or by arguments."""
     world(place)
     trees = {name: small(name) for _, *names in RUNS for name in names if name != "fast"}
     trees["fast"] = yaml.safe_load((ROOT / "configs/fast.yaml").read_text())
 
-    def use(chance: random.Random, folder: Path) -> None:
-        stage, *names = chance.choice(RUNS)
+    def use(rng: random.Random, folder: Path) -> None:
+        stage, *names = rng.choice(RUNS)
         shutil.copytree(place, folder, dirs_exist_ok=True)
         arguments = [stage]
-        harmed = chance.randrange(len(names))
-        way = chance.choice(("tree", "tree", "tree", "syntax", "bytes", "shell", "shell"))
+        mutated = rng.randrange(len(names))
+        way = rng.choice(("tree", "tree", "tree", "syntax", "bytes", "shell", "shell"))
         for number, name in enumerate(names):
             tree, path = trees[name], folder / f"{number}.yaml"
             arguments += ["-c", path.name]
-            if number == harmed and way == "tree":
-                tree = mutate_tree(chance, tree)
+            if number == mutated and way == "tree":
+                tree = mutate_tree(rng, tree)
             write(tree, path)
-            if number == harmed and way == "syntax":
-                path.write_text(chance.choice(SYNTAX)(chance, path.read_text()))
-            elif number == harmed and way == "bytes":
-                path.write_bytes(mutate_bytes(chance, path.read_bytes()))
+            if number == mutated and way == "syntax":
+                path.write_text(rng.choice(SYNTAX)(rng, path.read_text()))
+            elif number == mutated and way == "bytes":
+                path.write_bytes(mutate_bytes(rng, path.read_bytes()))
         if way == "shell":
-            tree = trees[names[harmed]]
-            arguments += [_argument(chance, tree) for _ in range(chance.choice((1, 1, 2)))]
+            tree = trees[names[mutated]]
+            arguments += [_argument(rng, tree) for _ in range(rng.choice((1, 1, 2)))]
         arguments.append("--trainer.enable_progress_bar=false")
-        command(arguments, folder, length=chance.choice((0, 0, RUNNING)))
+        command(arguments, folder, length=rng.choice((0, 0, RUNNING)))
 
     return use
 

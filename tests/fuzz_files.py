@@ -1,4 +1,4 @@
-"""Harmed files of every format that is read, for the classes that read them."""
+"""Malformed files of every format that is read, for the classes that read them."""
 
 import json
 import random
@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from fuzz import Kind, Refused
+from fuzz import Kind, Rejected
 from fuzz_images import downloads, folders, images, labels
 from fuzz_mutations import mutate_tree
-from fuzz_use import Use, as_the_command_says_it, harm_file, harm_json
+from fuzz_use import Use, as_reported, corrupt_file, corrupt_json
 from fuzz_weights import adm, checkpoints, classifiers, pipelines
 from sample_stores import batch, filled
 
@@ -29,18 +29,18 @@ def rules(place: Path) -> Use:
     level = [[[0, 1], [1, 1]], [[1, 0], [0, 0]]]
     tree = {"num_features": 2, "rules": [level, level]}
 
-    def use(chance: random.Random, folder: Path) -> None:
+    def use(rng: random.Random, folder: Path) -> None:
         path = folder / "rules.yaml"
-        way = chance.choice(("tree", "tree", "bytes", "bomb"))
-        text = json.dumps(mutate_tree(chance, tree) if way == "tree" else tree, skipkeys=True)
+        way = rng.choice(("tree", "tree", "bytes", "bomb"))
+        text = json.dumps(mutate_tree(rng, tree) if way == "tree" else tree, skipkeys=True)
         path.write_text(text if way == "tree" else yaml.safe_dump(tree), errors="replace")
         if way == "bomb":
             lines = [f"x{k}: &x{k} [{', '.join([f'*x{k - 1}' if k else '0'] * 9)}]"
                      for k in range(9)]  # fmt: skip
-            path.write_text("\n".join([*lines, f"rules: *x{chance.randrange(9)}"]))
+            path.write_text("\n".join([*lines, f"rules: *x{rng.randrange(9)}"]))
         elif way == "bytes":
-            harm_file(chance, path)
-        with as_the_command_says_it():
+            corrupt_file(rng, path)
+        with as_reported():
             read_rules(path).sample(2)
 
     return use
@@ -50,17 +50,17 @@ def samples(place: Path) -> Use:
     """Folders of samples."""
     _, x_start, _ = filled(place / "samples")
 
-    def use(chance: random.Random, folder: Path) -> None:
+    def use(rng: random.Random, folder: Path) -> None:
         shutil.copytree(place / "samples", folder / "samples")
         files = sorted(path for path in (folder / "samples").rglob("*") if path.is_file())
         texts = [path for path in files if path.suffix == ".json"]
-        if chance.random() < 0.6:
-            harm_json(chance, chance.choice(texts))
+        if rng.random() < 0.6:
+            corrupt_json(rng, rng.choice(texts))
         else:
-            harm_file(chance, chance.choice([*files, *texts, files[0].parent]))
-        images = batch(x_start, chance.choice([[4, 5, 6, 7, 8], [9, 10], [10, 4, 7]]))
-        with as_the_command_says_it():
-            if chance.random() < 0.5:
+            corrupt_file(rng, rng.choice([*files, *texts, files[0].parent]))
+        images = batch(x_start, rng.choice([[4, 5, 6, 7, 8], [9, 10], [10, 4, 7]]))
+        with as_reported():
+            if rng.random() < 0.5:
                 StoredSamples(str(folder / "samples")).sample(images)
             else:
                 decided = {"seed": 0, "convention": "aligned"}
@@ -75,54 +75,52 @@ def hierarchy(place: Path) -> Use:
     """Files of a tree over classes."""
     text = "root animal\nroot thing\nanimal cat\nanimal dog\nthing spoon\nthing cat\n"
 
-    def use(chance: random.Random, folder: Path) -> None:
+    def use(rng: random.Random, folder: Path) -> None:
         path = folder / "wordnet.is_a.txt"
         path.write_text(text)
         words = text.split()
-        for _ in range(chance.randrange(4)):
-            words[chance.randrange(len(words))] = chance.choice(
-                (*words, "a,b", "\x1b", "\u2028", ",")
-            )
+        for _ in range(rng.randrange(4)):
+            words[rng.randrange(len(words))] = rng.choice((*words, "a,b", "\x1b", "\u2028", ","))
         pairs = zip(words[::2], words[1::2], strict=True)
         path.write_text("".join(f"{parent} {child}\n" for parent, child in pairs))
-        if chance.random() < 0.6:
-            harm_file(chance, path)
-        with as_the_command_says_it():
+        if rng.random() < 0.6:
+            corrupt_file(rng, path)
+        with as_reported():
             read_hierarchy(path, ["cat", "dog", "spoon"])
 
     return use
 
 
 def reference(place: Path) -> Use:
-    """Statistics that were kept: what is damaged is taken anew, and nothing is ever refused."""
+    """Stored statistics: damaged ones are recomputed, and never an error."""
     moments = Moments(torch.tensor(4.0), torch.ones(3), torch.ones(3))
     moments = Moments(*(part.double() for part in moments))
     known = Reference([moments] * 2, [False, True], torch.tensor([4, 0, 0, 0]),
                       torch.tensor([0.5, 1.0], dtype=torch.float64), 3)  # fmt: skip
     np.savez(place / "kept.npz", **known.pack())
 
-    def use(chance: random.Random, folder: Path) -> None:
+    def use(rng: random.Random, folder: Path) -> None:
         path = folder / "kept.npz"
         arrays = known.pack()
-        way = chance.choice(("arrays", "bytes"))
+        way = rng.choice(("arrays", "bytes"))
         if way == "arrays":
-            name = chance.choice(list(arrays))
+            name = rng.choice(list(arrays))
             value = np.asarray(arrays[name])
             odd = [value.astype(kind) for kind in (complex, object, np.int8)]
             odd += [value[None], value.ravel()[:1], np.array([None]), np.zeros(0)]
             odd += [np.asarray(x) for x in (None, 3, "x", ["a"])]
-            arrays[name] = chance.choice(odd)
-            if chance.random() < 0.2:
+            arrays[name] = rng.choice(odd)
+            if rng.random() < 0.2:
                 del arrays[name]
             np.savez(path, **arrays)
         else:
             shutil.copy(place / "kept.npz", path)
-            harm_file(chance, path)
+            corrupt_file(rng, path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = load(path, num_layers=2)
         if found is None:
-            raise Refused(f"reference: {path} is taken anew")
+            raise Rejected(f"reference: {path} is recomputed")
         kept = Reference.unpack(found)
         assert kept.counts.shape == (4,)
         for part in kept.moments:

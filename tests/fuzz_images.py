@@ -1,4 +1,4 @@
-"""Harmed images, folders of them, their labels, and data sets of images."""
+"""Malformed images, folders of them, their labels, and data sets of images."""
 
 import io
 import os
@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 from conftest import inside
-from fuzz import LIMIT, Refused
+from fuzz import LIMIT, Rejected
 from fuzz_configs import mnist
 from fuzz_mutations import mutate_place
-from fuzz_use import Use, as_the_command_says_it, harm_file, logged, unharmed
+from fuzz_use import Use, as_reported, assert_not_executed, corrupt_file, logged
 from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
 
-from lit_hier.cli.errors import build
+from lit_hier.cli.errors import instantiate
 from lit_hier.data import ImageDataModule, ImageFiles
 
 
@@ -39,7 +39,7 @@ def _png(width: int, height: int, *chunks: bytes) -> bytes:
 
 @cache
 def bombs() -> dict[str, bytes]:
-    """Small files that unpack to much."""
+    """Return small files that decompress to large images."""
     zeros = zlib.compress(bytes(64 * 2**20), 9)
     image = _chunk(b"IDAT", zlib.compress(bytes(13 * 4)))
     giant = io.BytesIO()
@@ -64,7 +64,7 @@ def bombs() -> dict[str, bytes]:
 
 
 def pictures() -> dict[str, bytes]:
-    """Whole images of every format and mode that is read."""
+    """Return valid images of every format and mode that is read."""
     noise = np.random.default_rng(0).integers(0, 256, (18, 14, 3), dtype=np.uint8)
     colours = Image.fromarray(noise)
     exif = Image.Exif()
@@ -102,26 +102,26 @@ def images(place: Path) -> Use:
     """Files of images."""
     whole, unpacking = pictures(), bombs()
 
-    def use(chance: random.Random, folder: Path) -> None:
-        name, content = chance.choice(list(whole.items()))
-        way = chance.random()
+    def use(rng: random.Random, folder: Path) -> None:
+        name, content = rng.choice(list(whole.items()))
+        way = rng.random()
         if way < 0.12:
-            name, content = chance.choice(list(unpacking.items()))
+            name, content = rng.choice(list(unpacking.items()))
         elif way < 0.2:
-            content = chance.choice(list(whole.values()))
+            content = rng.choice(list(whole.values()))
         (folder / name).write_bytes(content)
         if way >= 0.2:
-            harm_file(chance, folder / name)
+            corrupt_file(rng, folder / name)
         (folder / "whole.png").write_bytes(whole["a.png"])
-        channels = chance.choice((1, 3))
-        with as_the_command_says_it(), logged() as log:
+        channels = rng.choice((1, 3))
+        with as_reported(), logged() as log:
             found = ImageDataModule(ImageFiles(str(folder)), size=8, channels=channels,
                                     num_per_class=None)  # fmt: skip
             read = found._splits["predict"][torch.arange(len(found.held_out))]
             assert len(read["x"]) + len(log.lines) == len(found.held_out)
             assert read["x"].isfinite().all()
             if log.lines:
-                raise Refused(log.lines[0][-LIMIT:])  # a path may be long
+                raise Rejected(log.lines[0][-LIMIT:])  # a path may be long
 
     return use
 
@@ -139,32 +139,32 @@ def folders(place: Path) -> Use:
     """Layouts of folders of images, with strange names, links and files."""
     whole = list(pictures().values())
 
-    def use(chance: random.Random, folder: Path) -> None:
+    def use(rng: random.Random, folder: Path) -> None:
         root = folder / "images"
         root.mkdir()
         (folder / "outside.png").write_bytes(whole[0])
-        inner = chance.sample(NAMES, chance.randrange(4))
-        for name in [*inner, "./."] if chance.random() < 0.5 else inner:
+        inner = rng.sample(NAMES, rng.randrange(4))
+        for name in [*inner, "./."] if rng.random() < 0.5 else inner:
             if name != "./." and os.path.lexists(root / name):
                 continue
             (root / name).mkdir(exist_ok=True)
-            for _ in range(chance.randrange(4)):
-                path = root / name / f"{chance.choice(NAMES)}{chance.choice(ENDINGS)}"
+            for _ in range(rng.randrange(4)):
+                path = root / name / f"{rng.choice(NAMES)}{rng.choice(ENDINGS)}"
                 if os.path.lexists(path):
                     continue
-                path.write_bytes(chance.choice(whole))
-                if chance.random() < 0.2:
+                path.write_bytes(rng.choice(whole))
+                if rng.random() < 0.2:
                     path.unlink()
-                    mutate_place(chance, path)
-        if chance.random() < 0.2:
-            (root / "link").symlink_to(chance.choice(("..", ".", "../outside.png", "/proc/self")))
-        with as_the_command_says_it(), logged() as log:
+                    mutate_place(rng, path)
+        if rng.random() < 0.2:
+            (root / "link").symlink_to(rng.choice(("..", ".", "../outside.png", "/proc/self")))
+        with as_reported(), logged() as log:
             data = ImageDataModule(ImageFiles(str(root)), size=8, num_per_class=None)
             for start in range(0, min(len(data.held_out), 9), 3):
                 data._splits["predict"][torch.arange(start, min(start + 3, len(data.held_out)))]
             data.fingerprint("predict")
             if log.lines:
-                raise Refused(log.lines[0][-LIMIT:])  # a path may be long
+                raise Rejected(log.lines[0][-LIMIT:])  # a path may be long
 
     return use
 
@@ -190,15 +190,15 @@ def labels(place: Path) -> Use:
         + "".join(f"{name[:-5]},n01440764 1 2 3 4\n" for name in names),
     }
 
-    def use(chance: random.Random, folder: Path) -> None:
-        if chance.random() < 0.5:
+    def use(rng: random.Random, folder: Path) -> None:
+        if rng.random() < 0.5:
             shutil.copytree(place / "devkit", folder / "devkit")
-            harm_file(chance, folder / "devkit" / chance.choice((truth, "meta.mat")))
-            given = chance.choice(("devkit", f"devkit/{truth}"))
+            corrupt_file(rng, folder / "devkit" / rng.choice((truth, "meta.mat")))
+            given = rng.choice(("devkit", f"devkit/{truth}"))
         else:
-            given, text = chance.choice(list(tables.items()))
+            given, text = rng.choice(list(tables.items()))
             (folder / given).write_text(text)
-            harm_file(chance, folder / given)
+            corrupt_file(rng, folder / given)
             if (path := folder / given).is_file() and not path.is_symlink():
                 cells = (
                     b",",
@@ -212,10 +212,10 @@ def labels(place: Path) -> Use:
                     b"9" * 400,
                 )
                 content = path.read_bytes()
-                where = chance.randrange(len(content) + 1)
-                if chance.random() < 0.5:
-                    path.write_bytes(content[:where] + chance.choice(cells) + content[where:])
-        with as_the_command_says_it():
+                where = rng.randrange(len(content) + 1)
+                if rng.random() < 0.5:
+                    path.write_bytes(content[:where] + rng.choice(cells) + content[where:])
+        with as_reported():
             ImageFiles(str(place / "images"), str(folder / given))
 
     return use
@@ -229,17 +229,17 @@ def downloads(place: Path) -> Use:
     for name, _ in (*datasets.CIFAR10.train_list, *datasets.CIFAR10.test_list):
         (archive / name).write_bytes(b"cos\nmkdir\n(S'HARM'\ntR.")
 
-    def use(chance: random.Random, folder: Path) -> None:
+    def use(rng: random.Random, folder: Path) -> None:
         shutil.copytree(place, folder, dirs_exist_ok=True)
-        kind = chance.choice((datasets.MNIST, datasets.MNIST, datasets.CIFAR10))
-        for path in chance.sample(sorted(folder.rglob("*-ubyte")), 3):
-            harm_file(chance, path)
-        with inside(folder), as_the_command_says_it():
+        kind = rng.choice((datasets.MNIST, datasets.MNIST, datasets.CIFAR10))
+        for path in rng.sample(sorted(folder.rglob("*-ubyte")), 3):
+            corrupt_file(rng, path)
+        with inside(folder), as_reported():
             try:
-                data = build(kind, root=".", train=chance.random() < 0.5)
-                found = build(ImageDataModule, data, size=8, channels=1, num_per_class=1)
+                data = instantiate(kind, root=".", train=rng.random() < 0.5)
+                found = instantiate(ImageDataModule, data, size=8, channels=1, num_per_class=1)
                 found._splits["predict"][torch.arange(1)]
             finally:
-                unharmed(folder)
+                assert_not_executed(folder)
 
     return use

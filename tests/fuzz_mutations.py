@@ -1,4 +1,4 @@
-"""How the fuzzer harms what it feeds: bytes, trees of plain values, and places in a folder."""
+"""How the fuzzer mutates its inputs: bytes, trees of plain values, and files in a folder."""
 
 import copy
 import math
@@ -37,13 +37,13 @@ ODD: tuple[Any, ...] = (
 )
 
 
-HARMS = (*["odd"] * 4, "delete", "rename", "swap", "wrap", "near", "deep", "grow")
-BYTE_HARMS = (*["flip"] * 2, "truncate", "splice", "duplicate", "zero", "random", "insert")
-BYTE_HARMS += ("remove", "other", "digits")
+MUTATIONS = (*["odd"] * 4, "delete", "rename", "swap", "wrap", "near", "deep", "grow")
+BYTE_MUTATIONS = (*["flip"] * 2, "truncate", "splice", "duplicate", "zero", "random", "insert")
+BYTE_MUTATIONS += ("remove", "other", "digits")
 
 
 def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Give the path to every value of a tree of dicts and lists."""
+    """Yield the path to every value of a tree of dicts and lists."""
     yield path
     if isinstance(tree, dict):
         for key, value in tree.items():
@@ -54,7 +54,7 @@ def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def value_at(tree: Any, path: tuple[Any, ...]) -> Any:
-    """Give the value at a path."""
+    """Return the value at a path."""
     for key in path:
         tree = tree[key]
     return tree
@@ -67,47 +67,43 @@ def _deep(levels: int) -> Any:
     return tree
 
 
-def mutate_tree(chance: random.Random, tree: Any) -> Any:
-    """Harm a tree of plain values in one to three places; what is given stays as it is."""
+def mutate_tree(rng: random.Random, tree: Any) -> Any:
+    """Return a copy of a tree of plain values, mutated in one to three places."""
     tree = copy.deepcopy(tree)
-    for _ in range(chance.choice((1, 1, 1, 2, 3))):
-        path = chance.choice(list(places(tree)))
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        path = rng.choice(list(places(tree)))
         if not path:
-            if chance.random() < 0.9:
+            if rng.random() < 0.9:
                 continue
-            return copy.deepcopy(chance.choice(ODD))
+            return copy.deepcopy(rng.choice(ODD))
         parent, key = value_at(tree, path[:-1]), path[-1]
         value = parent[key]
-        kind = chance.choice(HARMS)
+        kind = rng.choice(MUTATIONS)
         if kind == "delete":
             del parent[key]
         elif kind == "rename" and isinstance(parent, dict):
             known = (str(key)[:-1], f"{key}s", f"{key}+", str(key).upper(), f"{key}.init_args")
-            odd = chance.choice(
-                (*known, "", "class_path", "a.b", "x" * 200, 3, None, "\x1b", "a\nb")
-            )
+            odd = rng.choice((*known, "", "class_path", "a.b", "x" * 200, 3, None, "\x1b", "a\nb"))
             parent[odd] = parent.pop(key)
         elif kind == "swap":
-            parent[key] = copy.deepcopy(value_at(tree, chance.choice(list(places(tree)))))
+            parent[key] = copy.deepcopy(value_at(tree, rng.choice(list(places(tree)))))
         elif kind == "wrap":
-            parent[key] = chance.choice(
-                ([value], {"a": value}, [value] * 3, {"class_path": value})
-            )
+            parent[key] = rng.choice(([value], {"a": value}, [value] * 3, {"class_path": value}))
         elif kind == "near" and isinstance(value, int | float):
             steps = (-1, 1, 0.5, -2 * value, 10 * value, 1000 * value, str(value), float(value))
-            step = chance.choice(steps)
+            step = rng.choice(steps)
             parent[key] = step if isinstance(step, str) else value + step
         elif kind == "near" and isinstance(value, str) and value:
-            place = chance.randrange(len(value))
+            place = rng.randrange(len(value))
             parent[key] = (
-                value[:place] + chance.choice(("", "x", ".", "/", "\n")) + value[place + 1 :]
+                value[:place] + rng.choice(("", "x", ".", "/", "\n")) + value[place + 1 :]
             )
         elif kind == "deep":
-            parent[key] = _deep(chance.choice((5, 45, 60, 200)))
+            parent[key] = _deep(rng.choice((5, 45, 60, 200)))
         elif kind == "grow" and isinstance(parent, list):
             parent.extend(copy.deepcopy(parent))
         else:
-            parent[key] = copy.deepcopy(chance.choice(ODD))
+            parent[key] = copy.deepcopy(rng.choice(ODD))
     return tree
 
 
@@ -130,45 +126,43 @@ OTHERS: tuple[bytes, ...] = (
 )  # fmt: skip
 
 
-def mutate_bytes(chance: random.Random, data: bytes) -> bytes:
-    """Harm bytes in one way, or in several."""
-    for _ in range(chance.choice((1, 1, 1, 2, 4))):
-        kind, size = chance.choice(BYTE_HARMS), len(data)
+def mutate_bytes(rng: random.Random, data: bytes) -> bytes:
+    """Mutate bytes in one way, or in several."""
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        kind, size = rng.choice(BYTE_MUTATIONS), len(data)
         if kind == "other" or not size:
-            data = chance.choice(OTHERS)
+            data = rng.choice(OTHERS)
             continue
-        # Headers decide more than what comes after them.
-        start = (
-            chance.randrange(min(size, 200)) if chance.random() < 0.5 else chance.randrange(size)
-        )
-        end = min(size, start + chance.choice((1, 2, 4, 16, 200, size)))
+        # A header has more effect than what follows it.
+        start = rng.randrange(min(size, 200)) if rng.random() < 0.5 else rng.randrange(size)
+        end = min(size, start + rng.choice((1, 2, 4, 16, 200, size)))
         if kind == "truncate":
             data = data[:start]
         elif kind == "flip":
             changed = bytearray(data)
-            for _ in range(chance.choice((1, 1, 3, 20))):
-                place = chance.randrange(start, size)
-                changed[place] ^= 1 << chance.randrange(8)
+            for _ in range(rng.choice((1, 1, 3, 20))):
+                place = rng.randrange(start, size)
+                changed[place] ^= 1 << rng.randrange(8)
             data = bytes(changed)
         elif kind == "splice":
-            other = chance.randrange(size)
+            other = rng.randrange(size)
             data = data[:start] + data[other : other + end - start] + data[end:]
         elif kind == "duplicate":
             data = data[:end] + data[start:]
         elif kind == "zero":
             data = data[:start] + b"\0" * (end - start) + data[end:]
         elif kind == "random":
-            data = data[:start] + chance.randbytes(end - start) + data[end:]
+            data = data[:start] + rng.randbytes(end - start) + data[end:]
         elif kind == "insert":
-            data = data[:start] + chance.randbytes(chance.choice((1, 4, 100))) + data[start:]
+            data = data[:start] + rng.randbytes(rng.choice((1, 4, 100))) + data[start:]
         elif kind == "remove":
             data = data[:start] + data[end:]
         else:
             numbers = (b"0", b"-1", b"99999999999", b"1e99", b"NaN")
             spots = [place for place, byte in enumerate(data[:10_000]) if chr(byte).isdigit()]
             if spots:
-                place = chance.choice(spots)
-                data = data[:place] + chance.choice(numbers) + data[place + 1 :]
+                place = rng.choice(spots)
+                data = data[:place] + rng.choice(numbers) + data[place + 1 :]
     return data
 
 
@@ -201,10 +195,10 @@ STRANGE: tuple[Callable[[Path], None], ...] = (
 )
 
 
-def mutate_place(chance: random.Random, path: Path) -> None:
-    """Put something else where a file or a folder is: a folder, a pipe, a link, nothing."""
+def mutate_place(rng: random.Random, path: Path) -> None:
+    """Replace a file or a folder by something else: a folder, a pipe, a link, nothing."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-    chance.choice(STRANGE)(path)
+    rng.choice(STRANGE)(path)

@@ -1,4 +1,4 @@
-"""How files are harmed, and how the program is asked for them."""
+"""How files are corrupted, and how the program is called with them."""
 
 import contextlib
 import json
@@ -10,32 +10,32 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fuzz import Refused
+from fuzz import Rejected
 from fuzz_mutations import mutate_bytes, mutate_place, mutate_tree
 
-from lit_hier.cli.errors import explain, shown
+from lit_hier.cli.errors import describe_input_error, shorten
 
 Use = Callable[[random.Random, Path], None]
 Memory = (MemoryError, RecursionError)
 
 
 @contextlib.contextmanager
-def as_the_command_says_it() -> Iterator[None]:
-    """Turn what the command line would explain into what it would print."""
+def as_reported() -> Iterator[None]:
+    """Convert errors that the command line reports to the line that it prints."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except Memory:
-        raise  # a reader should not have begun
+        raise  # a reader should have checked the size first
     except Exception as error:
-        if (said := explain(error)) is None or "asks for more memory" in said:
+        if (message := describe_input_error(error)) is None or "not enough memory" in message:
             raise
-        raise Refused(shown(said)) from error
+        raise Rejected(shorten(message)) from error
 
 
 class Log(logging.Handler):
-    """Keeps what is logged: of images that cannot be read."""
+    """Keeps the log of images that cannot be read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Log(logging.Handler):
 
 @contextlib.contextmanager
 def logged() -> Iterator[Log]:
-    """Keep what lit-hier logs, and nothing else."""
+    """Keep the log of lit-hier, and propagate nothing."""
     log, logger = Log(), logging.getLogger("lit_hier")
     logger.addHandler(log)
     logger.propagate = False
@@ -59,26 +59,26 @@ def logged() -> Iterator[Log]:
         logger.propagate = True
 
 
-def harm_file(chance: random.Random, path: Path) -> None:
-    """Harm a file's bytes, or put something else in its place."""
-    if chance.random() < 0.12 or not path.is_file():
-        mutate_place(chance, path)
+def corrupt_file(rng: random.Random, path: Path) -> None:
+    """Corrupt a file's bytes, or put something else in its place."""
+    if rng.random() < 0.12 or not path.is_file():
+        mutate_place(rng, path)
     else:
-        path.write_bytes(mutate_bytes(chance, path.read_bytes()))
+        path.write_bytes(mutate_bytes(rng, path.read_bytes()))
 
 
-def harm_json(chance: random.Random, path: Path) -> None:
-    """Harm what a JSON file says."""
-    path.write_text(json.dumps(mutate_tree(chance, json.loads(path.read_text())), skipkeys=True))
+def corrupt_json(rng: random.Random, path: Path) -> None:
+    """Corrupt the content of a JSON file."""
+    path.write_text(json.dumps(mutate_tree(rng, json.loads(path.read_text())), skipkeys=True))
 
 
 class Attack:
-    """Unpickled carelessly, it makes a folder."""
+    """Creates a folder if it is unpickled without restrictions."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("HARM",)
 
 
-def unharmed(folder: Path) -> None:
-    """Check that no `Attack` went off."""
-    assert not (folder / "HARM").exists(), "code of a file has been run"
+def assert_not_executed(folder: Path) -> None:
+    """Check that no `Attack` was executed."""
+    assert not (folder / "HARM").exists(), "code from a file was executed"

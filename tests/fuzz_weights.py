@@ -1,4 +1,4 @@
-"""Harmed weights: checkpoints, pipelines of diffusers, published classifiers."""
+"""Malformed weights: checkpoints, pipelines of diffusers, published classifiers."""
 
 import json
 import random
@@ -11,7 +11,7 @@ import torch
 from adm_reference import ADM
 from conftest import inside, random_pipeline
 from fuzz_mutations import ODD, mutate_tree
-from fuzz_use import Attack, Use, as_the_command_says_it, harm_file, harm_json, unharmed
+from fuzz_use import Attack, Use, as_reported, assert_not_executed, corrupt_file, corrupt_json
 from safetensors.torch import save_file
 from sample_stores import batch
 
@@ -20,7 +20,7 @@ from lit_hier.modules import DDPMSampler, ImageClassifier, RHMClassifier
 from lit_hier.nn import PretrainedClassifier, TrainedCNN, TrainedImageCNN
 
 
-def _training(module: type, **arguments: Any) -> dict[str, Any]:
+def _make_checkpoint(module: type, **arguments: Any) -> dict[str, Any]:
     """Return a checkpoint as Lightning writes it, of an untrained module."""
     made = module(**arguments, trained_on="")
     checkpoint = {
@@ -34,13 +34,13 @@ def _training(module: type, **arguments: Any) -> dict[str, Any]:
     return checkpoint
 
 
-def _harm_tensors(chance: random.Random, state: dict[str, Any]) -> None:
-    """Change a tensor's type, shape or numbers, or put something else in its place."""
-    name = chance.choice(list(state))
+def _corrupt_tensors(rng: random.Random, state: dict[str, Any]) -> None:
+    """Change a tensor's type, shape or values, or replace it by something else."""
+    name = rng.choice(list(state))
     value = state[name]
     if not isinstance(value, torch.Tensor):
         return
-    state[name] = chance.choice(
+    state[name] = rng.choice(
         (
             value.flatten(),
             value[None],
@@ -56,21 +56,21 @@ def _harm_tensors(chance: random.Random, state: dict[str, Any]) -> None:
     )
 
 
-def _harm_checkpoint(chance: random.Random, content: Any, path: Path) -> None:
-    """Write a checkpoint that is harmed in what it says, in its tensors, or in its bytes."""
-    way = chance.choice(("tree", "tree", "tensors", "bytes", "code"))
+def _corrupt_checkpoint(rng: random.Random, content: Any, path: Path) -> None:
+    """Write a checkpoint with mutated values, tensors or bytes, or with code."""
+    way = rng.choice(("tree", "tree", "tensors", "bytes", "code"))
     if way == "tree":
-        content = mutate_tree(chance, content)
+        content = mutate_tree(rng, content)
     elif way == "tensors":
         content = dict(content)
         state = dict(content.get("state_dict", content))
-        _harm_tensors(chance, state)
+        _corrupt_tensors(rng, state)
         content = content | {"state_dict": state} if "state_dict" in content else state
     elif way == "code":
         content = {**content, "code": Attack()}
     torch.save(content, path)
     if way == "bytes":
-        harm_file(chance, path)
+        corrupt_file(rng, path)
 
 
 def checkpoints(place: Path) -> Use:
@@ -78,23 +78,23 @@ def checkpoints(place: Path) -> Use:
     numbers = {"num_features": 4, "num_classes": 4, "tuple_size": 2, "num_layers": 2, "width": 4}
     sizes = {"channels": 1, "num_classes": 3, "widths": [4, 4]}
     whole = [
-        (TrainedCNN, _training(RHMClassifier, **numbers), torch.zeros(1, 4, 4)),
-        (TrainedImageCNN, _training(ImageClassifier, **sizes), torch.zeros(1, 1, 8, 8)),
+        (TrainedCNN, _make_checkpoint(RHMClassifier, **numbers), torch.zeros(1, 4, 4)),
+        (TrainedImageCNN, _make_checkpoint(ImageClassifier, **sizes), torch.zeros(1, 1, 8, 8)),
     ]
     # Format 1 has no record.
     whole += [(network, {k: content[k] for k in content if k != "lit_hier"}, x)
               for network, content, x in whole]  # fmt: skip
 
-    def use(chance: random.Random, folder: Path) -> None:
-        network, content, x = chance.choice(whole)
-        _harm_checkpoint(chance, content, folder / "weights.ckpt")
-        with inside(folder), as_the_command_says_it():
+    def use(rng: random.Random, folder: Path) -> None:
+        network, content, x = rng.choice(whole)
+        _corrupt_checkpoint(rng, content, folder / "weights.ckpt")
+        with inside(folder), as_reported():
             try:
                 made = network("weights.ckpt")
                 if tuple(x.shape[1:2]) == (made.hooked.layers[0][0].in_channels,):
                     made.eval()(x)
             finally:
-                unharmed(folder)
+                assert_not_executed(folder)
 
     return use
 
@@ -104,15 +104,15 @@ def adm(place: Path) -> Use:
     torch.manual_seed(0)
     content = ADM((64, 64), (False, True)).state_dict()
 
-    def use(chance: random.Random, folder: Path) -> None:
-        _harm_checkpoint(chance, dict(content), folder / "adm.pt")
-        with inside(folder), as_the_command_says_it(), torch.no_grad():
+    def use(rng: random.Random, folder: Path) -> None:
+        _corrupt_checkpoint(rng, dict(content), folder / "adm.pt")
+        with inside(folder), as_reported(), torch.no_grad():
             try:
                 model = load_adm("adm.pt")
                 if model.config.in_channels == 3 and model.dtype == torch.float32:
                     model(torch.zeros(1, 3, 8, 8), 3)
             finally:
-                unharmed(folder)
+                assert_not_executed(folder)
 
     return use
 
@@ -121,36 +121,36 @@ def pipelines(place: Path) -> Use:
     """Pipeline folders of diffusers."""
     random_pipeline(place / "pipeline", channels=1)
 
-    def use(chance: random.Random, folder: Path) -> None:
+    def use(rng: random.Random, folder: Path) -> None:
         shutil.copytree(place / "pipeline", folder / "pipeline")
         files = sorted(path for path in (folder / "pipeline").rglob("*") if path.is_file())
         texts = [path for path in files if path.suffix == ".json"]
         for code in ("evil", "unet/evil", "scheduler/evil"):
             (folder / f"pipeline/{code}.py").write_text("import os\nos.mkdir('HARM')\n")
-        way = chance.choice(("json", "json", "bytes", "code", "pickle"))
+        way = rng.choice(("json", "json", "bytes", "code", "pickle"))
         if way == "json":
-            harm_json(chance, chance.choice(texts))
+            corrupt_json(rng, rng.choice(texts))
         elif way == "bytes":
-            harm_file(chance, chance.choice(files))
+            corrupt_file(rng, rng.choice(files))
         elif way == "code":
             index = folder / "pipeline/model_index.json"
             content = json.loads(index.read_text())
-            part = chance.choice(("unet", "scheduler", "_class_name", "other"))
-            content[part] = [chance.choice(("evil", "os", "lit_hier.cli", "torch.nn", "..evil")),
-                             chance.choice(("evil", "system", "main", "Linear"))]  # fmt: skip
+            part = rng.choice(("unet", "scheduler", "_class_name", "other"))
+            content[part] = [rng.choice(("evil", "os", "lit_hier.cli", "torch.nn", "..evil")),
+                             rng.choice(("evil", "system", "main", "Linear"))]  # fmt: skip
             index.write_text(json.dumps(content))
         else:
             weights = next(path for path in files if path.suffix == ".safetensors")
             weights.unlink()
             torch.save(Attack(), weights.with_suffix(".bin"))
-        with inside(folder), as_the_command_says_it(), torch.no_grad():
+        with inside(folder), as_reported(), torch.no_grad():
             try:
                 sampler = DDPMSampler("pipeline", times=[1], num_steps=2)
                 x = torch.zeros(1, 1, 8, 8)
                 if sampler.model.config.in_channels == 1:
                     sampler.sample(batch(x, [4]))
             finally:
-                unharmed(folder)
+                assert_not_executed(folder)
 
     return use
 
@@ -160,22 +160,22 @@ def classifiers(place: Path) -> Use:
     torch.manual_seed(0)
     state = timm.create_model("test_vit").state_dict()
 
-    def use(chance: random.Random, folder: Path) -> None:
-        name = chance.choice(("weights.pth", "weights.safetensors", "weights.pt"))
+    def use(rng: random.Random, folder: Path) -> None:
+        name = rng.choice(("weights.pth", "weights.safetensors", "weights.pt"))
         if name.endswith(".safetensors"):
-            harmed = dict(state)
-            if chance.random() < 0.4:
-                first = chance.choice(list(harmed))
-                harmed[first] = harmed[first].flatten()[:1].clone()
-            save_file(harmed, folder / name)
-            if chance.random() < 0.8:
-                harm_file(chance, folder / name)
+            mutated = dict(state)
+            if rng.random() < 0.4:
+                first = rng.choice(list(mutated))
+                mutated[first] = mutated[first].flatten()[:1].clone()
+            save_file(mutated, folder / name)
+            if rng.random() < 0.8:
+                corrupt_file(rng, folder / name)
         else:
-            _harm_checkpoint(chance, dict(state), folder / name)
-        with inside(folder), as_the_command_says_it(), torch.no_grad():
+            _corrupt_checkpoint(rng, dict(state), folder / name)
+        with inside(folder), as_reported(), torch.no_grad():
             try:
                 PretrainedClassifier("timm/test_vit", name)(torch.zeros(1, 3, 8, 8))
             finally:
-                unharmed(folder)
+                assert_not_executed(folder)
 
     return use

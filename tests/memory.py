@@ -2,9 +2,9 @@
 
 python tests/memory.py [--only NAME ...] [--factor 100]        (or: make memory)
 
-Each run is a process of its own; its peak is what the system counted at its end, ru_maxrss. Beside
-the growth per sample stands what of each sample must be kept: its datum and its numbers in the
-tables, as the `.npz` files have them. Whatever grows beyond that is kept by mistake.
+Each run is a process of its own; its peak is ru_maxrss, as the system reports it at the end. The
+table compares the growth per sample with what must be kept of each sample: its datum and its
+values in the tables, as in the `.npz` files. Any further growth is a leak.
 """
 
 import argparse
@@ -62,7 +62,7 @@ trainer:
 
 
 def command(folder: Path, verb: str, config: str) -> None:
-    """Give a command of the command line, in this process."""
+    """Run a command in this process."""
     from lit_hier.cli import main
 
     path = folder / f"{verb}.yaml"
@@ -110,13 +110,13 @@ def replay_in_other_batches(folder: Path, num: int) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """A run whose length is a number.
+    """A run of variable length.
 
     Attributes:
-        run: Makes it, in a folder.
-        num: How long it is: samples, or epochs.
-        data: Bytes that a sample of the data takes in memory.
-        before: What the same folder needs first: a run, and of what length; the length's own if 0.
+        run: Runs it, in a folder.
+        num: Its length: samples, or epochs.
+        data: Bytes in memory per sample of the data.
+        before: A run that the same folder needs first, and its length; 0 for the same length.
     """
 
     run: Callable[[Path, int], None]
@@ -138,7 +138,7 @@ CASES = {
 
 
 def peak(name: str, num: int, folder: Path) -> int:
-    """Run a case in a process of its own: the most memory that it had, in bytes."""
+    """Run a case in a process of its own; return its peak memory in bytes."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", __file__, "--run", name, str(num), str(folder)],
         capture_output=True,
@@ -151,7 +151,7 @@ def peak(name: str, num: int, folder: Path) -> int:
 
 
 def measure(name: str, factor: int) -> None:
-    """Print a case's row."""
+    """Measure a case and print its row."""
     case = CASES[name]
     peaks, kept = [], []
     for num in (case.num, factor * case.num):
@@ -174,7 +174,7 @@ def measure(name: str, factor: int) -> None:
 
 
 def size(path: Path) -> int:
-    """Count the bytes of the arrays in a file."""
+    """Return the bytes of the arrays in a file."""
     import numpy as np
 
     with np.load(path) as arrays:
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.run:
         name, num, folder = given.run
         CASES[name].run(Path(folder), int(num))
-        # Before the libraries unload, which brings pages of them into memory once more.
+        # Before the libraries unload, which loads pages of them once more.
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return
     titles = (f"{'run':<22} {'length':>6} {'MiB':>9} {f'MiB x{given.factor}':>9} {'growth':>7}"

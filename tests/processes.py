@@ -36,7 +36,7 @@ FEW_DIGITS = (*DIGITS, "--model.init_args.times=[0,1,4]")
 TRAINING = ("--data.init_args.num_train=1000", "--data.init_args.num_val=70",
             "--data.init_args.num_test=70", SHALLOW, "--data.init_args.batch_size=64",
             "--model.init_args.width=16", "--trainer.max_epochs=2")  # fmt: skip
-LOOKING = ("--data.init_args.num_train=1000", "--data.init_args.num_val=70",
+SIMILARITY = ("--data.init_args.num_train=1000", "--data.init_args.num_val=70",
            "--data.init_args.num_test=70", SHALLOW, *FEW,
            "--model.init_args.times=[0.3,0.7,0.9]")  # fmt: skip
 
@@ -48,20 +48,20 @@ FITS: dict[str, tuple[str, ...]] = {
     "digits_classifier": (*DIGITS, "--model.init_args.widths=[8,8]", "--trainer.max_epochs=2"),
 }
 PREDICTIONS: dict[str, tuple[str, ...]] = {
-    "demo": LOOKING,
+    "demo": SIMILARITY,
     "fig5": SMALL_RHM,
     "fig6": SMALL_RHM,
     "fig7": SMALL_RHM,
-    "fig8": LOOKING,
+    "fig8": SIMILARITY,
     "fig10": SMALL_RHM,
-    # One batch of each of two grammars: a third process is idle.
+    # One batch per grammar, of two: a third process is idle.
     "fig11_14": ("-c", f"{CONFIGS}/fast.yaml", *OTHER_ANALYSES),
     "fig15": SMALL_RHM,
     "transition": (*SMALL_RHM, "--data.init_args.rhm.init_args.num_layers=[3,4]"),
     "gaussian_field": (*FEW, "--data.init_args.num_test=9"),
     "gaussian_mixture": (*FEW, "--data.init_args.num_test=2"),
     "digits": (*FEW_DIGITS, "--model.init_args.num_steps=4"),
-    "digits_bands": DIGITS,  # the samples that `digits` has stored
+    "digits_bands": DIGITS,  # replays the samples of `digits`
     "fig2": (),
     "fig16": (),
 }
@@ -95,7 +95,7 @@ def prepare(folder: Path) -> None:
 
 
 def command(name: str) -> list[str]:
-    """Return the arguments of a config at toy size."""
+    """Return the arguments that run a config at toy size."""
     if name in FITS:
         return ["fit", "-c", f"{CONFIGS}/{name}.yaml", *FITS[name]]
     if name == "fig2":

@@ -1,15 +1,14 @@
-"""Disturb runs at random moments, and go on: what is lost, what differs, what is said.
+"""Disturb runs at random moments and resume them: report losses, differences and messages.
 
 python tests/soak.py [--trials 30] [--seed 0] [--only images training ...]      (or: make soak)
 
-Each trial starts a run of the command line and disturbs it at a moment drawn from its whole length
+Each trial starts a run of the command line and disturbs it at a random moment of its duration
 (statistics, sampling, similarity, writing): SIGTERM, SIGINT or SIGKILL, a disk that is full or
-cannot be written, another run into the same folder. Then the same command is given again, until it
-ends by itself. Tables, samples, weights and the optimizer's state must be those of an undisturbed
-run, nothing that was finished may be made again, and a run that ends in an error says so in one
-line.
+read-only, another run in the same folder. Then the same command is run again to its end. Tables,
+samples, weights and the optimizer's state must equal those of an undisturbed run, no finished
+batch may be recomputed, and a run that ends in an error must report it in one line.
 
-Runs are forked from one process that has loaded all libraries but computed nothing.
+Runs are forked from one process that has imported all libraries but computed nothing.
 """
 
 import argparse
@@ -34,10 +33,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import processes
 import torch
 
-from lit_hier.cli import main as lit_hier
+import lit_hier.cli.command  # imported here, once, not in each fork
+from lit_hier.cli import run as lit_hier
 
 TRAINED = ("demo_classifier", "digits_ddpm", "digits_classifier")
-PIPES: dict[Path, int] = {}  # what the last run in a folder says
+PIPES: dict[Path, int] = {}  # output of the last run in each folder
 FSIZE = resource.RLIMIT_FSIZE
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
 QUIET = (*processes.QUIET, "--trainer.accelerator=cpu")
@@ -45,19 +45,19 @@ LAST = ("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_last=t
         "--trainer.callbacks.every_n_train_steps=3", "--trainer.callbacks.save_top_k=0",
         "--trainer.callbacks.dirpath=last", "--ckpt_path=last")  # fmt: skip
 RUNS = {
-    # A run on images keeps its samples, and goes on from them.
+    # A run on images stores its samples, and resumes from them.
     "images": [*processes.command("digits"), "--data.init_args.num_predict=90",
                "--data.init_args.num_val=1617", "--data.init_args.eval_batch_size=6",
                "--model.init_args.num_steps=10", "--model.init_args.times=[0,4,10]"],
-    # A run on the RHM takes seconds to minutes, and is made again in a folder of its own.
+    # A run on the RHM takes seconds to minutes, and restarts in a folder of its own.
     "rhm": [*processes.command("demo"), "--data.init_args.num_predict=200"],
     "training": [*processes.command("demo_classifier"), *LAST, "--trainer.max_epochs=4"],
     "diffusion": [*processes.command("digits_ddpm"), *LAST, "--trainer.max_epochs=3"],
 }  # fmt: skip
 
 
-def start(folder: Path, name: str, hinder: Callable[[], object] = lambda: None) -> int:
-    """Fork a run in a folder; give its process. A pipe, unlike a file, can always be written."""
+def start(folder: Path, name: str, obstruct: Callable[[], object] = lambda: None) -> int:
+    """Fork a run in a folder; return its process. A pipe, unlike a file, can always be written."""
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 2**20)
     if process := os.fork():
@@ -71,7 +71,7 @@ def start(folder: Path, name: str, hinder: Callable[[], object] = lambda: None) 
         os.dup2(writing, 2)
         torch.set_num_threads(1)
         os.chdir(folder)
-        hinder()
+        obstruct()
         sys.argv = ["lit-hier", *(RUNS[name] if name in RUNS else processes.command(name)), *QUIET]
         lit_hier()
         status = 0
@@ -86,18 +86,18 @@ def start(folder: Path, name: str, hinder: Callable[[], object] = lambda: None) 
 
 
 def wait(process: int) -> int:
-    """Wait for a run; give its exit status, or minus the signal that ended it."""
+    """Wait for a run; return its exit status, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def said(folder: Path) -> str:
-    """Give what the last run in a folder has said; it has ended."""
+def read_output(folder: Path) -> str:
+    """Return the output of the last run in a folder, which has ended."""
     with os.fdopen(PIPES.pop(folder), "rb") as pipe:
         return pipe.read().decode(errors="replace")
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    """Give what the last run has written: tables and arrays, all samples, trained weights."""
+    """Return what the last run has written: tables and arrays, all samples, trained weights."""
     found = {}
     for name, content in processes.tables(folder / "logs").items():
         parts = Path(name).parts
@@ -126,14 +126,14 @@ def _tensors(value: object) -> list[torch.Tensor]:
 
 
 def finished(folder: Path) -> dict[str, int]:
-    """Give the batches that are kept, and when each was finished."""
+    """Return the stored batches, and when each was finished."""
     places = folder.glob("logs/*/samples/batches/*.json")
     return {path.name: path.stat().st_mtime_ns for path in places}
 
 
 @dataclass
 class Count:
-    """What was seen of one kind of fault."""
+    """The outcomes of one kind of fault."""
 
     trials: int = 0
     in_time: int = 0
@@ -144,28 +144,28 @@ class Count:
 
 
 class Soak:
-    """The trials, and what they need: undisturbed runs of everything."""
+    """The trials, and the undisturbed runs that they are compared with."""
 
-    def __init__(self, place: Path, chance: random.Random, names: list[str]) -> None:
-        self.place, self.chance = place, chance
+    def __init__(self, place: Path, rng: random.Random, names: list[str]) -> None:
+        self.place, self.rng = place, rng
         self.counts: dict[str, Count] = {}
         self.number = 0
         base = self.folder()
         for name in TRAINED if {"images", "rhm"} & set(names) else ():
-            assert wait(start(base, name)) == 0, said(base)
-            said(base)
+            assert wait(start(base, name)) == 0, read_output(base)
+            read_output(base)
         self.trained = base
         self.wanted, self.length = {}, {}
         for name in names:
             folder, begun = self.folder(name), time.monotonic()
-            assert wait(start(folder, name)) == 0, said(folder)
-            said(folder)
+            assert wait(start(folder, name)) == 0, read_output(folder)
+            read_output(folder)
             self.length[name] = time.monotonic() - begun
             self.wanted[name] = results(folder)
             assert self.wanted[name]
 
     def folder(self, name: str = "") -> Path:
-        """Make a folder, with the trained networks that a prediction needs."""
+        """Create a folder, with the trained networks that a prediction needs."""
         self.number += 1
         folder = self.place / f"{self.number:03d}"
         folder.mkdir()
@@ -173,11 +173,11 @@ class Soak:
             processes.trained(self.trained, folder)
         return folder
 
-    def go_on(self, kind: str, name: str, folder: Path, before: dict[str, int]) -> None:
-        """Give the same command again, and compare."""
+    def resume(self, kind: str, name: str, folder: Path, before: dict[str, int]) -> None:
+        """Run the same command again, and compare."""
         count = self.counts[kind]
         status = wait(start(folder, name))
-        text = said(folder)
+        text = read_output(folder)
         count.unclear += status != 0
         after, found = finished(folder), results(folder)
         lost = sum(after.get(batch) != when for batch, when in before.items())
@@ -186,22 +186,22 @@ class Soak:
         count.lost += lost
         count.differences += len(differ)
         if status or lost or differ:
-            print(f"  {kind}: status {status}, {lost} made again, differ: {sorted(differ)[:5]}")
+            print(f"  {kind}: status {status}, {lost} recomputed, differ: {sorted(differ)[:5]}")
             print(text[-1500:], flush=True)
 
     def interrupted(self, name: str) -> None:
-        """Send a signal, at any moment."""
+        """Send a signal at a random moment."""
         kind, count = f"signal, {name}", self.count(f"signal, {name}")
-        folder, sent = self.folder(name), self.chance.choice(SIGNALS)
+        folder, sent = self.folder(name), self.rng.choice(SIGNALS)
         process = start(folder, name)
-        time.sleep(self.chance.random() * self.length[name])
+        time.sleep(self.rng.random() * self.length[name])
         running = os.waitpid(process, os.WNOHANG) == (0, 0)
         if running:
             os.kill(process, sent)
             status = wait(process)
-            # A signal that was noted only, not heeded, would let the run end by itself.
+            # After a signal that it ignored, the run would end by itself.
             running = status != 0
-            text = said(folder)
+            text = read_output(folder)
             if "Traceback" in text:
                 count.unclear += 1
                 print(f"  {kind}: {sent.name}, status {status}\n{text[-1500:]}", flush=True)
@@ -209,17 +209,17 @@ class Soak:
         before = finished(folder)
         phase = self.phase(name, folder)
         count.where[phase] = count.where.get(phase, 0) + running
-        self.go_on(kind, name, folder, before)
+        self.resume(kind, name, folder, before)
         shutil.rmtree(folder)
 
     def count(self, kind: str) -> Count:
-        """Give a kind's counts, with another trial."""
+        """Count another trial of a kind; return its counts."""
         count = self.counts.setdefault(kind, Count())
         count.trials += 1
         return count
 
     def phase(self, name: str, folder: Path) -> str:
-        """Say how far a run has come."""
+        """Return how far a run has come."""
         if name in ("training", "diffusion"):
             return "after a checkpoint" if (folder / "last/last.ckpt").exists() else "before one"
         if not any(folder.glob("logs/reference/*.npz")):
@@ -229,21 +229,21 @@ class Soak:
         return "sampling" if name == "rhm" or len(finished(folder)) < 15 else "similarity"
 
     def full(self, name: str) -> None:
-        """Let no file grow beyond some size, as on a full disk; then give it room again."""
-        most, folder = int(10 ** self.chance.uniform(0, 4.5)), self.folder(name)
+        """Let no file grow beyond some size, as on a full disk; then resume without the limit."""
+        most, folder = int(10 ** self.rng.uniform(0, 4.5)), self.folder(name)
         limits = most, resource.RLIM_INFINITY
         kind = f"files that cannot grow, {name}"
-        self.hindered(kind, name, folder, partial(resource.setrlimit, FSIZE, limits))
-        self.go_on(kind, name, folder, finished(folder))
+        self.obstructed(kind, name, folder, partial(resource.setrlimit, FSIZE, limits))
+        self.resume(kind, name, folder, finished(folder))
         shutil.rmtree(folder)
 
-    def hindered(
-        self, kind: str, name: str, folder: Path, hinder: Callable[[], object] = lambda: None
+    def obstructed(
+        self, kind: str, name: str, folder: Path, obstruct: Callable[[], object] = lambda: None
     ) -> None:
-        """Run where something cannot be written: the run says so in one line."""
+        """Run where something cannot be written: the run must report it in one line."""
         count = self.count(kind)
-        status = wait(start(folder, name, hinder))
-        text = said(folder)
+        status = wait(start(folder, name, obstruct))
+        text = read_output(folder)
         count.in_time += status != 0
         lines = [line for line in text.splitlines() if "lit-hier: error:" in line]
         if status and (status != 2 or len(lines) != 1 or "Traceback" in text):
@@ -251,41 +251,41 @@ class Soak:
             print(f"  {kind}: status {status}\n{text[-1500:]}", flush=True)
 
     def mounted(self, name: str) -> None:
-        """Run on a disk of its own that is too small, or cannot be written; as root only."""
+        """Run on a file system of its own that is too small or read-only; as root only."""
         folder = self.folder()
         needs = name in ("images", "rhm")
-        size = int(self.chance.uniform(30, 700))
-        small = self.chance.random() < 0.8
+        size = int(self.rng.uniform(30, 700))
+        small = self.rng.random() < 0.8
         if os.system(f"mount -t tmpfs -o size={size if small else 9000}k tmpfs {folder}"):
             return
         try:
-            kind = f"a full disk, {name}" if small else f"a disk that cannot be written, {name}"
+            kind = f"a full disk, {name}" if small else f"a read-only disk, {name}"
             with contextlib.suppress(OSError):
                 if needs:
                     processes.trained(self.trained, folder)
             if not small:
                 os.system(f"mount -o remount,ro {folder}")
-            self.hindered(kind, name, folder)
+            self.obstructed(kind, name, folder)
             os.system(f"mount -o remount,rw,size=9000k {folder}")
             if needs:
                 for path in TRAINED:
                     shutil.rmtree(folder / "logs" / path, ignore_errors=True)
                 processes.trained(self.trained, folder)
-            self.go_on(kind, name, folder, finished(folder))
+            self.resume(kind, name, folder, finished(folder))
         finally:
             os.system(f"umount {folder}")
 
     def twice(self, name: str) -> None:
-        """Start two runs into one folder at once."""
+        """Start two runs in one folder at once."""
         kind = f"two runs at once, {name}"
         count, folder = self.count(kind), self.folder(name)
         first = start(folder, name)
         pipe = PIPES.pop(folder)
         ends = sorted(map(wait, (first, start(folder, name))))
         os.close(pipe)
-        text = said(folder)
+        text = read_output(folder)
         count.in_time += 1
-        # One keeps samples and the other is refused; or each has a folder of its own.
+        # One stores samples and the other is rejected; or each has a folder of its own.
         if ends not in ([0, 0], [0, 2]):
             count.unclear += 1
             print(f"  {kind}: {ends}\n{text[-1500:]}", flush=True)
@@ -303,10 +303,10 @@ class Soak:
             if differ:
                 print(f"  {kind}: {ends}, differ: {sorted(differ)[:5]}\n{text[-1500:]}")
             count.differences += len(differ)
-        self.go_on(kind, name, folder, before)
+        self.resume(kind, name, folder, before)
 
     def shared(self, nodes: int, per_node: int) -> None:
-        """Let several processes, on one node or on two, make what one makes: every config."""
+        """Compare several processes, on one node or on two, with a single one: every config."""
         kind = f"{nodes} node(s) of {per_node} process(es), tables and samples"
         folders = [self.folder() for _ in range(2)]
         for folder, numbers in zip(folders, ((1, 1), (nodes, per_node)), strict=True):
@@ -324,7 +324,7 @@ class Soak:
         )
 
     def run(self, names: list[str], trials: int) -> None:
-        """Go through all kinds of faults."""
+        """Run the trials of all kinds of faults."""
         for name in names:
             for _ in range(trials):
                 self.interrupted(name)
@@ -340,7 +340,7 @@ class Soak:
 
 
 def main() -> None:
-    """Run the trials and print what was seen."""
+    """Run the trials and print a table of outcomes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=30, help="interruptions of each kind of run")
     parser.add_argument("--seed", type=int, default=0)
@@ -348,7 +348,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         soak = Soak(Path(place), random.Random(given.seed), given.only)
-        with contextlib.suppress(KeyboardInterrupt):  # what was seen until then is shown
+        with contextlib.suppress(KeyboardInterrupt):  # the outcomes until then are printed
             soak.run(given.only, given.trials)
     print("| fault | trials | in time | lost | differences | unclear | where |")
     print("| --- | --- | --- | --- | --- | --- | --- |")

@@ -1,7 +1,9 @@
 """The direction of imports between folders and between files."""
 
 import ast
+import importlib
 from graphlib import CycleError, TopologicalSorter
+from types import FunctionType
 
 from conftest import ROOT
 
@@ -79,3 +81,55 @@ def test_core_packages_do_not_import_lightning() -> None:
         and module.partition(".")[0] in ("pytorch_lightning", "lightning_fabric")
     ]
     assert not against, "\n".join(sorted(against))
+
+
+def defined_names() -> set[str]:
+    """List the private names that the package defines: functions, attributes, variables."""
+    names = set()
+    for tree in TREES.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                names |= {node.attr} if ast.unparse(node.value) in ("self", "cls") else set()
+    return names
+
+
+def is_private(name: str) -> bool:
+    """Tell a private name from a public one and from `__dunder__`."""
+    return name.startswith("_") and not name.endswith("_")
+
+
+def test_no_file_uses_a_private_name_of_a_library() -> None:
+    """Neither attributes of objects, nor inherited ones, nor names or modules to import."""
+    own = defined_names() | {"_fields", "_asdict", "_replace"}  # of a NamedTuple: documented
+    found = []
+    for file, tree in TREES.items():
+        for node in ast.walk(tree):
+            names = []
+            if isinstance(node, ast.Attribute) and node.attr not in own:
+                names = [node.attr]
+            elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith(
+                "lit_hier"
+            ):
+                names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [part for alias in node.names for part in alias.name.split(".")]
+            found += [f"{file}:{node.lineno} {name}" for name in names if is_private(name)]
+    assert not found
+
+
+def test_no_class_overrides_a_private_method_of_a_library() -> None:
+    found = []
+    for name in FILES.keys() - {"lit_hier.noise", "lit_hier.__main__"}:
+        for kind in vars(importlib.import_module(name)).values():
+            if not isinstance(kind, type) or kind.__module__ != name:
+                continue
+            methods = {key for key, value in vars(kind).items() if isinstance(value, FunctionType)}
+            for base in kind.__mro__[1:]:
+                if not base.__module__.startswith("lit_hier"):
+                    inherited = methods & vars(base).keys()
+                    found += [f"{kind.__qualname__}.{key}" for key in inherited if is_private(key)]
+    assert not found

@@ -3,7 +3,6 @@
 import json
 import platform
 import re
-import resource
 import shlex
 import subprocess
 import sys
@@ -11,26 +10,18 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from unittest.mock import patch
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import numpy as np
 import pytest
 from conftest import ROOT, inside, rows
-
-from lit_hier.cli import main
+from conftest import run_command as lit_hier
 
 CONFIGS = ROOT / "configs"
 DEMO = str(CONFIGS / "demo.yaml")
 FIG5 = str(CONFIGS / "fig5.yaml")
 CLASSIFIER = str(CONFIGS / "demo_classifier.yaml")
-
-
-def lit_hier(*arguments: str) -> None:
-    """Type a command, as the shell would pass it on."""
-    with patch.object(sys, "argv", ["lit-hier", *arguments]):
-        main()
 
 
 def run_demo(folder: Path, fit: tuple[str, ...] = (), predict: tuple[str, ...] = ()) -> Path:
@@ -84,18 +75,19 @@ def test_the_demo_shows_the_papers_inversion(full_demo: Path) -> None:
     def curve(name: str, epsilon: float) -> list[float]:
         return [float(row[name]) for row in table if float(row["time"]) == epsilon]
 
-    # Well below the transition deep layers and logits are the most alike, the first the least ...
+    # Well below the transition, similarity is largest in deep layers and logits, and smallest in
+    # the first layer ...
     below = [curve("mean", epsilon) for epsilon in times if 0.3 <= epsilon <= 0.6]
     assert all(mean[0] < min(mean[1:4]) for mean in below)
     rise = np.mean([[deep - mean[0] for deep in mean[3:]] for mean in below], axis=0)
     assert rise.min() > 0.001
     assert rise[:-1].min() > 0.002
-    # ... at and above it the order is inverted.
+    # ... at and above it, the order is inverted.
     for epsilon in (0.8, 0.85, 0.9):
         mean = curve("mean", epsilon)
         assert mean[0] > max(mean[2:])
         assert mean[0] - max(mean[3:]) > 0.05
-    # The mode, of which the paper's figure is made, falls later for deep layers, but further.
+    # The mode, which the paper's figure shows, drops later for deep layers, but further.
     assert curve("mode", 0.75)[0] < min(curve("mode", 0.75)[2:])
     assert curve("mode", 0.85)[0] > max(curve("mode", 0.85)[2:])
     levels = rows(folder / "reconstruction.csv")
@@ -105,7 +97,7 @@ def test_the_demo_shows_the_papers_inversion(full_demo: Path) -> None:
     assert root[times.index(0.8)] < leaf[times.index(0.8)] - 0.15
 
 
-def test_the_demo_leaves_what_it_promises(demo: Path) -> None:
+def test_the_demo_writes_what_it_promises(demo: Path) -> None:
     folder = demo / "logs/demo/version_0"
     names = {path.name for path in folder.iterdir()}
     assert {
@@ -117,7 +109,7 @@ def test_the_demo_leaves_what_it_promises(demo: Path) -> None:
         "reconstruction.npz",
         "reconstruction.png",
     } <= names
-    # The classifier's scores on validation data as it learned.
+    # The classifier's accuracy on validation data during training.
     assert scalars(demo / "logs/demo_classifier/version_0", "val/accuracy")[-1] > 0.99
 
 
@@ -129,7 +121,7 @@ def test_the_demos_classifier_interpolates(full_demo: Path) -> None:
 
 
 @pytest.mark.parametrize("stage", ["validate", "test"])
-def test_a_checkpoint_is_measured(
+def test_a_checkpoint_is_evaluated(
     demo: Path, stage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = "logs/demo_classifier/weights/classifier.ckpt"
@@ -143,21 +135,23 @@ def test_a_checkpoint_is_measured(
 SMALL = ("--data.init_args.num_predict=130", "--data.init_args.eval_batch_size=50")
 
 
-def test_it_says_where_results_lie(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_prints_where_the_results_are(
+    demo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with inside(demo):
         lit_hier("predict", "-c", DEMO, *SMALL, "--model.init_args.times=[0.25, 0.5]")
-        said = capsys.readouterr()
-        lines = said.out.splitlines()
-        found = [line.split()[-1] for line in lines if line.startswith(("table", "picture"))]
+        printed = capsys.readouterr().out
+        lines = printed.splitlines()
+        found = [line.split()[-1] for line in lines if line.startswith(("table", "figure"))]
         assert len(found) == 6
         assert all(Path(name).is_file() for name in found)
-    look = shlex.split(lines[-1])
-    assert look[0] == "look"
-    assert look[-1].startswith("logs/demo/version_")
-    help_text = subprocess.run([*look[1:-2], "--help"], check=True, capture_output=True).stdout
+    view = shlex.split(lines[-1])
+    assert view[0] == "view"
+    assert view[-1].startswith("logs/demo/version_")
+    help_text = subprocess.run([*view[1:-2], "--help"], check=True, capture_output=True).stdout
     assert b"--logdir" in help_text
-    assert "ε = 0.25" in said.out
-    assert "ε = 0.5" in said.out
+    assert "ε = 0.25" in printed
+    assert "ε = 0.5" in printed
 
 
 def test_heavy_libraries_are_imported_only_where_they_are_used() -> None:
@@ -170,22 +164,21 @@ def test_heavy_libraries_are_imported_only_where_they_are_used() -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
-def test_memory_that_was_freed_is_kept_for_the_next_batch() -> None:
+def test_freed_memory_is_retained_for_the_next_batch() -> None:
     program = (
-        "import resource, torch, lit_hier.cli.command;"
+        "import resource, torch, lit_hier.cli.process as process;"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt;"
         "batch = lambda: [torch.ones(2**20) for _ in range(8)];"
-        "lit_hier.cli.command._keep_memory(); batch(); batch(); before = faults();"
-        "batch(); print(faults() - before)"
+        "process._retain_freed_memory(); batch(); batch(); before = faults();"
+        "batch(); print((faults() - before) * resource.getpagesize())"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-    pages = 8 * 2**22 / resource.getpagesize()
-    assert int(done.stdout) < pages / 2
+    assert int(done.stdout) < 8 * 2**22 / 2
 
 
 @pytest.fixture
 def tensorboard(demo: Path) -> Iterator[str]:
-    """TensorBoard with its default loader, on loopback; its address."""
+    """Start TensorBoard with its default loader on the loopback device; yield its address."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tensorboard.main", "--logdir", str(demo / "logs/demo/version_0"),
          "--host", "127.0.0.1", "--port", "0"],
@@ -240,12 +233,12 @@ def test_tensorboard_serves_every_point_of_every_curve(demo: Path, tensorboard: 
     assert {"similarity", "reconstruction"} <= set(pictures["."])
 
 
-def assert_one_line(err: str, said: str) -> None:
-    """Besides Lightning's greeting, there is one line, and it says what is wrong."""
+def assert_one_line(err: str, message: str) -> None:
+    """Check that there is one line, besides Lightning's greeting, and that it matches."""
     lines = [line for line in err.splitlines() if line and not line.startswith("Seed set to")]
     assert len(lines) == 1, err
     assert lines[0].startswith("lit-hier: error: ")
-    assert re.search(said, lines[0])
+    assert re.search(message, lines[0])
 
 
 def change(old: str, new: str) -> Callable[[str], str]:
@@ -257,7 +250,7 @@ def change(old: str, new: str) -> Callable[[str], str]:
 
 
 @pytest.mark.parametrize(
-    ("edit", "said"),
+    ("edit", "message"),
     [
         (change("num_synonyms: 4", "num_synonyms: 17"), "num_synonyms=17 .* take num_synonyms <="),
         (change("num_predict: 2000", "num_predict: 0"), "num_predict is 0; give at least 1"),
@@ -272,8 +265,14 @@ def change(old: str, new: str) -> Callable[[str], str]:
         (change("num_predict:", "num_predct:"), "'num_predct' is not accepted"),
         (change("num_predict: 2000", "num_predict: many"), "num_predict: give int, .* many"),
         (change("callbacks:", "calbacks:"), "trainer.calbacks"),
-        (change("BPDenoiser", "BPDenoisr"), "model: there is no class BPDenoisr"),
-        (change("EpsilonNoise", "Epsilon"), "process: there is no class Epsilon;"),
+        (
+            change("BPDenoiser", "BPDenoisr"),
+            r"model: there is no class BPDenoisr \(did you mean BPDenoiser\?\); a class",
+        ),
+        (
+            change("EpsilonNoise", "Epsilon"),
+            r"process: there is no class Epsilon \(did you mean EpsilonNoise\?\);",
+        ),
         (change("times: [0.0", "times: [-0.1"), "times: -0.1 is out of range; noise ε: 0 to 1"),
         (change("[0.0, 0.05,", "[0.1, 0.05,"), "times: inversion times must ascend"),
         (change("layers.*", "blocks.*"), "layers: pattern 'blocks.*' matches no layer"),
@@ -281,12 +280,12 @@ def change(old: str, new: str) -> Callable[[str], str]:
         (change("seed: 0}", "seed: 0"), "config"),
     ],
 )
-def test_a_config_that_cannot_be_used_ends_in_one_line(
+def test_an_invalid_config_ends_in_one_line(
     demo: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     edit: Callable[[str], str],
-    said: str,
+    message: str,
 ) -> None:
     config = tmp_path / "config.yaml"
     text = edit(Path(DEMO).read_text())
@@ -294,24 +293,30 @@ def test_a_config_that_cannot_be_used_ends_in_one_line(
     with inside(tmp_path), pytest.raises(SystemExit) as end:
         lit_hier("predict", "-c", str(config))
     assert end.value.code == 2
-    assert_one_line(capsys.readouterr().err, said)
+    assert_one_line(capsys.readouterr().err, message)
     left = {path.suffix for path in tmp_path.rglob("*")}
     assert left.isdisjoint({".csv", ".npz", ".png"})
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["predict"], "required"),
         (["predict", "-c", "none.yaml"], "File does not exist"),
         (["predict", "-c", DEMO, "--model.init_args.times=[]"], "times: .* is empty"),
-        (["predict", "-c", DEMO, "--trainer.logger=false"], "trainer.logger: results need"),
+        (
+            ["predict", "-c", DEMO, "--trainer.logger=false"],
+            "trainer.logger is off, but results",
+        ),
         (["test", "-c", CLASSIFIER, "--ckpt_path=none.ckpt"], "ckpt_path: cannot read none.ckpt"),
         (["predict", "-c", DEMO, "--nonsense=1"], "nonsense"),
         (["predict", "-c", DEMO, "--model.init_args.seed=-1"], "seed is -1; give 0 to"),
-        (["test", "-c", CLASSIFIER], "ckpt_path: there is nothing to test but random weights"),
-        (["test", "-c", CLASSIFIER, "--ckpt_path=last"], "ckpt_path: there is nothing to test"),
-        (["predict", "-c", CLASSIFIER], "model: predict takes a sampler such as BPDenoiser"),
+        (
+            ["test", "-c", CLASSIFIER],
+            "ckpt_path is None, so there are only random",
+        ),
+        (["test", "-c", CLASSIFIER, "--ckpt_path=last"], "ckpt_path is 'last', so there are only"),
+        (["predict", "-c", CLASSIFIER], "model: predict needs a sampler such as BPDenoiser"),
         (
             ["predict", "-c", FIG5, "--trainer.limit_predict_batches=0.05"],
             "=0.05 leaves a",
@@ -321,7 +326,7 @@ def test_a_config_that_cannot_be_used_ends_in_one_line(
             ["predict", "-c", FIG5, "--trainer.limit_predict_batches=0"],
             "trainer.limit_predict_batches=0 predicts nothing",
         ),
-        (["test", "-c", CLASSIFIER, f"--ckpt_path={DEMO}"], "is no checkpoint of plain tensors"),
+        (["test", "-c", CLASSIFIER, f"--ckpt_path={DEMO}"], "is not a tensors-only checkpoint"),
         (
             ["fit", "-c", CLASSIFIER, "--trainer.overfit_batches=1"],
             "trainer.overfit_batches: leave",
@@ -338,16 +343,16 @@ def test_a_config_that_cannot_be_used_ends_in_one_line(
         ),
     ],
 )
-def test_arguments_that_cannot_be_used_end_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+def test_invalid_arguments_end_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     with inside(tmp_path), pytest.raises(SystemExit) as end:
         lit_hier(*arguments)
     assert end.value.code == 2
-    assert_one_line(capsys.readouterr().err, said)
+    assert_one_line(capsys.readouterr().err, message)
 
 
-def test_a_foreign_checkpoint_is_refused_in_one_line(
+def test_a_checkpoint_of_another_network_is_rejected_in_one_line(
     demo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = "--ckpt_path=logs/demo_classifier/weights/classifier.ckpt"
@@ -355,13 +360,13 @@ def test_a_foreign_checkpoint_is_refused_in_one_line(
         lit_hier("test", "-c", CLASSIFIER, checkpoint, "--model.init_args.width=64")
     assert end.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("lit-hier: error: ckpt_path: the weights are of another model")
+    assert last.startswith("lit-hier: error: ckpt_path: the weights belong to another model")
 
 
 @pytest.mark.parametrize(
     "argument", ["--data.init_args.num_train=10", "--data.init_args.rhm.init_args.seed=1"]
 )
-def test_a_network_is_not_tested_on_what_it_was_trained_on(
+def test_a_network_is_not_tested_on_its_training_data(
     demo: Path, capsys: pytest.CaptureFixture[str], argument: str
 ) -> None:
     checkpoint = "--ckpt_path=logs/demo_classifier/weights/classifier.ckpt"
@@ -372,7 +377,7 @@ def test_a_network_is_not_tested_on_what_it_was_trained_on(
     assert re.search(r"^lit-hier: error: ckpt_path: the network was trained on .*=60000, ", last)
 
 
-def test_a_run_is_not_written_over(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_not_overwritten(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with inside(demo), pytest.raises(SystemExit) as end:
         lit_hier("predict", "-c", DEMO, *SMALL, "--trainer.logger.init_args.version=0")
     assert end.value.code == 2
@@ -380,7 +385,7 @@ def test_a_run_is_not_written_over(demo: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
-def test_help_is_there(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_classes(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         lit_hier(stage, "--help")
     assert end.value.code == 0
@@ -393,7 +398,7 @@ SMALLER = ("--data.init_args.num_train=512", "--data.init_args.num_test=50")
 
 
 def test_the_paper_sized_configs_run_and_may_be_repeated(tmp_path: Path) -> None:
-    """Fig. 8's two files on little data; then the same run again from what it wrote."""
+    """Run Fig. 8's two configs on little data; then repeat the run from the config it wrote."""
     with inside(tmp_path), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*close to chance")
         warnings.filterwarnings("ignore", message=".*logging interval")
@@ -409,7 +414,7 @@ def test_the_paper_sized_configs_run_and_may_be_repeated(tmp_path: Path) -> None
         assert (first / name).read_bytes() == (again / name).read_bytes()
 
 
-def test_one_callback_alone_needs_no_list(tmp_path: Path) -> None:
+def test_a_single_callback_needs_no_list(tmp_path: Path) -> None:
     text = Path(FIG5).read_text().replace("- class_path: Recon", "class_path: Recon")
     (tmp_path / "config.yaml").write_text(text)
     with inside(tmp_path):

@@ -1,13 +1,10 @@
-"""A config cannot name code that the command line does not expose."""
+"""A config can name only the classes that the command line allows."""
 
 import sys
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
-from conftest import ROOT, inside
-
-from lit_hier.cli import main
+from conftest import ROOT, inside, run_command
 
 FIT = f"{ROOT}/configs/digits_classifier.yaml"
 PREDICT = f"{ROOT}/configs/digits.yaml"
@@ -15,8 +12,8 @@ TOUCH = "{class_path: os.system, init_args: {command: 'touch HARM'}}"
 
 
 def run(folder: Path, *arguments: str) -> None:
-    with inside(folder), patch.object(sys, "argv", ["lit-hier", *arguments]):
-        main()
+    with inside(folder):
+        run_command(*arguments)
 
 
 def overlay(folder: Path, text: str) -> str:
@@ -53,7 +50,7 @@ def overlay(folder: Path, text: str) -> str:
         "model: !!python/object/apply:os.system ['touch HARM']",
         "seed_everything: !!python/object/apply:os.system ['touch HARM']",
         "model: &a [*a]",
-        # As it stands in the module that imports it; and by way of a method, or of a function.
+        # A name in the module that imports it; a method; a function.
         "model: {class_path: ImageClassifier, init_args: {optimizer: lit_hier.cli.sys.exit}}",
         "model: lit_hier.modules.ImageClassifier.load_from_checkpoint",
         "trainer: {callbacks: [{class_path: ClassKept, init_args:"
@@ -69,7 +66,7 @@ def overlay(folder: Path, text: str) -> str:
                 "torchvision.datasets.utils.download_and_extract_archive",
             )
         ),
-        # Callables that a class of a library takes: a data set's loader and transforms.
+        # Callables that are arguments of a library's class: a data set's loader and transforms.
         *(
             "data: {class_path: ImageDataModule, init_args: {held_out:"
             " {class_path: torchvision.datasets.DatasetFolder,"
@@ -77,11 +74,11 @@ def overlay(folder: Path, text: str) -> str:
             for argument in ("loader", "transform", "target_transform", "is_valid_file")
             for name in ("os.system", "pickle.load", "torch.load", TOUCH)
         ),
-        # What a class takes besides its arguments.
+        # Arguments that the signature does not list.
         f"data: {{class_path: DigitsDataModule, dict_kwargs: {{size: {TOUCH}}}}}",
         "trainer: {logger: {class_path: TensorBoardLogger, init_args:"
         f" {{save_dir: {TOUCH}}}}}}}",
-        # Keys that a parser might take for its own.
+        # Keys that a parser might interpret itself.
         f"optimizer: {TOUCH}",
         "default_config_files: [harm.py]",
         "parser_mode: jsonnet",
@@ -90,14 +87,14 @@ def overlay(folder: Path, text: str) -> str:
         "model: harm.py",
         "seed_everything: !!python/name:os.system",
         "seed_everything: !!python/module:harm",
-        # What is small as it stands, and fills the memory, or the stack, when it is built.
+        # Small texts that would exhaust the memory, or the stack, once they are built.
         "seed_everything: " + "[" * 50_000,
         "\n".join(
             f"x{k}: &x{k} [{f'*x{k - 1}, ' * 9}]" if k else "x0: &x0 [1]" for k in range(12)
         ),
     ],
 )
-def test_code_that_is_not_exposed_is_refused_in_one_line(
+def test_code_that_is_not_allowed_is_rejected_in_one_line(
     tmp_path: Path,
     text: str,
     capsys: pytest.CaptureFixture[str],
@@ -135,7 +132,7 @@ def test_code_that_is_not_exposed_is_refused_in_one_line(
         "--model=!!python/object/apply:os.system ['touch HARM']",
     ],
 )
-def test_the_shell_can_name_no_more_than_a_file(
+def test_arguments_can_name_no_more_than_a_config(
     tmp_path: Path, argument: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "harm.py").write_text("import os")
@@ -147,7 +144,7 @@ def test_the_shell_can_name_no_more_than_a_file(
     assert errors[0].startswith("lit-hier: error: ")
 
 
-def test_the_remedy_is_named_and_works(
+def test_the_error_names_a_remedy_that_works(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.py").write_text(
@@ -158,9 +155,9 @@ def test_the_remedy_is_named_and_works(
     arguments = ("predict", "-c", PREDICT, "-c", overlay(tmp_path, given), "--print_config")
     with pytest.raises(SystemExit):
         run(tmp_path, *arguments)
-    said = capsys.readouterr().err
-    assert "mine.Net is none of the classes that a config may name; if you trust it, set" in said
-    assert "LIT_HIER_TRUST=mine in the environment" in said
+    message = capsys.readouterr().err
+    assert "mine.Net is not an allowed class; if you trust it, set" in message
+    assert "LIT_HIER_TRUST=mine in the environment" in message
     monkeypatch.setenv("LIT_HIER_TRUST", "other,mine")
     with pytest.raises(SystemExit) as stopped:
         run(tmp_path, *arguments)
@@ -168,10 +165,10 @@ def test_the_remedy_is_named_and_works(
     assert "mine.Net" in capsys.readouterr().out
 
 
-def test_the_environment_names_no_more_than_a_file(
+def test_the_environment_cannot_name_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Variables of the environment are no arguments here: they are passed over."""
+    """Environment variables are not arguments of this command: they are ignored."""
     for name in ("PL_FIT__MODEL", "PL_CONFIG", "LIT_HIER_FIT__MODEL", "PL_FIT__CONFIG"):
         monkeypatch.setenv(name, "os.system")
     with pytest.raises(SystemExit) as stopped:

@@ -1,9 +1,8 @@
-"""Disturbed runs, a few of each kind; `make soak` has many. Folders, checkpoints, whole files."""
+"""Disturbed runs, a few of each kind (`make soak` has many); folders and atomic writes."""
 
 import errno
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -14,9 +13,9 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from conftest import ROOT, inside
+from conftest import ROOT, inside, run_command
 
-from lit_hier.cli import command, main
+from lit_hier.cli import process
 from lit_hier.cli.run_folder import AtomicCheckpointIO
 from lit_hier.io import atomic
 from lit_hier.io.atomic import atomic_write
@@ -33,12 +32,12 @@ MIDDLE = ("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_t
 
 
 def lit_hier(folder: Path, *arguments: str) -> None:
-    with inside(folder), patch.object(sys, "argv", ["lit-hier", *arguments]):
-        main()
+    with inside(folder):
+        run_command(*arguments)
 
 
-def refused(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Give the one line that a run ends with."""
+def rejection(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return the one line that a run ends with."""
     with pytest.raises(SystemExit) as end:
         lit_hier(folder, *arguments)
     assert end.value.code == 2
@@ -65,7 +64,7 @@ def test_interrupted_and_hindered_runs_lose_nothing_and_keep_every_bit(runs: lis
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training of two epochs of eight steps, kept after every fifth."""
+    """Train for two epochs of eight steps, with a checkpoint after every fifth."""
     folder = tmp_path_factory.mktemp("trained")
     lit_hier(folder, *FIT, *MIDDLE, "--trainer.max_epochs=2")
     assert {path.name for path in (folder / "steps").iterdir()} == {
@@ -82,9 +81,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # it is gone on with
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # training resumes in it
 @pytest.mark.parametrize("step", [5, 10])
-def test_training_goes_on_from_within_an_epoch(trained: Path, step: int) -> None:
+def test_training_resumes_within_an_epoch(trained: Path, step: int) -> None:
     wanted = weights(trained)
     last = f"--ckpt_path=steps/step={step}.ckpt"
     lit_hier(trained, *FIT, *MIDDLE, "--trainer.max_epochs=2", last)
@@ -93,54 +92,75 @@ def test_training_goes_on_from_within_an_epoch(trained: Path, step: int) -> None
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # training resumes in it
+def test_training_resumes_from_an_older_checkpoint(trained: Path, tmp_path: Path) -> None:
+    """Written before there were formats, and when classes had other paths."""
+    checkpoint = torch.load(trained / "steps/step=10.ckpt", weights_only=True)
+    assert checkpoint.pop("lit_hier")["format"] == 2
+    config = checkpoint["lit_hier_run"]
+    assert config["data.class_path"] == "lit_hier.RHMDataModule"
+    config["data.class_path"] = "lit_hier.data.RHMDataModule"
+    torch.save(checkpoint, tmp_path / "older.ckpt")
+    wanted = weights(trained)
+    last = f"--ckpt_path={tmp_path / 'older.ckpt'}"
+    lit_hier(trained, *FIT, *MIDDLE, "--trainer.max_epochs=2", last)
+    found = weights(trained)
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
 @pytest.mark.parametrize(
-    ("argument", "said"),
+    ("argument", "message"),
     [
-        ("--model.init_args.optimizer.init_args.lr=0.1", "lr=0.001, this one 0.1; give the same"),
+        (
+            "--model.init_args.optimizer.init_args.lr=0.1",
+            "lr=0.001, this one 0.1; use the same value",
+        ),
         ("--data.init_args.batch_size=64", "data.init_args.batch_size=32, this one 64"),
         ("--trainer.precision=bf16-mixed", "trainer.precision=None, this one bf16-mixed"),
     ],
 )
-def test_a_training_does_not_go_on_as_another(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], argument: str, said: str
+def test_training_does_not_resume_with_another_config(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], argument: str, message: str
 ) -> None:
     last = f"--ckpt_path={trained / 'steps/step=10.ckpt'}"
-    line = refused(tmp_path, capsys, *FIT, *MIDDLE, argument, last)
+    line = rejection(tmp_path, capsys, *FIT, *MIDDLE, argument, last)
     assert line.startswith("ckpt_path: that run has ")
-    assert said in line
+    assert message in line
     assert not [*tmp_path.rglob("*.ckpt"), *tmp_path.rglob("weights")]
 
 
-def test_a_version_that_is_named_is_taken_once(
+def test_a_version_that_is_named_is_used_once(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = trained / "logs/demo_classifier/version_0/config.yaml"
     before = config.read_bytes()
-    line = refused(trained, capsys, *FIT, "--trainer.logger.init_args.version=0")
+    line = rejection(trained, capsys, *FIT, "--trainer.logger.init_args.version=0")
     assert "version_0 already holds a run" in line
     assert config.read_bytes() == before
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_created(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "logs").write_text("a file")
-    line = refused(tmp_path, capsys, *FIT)
+    line = rejection(tmp_path, capsys, *FIT)
     assert line == f"{tmp_path}/logs/demo_classifier: Not a directory"
 
 
-def test_an_interruption_that_falls_into_a_finalizer_is_not_lost(
+def test_an_interrupt_within_a_finalizer_is_not_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Finalized:
         def __del__(self) -> None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys, "unraisablehook", command._heed)
+    monkeypatch.setattr(sys, "unraisablehook", process._repeat_lost_interrupt)
 
     def work() -> None:
         Finalized()
         time.sleep(30)
 
-    # A shell that starts something in the background has it ignore interruptions.
+    # A shell starts background processes with interrupts ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -149,16 +169,16 @@ def test_an_interruption_that_falls_into_a_finalizer_is_not_lost(
         signal.signal(signal.SIGINT, before)
 
 
-def test_folders_are_taken_one_by_one(tmp_path: Path) -> None:
-    """Of many that ask at once, each file has one writer, whose content is whole."""
+def test_concurrent_writes_leave_one_complete_file(tmp_path: Path) -> None:
+    """Of many threads that write at once, one determines the whole content."""
     target, won = tmp_path / "manifest", []
 
-    def take(number: int) -> None:
+    def write(number: int) -> None:
         with atomic_write(target) as file:
             file.write(bytes([number]) * 100_000)
         won.append(number)
 
-    threads = [threading.Thread(target=take, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -170,7 +190,7 @@ def test_folders_are_taken_one_by_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
-def test_what_was_there_stays_if_a_file_cannot_be_written(tmp_path: Path, number: int) -> None:
+def test_a_file_that_cannot_be_written_keeps_its_content(tmp_path: Path, number: int) -> None:
     target = tmp_path / "table.csv"
     target.write_text("old")
     failing = patch.object(atomic.os, "fsync", side_effect=OSError(number, "no"))
@@ -185,8 +205,9 @@ def test_what_was_there_stays_if_a_file_cannot_be_written(tmp_path: Path, number
     assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
 
 
-def test_a_checkpoint_that_does_not_fit_leaves_the_last_one(tmp_path: Path) -> None:
-    """Where files cannot grow, torch itself would say something else."""
+def test_a_checkpoint_that_does_not_fit_keeps_the_previous_one(tmp_path: Path) -> None:
+    """Where a file cannot grow, torch itself would raise an error without the reason."""
+    resource = pytest.importorskip("resource")
     target, keep = tmp_path / "last.ckpt", AtomicCheckpointIO()
     keep.save_checkpoint({"weights": torch.ones(3)}, target)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

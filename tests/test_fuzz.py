@@ -1,4 +1,4 @@
-"""Some harmed inputs of every kind; `python tests/fuzz.py` takes as many as one likes."""
+"""Some malformed inputs of every kind; `python tests/fuzz.py` uses any number."""
 
 from pathlib import Path
 
@@ -6,21 +6,19 @@ import pytest
 from fuzz import fuzz, judge, kinds
 
 EACH = 24
-OF_CONFIGS = 20  # they take a second each, and files hundredths
+CONFIGS = 20  # a second each, where files take hundredths
 
 
-@pytest.mark.filterwarnings("ignore")  # of libraries, about what is harmed
+@pytest.mark.filterwarnings("ignore")  # of libraries, about malformed input
 @pytest.mark.parametrize("name", kinds())
-def test_harmed_input_is_taken_or_refused_in_one_clear_line(name: str, tmp_path: Path) -> None:
-    report = fuzz(
-        name, kinds()[name], range(OF_CONFIGS if name == "configs" else EACH), 0, tmp_path
-    )
+def test_malformed_input_is_accepted_or_clearly_rejected(name: str, tmp_path: Path) -> None:
+    report = fuzz(name, kinds()[name], range(CONFIGS if name == "configs" else EACH), 0, tmp_path)
     assert not report.defects, "\n\n".join(report.defects)
-    assert report.counts["refused"]
+    assert report.counts["rejected"]
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     [
         "two\nlines: here",
         "colour: \x1b[31m",
@@ -29,5 +27,5 @@ def test_harmed_input_is_taken_or_refused_in_one_clear_line(name: str, tmp_path:
         "data: 'NoneType' object has no attribute 'keys'",
     ],
 )
-def test_a_line_that_is_not_clear_is_a_defect(said: str) -> None:
-    assert judge(said).verdict == "unclear"
+def test_an_unclear_message_is_a_defect(message: str) -> None:
+    assert judge(message).verdict == "unclear"

@@ -157,7 +157,7 @@ def broken(folder: Path, kind: str) -> str:
         ("no folder", "root: there is no folder nowhere"),
         ("too many channels", "data: images have 3 channels, but the model takes 1"),
         ("wrong checkpoint", "pretrained: "),
-        ("torchvision", "data: the data set cannot be loaded: Dataset not found"),
+        ("torchvision", "data: cannot load the data set: Dataset not found"),
         ("too few", "num_per_class is 9, but class "),
     ],
 )

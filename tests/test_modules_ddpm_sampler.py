@@ -159,8 +159,6 @@ def test_non_finite_values_stop_the_run_and_are_named(pipeline: str, value: floa
         return output
 
     sampler.model.forward = overflowing
-    message = (
-        r"^pretrained: the model returns NaN or infinity for sample 9 at k = 5; choose"
-    )
+    message = r"^pretrained: the model returns NaN or infinity for sample 9 at k = 5; choose"
     with torch.no_grad(), pytest.raises(InputError, match=message):
         sampler.predict_step(batch([4, 9, 2]), 0)

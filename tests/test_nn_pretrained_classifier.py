@@ -329,14 +329,14 @@ def test_invalid_files_are_rejected_in_one_line(name: str, tmp_path: Path) -> No
         reject(file, r"does not fit resnet1\w+: \S+ (is unexpected|is missing|has shape .*); give")
     for file in (path, tensors):
         file.write_bytes(file.read_bytes()[:-100_000])
-    reject(path, "is no checkpoint of plain tensors")
+    reject(path, "is not a tensors-only checkpoint")
     reject(tensors, "cannot read")
     torch.save({"fc.bias": torch.zeros(())}, path)
     reject(path, r"does not fit resnet1\w+: conv1\S* is missing; give")
     torch.save({"epoch": 3}, path)
     reject(path, "is not a state dict")
     torch.save({"fc.bias": Attack(folder)}, path)
-    reject(path, "is no checkpoint of plain tensors")
+    reject(path, "is not a tensors-only checkpoint")
     assert not folder.exists()
 
 

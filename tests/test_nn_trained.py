@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lit_hier.cli import main
 from lit_hier.errors import InputError
-from lit_hier.io.checkpoints import FORMAT
+from lit_hier.io.formats import CHECKPOINT_FORMAT as FORMAT
 from lit_hier.modules import ClassificationTask, ImageClassifier, RHMClassifier
 from lit_hier.nn import HierarchicalCNN, Probe, TrainedCNN, TrainedImageCNN, TrainedNetwork
 
@@ -307,14 +307,14 @@ def test_unreadable_checkpoints_are_rejected_in_one_line(tmp_path: Path) -> None
 
     reject("cannot read .*No such file")
     path.write_bytes(b"no checkpoint")
-    reject("is no checkpoint of plain tensors")
+    reject("is not a tensors-only checkpoint")
     with path.open("wb") as file:
         pickle.dump(Attack(folder), file)
-    reject("is no checkpoint of plain tensors")
+    reject("is not a tensors-only checkpoint")
     torch.save({"state_dict": Attack(folder)}, path)
-    reject("is no checkpoint of plain tensors")
+    reject("is not a tensors-only checkpoint")
     torch.save({"weights": {}}, path)
-    reject("is no checkpoint of Lightning")
+    reject("is not a Lightning checkpoint")
     torch.save({"state_dict": {"network.x": 3}}, path)
     reject("has a damaged state dict")
     foreign = {"state_dict": {"network.x": torch.ones(1)}, "hyper_parameters": {"width": 3}}

@@ -1,4 +1,4 @@
-"""Levels and numbers of a picture."""
+"""Conversion between levels of an image file and values in [-1, 1]."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def test_every_level_survives_every_precision(dtype: torch.dtype) -> None:
     assert torch.equal(quantise(x.to(dtype)), x)
 
 
-def test_what_is_between_goes_to_the_nearest_and_what_is_beyond_to_the_ends() -> None:
+def test_values_are_rounded_to_the_nearest_level_and_clamped() -> None:
     assert to_levels(torch.tensor([-7.0, 7.0])).tolist() == [0, 255]
     x = torch.rand(1000, generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert (quantise(x) - x).abs().max() <= 1 / 255 + 1e-6

@@ -1,4 +1,4 @@
-"""Laws of the random numbers that belong to samples, against the generator counted by hand."""
+"""Properties of per-sample random numbers, against explicitly set counters of the generator."""
 
 import random
 
@@ -19,10 +19,10 @@ indices = st.integers(0, 2**40)
 MASK = 2**64 - 1
 
 
-def counted(seed: int, purpose: Purpose, sample: int, time: float, num: int) -> list[float]:
-    """Sample i's numbers, block after block: the counter is set, never advanced."""
+def expected(seed: int, purpose: Purpose, sample: int, time: float, num: int) -> list[float]:
+    """Return a sample's numbers, block by block: the counter is set, never advanced."""
     blocks = -(-num // 4)
-    # As lists of Python's integers, numpy would round large ones to float64.
+    # Without a dtype, numpy would round large integers to float64.
     key = np.array([seed, np.float64(time).view(np.uint64)], dtype=np.uint64)
     words: list[int] = []
     for block in range(sample * blocks, (sample + 1) * blocks):
@@ -33,20 +33,20 @@ def counted(seed: int, purpose: Purpose, sample: int, time: float, num: int) -> 
 
 
 @given(runs_seeds, purposes, st.lists(indices, min_size=1, max_size=4), times, st.integers(1, 11))
-def test_numbers_are_those_of_the_samples_own_counters(
+def test_draws_use_the_counters_of_their_sample(
     seed: int, purpose: Purpose, samples: list[int], time: float, num: int
 ) -> None:
     draws = uniform(seed, purpose, torch.tensor(samples), time, num)
     assert draws.dtype == torch.float64
-    assert draws.tolist() == [counted(seed, purpose, sample, time, num) for sample in samples]
+    assert draws.tolist() == [expected(seed, purpose, sample, time, num) for sample in samples]
 
 
 @given(runs_seeds, purposes, indices, times, st.integers(1, 40), st.data())
 @examples(60)
-def test_order_and_batches_change_no_number(
+def test_draws_depend_on_neither_order_nor_batches(
     seed: int, purpose: Purpose, first: int, time: float, num: int, data: st.DataObject
 ) -> None:
-    """Also of batches that are empty, or have a sample twice."""
+    """Including batches that are empty or contain a sample twice."""
     index = torch.arange(first, first + 9)
     together = uniform(seed, purpose, index, time, num)
     assert together.shape == (9, num)
@@ -60,10 +60,10 @@ def test_order_and_batches_change_no_number(
 
 @given(runs_seeds, purposes, indices, st.floats(0, 1e3), st.integers(1, 8))
 @examples(60)
-def test_whatever_differs_gives_unrelated_numbers(
+def test_different_keys_have_independent_numbers(
     seed: int, purpose: Purpose, first: int, time: float, num: int
 ) -> None:
-    """Another seed, purpose, sample or time, by the smallest step: no number in common."""
+    """Another seed, purpose, sample or time, even by the smallest step: no common number."""
     num_samples = 16
     others = [(seed ^ 1, purpose, first, time), (seed, purpose, first + num_samples, time)]
     others += [(seed, other, first, time) for other in Purpose if other != purpose]
@@ -79,7 +79,7 @@ def test_whatever_differs_gives_unrelated_numbers(
 
 @given(runs_seeds, purposes, indices, times)
 @examples(20)
-def test_numbers_are_uniform_within_a_sample_and_between_samples(
+def test_draws_are_uniform_within_a_sample_and_across_samples(
     seed: int, purpose: Purpose, first: int, time: float
 ) -> None:
     within = uniform(seed, purpose, torch.tensor([first]), time, 4000).flatten()
@@ -93,9 +93,7 @@ def test_numbers_are_uniform_within_a_sample_and_between_samples(
 
 @given(runs_seeds, st.lists(st.integers(0, 10**9), min_size=1, max_size=5, unique=True), times)
 @examples(40)
-def test_nothing_is_taken_from_the_global_generators(
-    seed: int, samples: list[int], time: float
-) -> None:
+def test_the_global_generators_are_not_used(seed: int, samples: list[int], time: float) -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
     uniform(seed, Purpose.DATA, torch.tensor(samples), time, 5)
     for generator in generators(seed, torch.tensor(samples), 3):
@@ -112,10 +110,10 @@ def test_nothing_is_taken_from_the_global_generators(
     st.integers(0, 1000),
 )
 @examples(60)
-def test_a_samples_generator_is_its_own_at_each_step(
+def test_each_sample_and_step_has_a_generator_of_its_own(
     seed: int, samples: list[int], step: int
 ) -> None:
-    """The same whatever batch asks for it, and unlike that of any other sample, step or seed."""
+    """It is the same in every batch, and differs between samples, steps and seeds."""
 
     def draws(*args: int, of: list[int]) -> list[list[float]]:
         made = generators(args[0], torch.tensor(of), args[1])

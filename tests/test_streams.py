@@ -16,7 +16,7 @@ def test_a_sample_has_the_same_numbers_in_every_batch(
     assert torch.equal(batch, together[index])
 
 
-def test_numbers_are_uniform_and_differ_by_seed_purpose_sample_and_time() -> None:
+def test_draws_are_uniform_and_differ_by_seed_purpose_sample_and_time() -> None:
     draws = [
         uniform(seed, purpose, torch.arange(200), time, 50)
         for seed in (0, 1)

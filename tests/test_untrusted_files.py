@@ -1,4 +1,4 @@
-"""Files that others have made: none runs code, fills the memory, waits for ever or leads away."""
+"""Untrusted files: none runs code, exhausts memory, blocks, or leads outside its folder."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from lit_hier.rhm.files import read_rules
 
 
 class Harm:
-    """Unpickled carelessly, it makes a folder."""
+    """Creates a folder if it is unpickled without restrictions."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, ("HARM",)
@@ -41,14 +41,14 @@ class Harm:
         ("_class_name", ["evil", "Evil"]),
     ],
 )
-def test_a_pipeline_names_no_code(tmp_path: Path, part: str, named: list[str]) -> None:
+def test_a_pipeline_cannot_name_code(tmp_path: Path, part: str, named: list[str]) -> None:
     folder = Path(random_pipeline(tmp_path / "pipeline", channels=1))
     for place in (folder, folder / "unet", folder / "scheduler"):
         (place / "evil.py").write_text("import os\nos.mkdir('HARM')\nclass Evil:\n    pass\n")
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | {part: named}))
     with inside(tmp_path):
-        if part == "_class_name":  # of no use here, and not looked at
+        if part == "_class_name":  # unused, and not read
             load_pretrained(str(folder))
         else:
             with pytest.raises(InputError, match=r"^pretrained: "):
@@ -56,7 +56,7 @@ def test_a_pipeline_names_no_code(tmp_path: Path, part: str, named: list[str]) -
     assert not (tmp_path / "HARM").exists()
 
 
-def test_pickled_weights_of_a_pipeline_are_not_run(tmp_path: Path) -> None:
+def test_pickled_weights_of_a_pipeline_are_not_executed(tmp_path: Path) -> None:
     folder = Path(random_pipeline(tmp_path / "pipeline", channels=1))
     (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
     torch.save(Harm(), folder / "unet/diffusion_pytorch_model.bin")
@@ -65,8 +65,8 @@ def test_pickled_weights_of_a_pipeline_are_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "HARM").exists()
 
 
-def test_cifars_pickles_are_read_only_if_they_are_the_published_ones(tmp_path: Path) -> None:
-    """The library compares their MD5 with the published one first, whenever one is opened."""
+def test_pickles_of_cifar_are_read_only_if_they_are_the_published_ones(tmp_path: Path) -> None:
+    """Before it opens one, the library compares its MD5 with the published one."""
     for kind in (datasets.CIFAR10, datasets.CIFAR100):
         (tmp_path / kind.base_folder).mkdir()
         for name, digest in (*kind.train_list, *kind.test_list):
@@ -91,7 +91,7 @@ def test_cifars_pickles_are_read_only_if_they_are_the_published_ones(tmp_path: P
     ],
 )
 @pytest.mark.parametrize("kind", ["pipe", "device"])
-def test_what_is_no_file_is_not_waited_for(
+def test_pipes_and_devices_are_rejected_without_reading(
     tmp_path: Path, read: Callable[[str], object], kind: str
 ) -> None:
     path = tmp_path / "given.pt"
@@ -99,11 +99,11 @@ def test_what_is_no_file_is_not_waited_for(
         os.mkfifo(path)
     else:
         path.symlink_to("/dev/zero")
-    with pytest.raises(InputError, match=r"cannot read .*: Not a regular file|no checkpoint"):
+    with pytest.raises(InputError, match=r"cannot read .*: Not a regular file|not a tensors-only"):
         read(str(path))
 
 
-def test_rules_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
+def test_rules_that_would_exhaust_memory_are_rejected(tmp_path: Path) -> None:
     lines = ["x0: &x0 [0, 0, 0, 0, 0, 0, 0, 0, 0]"]
     lines += [f"x{k}: &x{k} [{f'*x{k - 1}, ' * 9}]" for k in range(1, 12)]
     (tmp_path / "rules.yaml").write_text("\n".join([*lines, "rules: *x11"]))
@@ -111,7 +111,7 @@ def test_rules_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
         read_rules(tmp_path / "rules.yaml")
 
 
-def test_links_are_followed_and_never_in_circles(tmp_path: Path) -> None:
+def test_links_are_followed_and_never_in_cycles(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/0.png").write_bytes(bombs()["large.png"])
     root = tmp_path / "images"
@@ -125,11 +125,11 @@ def test_links_are_followed_and_never_in_circles(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", bombs())
-def test_a_picture_that_unpacks_to_too_much_is_skipped(tmp_path: Path, name: str) -> None:
+def test_an_image_that_decompresses_to_too_much_is_skipped(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(bombs()[name])
     found = ImageFiles(str(tmp_path))
     images = PreparedImages(found, torch.tensor([0]).numpy(), torch.tensor([0]).numpy(), 8, 3)
     batch = images[torch.tensor([0])]
     assert batch["image_counts"][0] == 1 - len(batch["x"])
-    # Words and profiles beside a small picture are not unpacked, or only to their limit.
+    # Texts and profiles in a small image are not decompressed, or only up to a limit.
     assert not len(batch["x"]) or name in ("profile.png", "words.png", "text.png")

@@ -1,5 +1,51 @@
-"""The command `lit-hier`: the only place that imports everything."""
+"""The command `lit-hier`; libraries are imported once it runs."""
 
-from lit_hier.cli.command import main
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-__all__ = ["main"]
+__all__ = ["main", "run"]
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command from Python, and leave the process as it was.
+
+    What configs may name stays limited. On a GPU, results equal those of the command line only
+    under the same flags of torch, which are the caller's here: see `lit_hier.cli.process`.
+
+    Args:
+        args: The command's arguments, as in `main(["predict", "-c", "demo.yaml"])`; those of
+            `sys.argv`, if left out.
+
+    Raises:
+        SystemExit: With status 2 and one line on standard error if the input is invalid, 130 if
+            the run was interrupted, and 0 for `--help`.
+    """
+    with _interrupts_as_status():
+        from lit_hier.cli import command, process
+
+        with process.preserved():
+            command.execute(args)
+
+
+def run() -> None:
+    """Run the command that `sys.argv` has: the entry point of `lit-hier`, which owns the process.
+
+    Raises:
+        SystemExit: See `main`.
+    """
+    with _interrupts_as_status():
+        from lit_hier.cli import command, process
+
+        process.configure()
+        command.execute(callbacks=[process.SigtermInterrupts()])
+
+
+@contextmanager
+def _interrupts_as_status() -> Iterator[None]:
+    """Exit with status 130 on an interrupt before Lightning handles it, or after."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write("lit-hier: interrupted; run the same command again\n")
+        sys.exit(130)

@@ -1,9 +1,11 @@
-"""What the command line says of input that it cannot use: one line, in the user's own words."""
+"""How the command line reports unusable input: in one line, in the user's own words."""
 
+import difflib
 import errno
 import re
 import sys
 import traceback
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -12,24 +14,31 @@ from torchvision import datasets
 
 from lit_hier.errors import InputError, one_line
 
-TRUST: Final = "LIT_HIER_TRUST"  # the environment's variable with a user's own packages
+TRUST_VARIABLE: Final = "LIT_HIER_TRUST"  # in the environment: a user's own packages
+# Old names of classes and of packages with them, and the new ones. A longer name comes first.
+RENAMED: Final = {
+    "lit_hier.modules.DDPMTrainer": "lit_hier.modules.DDPMTask",
+    "DDPMTrainer": "DDPMTask",
+    "lit_hier.noise": "lit_hier.processes",
+    "callbacks": "lit_hier.callbacks",
+}
 T = TypeVar("T")
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_MOST: Final = 360  # letters of a line
-_SHOWN: Final = 60  # letters of a value in it
-# Of several errors of a value, those that say least.
+_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MAX_LINE: Final = 360  # characters
+_MAX_VALUE: Final = 60  # characters of a value in a line
+# Of several errors about one value, these are the least informative.
 _VAGUE: Final = re.compile(
     "^Expected an? |Does not validate|^Importing|^a dict|^a class|^Not a valid subclass"
 )
-# What Lightning and torch say of the input as a RuntimeError, and what it means here.
+# RuntimeErrors of Lightning and torch that the input causes.
 _TRANSLATIONS: Final = {
-    "loading state_dict": "ckpt_path: the weights are of another model: {}",
+    "loading state_dict": "ckpt_path: the weights belong to another model: {}",
     "is not in bounds, numpy accepts": "seed_everything: {}",
     "Early stopping conditioned": "trainer.callbacks: {}",
-    "can't allocate memory": "config: it asks for more memory than there is ({}); take less",
+    "can't allocate memory": "config: not enough memory ({}); reduce the sizes",
 }
-# What jsonargparse says of Python's types, and what a YAML file calls them.
-_WORDS: Final = (
+# jsonargparse's names of Python's types, and those of YAML.
+_YAML_TERMS: Final = (
     (r"NestedArg\(key='[^']*', val=(.*?)\)?$", r"\1"),
     (r"<class '(?:[\w<>]+\.)*(\w+)'>", r"\1"),
     (r"(?:typing|collections\.abc|pathlib)\.", ""),
@@ -40,101 +49,161 @@ _WORDS: Final = (
     (r"Namespace\(", "("),
     (r"\bNestedArg\b", "mapping"),
     (r"Not a valid subclass of (\w+)", r"the class_path of a \1"),
-    (r"'\w+' object has no attribute '\w+'", "its init_args are no mapping"),
-    (r"unhashable type: '(\w+)'", r"a \1 cannot stand here"),
-    (r"(\w+)\.__init__\(\) got an unexpected keyword argument '([^']*)'", r"\1 takes no \2"),
-)
+    (r"'\w+' object has no attribute '\w+'", "its init_args are not a mapping"),
+    (r"unhashable type: '(\w+)'", r"a \1 is not allowed as a key"),
+    (r"(\w+)\.__init__\(\) got an unexpected keyword argument '([^']*)'",
+     r"\1 has no argument \2"),
+)  # fmt: skip
 
 
-def shown(message: object) -> str:
-    """Give a message as one line that can be printed, and be read."""
+def shorten(message: object) -> str:
+    """Return a message as one printable line of readable length."""
     line = one_line(message)
-    return line if len(line) <= _MOST else f"{line[: _MOST - 4]} ..."
+    return line if len(line) <= _MAX_LINE else f"{line[: _MAX_LINE - 4]} ..."
 
 
-def fail(message: object) -> NoReturn:
-    """Say what is wrong and end with status 2."""
-    sys.stderr.write(f"lit-hier: error: {shown(message)}\n")
+def exit_with_error(message: object) -> NoReturn:
+    """Print an error as one line and exit with status 2."""
+    sys.stderr.write(f"lit-hier: error: {shorten(message)}\n")
     sys.exit(2)
 
 
-def of_parsing(message: str) -> str:
-    """Say what a parser says: the key, what is wrong with it, and what it takes."""
-    key = _key(message)
-    # A class that there is not fails each way of reading it; the name is what helps.
+def describe_parser_error(message: str, broken: Mapping[str, str], known: Collection[str]) -> str:
+    """Translate an error of the parser: the key, what is wrong with it, and what is allowed.
+
+    Args:
+        message: What jsonargparse reports.
+        broken: Names of declared classes that cannot be imported, and why.
+        known: Short names of the classes that a config may name.
+    """
+    key = _find_key(message)
+    # An unknown class fails each way of reading it; its name is what helps.
     if unknown := re.search(r"Expected a dot import path string: (.*)", message):
-        return f"{key}: there is no class {_short(unknown[1])}; check its spelling against --help"
+        return f"{key}: {_describe_unknown_class(unknown[1], broken, known)}"
     if "Problems parsing config" in message:
         bare = re.sub(r'^.*?Problems parsing config:|in "<unicode string>",', "", message)
-        return f"{key}: it cannot be read: {one_line(bare)}"
+        return f"{key}: not valid YAML: {one_line(bare)}"
     bare = re.sub(r'Parser key "[^"]*":\s*', "", message)
     bare = re.sub(r"Problem with given class_path '(?:\w+\.)*(\w+)':\s*", r"\1: ", bare)
     value = re.search(r"(?:Given value: |Got value: )(.*)", bare, re.DOTALL)
     # A type that a value may have, besides others, can be one that no config may name.
     denied = re.search(r"Importing '([\w.]+)' is not allowed", message)
     if denied and (value is None or denied[1].rpartition(".")[2] in value[1]):
+        return f"{key}: {_describe_denied_class(denied[1], broken)}"
+    if missing := re.search(r"No module named '([\w.]+)'", bare):
         return (
-            f"{key}: {denied[1]} is none of the classes that a config may name; if you trust it,"
-            f" set {TRUST}={denied[1].rpartition('.')[0]} in the environment"
+            f"{key}: cannot import the class, as there is no module {missing[1]}; check its"
+            " spelling, install its package, or set PYTHONPATH=. if it is in this folder"
         )
-    given = f", but it is {_short(_words(value[1])) or 'empty'}" if value else ""
+    if missing := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", bare):
+        return f"{key}: {_describe_missing_class(*missing.groups())}"
+    given = f", but it is {_shorten_value(_use_yaml_terms(value[1])) or 'empty'}" if value else ""
     errors = re.findall(r"^\s*- (.*)", bare, re.MULTILINE) or bare.splitlines()[:1]
     telling = [error for error in errors if not _VAGUE.search(error)]
     if telling:
-        said = _words(re.sub(r"[.,]? Got value: .*", "", telling[0]))
-        return f"{key}: {_short(said, 2 * _SHOWN)}" + (given if len(errors) > 1 else "")
+        reason = _use_yaml_terms(re.sub(r"[.,]? Got value: .*", "", telling[0]))
+        return f"{key}: {_shorten_value(reason, 2 * _MAX_VALUE)}" + (
+            given if len(errors) > 1 else ""
+        )
     kinds = re.findall(r"Expected an? (.*?)(?:[.,] |$)|(Not a valid subclass of \w+)", bare, re.M)
-    wanted = " or ".join(dict.fromkeys(_words("".join(kind)) for kind in kinds))
-    return f"{key}: give {wanted}{given}" if wanted else f"{key}: {_words(bare)}"
+    wanted = " or ".join(dict.fromkeys(_use_yaml_terms("".join(kind)) for kind in kinds))
+    return f"{key}: give {wanted}{given}" if wanted else f"{key}: {_use_yaml_terms(bare)}"
 
 
-def _key(message: str) -> str:
-    """Find the innermost key that a message is about."""
+def _describe_unknown_class(name: str, broken: Mapping[str, str], known: Collection[str]) -> str:
+    if name in broken:
+        return broken[name]
+    if renamed := _find_new_name(name):
+        return renamed
+    if name in known:
+        return f"{name} is not of the kind that belongs here; check its place against --help"
+    return (
+        f"there is no class {_shorten_value(name)}{_suggest(name, known)}; a class of your own"
+        " needs its full path, as in my_module.MyClass"
+    )
+
+
+def _describe_denied_class(path: str, broken: Mapping[str, str]) -> str:
+    if renamed := _find_new_name(path):
+        return renamed
+    name = path.rpartition(".")[2]
+    if name in broken:
+        return broken[name]
+    return (
+        f"{path} is not an allowed class; if you trust it, set"
+        f" {TRUST_VARIABLE}={path.rpartition('.')[0]} in the environment"
+    )
+
+
+def _describe_missing_class(module: str, name: str) -> str:
+    if renamed := _find_new_name(f"{module}.{name}"):
+        return renamed
+    suggestion = _suggest(name, vars(sys.modules[module])) if module in sys.modules else ""
+    return f"{module} has no class {name}{suggestion}"
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    """Return the nearest known name as a question, if there is one."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _find_new_name(name: str) -> str | None:
+    """Return the error line for a renamed class, None for any other."""
+    for old, new in RENAMED.items():
+        if name == old or name.startswith(f"{old}."):
+            return f"{name} was renamed; write {new}{name.removeprefix(old)}"
+    return None
+
+
+def _find_key(message: str) -> str:
+    """Return the innermost key that a message is about."""
     keys = re.findall(r'Parser key "([^"]*)"', message)
     return str(keys[-1]) if keys and keys[-1] else "config"
 
 
-def _words(text: str) -> str:
-    text = " ".join(text[: 2 * _MOST].split())  # what is longer is not shown anyway
-    for pattern, words in _WORDS:
-        text = re.sub(pattern, words, text)
+def _use_yaml_terms(text: str) -> str:
+    text = " ".join(text[: 2 * _MAX_LINE].split())  # a longer text is cut later
+    for pattern, term in _YAML_TERMS:
+        text = re.sub(pattern, term, text)
     return text
 
 
-def _short(value: str, most: int = _SHOWN) -> str:
+def _shorten_value(value: str, limit: int = _MAX_VALUE) -> str:
     line = " ".join(value.split())
-    return line if len(line) <= most else f"{line[:most]} ..."
+    return line if len(line) <= limit else f"{line[:limit]} ..."
 
 
-def build(class_type: type[T], *args: Any, **kwargs: Any) -> T:
-    """Make an object of a class that a config names.
+def instantiate(class_type: type[T], *args: Any, **kwargs: Any) -> T:
+    """Instantiate a class that a config names.
 
     Raises:
-        InputError: It refuses its arguments, in whatever way; the class is named.
+        InputError: It raises an error about its arguments, of whatever type; the class is named.
     """
     try:
         return class_type(*args, **kwargs)
     except InputError:
         raise
-    except Exception as error:  # classes of libraries check their arguments as they like
-        if (said := explain(error)) is not None:
-            known = isinstance(error, MisconfigurationException)
-            raise InputError(f"{class_type.__name__}: {said}" if known else said) from error
-        said = _words(str(error)) or type(error).__name__
-        raise InputError(f"{class_type.__name__}: its arguments are refused: {said}") from error
+    except Exception as error:  # libraries check their arguments in many ways
+        if (message := describe_input_error(error)) is not None:
+            is_library_error = isinstance(error, MisconfigurationException)
+            prefix = f"{class_type.__name__}: " if is_library_error else ""
+            raise InputError(prefix + message) from error
+        reason = _use_yaml_terms(str(error)) or type(error).__name__
+        raise InputError(f"{class_type.__name__}: invalid arguments: {reason}") from error
 
 
-def explain(error: BaseException) -> str | None:
-    """Say what of the input has caused an error; None if it is not known to be the input."""
-    # jsonargparse wraps what a class says of its arguments in what it tried to make of them.
+def describe_input_error(error: BaseException) -> str | None:
+    """Return what is wrong with the input; None if the error may have another cause."""
+    # jsonargparse wraps a class's error about its arguments in errors of its own.
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, InputError):
         cause = cause.__cause__
     if cause is not None:
         return str(cause)
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
         place = error.filename or "the output"
-        return f"cannot write {place}: {error.strerror}; make room, then give the same command"
+        return f"cannot write {place}: {error.strerror}; free space, then run the command again"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, MisconfigurationException | OSError):
@@ -142,24 +211,24 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return _TRANSLATIONS["can't allocate memory"].format(error)
     if isinstance(error, UnicodeDecodeError):
-        return f"config: it is no UTF-8 text: {error.reason} at byte {error.start}"
-    if said := _of_data_set(error):
-        return said
+        return f"config: not UTF-8 text: {error.reason} at byte {error.start}"
+    if message := _describe_dataset_error(error):
+        return message
     frames = traceback.extract_tb(error.__traceback__)
     if frames and "pytorch_lightning/trainer/connectors" in Path(frames[-1].filename).as_posix():
-        return f"trainer: {_words(str(error))}"
-    for part, said in _TRANSLATIONS.items():
+        return f"trainer: {_use_yaml_terms(str(error))}"
+    for part, message in _TRANSLATIONS.items():
         if part in str(error):
-            return said.format(error)
+            return message.format(error)
     return None
 
 
-def _of_data_set(error: BaseException) -> str:
-    """Say what a data set of torchvision says of its files; nothing of other errors."""
+def _describe_dataset_error(error: BaseException) -> str:
+    """Return what a data set of torchvision reports about its files; nothing for other errors."""
     while error.__cause__ is not None:
         error = error.__cause__
     files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
     if not any(Path(datasets.__path__[0]) in Path(file).parents for file in files):
         return ""
-    said = str(error).strip() or "its files are broken"
-    return f"data: the data set cannot be loaded: {said}"
+    reason = str(error).strip() or "its files are damaged"
+    return f"data: cannot load the data set: {reason}"

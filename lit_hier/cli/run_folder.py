@@ -1,6 +1,8 @@
-"""A run's folder is its own, and a run that goes on is the one that was begun."""
+"""Each run has a folder of its own, and training resumes only as it was started."""
 
+import copy
 import json
+import re
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -9,19 +11,24 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
+from pytorch_lightning.loggers import Logger
 
+from lit_hier import __version__
+from lit_hier.cli.errors import RENAMED
 from lit_hier.errors import InputError
 from lit_hier.io.atomic import atomic_write
+from lit_hier.io.checkpoints import write_record
+from lit_hier.io.formats import RUN_FILE, RUN_FORMAT
 
 _CONFIG: Final = "config.yaml"
-_KEPT: Final = "lit_hier_run"  # in a checkpoint: what decides the training
-_DECIDING: Final = ("data", "model", "trainer")
-_TRAINER: Final = ("accumulate_grad_batches", "gradient_clip_val", "precision")
-_FREE: Final = ("eval_batch_size", "num_workers", "save_to")  # decide nothing that is learnt
+_TRAINING_KEY: Final = "lit_hier_run"  # in a checkpoint: what determines the training
+_DETERMINING: Final = ("data", "model", "trainer")
+_DETERMINING_TRAINER: Final = ("accumulate_grad_batches", "gradient_clip_val", "precision")
+_WITHOUT_EFFECT: Final = ("eval_batch_size", "num_workers", "save_to")  # on what is learned
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, so that one to go on from is always there."""
+    """Writes checkpoints atomically, so that a run can always resume from one."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | PathLike[str], storage_options: Any = None
@@ -31,95 +38,120 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:
-                # So torch ends where a file cannot grow: with what went wrong behind it.
+                # Where a file cannot grow, torch raises this with the cause as its context.
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise
 
 
 class RunFolder(SaveConfigCallback):
-    """Takes a folder that no other run has, and writes the run's config there.
+    """Claims a folder that no other run has, and writes the run's config there.
 
-    Where the logger has no `version`, runs that begin at the same moment get folders of their own;
-    a version that is named must be free. Into checkpoints go the parts of the config that decide
-    what is learnt; training goes on from a checkpoint only with the same.
+    Runs that start at the same moment get folders of their own; a version that the logger's config
+    names must be free. Training resumes from a checkpoint only with the config that started it.
+
+    Writes `config.yaml`, and `run.json` with the `format` of the folder, an integer, and the
+    version of `lit_hier`. Each checkpoint gets the record of its format, and `lit_hier_run`: the
+    part of the config that determines what is learned.
+
+    Attributes:
+        unnumbered: A copy of the logger that has not looked for its version yet.
     """
 
+    unnumbered: Logger | None = None
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take the folder.
+        """Claim the folder.
 
         Raises:
-            InputError: It has a run, or it cannot be written.
+            InputError: It holds another run, or it cannot be written.
         """
         if self.already_saved:
             return
-        refused = self._take(trainer) if trainer.is_global_zero else ""
-        if refused := trainer.strategy.broadcast(refused):
-            raise InputError(refused)
+        problem = self._claim(trainer) if trainer.is_global_zero else ""
+        if problem := trainer.strategy.broadcast(problem):
+            raise InputError(problem)
         self.already_saved = True
 
-    def _take(self, trainer: Trainer) -> str:
-        """Write the config; say why it cannot be done, if so."""
+    def _claim(self, trainer: Trainer) -> str:
+        """Write the config; return why it cannot be done, or nothing."""
         logger: Any = trainer.logger
-        given = self.config.trainer.logger
-        first = given[0] if isinstance(given, list) else given
-        named = dict(getattr(first, "init_args", None) or {}).get("version") is not None
-        content = self.parser.dump(self.config, skip_none=False).encode()
+        config = self.parser.dump(self.config, skip_none=False).encode()
+        run = json.dumps({"format": RUN_FORMAT, "lit_hier": __version__}).encode()
         while True:
-            place = Path(logger.log_dir or logger.save_dir, _CONFIG)
+            folder = Path(logger.log_dir or logger.save_dir)
             try:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.touch(exist_ok=False)
-                with atomic_write(place) as file:
-                    file.write(content)
+                folder.mkdir(parents=True, exist_ok=True)
+                Path(folder, _CONFIG).touch(exist_ok=False)
+                for name, content in ((_CONFIG, config), (RUN_FILE, run + b"\n")):
+                    with atomic_write(folder / name) as file:
+                        file.write(content)
                 return ""
             except FileExistsError:
-                if named or not place.is_file():
+                next_logger: Any = copy.copy(self.unnumbered)
+                if next_logger is None or next_logger.log_dir in (None, logger.log_dir):
                     return (
-                        f"trainer.logger: {place.parent} already holds a run; leave out `version`"
-                        " or take another"
+                        f"trainer.logger: {folder} already holds a run; leave out `version`"
+                        " or choose another"
                     )
-                logger._version = logger._get_next_version()
+                trainer.loggers = [next_logger, *trainer.loggers[1:]]
+                logger = next_logger
             except OSError as error:
                 return (
-                    f"trainer.logger: cannot write {place}: {error.strerror}; take another"
-                    " save_dir"
+                    f"trainer.logger: cannot write {folder / _CONFIG}: {error.strerror}; choose"
+                    " another save_dir"
                 )
 
-    def _deciding(self) -> dict[str, str]:
-        """Flatten what decides the training."""
-        whole = json.loads(self.parser.dump(self.config, skip_none=False, format="json"))
-        whole["trainer"] = {name: whole["trainer"][name] for name in _TRAINER}
-        return dict(_flat({name: whole[name] for name in _DECIDING}))
+    def _get_training_config(self) -> dict[str, str]:
+        """Flatten the part of the config that determines what is learned."""
+        config = json.loads(self.parser.dump(self.config, skip_none=False, format="json"))
+        config["trainer"] = {name: config["trainer"][name] for name in _DETERMINING_TRAINER}
+        return dict(_flatten({name: config[name] for name in _DETERMINING}))
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep what decides the training."""
-        checkpoint[_KEPT] = self._deciding()
+        """Store the format and what determines the training."""
+        write_record(checkpoint)  # tasks add the network to it
+        checkpoint[_TRAINING_KEY] = self._get_training_config()
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Go on with the same training only.
+        """Resume the same training only.
 
         Raises:
-            InputError: The checkpoint is of another one, or was written within an epoch.
+            InputError: The checkpoint is of a training with another config.
         """
         if trainer.state.fn != "fit":
             return
-        mine, theirs = self._deciding(), checkpoint.get(_KEPT, {})
+        mine, theirs = map(
+            _rename, (self._get_training_config(), checkpoint.get(_TRAINING_KEY, {}))
+        )
         for name in sorted(mine.keys() | theirs.keys()):
             if theirs and mine.get(name) != theirs.get(name):
                 raise InputError(
                     f"ckpt_path: that run has {name}={theirs.get(name)}, this one"
-                    f" {mine.get(name)}; give the same to go on, or begin anew without ckpt_path"
+                    f" {mine.get(name)}; use the same value to resume, or leave out ckpt_path to"
+                    " restart"
                 )
 
 
-def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
-    """Flatten dictionaries to dotted names."""
+def _rename(config: dict[str, str]) -> dict[str, str]:
+    """Give this project's classes the paths that they have today."""
+    return {
+        name: re.sub(r"^lit_hier\.(\w+\.)*", "lit_hier.", RENAMED.get(value, value))
+        for name, value in config.items()
+    }
+
+
+def _flatten(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """Flatten nested dictionaries to dotted names."""
     if isinstance(value, dict) and value:
-        pairs = ((f"{name}.{key}".lstrip("."), x) for key, x in value.items() if key not in _FREE)
-        return [pair for key, x in pairs for pair in _flat(x, key)]
+        items = (
+            (f"{name}.{key}".lstrip("."), item)
+            for key, item in value.items()
+            if key not in _WITHOUT_EFFECT
+        )
+        return [pair for key, item in items for pair in _flatten(item, key)]
     return [(name, str(value))]

@@ -19,15 +19,16 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from filelock import BaseFileLock
 from torch import Tensor
 
 from lit_hier.diffusion.images import DamagedSampleError, ImageBatch, read_png, write_png
 from lit_hier.errors import InputError
 from lit_hier.io.atomic import atomic_write, lock_folder
+from lit_hier.io.formats import SAMPLES_FORMAT, check_format
 from lit_hier.io.pixels import from_levels, to_levels
 from lit_hier.io.safe_read import read_file
 
-_FORMAT: Final = 1  # of the manifest
 _CHANNELS: Final = (1, 3, 4)  # that an image file can have
 
 
@@ -49,11 +50,11 @@ class SampleStore:
     decided_by: Mapping[str, Any]
 
     @staticmethod
-    def lock(folder: str | PathLike[str]) -> int:
-        """Keep other runs from filling a folder, until the file descriptor is closed.
+    def lock(folder: str | PathLike[str]) -> BaseFileLock:
+        """Lock a folder against other runs, until the lock is released or its process ends.
 
         Raises:
-            InputError: Another run is filling it, or it cannot be made.
+            InputError: Another run is filling it, or it cannot be created.
         """
         if not str(folder):
             raise InputError("samples is empty; give a folder, or leave it out")
@@ -108,14 +109,10 @@ class SampleStore:
         path = Path(folder).expanduser()
         try:
             manifest = json.loads(read_file(path / "manifest.json"))
-            found = manifest.pop("format")
-            if type(found) is int and found != _FORMAT:
-                raise InputError(
-                    f"samples: {path / 'manifest.json'} has format {found}, but this version of"
-                    f" lit-hier reads format {_FORMAT}; give another folder"
-                )
+            source = f"samples: {path / 'manifest.json'}"
+            check_format(manifest.pop("format"), SAMPLES_FORMAT, source)
             steps = tuple(int(k) for k in manifest.pop("steps"))
-            if found != _FORMAT or not steps or min(steps) < 0:
+            if not steps or min(steps) < 0:
                 raise ValueError
             return cls(path, steps, int(manifest.pop("num_steps")), manifest)
         except OSError as error:
@@ -136,7 +133,11 @@ class SampleStore:
         return ["start", *map(_place, self.steps)]
 
     def _description(self) -> dict[str, Any]:
-        numbers = {"format": _FORMAT, "steps": list(self.steps), "num_steps": self.num_steps}
+        numbers = {
+            "format": SAMPLES_FORMAT,
+            "steps": list(self.steps),
+            "num_steps": self.num_steps,
+        }
         return {**numbers, **self.decided_by}
 
     def finished(self, planned: Tensor) -> bool:

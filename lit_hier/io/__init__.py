@@ -1,1 +1,1 @@
-"""Reading and writing files: atomic writes, safe reads, checkpoints, pixel levels."""
+"""Reading and writing files: atomic writes, safe reads, formats, checkpoints, pixel levels."""

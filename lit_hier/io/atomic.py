@@ -1,6 +1,5 @@
-"""Files that are there whole or not at all, in folders that one run at a time fills."""
+"""Atomic writes, and locks of folders that one run at a time may fill."""
 
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -9,26 +8,28 @@ from os import PathLike
 from pathlib import Path
 from typing import IO
 
+from filelock import BaseFileLock, FileLock, Timeout
+
 
 @contextmanager
 def atomic_write(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
-    """Open a file that appears under its name only when all of it is on the disk.
+    """Open a file that replaces `path` once it is complete and on the disk.
 
-    What is there is replaced; folders above it are made.
+    Missing parent folders are created.
 
     Raises:
-        OSError: It cannot be written; the error names the file. What was there stays.
+        OSError: The file cannot be written; the error names `path`, which stays as it was.
     """
     target = Path(path)
     try:
-        with _draft_of(target) as file:
+        with _open_draft(target) as file:
             yield file
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(target)) from error
 
 
 @contextmanager
-def _draft_of(target: Path) -> Iterator[IO[bytes]]:
+def _open_draft(target: Path) -> Iterator[IO[bytes]]:
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, draft = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
@@ -43,23 +44,25 @@ def _draft_of(target: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def lock_folder(folder: str | PathLike[str]) -> int:
-    """Keep other processes from filling a folder, until the file descriptor that is given closes.
+def lock_folder(folder: str | PathLike[str]) -> BaseFileLock:
+    """Lock a folder against other processes, until `release` or the end of this process.
 
-    The folder is made. A lock ends with its process, however that ends, and does not bind the
-    process that has it.
+    The folder is created if it is missing. On a file system without locks nothing is locked.
 
     Raises:
-        BlockingIOError: Another process has the lock.
+        BlockingIOError: Another process holds the lock.
+        OSError: The lock file cannot be created.
     """
-    path = Path(folder, ".lock")
+    path = Path(folder, ".lock").resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    path.touch(0o644)
+    # One object per path: the lock is between processes, not between the runs of one process. A
+    # soft lock would outlive a process that is killed.
+    lock = FileLock(path, timeout=0, is_singleton=True, thread_local=False, fallback_to_soft=False)
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        os.close(descriptor)
-        raise BlockingIOError(*error.args) from error
-    except OSError:  # a file system that knows no locks
+        lock.acquire()
+    except Timeout as error:
+        raise BlockingIOError(f"{path} is locked by another process") from error
+    except (OSError, NotImplementedError):  # the file is there, so it is the lock that is not
         pass
-    return descriptor
+    return lock

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_hier.errors import InputError
+from lit_hier.io.formats import CHECKPOINT_FORMAT, check_format
 from lit_hier.io.safe_read import check_file
-
-FORMAT: Final = 2
-"""Of the checkpoints that tasks write; format 1 has no record."""
 
 _RECORD: Final = "lit_hier"
 _HINT: Final = "give the .ckpt file that `lit-hier fit` wrote"
@@ -20,7 +18,7 @@ _HINT: Final = "give the .ckpt file that `lit-hier fit` wrote"
 
 def write_record(checkpoint: dict[str, Any], **values: Any) -> None:
     """Record the format of a checkpoint and plain values that describe what it holds."""
-    checkpoint[_RECORD] = {"format": FORMAT, **values}
+    checkpoint[_RECORD] = {"format": CHECKPOINT_FORMAT, **values}
 
 
 def read_record(checkpoint: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -34,19 +32,14 @@ def read_record(checkpoint: Mapping[str, Any], source: str) -> dict[str, Any]:
         The record; empty for format 1, whose checkpoints have none.
 
     Raises:
-        InputError: The record is damaged, or its format is newer than `FORMAT`.
+        InputError: The record is damaged, or its format is newer than this version reads.
     """
     record = checkpoint.get(_RECORD)
     if record is None:
         return {}
-    found = record.get("format") if isinstance(record, dict) else None
-    if type(found) is not int or found <= 1:
+    if not isinstance(record, dict) or "format" not in record:
         raise InputError(f"{source} has a damaged record of its format; {_HINT}")
-    if found > FORMAT:
-        raise InputError(
-            f"{source} has format {found}, but this version of lit-hier reads formats 1 to"
-            f" {FORMAT}; update lit-hier"
-        )
+    check_format(record["format"], CHECKPOINT_FORMAT, source)
     return dict(record)
 
 
@@ -99,40 +92,42 @@ def _mismatch(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> st
 
 
 def read_tensors(path: str | PathLike[str], argument: str, hint: str) -> Any:
-    """Read a file that `torch.save` wrote; one that holds code is refused, not run.
+    """Read a tensors-only file that `torch.save` wrote; code in it is never run.
 
     Args:
         path: The file.
         argument: The user's name for it, for the error's message.
-        hint: What file to give instead.
+        hint: Which file to give instead, for the error's message.
 
     Returns:
-        Plain tensors and primitives, on the CPU.
+        Tensors and primitives, on the CPU.
 
     Raises:
-        InputError: There is no such file, or it is none of plain tensors.
+        InputError: There is no such file, or it holds anything else.
     """
     try:
         with warnings.catch_warnings():
-            # About the pickle's protocol, of files that are then refused anyway.
+            # About the pickle protocol of files that are rejected anyway.
             warnings.simplefilter("ignore", UserWarning)
             check_file(path)
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{argument}: cannot read {path}: {error.strerror}; {hint}") from error
-    except Exception as error:  # a damaged file may make the reader stumble anywhere
-        raise InputError(
-            f"{argument}: {path} is no checkpoint of plain tensors; {hint}"
-        ) from error
+    except Exception as error:  # a damaged file may raise any error
+        raise InputError(f"{argument}: {path} is not a tensors-only checkpoint; {hint}") from error
 
 
 def read_checkpoint(path: str | PathLike[str], argument: str) -> dict[str, Any]:
-    """Read a Lightning checkpoint: see `read_tensors`.
+    """Read a Lightning checkpoint; see `read_tensors`.
 
     Returns:
-        Plain tensors and primitives, among them a `state_dict`.
+        Tensors and primitives, among them a `state_dict`.
+
+    Raises:
+        InputError: The file cannot be read, is not such a checkpoint, or has another format.
     """
     checkpoint = read_tensors(path, argument, _HINT)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        raise InputError(f"{argument}: {path} is no checkpoint of Lightning; {_HINT}")
+        raise InputError(f"{argument}: {path} is not a Lightning checkpoint; {_HINT}")
+    read_record(checkpoint, f"{argument}: {path}")
     return checkpoint

@@ -1,4 +1,4 @@
-"""Reading files that others have made: files only, and no more than fits into memory."""
+"""Reading untrusted files: regular files only, and no more than fits into memory."""
 
 import errno
 import os
@@ -7,17 +7,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Final
 
-_MOST: Final = 2**28  # bytes of a file of text or of a picture
+_MAX_SIZE: Final = 2**28  # bytes of a text file or an image file
 
 
 def check_file(path: str | PathLike[str]) -> int:
-    """Refuse what is no regular file: a pipe would wait for ever, a device never end.
+    """Check that a path is a regular file: reading a pipe may block, a device may never end.
 
     Returns:
-        Its bytes.
+        Its size in bytes.
 
     Raises:
-        OSError: It is none, or it is not there.
+        OSError: It does not exist, or is not a regular file.
     """
     status = Path(path).stat()
     if stat.S_ISDIR(status.st_mode):
@@ -31,11 +31,11 @@ def read_file(path: str | PathLike[str]) -> bytes:
     """Read a whole file.
 
     Raises:
-        OSError: It is no regular file, not there, or too large.
+        OSError: It does not exist, is not a regular file, or is too large.
     """
-    if check_file(path) > _MOST:
+    if check_file(path) > _MAX_SIZE:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
     try:
         return Path(path).read_bytes()
-    except ValueError as error:  # a name with a zero byte
+    except ValueError as error:  # a path with a null byte
         raise OSError(errno.EINVAL, str(error), str(path)) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
@@ -21,6 +20,7 @@ from lit_hier.streams import generators
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
+    from filelock import BaseFileLock
 
 _LOG: Final = logging.getLogger("lit_hier")
 
@@ -93,7 +93,7 @@ class DDPMSampler(ImageSampler):
         self.model = model.requires_grad_(False)
         self.samples = samples
         self._store: SampleStore | None = None
-        self._lock: int | None = None
+        self._lock: BaseFileLock | None = None
         if samples is not None:
             self._decided_by = {
                 "model": fingerprint(model),
@@ -128,9 +128,9 @@ class DDPMSampler(ImageSampler):
             self._store = SampleStore.create(self.samples, self.steps, self.num_steps, decided_by)
 
     def teardown(self, stage: str) -> None:
-        """Let other runs fill the folder of samples."""
+        """Release the folder of samples."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release(force=True)
             self._lock = None
 
     def num_evaluations(self, index: Tensor) -> int:

@@ -1,0 +1,174 @@
+"""What the command changes in the whole Python process, each setting with its reason.
+
+`configure` is called by the entry point alone: the process exists for this one run. `preserved`
+surrounds a run that Python code has started: the process belongs to the caller.
+"""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities.seed import isolate_rng
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # as in glibc's malloc.h
+_RANK_ZERO_LOG: Final = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+_TORCH_FLAGS: Final = (
+    (torch.backends.cudnn, "allow_tf32"),
+    (torch.backends.cudnn, "benchmark"),
+    (torch.backends.cuda.matmul, "allow_tf32"),
+    (torch.utils.deterministic, "fill_uninitialized_memory"),
+)
+_UNHELPFUL_WARNINGS: Final = (
+    # Lightning's own use of torch's trees.
+    r".*isinstance\(treespec, LeafSpec\)",
+    # A process without a batch receives an empty one, and an empty log.
+    "Total length of `list` across ranks is zero",
+    # A short training logs at the end of its epochs.
+    "The number of training batches .* smaller than the",
+    # A process without a batch has an empty metric until the processes synchronise.
+    "The ``compute`` method of metric",
+)
+
+
+def configure() -> None:
+    """Configure a process that runs this command and nothing else."""
+    _disable_reduced_precision()
+    _retain_freed_memory()
+    _silence_unhelpful_messages()
+    threading.excepthook = _report_thread_error
+    sys.unraisablehook = _repeat_lost_interrupt
+
+
+@contextmanager
+def preserved() -> Iterator[None]:
+    """Restore what a run changes in its process, Lightning's changes and those of `configure`.
+
+    Restored are random number generators, environment variables, working directory, signal
+    handlers, hooks, filters of warnings and logs, and torch's flags; glibc's allocator cannot be.
+    """
+    hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    filters = list(_RANK_ZERO_LOG.filters)
+    environment, folder = dict(os.environ), Path.cwd()
+    flags, dtype = _get_torch_flags(), torch.get_default_dtype()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    num_threads = torch.get_num_threads()
+    generators = isolate_rng(include_cuda=torch.cuda.is_initialized())
+    generators.__enter__()  # not as a context: after an exception it restores nothing
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        generators.__exit__(None, None, None)
+        sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
+        for number, handler in handlers.items():
+            if signal.getsignal(number) is not handler and handler is not None:
+                signal.signal(number, handler)
+        _RANK_ZERO_LOG.filters[:] = filters
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        os.chdir(folder)
+        _set_torch_flags(flags)
+        torch.set_default_dtype(dtype)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        if torch.get_num_threads() != num_threads:
+            torch.set_num_threads(num_threads)
+
+
+class SigtermInterrupts(Callback):
+    """Interrupts a run on SIGTERM, except for `fit`; writes and logs nothing.
+
+    Lightning itself only notes the signal, and acts on it between two steps of training.
+    """
+
+    def _register(self, trainer: Trainer) -> None:
+        if trainer.state.fn != "fit" and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Replace Lightning's handler, which it restores to the earlier one after the run."""
+        self._register(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Replace Lightning's handler."""
+        self._register(trainer)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Replace Lightning's handler."""
+        self._register(trainer)
+
+
+def _disable_reduced_precision() -> None:
+    """Compute float32 in float32 on a GPU too: TF32 keeps 10 bits of the mantissa."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    # Deterministic algorithms would also fill all memory that is not yet written, at a cost.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def _retain_freed_memory() -> None:
+    """Make glibc retain freed memory, which the next batch needs again.
+
+    By default it returns large tensors' memory to the system, and faults it in again page by page.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_M_MMAP_THRESHOLD, 2**25)  # glibc's maximum
+            mallopt(_M_TRIM_THRESHOLD, 2**28)
+
+
+def _silence_unhelpful_messages() -> None:
+    """Silence warnings and tips of Lightning that no user of this command can act on."""
+    for message in _UNHELPFUL_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    _RANK_ZERO_LOG.addFilter(lambda record: "Tip:" not in record.getMessage())
+
+
+def _report_thread_error(error: threading.ExceptHookArgs) -> None:
+    """Report errors of threads, except for those that TensorBoard's raises in the main one too."""
+    if not issubclass(error.exc_type, OSError):
+        threading.__excepthook__(error)
+
+
+def _repeat_lost_interrupt(error: "sys.UnraisableHookArgs") -> None:
+    """Interrupt again, a moment later, after a finalizer has swallowed a KeyboardInterrupt."""
+    if issubclass(error.exc_type, KeyboardInterrupt):
+        threading.Timer(0.05, _interrupt_main_thread).start()
+    else:
+        sys.__unraisablehook__(error)
+
+
+def _interrupt_main_thread() -> None:
+    main_thread = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and main_thread is not None:
+        signal.pthread_kill(main_thread, signal.SIGINT)  # ends a system call that blocks, too
+    else:
+        signal.raise_signal(signal.SIGINT)
+
+
+def _get_torch_flags() -> dict[tuple[Any, str], Any]:
+    """Return the flags of torch that can be read, by the module that they belong to."""
+    flags = {}
+    for module, name in _TORCH_FLAGS:
+        with suppress(RuntimeError):  # raised where the caller has set TF32 by its newer names
+            flags[module, name] = getattr(module, name)
+    return flags
+
+
+def _set_torch_flags(flags: dict[tuple[Any, str], Any]) -> None:
+    for (module, name), value in flags.items():
+        if getattr(module, name) != value:
+            setattr(module, name, value)

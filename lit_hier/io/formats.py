@@ -1,0 +1,60 @@
+"""Format versions of what runs write, integers that grow by one with each incompatible change.
+
+Files from before there were versions have none; they are read as format 1.
+"""
+
+import json
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final
+
+from lit_hier.errors import InputError
+from lit_hier.io.safe_read import read_file
+
+RUN_FORMAT: Final = 1  # a run's folder
+CHECKPOINT_FORMAT: Final = 2  # format 1 names no network
+SAMPLES_FORMAT: Final = 1  # a folder of kept samples
+RUN_FILE: Final = "run.json"  # in a run's folder
+
+
+def check_format(found: Any, newest: int, source: str) -> int:
+    """Check that this version reads a format.
+
+    Args:
+        found: The format of a file or folder; None if it names none.
+        newest: The newest format that this version reads; it reads all older ones too.
+        source: The user's name for the file and its path, as in `weights: FILE`.
+
+    Returns:
+        The format.
+
+    Raises:
+        InputError: It is newer, or not a format.
+    """
+    if found is None:
+        return 1
+    if type(found) is not int or found < 1:
+        raise InputError(f"{source} has a damaged format version, {found!r:.60}; give another")
+    if found > newest:
+        known = f"format {newest}" if newest == 1 else f"formats 1 to {newest}"
+        raise InputError(
+            f"{source} has format {found}, but this version of lit-hier reads {known};"
+            " update lit-hier"
+        )
+    return found
+
+
+def check_run(folder: str | PathLike[str], argument: str) -> None:
+    """Check the format version of a run's folder.
+
+    Raises:
+        InputError: It is another version, or `run.json` is damaged.
+    """
+    path = Path(folder, RUN_FILE)
+    try:
+        found = json.loads(read_file(path))["format"]
+    except FileNotFoundError:
+        found = None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{argument}: {path} is damaged; run it again") from error
+    check_format(found, RUN_FORMAT, f"{argument}: {folder}")

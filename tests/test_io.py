@@ -1,0 +1,66 @@
+"""Format versions of what runs write, and locks of folders."""
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from lit_hier.errors import InputError
+from lit_hier.io.atomic import lock_folder
+from lit_hier.io.checkpoints import read_checkpoint
+from lit_hier.io.formats import check_run
+
+HOLD_LOCK = (
+    "import sys, time; from lit_hier.io.atomic import lock_folder;"
+    "lock = lock_folder(sys.argv[1]); print('locked', flush=True); time.sleep(600)"
+)
+
+
+def test_checkpoints_of_older_formats_are_read_and_newer_ones_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "network.ckpt"
+    for record in ({}, {"lit_hier": {"format": 1}}, {"lit_hier": {"format": 2}}):
+        torch.save({"state_dict": {}, **record}, path)
+        assert read_checkpoint(path, "weights")["state_dict"] == {}
+    for found, reason in ((3, "has format 3, .* reads formats 1 to 2; update"), ("2", "damaged")):
+        torch.save({"state_dict": {}, "lit_hier": {"format": found}}, path)
+        with pytest.raises(InputError, match=rf"^weights: .*network.ckpt .*{reason}"):
+            read_checkpoint(path, "weights")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "\x00", "3"])
+def test_a_damaged_description_of_a_run_is_rejected(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(InputError, match=r"^config: .*run.json is damaged; run it again$"):
+        check_run(tmp_path, "config")
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD_LOCK, str(tmp_path)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"locked\n"
+        with pytest.raises(BlockingIOError):
+            lock_folder(tmp_path)
+        process.kill()
+    lock_folder(tmp_path).release()
+
+
+def test_a_lock_does_not_bind_its_own_process(tmp_path: Path) -> None:
+    first, second = lock_folder(tmp_path), lock_folder(tmp_path)
+    assert first.is_locked
+    second.release(force=True)
+    assert not first.is_locked
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_no_obstacle(tmp_path: Path, number: int) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    with patch.object(fcntl, "flock", side_effect=OSError(number, "no locks")):
+        for _ in range(2):
+            lock_folder(tmp_path).release(force=True)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
