@@ -1,36 +1,37 @@
 # `make demo`, `make demo-images` and `make test` each need nothing but Python on a new machine.
 
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
 	--dist loadfile --no-loadscope-reorder
 
-.PHONY: demo demo-images soak soak-faults soak-files soak-laws memory test test-slow check tests \
-	fig8 wheel sanitize clean
+.PHONY: demo demo-images soak soak-faults soak-files soak-laws memory test test-slow test-lowest \
+	test-newest check tests fig8 wheel sanitize clean
 
 # What an installation is built from: when any of it changes, the environment is updated, and with
 # it the native kernel.
 KERNEL := lit_hier/inference/kernel_sources.py $(wildcard lit_hier/inference/native/*)
 
-.venv/.installed: pyproject.toml setup.py $(KERNEL)
-	$(PYTHON) -m venv .venv
+$(VENV)/.installed: pyproject.toml setup.py $(KERNEL)
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
 # Train the classifier, run forward-backward on held-out data at 25 noise levels, draw the curves.
-demo: .venv/.installed
+demo: $(VENV)/.installed
 	$(BIN)/lit-hier fit -c configs/demo_classifier.yaml
 	$(BIN)/lit-hier predict -c configs/demo.yaml
 
 # Train a diffusion model and a classifier of handwritten digits; run forward-backward on others.
-demo-images: .venv/.installed
+demo-images: $(VENV)/.installed
 	$(BIN)/lit-hier fit -c configs/digits_ddpm.yaml
 	$(BIN)/lit-hier fit -c configs/digits_classifier.yaml
 	$(BIN)/lit-hier predict -c configs/digits.yaml
 
 # Fig. 8 at the paper's size.
-fig8: .venv/.installed
+fig8: $(VENV)/.installed
 	$(BIN)/lit-hier fit -c configs/fig8_classifier.yaml
 	$(BIN)/lit-hier predict -c configs/fig8.yaml
 
@@ -38,39 +39,52 @@ fig8: .venv/.installed
 test: check tests
 
 # The slow tests: the demo at full size, two nodes of two processes, a short soak, Figs. 2 and 16.
-test-slow: .venv/.installed
+test-slow: $(VENV)/.installed
 	$(PYTEST) -m slow
 
-check: .venv/.installed
+check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-tests: .venv/.installed
+tests: $(VENV)/.installed
 	$(PYTEST) -m "not slow"
+
+# `make test` with the lowest versions that pyproject.toml admits, and with the newest ones, each in
+# an environment of its own. A second run starts from scratch.
+test-lowest: RESOLUTION := lowest-direct
+test-newest: RESOLUTION := highest
+test-lowest test-newest: test-%:
+	$(PYTHON) -m venv --clear .venv-uv
+	.venv-uv/bin/python -m pip install --quiet uv
+	.venv-uv/bin/uv venv --quiet --clear --python $(PYTHON) .venv-$*
+	.venv-uv/bin/uv pip install --quiet --python .venv-$* --resolution $(RESOLUTION) \
+		--editable '.[dev]'
+	touch .venv-$*/.installed
+	$(MAKE) test VENV=.venv-$*
 
 # Long versions of the tests of faults, damaged files and configs, properties and memory. They take
 # hours; each has its own target.
 soak: soak-faults soak-files soak-laws memory
 
 # Signals at random moments, full disks, concurrent runs, several processes and nodes.
-soak-faults: .venv/.installed
+soak-faults: $(VENV)/.installed
 	$(BIN)/python -W ignore tests/soak.py --trials 30
 
 # Damaged configs and files of every kind.
-soak-files: .venv/.installed
+soak-files: $(VENV)/.installed
 	$(BIN)/python tests/fuzz.py --inputs 2000
 
 # Properties on twenty times as many examples, newly drawn each time.
-soak-laws: .venv/.installed
+soak-laws: $(VENV)/.installed
 	$(BIN)/python -m pytest tests -k properties --hypothesis-profile soak
 
 # Peak memory of runs and of runs that are a hundred times as long.
-memory: .venv/.installed
+memory: $(VENV)/.installed
 	$(BIN)/python tests/memory.py
 
 # Wheel and source distribution, into dist/.
-wheel: .venv/.installed
+wheel: $(VENV)/.installed
 	rm -rf build dist
 	$(BIN)/python -m build
 
@@ -80,14 +94,14 @@ wheel: .venv/.installed
 SANITIZE := -Wall -Wextra -Werror -g -fsanitize=address,undefined -fno-sanitize-recover=all
 SANITIZED := build/sanitize
 library = $(shell $${CC:-cc} -print-file-name=$(1))
-sanitize: .venv/.installed
+sanitize: $(VENV)/.installed
 	rm -rf $(SANITIZED)
 	CFLAGS="$(SANITIZE)" LDFLAGS="-fsanitize=address,undefined" $(BIN)/python setup.py --quiet \
 		build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
 	LD_PRELOAD="$(call library,libasan.so) $(call library,libstdc++.so)" \
 		ASAN_OPTIONS=detect_leaks=0 \
-		LIT_HIER_TEST_KERNELS=$(SANITIZED)/lit_hier/inference \
+		LIT_HIER_TEST_KERNELS=$(SANITIZED)/lit_hier/inference/native \
 		$(BIN)/python -m pytest tests/test_inference_kernel.py
 
 clean:
-	rm -rf .venv logs build dist *.egg-info lit_hier/inference/_kernel_*.so
+	rm -rf .venv .venv-* logs build dist *.egg-info lit_hier/inference/native/kernel_*.so

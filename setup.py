@@ -46,7 +46,7 @@ def extensions() -> list[Extension]:
     files = [f"{PACKAGE}/native/{path.name}" for path in SOURCES["source_files"]()]
     return [
         Extension(
-            f"lit_hier.inference._kernel_{variant}",
+            f"lit_hier.inference.native.kernel_{variant}",
             sources=[name for name in files if name.endswith(".c")],
             depends=[*files, "setup.py", f"{PACKAGE}/kernel_sources.py"],
             define_macros=[("SOURCE_DIGEST", SOURCES["source_digest"]())],

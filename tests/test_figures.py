@@ -78,7 +78,7 @@ SHALLOW = "--data.init_args.rhm.init_args.num_layers=2"
     ("figure", "argument", "said"),
     [
         ("fig7", "--data.init_args.rhm.init_args.seeds=[]", "seeds: the list is empty; give at"),
-        ("fig7", "--data.init_args.rhm.init_args.seeds=[1,1]", "seeds: [1, 1] says something"),
+        ("fig7", "--data.init_args.rhm.init_args.seeds=[1,1]", "seeds: [1, 1] repeats a number"),
         ("fig7", "--data.init_args.rhm.init_args.num_synonyms=33", "num_synonyms=33"),
         (
             "fig7",

@@ -150,7 +150,7 @@ def test_fourier_bands_are_projections_with_sum_one(size: int, dimensions: int) 
         (lambda: GaussianRandomField(20_000), "size is 20000; give at least 4, and at most"),
         (lambda: GaussianRandomField(64, exponent=-300), "exponent is -300; give a smaller one"),
         (lambda: FourierBands(3), "size is 3; give at least 4"),
-        (lambda: FourierBands(8)(torch.ones(1, 1, 8)), "network: FourierBands is for 8 x 8 pos"),
+        (lambda: FourierBands(8)(torch.ones(1, 1, 8)), "network: this FourierBands takes 8 x 8"),
         (lambda: GaussianDataModule(FIELDS[0], num_test=0), "num_test is 0; give at least 1"),
         (lambda: GaussianDataModule(FIELDS[0], seed=-1), "seed is -1"),
         (lambda: GaussianDenoiser(FIELDS[0], []), "times: the list of inversion times is empty"),

@@ -111,7 +111,7 @@ def test_a_run_with_unreadable_files_resumes_and_detects_repaired_ones(
     assert runs[0].read_bytes() == runs[1].read_bytes()
     picture("RGB", (20, 16), 12).save(tmp_path / "images/dog/empty.jpg")
     lit_hier(tmp_path, with_bar)
-    assert "has no sample 7; let the run that fills it finish first; this batch" in caplog.text
+    assert "has no sample 7; let the run that fills it finish first; recomputing" in caplog.text
     fresh = tmp_path / "fresh"
     fresh.mkdir()
     lit_hier(fresh, config.replace("images}", f"{tmp_path}/images}}"))

@@ -446,7 +446,7 @@ TWICE[0, 0] = TWICE[1, 0]
             r"rules_0 has shape \(7, 3, 2\); give \(8, 3, 2\)",
         ),
         (STATE | {"rules_0": STATE["rules_0"].float()}, "rules_0 is torch.float32; give integers"),
-        (STATE | {"rules_0": STATE["rules_0"] + 1}, "does not define an RHM: .*names symbol 8"),
+        (STATE | {"rules_0": STATE["rules_0"] + 1}, "does not define an RHM: .*has symbol 8"),
         (STATE | {"rules_1": TWICE}, "does not define an RHM: .*belongs to symbols 0 and 1"),
         (
             STATE | {"class_prior": -torch.ones(5)},

@@ -172,7 +172,7 @@ def test_underflow_does_not_affect_results(
 @pytest.fixture
 def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with copies of the package's libraries, from which they are loaded again."""
-    for path in library.FOLDER.glob("_kernel_*.so"):
+    for path in library.FOLDER.glob("kernel_*.so"):
         shutil.copy(path, tmp_path)
     monkeypatch.setattr(library, "FOLDER", tmp_path)
     monkeypatch.setenv("LIT_HIER_KERNEL", "1")
@@ -213,10 +213,10 @@ def change_sizes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (remove, "_kernel_baseline.so was not built"),
-        (overwrite, "_kernel_baseline.so cannot be loaded: "),
-        (change_sources, "_kernel_baseline.so is stale: it was built from other sources"),
-        (change_sizes, r"_kernel_baseline.so is stale: its structures take \[\d+, 64\] bytes"),
+        (remove, "kernel_baseline.so was not built"),
+        (overwrite, "kernel_baseline.so cannot be loaded: "),
+        (change_sources, "kernel_baseline.so is stale: it was built from other sources"),
+        (change_sizes, r"kernel_baseline.so is stale: its structures take \[\d+, 64\] bytes"),
     ],
 )
 def test_unusable_libraries_are_reported_once_and_plain_operations_answer(
@@ -255,15 +255,15 @@ def test_a_narrower_variant_replaces_one_that_was_not_built_or_is_bad(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(library, "variant_names", lambda: ["avx2", "baseline"])
-    (libraries / "_kernel_avx2.so").unlink(missing_ok=True)
+    (libraries / "kernel_avx2.so").unlink(missing_ok=True)
     if is_bad:
-        (libraries / "_kernel_avx2.so").write_bytes(b"not a library")
+        (libraries / "kernel_avx2.so").write_bytes(b"not a library")
     native = library.load_kernel()
     assert native is not None
-    assert native._name == str(libraries / "_kernel_baseline.so")
+    assert native._name == str(libraries / "kernel_baseline.so")
     assert len(caplog.records) == is_bad
     for record in caplog.records:
-        assert "_kernel_avx2.so cannot be loaded" in record.getMessage()
+        assert "kernel_avx2.so cannot be loaded" in record.getMessage()
         assert "pip install --editable ." in record.getMessage()
 
 

@@ -150,7 +150,7 @@ def test_a_newer_format_is_rejected_with_that_reason(rhm: RHMClassifier, tmp_pat
         rhm.on_load_checkpoint(checkpoint)
     for damaged in (None, "2", True, 0, []):
         path = save(rhm, tmp_path / "weights.ckpt", format=damaged)
-        with pytest.raises(InputError, match=rf"^weights: {path} has a damaged record"):
+        with pytest.raises(InputError, match=rf"^weights: {path} has a damaged "):
             TrainedCNN(path)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, rows
-from processes import LOOKING, QUIET, TRAINING
+from processes import QUIET, SIMILARITY, TRAINING
 
 pytestmark = pytest.mark.slow
 
@@ -120,7 +120,7 @@ def test_distributions_contain_the_linked_folders_and_the_kernel(
         expected = {f"lit_hier/{folder}/{path.name}" for path in (ROOT / folder).glob(pattern)}
         assert expected
         assert expected <= names
-    assert "lit_hier/inference/_kernel_baseline.so" in names
+    assert "lit_hier/inference/native/kernel_baseline.so" in names
     assert "lit_hier/inference/native/answer_queries.h" in names
     assert "lit_hier/py.typed" in names
     with tarfile.open(sdist) as archive:
@@ -149,7 +149,7 @@ def test_the_demo_runs_in_a_directory_with_modules_of_the_same_names(
     (configs,) = installed.parent.glob("lib/python*/site-packages/lit_hier/configs")
     command = installed / "lit-hier"
     run(command, "fit", "-c", configs / "demo_classifier.yaml", *TRAINING, *QUIET, folder=hostile)
-    run(command, "predict", "-c", configs / "demo.yaml", *LOOKING, *QUIET, folder=hostile)
+    run(command, "predict", "-c", configs / "demo.yaml", *SIMILARITY, *QUIET, folder=hostile)
     results = hostile / "logs/demo/version_0"
     assert {int(row["count"]) for row in rows(results / "similarity.csv")} == {7}
     assert (results / "reconstruction.csv").is_file()

@@ -18,7 +18,7 @@ import torch
 from lit_hier.inference.kernel_sources import VARIANTS, source_digest
 
 _LOG: Final = logging.getLogger("lit_hier")
-FOLDER: Final = Path(__file__).parent
+FOLDER: Final = Path(__file__).parent / "native"  # not a package: nothing in it is a module
 _REMEDY: Final = (
     "to build it, reinstall lit-hier on a machine with a C compiler (in a checkout:"
     " pip install --editable .)"
@@ -60,7 +60,7 @@ def variant_names() -> list[str]:
 
 def library_path(variant: str) -> Path:
     """Path of a variant's library in the package, whether or not it was built."""
-    return FOLDER / f"_kernel_{variant}.so"
+    return FOLDER / f"kernel_{variant}.so"
 
 
 def load_library(path: Path) -> ctypes.CDLL:

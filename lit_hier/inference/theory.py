@@ -145,9 +145,9 @@ def parent_belief(
 def fixed_points(
     grammar: GrammarParameters, process: NoiseProcess | None
 ) -> mean_field.FixedPoints:
-    """Return the fixed points of `parent_belief`; none where no theory applies."""
+    """Return the fixed points of `parent_belief`; NaN where no theory applies."""
     if not mean_field_applies(grammar, process):
-        return mean_field.FixedPoints(np.empty(0), np.empty(0))
+        return mean_field.FixedPoints(np.full(3, np.nan), np.full(3, np.nan))
     return mean_field.fixed_points(grammar.v, grammar.m, grammar.s)
 
 

@@ -37,7 +37,7 @@ def read_record(checkpoint: Mapping[str, Any], source: str) -> dict[str, Any]:
     record = checkpoint.get(_RECORD)
     if record is None:
         return {}
-    if not isinstance(record, dict) or "format" not in record:
+    if not isinstance(record, dict) or record.get("format") is None:
         raise InputError(f"{source} has a damaged record of its format; {_HINT}")
     check_format(record["format"], CHECKPOINT_FORMAT, source)
     return dict(record)
