@@ -50,10 +50,13 @@ check: $(VENV)/.installed
 tests: $(VENV)/.installed
 	$(PYTEST) -m "not slow"
 
-# `make test` with the lowest versions that pyproject.toml admits, and with the newest ones, each in
-# an environment of its own. A second run starts from scratch.
+# `make test` with the newest versions that pyproject.toml admits, and the same tests with the lowest
+# ones, each in a new environment. Style and types are checked with the newest versions only, as
+# annotations of libraries change.
 test-lowest: RESOLUTION := lowest-direct
+test-lowest: TARGET := tests
 test-newest: RESOLUTION := highest
+test-newest: TARGET := test
 test-lowest test-newest: test-%:
 	$(PYTHON) -m venv --clear .venv-uv
 	.venv-uv/bin/python -m pip install --quiet uv
@@ -61,7 +64,7 @@ test-lowest test-newest: test-%:
 	.venv-uv/bin/uv pip install --quiet --python .venv-$* --resolution $(RESOLUTION) \
 		--editable '.[dev]'
 	touch .venv-$*/.installed
-	$(MAKE) test VENV=.venv-$*
+	$(MAKE) $(TARGET) VENV=.venv-$*
 
 # Long versions of the tests of faults, damaged files and configs, properties and memory. They take
 # hours; each has its own target.

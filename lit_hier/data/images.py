@@ -111,7 +111,7 @@ class PreparedImages(Dataset[Batch]):
         digest = hashlib.sha256(f"{shape} {self.label.tolist()}".encode())
         if isinstance(self.dataset, ImageFiles):
             digest.update(self.dataset.fingerprint(selected).encode())
-        elif isinstance(levels, (Tensor, np.ndarray)) and self.dataset.transforms is None:
+        elif isinstance(levels, Tensor | np.ndarray) and self.dataset.transforms is None:
             digest.update(f"{selected} {levels.shape}".encode())
             digest.update(np.ascontiguousarray(np.asarray(levels)[self.selected]).data)
         else:
