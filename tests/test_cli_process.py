@@ -124,7 +124,7 @@ def test_a_run_states_its_format_and_repeats_from_its_own_config(
             main(repeated)
     assert end.value.code == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith(f"lit-hier: error: config: {folder} has format 2, and this version of")
+    assert line.startswith(f"lit-hier: error: config: {folder} has format 2, but this version of")
     assert "reads format 1; " in line
 
 

@@ -141,7 +141,7 @@ def test_a_table_is_in_memory_once() -> None:
 
 
 def test_samples_are_written_in_pieces_and_keep_their_bits(tmp_path: Path) -> None:
-    """Numpy's writer copies 16 MiB at a time, whatever the size of an array."""
+    """Numpy's writer copies 16 MiB at a time, for arrays of any size."""
     table = np.random.default_rng(0).random((4, 10), dtype=np.float32)
     arrays: dict[str, Any] = {
         "table": table,
