@@ -1,10 +1,11 @@
-"""Every benchmark that needs no GPU, one after another, as a page.
+"""Run every benchmark that needs no GPU and print the results as Markdown.
 
-python benchmarks > results.md          # half an hour on two quiet cores
+python benchmarks > results.md          # half an hour on two idle cores
 
-`gpu_belief_propagation.py` and `image_sampler.py --device cuda` are for a machine with a GPU.
+`gpu_belief_propagation.py` and `image_sampler.py --device cuda` need a GPU; run them separately.
 """
 
+import argparse
 import datetime
 import os
 import platform
@@ -12,20 +13,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-SMALL = "--model small --precision 32 --num-steps 20 --steps 1 2 3 5 --images 10 --batch 16"
+FOLDER = Path(__file__).parent
+SMALL_MODEL = "--model small --precision 32 --num-steps 20 --steps 1 2 3 5 --images 10 --batch 16"
 SCRIPTS = (
     "belief_propagation.py",
     "scaling.py",
     "similarity.py",
     "training.py",
-    f"image_sampler.py {SMALL}",
+    f"image_sampler.py {SMALL_MODEL}",
     "commands.py",
 )
 
 
-def processor() -> str:
-    """Name the processor, as well as the system can."""
+def processor_name() -> str:
+    """Return the processor's name, from /proc/cpuinfo if there is one."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -34,13 +35,19 @@ def processor() -> str:
 
 
 def main() -> None:
-    """Run them all."""
+    """Run the benchmarks."""
+    description = __doc__.splitlines()[0]
+    argparse.ArgumentParser("python benchmarks", description=description).parse_args()
     today = datetime.datetime.now(datetime.UTC).date()
-    print(f"{today}, {os.cpu_count()} cores ({processor()}), {platform.system()}\n", flush=True)
+    print(
+        f"{today}, {os.cpu_count()} cores ({processor_name()}), {platform.system()}\n", flush=True
+    )
     for script in SCRIPTS:
         print(f"## `python benchmarks/{script}`\n", flush=True)
         name, *arguments = script.split()
-        subprocess.run([sys.executable, "-W", "ignore", str(HERE / name), *arguments], check=True)
+        subprocess.run(
+            [sys.executable, "-W", "ignore", str(FOLDER / name), *arguments], check=True
+        )
         print(flush=True)
 
 

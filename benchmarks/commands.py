@@ -1,8 +1,9 @@
-"""What whole commands take: how quickly the command line starts, and Fig. 6 at the paper's size.
+"""Time the start of the command line, and Fig. 6 at the size of the paper.
 
 python benchmarks/commands.py [--rounds 5]
 
-Starting is measured against importing LightningCLI alone, in turns; medians, with quartiles.
+The start is compared with importing LightningCLI alone: medians and quartiles over interleaved
+rounds.
 """
 
 import argparse
@@ -20,26 +21,29 @@ IMPORT = (sys.executable, "-c", "from pytorch_lightning.cli import LightningCLI"
 
 
 def seconds(command: tuple[str, ...], folder: str | None = None) -> float:
-    """Time a command, from its start to its end."""
+    """Time a command from start to end."""
     start = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True, cwd=folder)
     return time.perf_counter() - start
 
 
 def main() -> None:
-    """Print the numbers."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
-    helps = (*LIT_HIER, "--help")
-    seconds(helps)
-    times = np.array([(seconds(IMPORT), seconds(helps)) for _ in range(given.rounds)])
+    """Print the measurements."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="number of interleaved rounds")
+    options = parser.parse_args()
+    show_help = (*LIT_HIER, "--help")
+    seconds(show_help)  # warm up the file cache
+    times = np.array([(seconds(IMPORT), seconds(show_help)) for _ in range(options.rounds)])
     low, middle, high = np.percentile(times[:, 1] / times[:, 0], [25, 50, 75])
     print(f"lit-hier --help over importing LightningCLI: {middle:.2f} ({low:.2f} to {high:.2f})")
     with tempfile.TemporaryDirectory() as folder:
-        took = seconds((*LIT_HIER, "predict", "-c", str(CONFIGS / "fig6.yaml")), folder)
-    print(f"Fig. 6 at the paper's size, start and figures included: {took:.0f} s,", end=" ")
-    print(f"{took / np.median(times[:, 0]):.1f} times as long as importing LightningCLI")
+        duration = seconds((*LIT_HIER, "predict", "-c", str(CONFIGS / "fig6.yaml")), folder)
+    print(f"Fig. 6 at the paper's size, start and figures included: {duration:.0f} s,", end=" ")
+    print(f"{duration / np.median(times[:, 0]):.1f} times as long as importing LightningCLI")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""The image sampler: how full it keeps a machine, and what lower precision brings.
+"""Measure the utilisation of the image sampler and its speed over a plain float32 loop.
 
 python benchmarks/image_sampler.py --device cuda --compile        # the 256 x 256 model, bf16
-python benchmarks/image_sampler.py --model small --precision 32   # a small one, for a CPU
+python benchmarks/image_sampler.py --model small --precision 32   # a small model, for a CPU
 
-The model has random weights. Reported are the images per second that go through one denoising
-step, the fraction of the machine's rate for a large matrix product in the same precision, the
-share of the sampler's time that is spent inside the model, how many of the model's batches were
-full, and the speed relative to the plain loop: float32, one inversion time after the other, of as
-many images as were asked for.
+The model has random weights. The benchmark prints the rate of denoising steps in images per
+second; the same rate in FLOP/s, relative to a large matrix product in the same precision; the
+fraction of the sampler's time spent in the model; the number of full batches; and the speed
+relative to a plain loop, in float32, that processes one inversion time after another: median and
+quartiles over interleaved rounds.
 """
 
 import argparse
@@ -51,7 +51,7 @@ SMALL = {
 
 
 def seconds(work: Callable[[], Any], device: str) -> float:
-    """Time a piece of work, all of it."""
+    """Time a call, until the device has finished."""
     synchronise(device)
     start = time.perf_counter()
     work()
@@ -60,110 +60,132 @@ def seconds(work: Callable[[], Any], device: str) -> float:
 
 
 def synchronise(device: str) -> None:
-    """Wait until the device has done what it was told."""
+    """Wait until the device has finished all queued work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
-def matrix_rate(device: str, dtype: torch.dtype, size: int) -> float:
-    """Measure the best rate of a large matrix product, FLOP/s."""
+def measure_matrix_rate(device: str, dtype: torch.dtype, size: int) -> float:
+    """Return the highest rate of a matrix product over ten calls, in FLOP/s."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     for _ in range(3):
         a @ b
     return max(2 * size**3 / seconds(lambda: a @ b, device) for _ in range(10))
 
 
-def flop_of(config: dict[str, Any]) -> int:
-    """Count the operations of one image's way through the model."""
+def count_flop(config: dict[str, Any]) -> int:
+    """Count the floating-point operations of the model's forward pass on one image."""
     with torch.device("meta"):
         model, x = UNet2DModel(**config), torch.empty(1, 3, *[config["sample_size"]] * 2)
-        told = torch.zeros((), dtype=torch.int64)
+        timestep = torch.zeros((), dtype=torch.int64)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(x, told)
+        model(x, timestep)
     return counter.get_total_flops()
 
 
-class Sampler:
-    """A model in some precision that says how long it has been at work."""
+class TimedModel:
+    """A model in some precision that records the time and the batch size of each call."""
 
     def __init__(
         self,
         config: dict[str, Any],
         device: str,
         dtype: torch.dtype,
-        last: bool = False,
+        channels_last: bool = False,
         compiled: bool = False,
     ) -> None:
         torch.manual_seed(0)
         with torch.device(device):
             self.model = UNet2DModel(**config).eval().requires_grad_(False).to(dtype)
-        self.last, self.dtype, self.device = last, dtype, device
-        if last:
+        self.channels_last, self.dtype, self.device = channels_last, dtype, device
+        if channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         if compiled:
             self.model.compile()
-        self.inside = 0.0
-        self.sizes: list[int] = []
+        self.seconds = 0.0
+        self.batch_sizes: list[int] = []
 
-    def denoise(self, x: Tensor, told: Tensor) -> Tensor:
-        """Run the model as the sampler does, with its time taken."""
+    def denoise(self, x: Tensor, timestep: Tensor) -> Tensor:
+        """Run the model as the sampler does, and record the call."""
         x = x.to(self.dtype)
-        if self.last:
+        if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         outputs = []
-        self.inside += seconds(lambda: outputs.append(self.model(x, told).sample), self.device)
-        self.sizes.append(len(x))
+        self.seconds += seconds(
+            lambda: outputs.append(self.model(x, timestep).sample), self.device
+        )
+        self.batch_sizes.append(len(x))
         return outputs[0]
 
 
 def main() -> None:
-    """Print what was measured."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--model", default="adm256", choices=("adm256", "small"))
-    parser.add_argument("--precision", default="bf16", choices=DTYPES)
-    parser.add_argument("--batch", type=int, default=32, help="images that the model is given")
-    parser.add_argument("--images", type=int, default=8, help="images that are turned round")
-    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 4])
-    parser.add_argument("--num-steps", type=int, default=250)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--compile", action="store_true", help="compile the model")
-    given = parser.parse_args()
-    config = ADM256 if given.model == "adm256" else SMALL
-    scheduler = adm_scheduler() if given.model == "adm256" else DDPMScheduler()
-    dtype, device = DTYPES[given.precision], given.device
-    process = ReverseProcess(scheduler, given.num_steps)
+    """Print the measurements."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to run")
+    parser.add_argument(
+        "--model",
+        default="adm256",
+        choices=("adm256", "small"),
+        help="the 256 x 256 or a small U-Net",
+    )
+    parser.add_argument(
+        "--precision", default="bf16", choices=DTYPES, help="precision of the model"
+    )
+    parser.add_argument("--batch", type=int, default=32, help="the model's batch size")
+    parser.add_argument("--images", type=int, default=8, help="number of images x_0")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        nargs="+",
+        default=[1, 2, 3, 4],
+        help="inversion times, in sampler steps",
+    )
+    parser.add_argument("--num-steps", type=int, default=250, help="steps of the reverse process")
+    parser.add_argument("--rounds", type=int, default=3, help="number of interleaved rounds")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile")
+    options = parser.parse_args()
+    config = ADM256 if options.model == "adm256" else SMALL
+    scheduler = adm_scheduler() if options.model == "adm256" else DDPMScheduler()
+    dtype, device = DTYPES[options.precision], options.device
+    process = ReverseProcess(scheduler, options.num_steps)
     side = config["sample_size"]
-    x_0 = torch.rand(given.images, 3, side, side, device=device) * 2 - 1
-    index = torch.arange(given.images)
-    sampler = Sampler(config, device, dtype, last=True, compiled=given.compile)
-    plain = Sampler(config, device, torch.float32)
+    x_0 = torch.rand(options.images, 3, side, side, device=device) * 2 - 1
+    index = torch.arange(options.images)
+    timed = TimedModel(config, device, dtype, channels_last=True, compiled=options.compile)
+    plain = TimedModel(config, device, torch.float32)
 
-    def sweep() -> None:
-        own = [generators(0, index, k) for k in given.steps]
-        process.sample(sampler.denoise, x_0, given.steps, own, given.batch)
+    def sample_together() -> None:
+        streams = [generators(0, index, k) for k in options.steps]
+        process.sample(timed.denoise, x_0, options.steps, streams, options.batch)
 
-    def loop() -> None:
-        for k in given.steps:
-            own = [generators(0, index, k)]
-            process.sample(plain.denoise, x_0, [k], own, given.batch)
+    def sample_in_turn() -> None:
+        for k in options.steps:
+            streams = [generators(0, index, k)]
+            process.sample(plain.denoise, x_0, [k], streams, options.batch)
 
     with torch.inference_mode():
-        sweep(), loop()  # warm up
-        sampler.inside, sampler.sizes = 0.0, []
-        whole = [(seconds(sweep, device), seconds(loop, device)) for _ in range(given.rounds)]
-    swept, looped = np.array(whole).T
-    flop, rate = flop_of(config), matrix_rate(device, dtype, 8192 if device == "cuda" else 1024)
-    images = sum(sampler.sizes) / swept.sum()
-    full = sampler.sizes.count(given.batch)
-    ratios = np.percentile(looped / swept, [50, 25, 75])
-    print(f"torch {torch.__version__}, {device}, {given.precision}, batch {given.batch}")
-    print(f"model            {flop / 1e12:.3f} TFLOP an image")
+        sample_together(), sample_in_turn()  # warm up
+        timed.seconds, timed.batch_sizes = 0.0, []
+        times = [
+            (seconds(sample_together, device), seconds(sample_in_turn, device))
+            for _ in range(options.rounds)
+        ]
+    together, in_turn = np.array(times).T
+    flop = count_flop(config)
+    rate = measure_matrix_rate(device, dtype, 8192 if device == "cuda" else 1024)
+    images = sum(timed.batch_sizes) / together.sum()
+    full = timed.batch_sizes.count(options.batch)
+    ratios = np.percentile(in_turn / together, [50, 25, 75])
+    print(f"torch {torch.__version__}, {device}, {options.precision}, batch {options.batch}")
+    print(f"model            {flop / 1e12:.3f} TFLOP per image")
     print(f"matrix rate      {rate / 1e12:.2f} TFLOP/s")
-    print(f"images           {images:.2f} a second")
+    print(f"images           {images:.2f} per second")
     print(f"of matrix rate   {images * flop / rate:.1%}")
-    print(f"inside the model {sampler.inside / swept.sum():.1%}")
-    print(f"full batches     {full} of {len(sampler.sizes)}, in {given.rounds} rounds")
+    print(f"inside the model {timed.seconds / together.sum():.1%}")
+    print(f"full batches     {full} of {len(timed.batch_sizes)}, in {options.rounds} rounds")
     print(f"over plain loop  {ratios[0]:.2f} ({ratios[1]:.2f} to {ratios[2]:.2f})")
 
 

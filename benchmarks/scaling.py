@@ -1,16 +1,16 @@
-r"""How the time of belief propagation grows, against how the work does.
+r"""Fit exponents of the time and of the work of belief propagation.
 
 python benchmarks/scaling.py [--rounds 7]
 
-One parameter at a time is changed, the others stay at (16, 4, 2, 7) and 256 samples on one thread.
-For each the exponent of time is fitted and printed beside the exponent of the multiplications that
-Eq. 13 and 15 ask for,
+One parameter varies at a time; the others stay at (16, 4, 2, 7) with 256 samples on one thread.
+For each, two exponents are fitted over the same values: that of the time, and that of the number
+of multiplications in Eq. 13 and 15,
 
 .. math:: \frac{s^L - 1}{s - 1} \, m v \, \big(s - 1 + s (s - 1)\big)
 
-(every family of siblings sends one message up and s down), over the same values. For processes,
-each of one thread, the samples are shared out, and the time should fall as 1 / processes as long
-as there are cores.
+as each family of siblings sends one message up and s down. Several processes, of one thread each,
+split the samples evenly: while there are cores for all, the ideal time is proportional to
+1 / processes.
 """
 
 import argparse
@@ -38,7 +38,7 @@ class Size(NamedTuple):
 
     @property
     def work(self) -> int:
-        """Count multiplications."""
+        """The number of multiplications."""
         families = (self.s**self.L - 1) // (self.s - 1)
         return self.batch * families * self.m * self.v * (self.s**2 - 1)
 
@@ -52,8 +52,8 @@ SWEEPS: dict[str, tuple[Size, ...]] = {
 }
 
 
-def quickest(size: Size, rounds: int) -> float:
-    """Give the seconds of the quickest of some rounds."""
+def time_call(size: Size, rounds: int) -> float:
+    """Return the seconds per call in the fastest round."""
     bp = BeliefPropagation(RandomHierarchyModel(size.v, size.m, size.s, size.L))
     leaves = torch.rand(size.batch, size.s**size.L, size.v)
     bp.marginals(leaves)
@@ -67,13 +67,13 @@ def quickest(size: Size, rounds: int) -> float:
     return min(times)
 
 
-def exponent(x: Sequence[float], y: Sequence[float]) -> float:
-    """Fit a power law."""
+def fit_exponent(x: Sequence[float], y: Sequence[float]) -> float:
+    """Fit y proportional to x^a and return a."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
-def share(size: Size, rounds: int, barrier: "multiprocessing.synchronize.Barrier") -> None:
-    """Be one of several processes: do its share when all are ready."""
+def compute_share(size: Size, rounds: int, barrier: "multiprocessing.synchronize.Barrier") -> None:
+    """Compute the marginals of one process's share whenever all processes are ready."""
     torch.set_num_threads(1)
     bp = BeliefPropagation(RandomHierarchyModel(size.v, size.m, size.s, size.L))
     leaves = torch.rand(size.batch, size.s**size.L, size.v)
@@ -85,12 +85,14 @@ def share(size: Size, rounds: int, barrier: "multiprocessing.synchronize.Barrier
         barrier.wait()
 
 
-def shared_out(num: int, rounds: int) -> float:
-    """Give the seconds of the quickest round of several processes."""
+def time_processes(num: int, rounds: int) -> float:
+    """Return the seconds of the fastest round of `num` processes."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(num + 1)
     size = Size(batch=4096 // num)
-    processes = [context.Process(target=share, args=(size, rounds, barrier)) for _ in range(num)]
+    processes = [
+        context.Process(target=compute_share, args=(size, rounds, barrier)) for _ in range(num)
+    ]
     for process in processes:
         process.start()
     times = []
@@ -106,24 +108,29 @@ def shared_out(num: int, rounds: int) -> float:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    given = parser.parse_args()
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="number of rounds, of which the fastest counts"
+    )
+    options = parser.parse_args()
     torch.set_num_threads(1)
     print("| parameter | values | exponent of time | of the work |\n| --- | --- | --- | --- |")
     for name, sizes in SWEEPS.items():
         x = [getattr(size, name) for size in sizes]
-        shown = ", ".join(map(str, x))
-        if name == "L":  # exponential: against the leaves instead
+        values = ", ".join(map(str, x))
+        if name == "L":  # the work is exponential in L, a power of the number of leaves
             x, name = [2**L for L in x], "leaves, 2^L"
-        times = [quickest(size, given.rounds) for size in sizes]
-        found, expected = exponent(x, times), exponent(x, [size.work for size in sizes])
-        print(f"| {name} | {shown} | {found:.2f} | {expected:.2f} |", flush=True)
+        times = [time_call(size, options.rounds) for size in sizes]
+        measured, expected = fit_exponent(x, times), fit_exponent(x, [size.work for size in sizes])
+        print(f"| {name} | {values} | {measured:.2f} | {expected:.2f} |", flush=True)
     most = os.cpu_count() or 1
     numbers = sorted({1, *(2**k for k in range(1, most.bit_length()) if 2**k <= most)})
     if len(numbers) > 1:
-        found = exponent(numbers, [shared_out(num, given.rounds) for num in numbers])
-        print(f"| processes | {', '.join(map(str, numbers))} | {found:.2f} | -1.00 |")
+        measured = fit_exponent(numbers, [time_processes(num, options.rounds) for num in numbers])
+        print(f"| processes | {', '.join(map(str, numbers))} | {measured:.2f} | -1.00 |")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What looking into a network costs: hooks, statistics and cosines, beside its forward pass.
+"""Measure the cost of comparing activations, relative to a network's forward pass.
 
 python benchmarks/similarity.py                    # ConvNeXt Base at 224 x 224, and the RHM's CNN
 python benchmarks/similarity.py --device cuda
 
-Networks have random weights. Reported is the time that `ActivationSimilarity` takes for a batch at
-several inversion times, and that its reference set takes, relative to as many bare forward passes;
-the median over interleaved rounds, with quartiles. Beside them, what it takes to read once the
-numbers that are compared (one dot product per layer): less is not possible.
+Networks have random weights. The table lists the extra time over the same number of bare forward
+passes, medians and quartiles over interleaved rounds, of: `ActivationSimilarity` for one batch at
+several inversion times; reading the compared activations once (one dot product per layer), a lower
+bound; and the statistics of the reference set.
 """
 
 import argparse
@@ -26,7 +26,7 @@ NUM_TIMES = 3
 
 
 def seconds(work: Callable[[], object], device: str) -> float:
-    """Time a piece of work, all of it."""
+    """Time a call, until the device has finished."""
     if device == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -36,17 +36,19 @@ def seconds(work: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
-def as_it_lies(x: torch.Tensor) -> torch.Tensor:
-    """Give a tensor's numbers in memory's order, without a copy."""
+def in_memory_order(x: torch.Tensor) -> torch.Tensor:
+    """Return a flat view of a dense tensor, in the order of its memory."""
     return x.as_strided((x.numel(),), (1,))
 
 
-def overheads(network: nn.Module, layers: list[str], x: torch.Tensor, rounds: int) -> np.ndarray:
-    """Give what looking costs over what forward passes cost, less 1: (rounds, 3)."""
+def measure_overheads(
+    network: nn.Module, layers: list[str], x: torch.Tensor, rounds: int
+) -> np.ndarray:
+    """Return the extra time of each measurement over bare forward passes: (rounds, 3)."""
     probe, device = Probe(network, layers), x.device.type
     moments = {}
     probe(x, lambda name, output: moments.__setitem__(name, channel_moments(output)))
-    standard = {name: Standardization.of(found) for name, found in moments.items()}
+    standardizations = {name: Standardization.of(value) for name, value in moments.items()}
     others = [x + 0.1 * torch.randn_like(x) for _ in range(NUM_TIMES)]
 
     def bare() -> None:
@@ -55,34 +57,37 @@ def overheads(network: nn.Module, layers: list[str], x: torch.Tensor, rounds: in
 
     def similarity() -> None:
         start = {}
-        probe(x, lambda name, y: start.__setitem__(name, SimilarityTo(y, standard[name])))
+        probe(x, lambda name, y: start.__setitem__(name, SimilarityTo(y, standardizations[name])))
         for other in others:
             probe(other, lambda name, y: start[name](y))
 
     def reading() -> None:
         start = {}
-        probe(x, lambda name, y: start.__setitem__(name, as_it_lies(y)))
+        probe(x, lambda name, y: start.__setitem__(name, in_memory_order(y)))
         for other in others:
-            probe(other, lambda name, y: torch.dot(start[name], as_it_lies(y)))
+            probe(other, lambda name, y: torch.dot(start[name], in_memory_order(y)))
 
     def reference() -> None:
         for batch in (x, *others):
             probe(batch, lambda name, output: channel_moments(output))
 
-    found = []
+    overheads = []
     for _ in range(rounds + 1):
         plain = seconds(bare, device)
         works = (similarity, reading, reference)
-        found.append([seconds(work, device) / plain - 1 for work in works])
-    return np.array(found[1:])
+        overheads.append([seconds(work, device) / plain - 1 for work in works])
+    return np.array(overheads[1:])  # the first round is a warm-up
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rounds", type=int, default=7)
-    given = parser.parse_args()
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--device", default="cpu", help="device, such as cpu or cuda")
+    parser.add_argument("--rounds", type=int, default=7, help="number of interleaved rounds")
+    options = parser.parse_args()
     torch.manual_seed(0)
     image, datum = torch.randn(4, 3, 224, 224), torch.randn(250, 16, 128)
     large = convnext_base()
@@ -94,7 +99,8 @@ def main() -> None:
     }  # fmt: skip
     print("| network | similarity | reading | reference set |\n| --- | --- | --- | --- |")
     for name, (network, layers, x) in cases.items():
-        ratios = overheads(network.to(given.device), layers, x.to(given.device), given.rounds)
+        network, x = network.to(options.device), x.to(options.device)
+        ratios = measure_overheads(network, layers, x, options.rounds)
         low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75], axis=0) * 100
         cells = (
             f"{m:+.0f} % ({a:+.0f} to {b:+.0f})" for a, m, b in zip(low, middle, high, strict=True)

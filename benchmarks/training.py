@@ -1,11 +1,11 @@
-"""How much of a training step is the network: forward pass, backward pass, optimiser.
+"""Measure the network's share of a training step: forward pass, backward pass, optimiser.
 
 python benchmarks/training.py [--steps 60] [--rounds 5]
 
-The paper's CNN (16, 4, 2, 7) is trained by the project, Lightning and data included, and by a bare
-loop over the same batches that lie ready in memory; reported is the bare loop's time over the
-project's, the median of interleaved rounds, with quartiles. How long the whole training takes is
-said by `time lit-hier fit -c configs/fig8_classifier.yaml`.
+The paper's CNN for (16, 4, 2, 7) is trained by `Trainer.fit`, including data loading, and by a
+bare loop over the same batches, loaded in advance. The share is the time of the bare loop divided
+by that of `Trainer.fit`: median and quartiles over interleaved rounds. To time a whole training,
+run `time lit-hier fit -c configs/fig8_classifier.yaml`.
 """
 
 import argparse
@@ -24,31 +24,33 @@ from lit_hier.nn import HierarchicalCNN
 from lit_hier.rhm import RandomHierarchyModel
 
 BATCH = 256
+WARM_UP = 10  # steps that are not timed
 
 
-class Clock(Callback):
-    """Takes the time from the tenth step to the last."""
+class Timer(Callback):
+    """Measures the time from the end of the warm-up to the last step."""
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
-        """Start."""
-        if batch_idx == 10:
+        """Start the timer after the warm-up."""
+        if batch_idx == WARM_UP:
             self.start = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
-        """Look at the clock."""
-        self.seconds = time.perf_counter() - self.start if trainer.global_step > 10 else 0.0
+        """Update the elapsed time."""
+        if trainer.global_step > WARM_UP:
+            self.seconds = time.perf_counter() - self.start
 
 
-def by_lightning(data: RHMDataModule, num: int) -> float:
-    """Train as `lit-hier fit` does; give the seconds that `num` steps take."""
-    clock = Clock()
+def time_trainer(data: RHMDataModule, num: int) -> float:
+    """Train as `lit-hier fit` does; return the seconds that `num` steps take."""
+    timer = Timer()
     trainer = Trainer(
-        max_steps=num + 10,
+        max_steps=num + WARM_UP,
         accelerator="cpu",
         logger=False,
-        callbacks=[clock],
+        callbacks=[timer],
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
@@ -57,17 +59,17 @@ def by_lightning(data: RHMDataModule, num: int) -> float:
         use_distributed_sampler=False,
     )
     trainer.fit(RHMClassifier(16, 16, 2, 7), data)
-    return clock.seconds
+    return timer.seconds
 
 
-def bare(data: RHMDataModule, num: int) -> float:
-    """Train on batches that lie ready; give the seconds that `num` steps take."""
+def time_bare_loop(data: RHMDataModule, num: int) -> float:
+    """Train on batches loaded in advance; return the seconds that `num` steps take."""
     network = HierarchicalCNN(16, 16, 2, 7)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     loader = iter(data.train_dataloader())
-    batches = [next(loader) for _ in range(num + 10)]
-    for number, batch in enumerate(batches):
-        if number == 10:
+    batches = [next(loader) for _ in range(num + WARM_UP)]
+    for step, batch in enumerate(batches):
+        if step == WARM_UP:
             start = time.perf_counter()
         loss = cross_entropy(network(batch["x"]), batch["label"])
         optimizer.zero_grad()
@@ -77,25 +79,28 @@ def bare(data: RHMDataModule, num: int) -> float:
 
 
 def main() -> None:
-    """Print the share."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
+    """Print the network's share."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--steps", type=int, default=60, help="timed steps per round")
+    parser.add_argument("--rounds", type=int, default=5, help="number of interleaved rounds")
+    options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     rhm = RandomHierarchyModel(16, 4, 2, 7)
-    data = RHMDataModule(rhm, num_train=(given.steps + 10) * BATCH, batch_size=BATCH)
+    data = RHMDataModule(rhm, num_train=(options.steps + WARM_UP) * BATCH, batch_size=BATCH)
     data.setup()
     torch.manual_seed(0)
-    found = []
-    for _ in range(given.rounds):
-        found.append((bare(data, given.steps), by_lightning(data, given.steps)))
-    network, all_of_it = np.array(found).T
-    low, middle, high = np.percentile(network / all_of_it, [25, 50, 75])
-    rate = given.steps / np.median(all_of_it)
+    times = []
+    for _ in range(options.rounds):
+        times.append((time_bare_loop(data, options.steps), time_trainer(data, options.steps)))
+    network, total = np.array(times).T
+    low, middle, high = np.percentile(network / total, [25, 50, 75])
+    rate = options.steps / np.median(total)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {BATCH}")
-    print(f"steps a second   {rate:.1f}")
+    print(f"steps per second {rate:.1f}")
     print(f"network's share  {middle:.1%} ({low:.1%} to {high:.1%})")
 
 

@@ -188,7 +188,7 @@ class CurveAnalysis(Analysis):
         return predict(source, self.noise_process, self.times)
 
     def critical_value(self, line: Line) -> float:
-        """Return where on the x axis theory predicts the transition; NaN for nowhere."""
+        """Return where on the x axis theory predicts the transition; NaN if nowhere."""
         time = self.prediction(line).critical_time
         source = self.sources[line.sources[0]]
         return self.x_axis.critical_value(time, self.noise_process, source)

@@ -109,7 +109,7 @@ class Reconstruction(CurveAnalysis):
         return summarize_truth(samples, sources, self.prediction(line).marginal[time, line.level])
 
     def panels(self, results: Results) -> Sequence[Panel]:
-        """Draw the marginals with theory, beside the unchanged symbols.
+        """Draw the marginals with theory, next to the unchanged symbols.
 
         Bands are the spread between grammars or, for one grammar, the standard error.
         """

@@ -18,7 +18,7 @@ from lit_hier.modules import ForwardBackwardModule
 
 
 class SampleGrid(Analysis):
-    """Images of a run beside their x_reversed at each inversion time (Figs. 1, 2).
+    """Images of a run next to their x_reversed at each inversion time (Figs. 1, 2).
 
     The run is split into `num_images` equal parts, and the first image of each is shown, so that
     data sorted by class show several classes. A row per image: x_start, then x_reversed for

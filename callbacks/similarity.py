@@ -173,7 +173,7 @@ class ActivationSimilarity(NetworkAnalysis):
         return summarize(samples[0])
 
     def panels(self, results: Results) -> Sequence[Panel]:
-        """Draw the mode, as in the paper, beside the mean."""
+        """Draw the mode, as in the paper, next to the mean."""
         return [
             Panel("cosine similarity, mode over data", results.curves("mode")),
             Panel("cosine similarity, mean over data", results.curves("mean")),

@@ -30,7 +30,7 @@ class Transition(CurveAnalysis):
     - `transition.csv` with columns process, time, m, L, s_f (s f, with Eq. 29's f), marginal,
       unchanged, sem (of `marginal`, over data), count, theory, unchanged_sem, grammars,
       grammar_std.
-    - `transition_points.csv` with a row per (m, L): m, L, s_f, place (where `marginal` is half way
+    - `transition_points.csv` with a row per (m, L): m, L, s_f, place (where `marginal` is halfway
       from 1 to chance), width (from three quarters to one quarter of the way), place_std (between
       grammars), theory_place and theory_width (the same for the theory at this depth), critical
       (the predicted transition as L grows), exponent (nu).

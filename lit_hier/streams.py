@@ -72,11 +72,11 @@ def generators(
     Returns:
         Generators on the CPU, each seeded by (seed, sample index, step, purpose) alone.
     """
-    made = []
+    result = []
     for sample in index.tolist():
         # A trailing zero does not change the stream, so that CORRUPTION's key is (sample, time).
         key = (sample, time, int(purpose)) if purpose else (sample, time)
         sequence = np.random.SeedSequence(seed, spawn_key=key)
         (state,) = sequence.generate_state(1, np.uint64)
-        made.append(torch.Generator().manual_seed(int(state >> 1)))
-    return made
+        result.append(torch.Generator().manual_seed(int(state >> 1)))
+    return result

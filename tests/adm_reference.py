@@ -1,4 +1,4 @@
-"""The network of ADM checkpoints, defined after its paper."""
+"""The network of ADM checkpoints, as its paper defines it."""
 
 import math
 
@@ -55,7 +55,7 @@ class Attention(nn.Module):
 
 
 class ADM(nn.Module):
-    """The U-Net: two residual blocks a level on the way down, three on the way up."""
+    """The U-Net: two residual blocks per level in the encoder, three in the decoder."""
 
     def __init__(self, widths: tuple[int, ...], attends: tuple[bool, ...], out: int = 6) -> None:
         super().__init__()

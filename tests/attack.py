@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 class Attack:
-    """Unpickled carelessly, it makes a folder."""
+    """Creates a folder when it is unpickled without restrictions."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = str(folder)

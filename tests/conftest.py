@@ -33,7 +33,7 @@ from lit_hier.rhm import RandomHierarchyModel, Tree
 
 ROOT = Path(__file__).parent.parent
 
-# `make sanitize` has the tests load the kernel that it has built.
+# With `make sanitize` the tests load the kernel that it has built.
 if "LIT_HIER_TEST_KERNELS" in os.environ:
     library.FOLDER = Path(os.environ["LIT_HIER_TEST_KERNELS"]).resolve()
 

@@ -57,7 +57,7 @@ class Kind:
 
     Attributes:
         prepare: Creates, in a folder, what all inputs are derived from; returns a function that
-            creates one input and uses it, in a folder of its own.
+            creates one input and uses it, in its own folder.
         weight: Number of inputs of this kind per input of a kind of weight 1.
     """
 
@@ -96,7 +96,7 @@ def limited_memory() -> Iterator[None]:
 
 
 def judge(message: str) -> Outcome:
-    """Tell a clear message from an unclear one."""
+    """Return the outcome of a rejection: `rejected` if its line is clear, else `unclear`."""
     if "\n" in message or not message.isprintable():
         return Outcome("unclear", f"not one printable line: {message!r}")
     if len(message) > LIMIT:

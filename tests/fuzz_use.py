@@ -60,7 +60,7 @@ def logged() -> Iterator[Log]:
 
 
 def corrupt_file(rng: random.Random, path: Path) -> None:
-    """Corrupt a file's bytes, or put something else in its place."""
+    """Corrupt a file's bytes, or replace it by something else."""
     if rng.random() < 0.12 or not path.is_file():
         mutate_place(rng, path)
     else:

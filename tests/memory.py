@@ -2,7 +2,7 @@
 
 python tests/memory.py [--only NAME ...] [--factor 100]        (or: make memory)
 
-Each run is a process of its own; its peak is ru_maxrss, as the system reports it at the end. The
+Each run is a separate process; its peak is ru_maxrss, which the system reports at the end. The
 table compares the growth per sample with what must be kept of each sample: its datum and its
 values in the tables, as in the `.npz` files. Any further growth is a leak.
 """
@@ -138,7 +138,7 @@ CASES = {
 
 
 def peak(name: str, num: int, folder: Path) -> int:
-    """Run a case in a process of its own; return its peak memory in bytes."""
+    """Run a case in a separate process; return its peak memory in bytes."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", __file__, "--run", name, str(num), str(folder)],
         capture_output=True,
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.run:
         name, num, folder = given.run
         CASES[name].run(Path(folder), int(num))
-        # Before the libraries unload, which loads pages of them once more.
+        # Before the libraries unload, which loads some of their pages again.
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return
     titles = (f"{'run':<22} {'length':>6} {'MiB':>9} {f'MiB x{given.factor}':>9} {'growth':>7}"

@@ -49,7 +49,7 @@ RUNS = {
     "images": [*processes.command("digits"), "--data.init_args.num_predict=90",
                "--data.init_args.num_val=1617", "--data.init_args.eval_batch_size=6",
                "--model.init_args.num_steps=10", "--model.init_args.times=[0,4,10]"],
-    # A run on the RHM takes seconds to minutes, and restarts in a folder of its own.
+    # A run on the RHM takes seconds to minutes, and restarts in a new folder.
     "rhm": [*processes.command("demo"), "--data.init_args.num_predict=200"],
     "training": [*processes.command("demo_classifier"), *LAST, "--trainer.max_epochs=4"],
     "diffusion": [*processes.command("digits_ddpm"), *LAST, "--trainer.max_epochs=3"],
@@ -251,7 +251,7 @@ class Soak:
             print(f"  {kind}: status {status}\n{text[-1500:]}", flush=True)
 
     def mounted(self, name: str) -> None:
-        """Run on a file system of its own that is too small or read-only; as root only."""
+        """Run on a separate file system that is too small or read-only; as root only."""
         folder = self.folder()
         needs = name in ("images", "rhm")
         size = int(self.rng.uniform(30, 700))
@@ -285,7 +285,7 @@ class Soak:
         os.close(pipe)
         text = read_output(folder)
         count.in_time += 1
-        # One stores samples and the other is rejected; or each has a folder of its own.
+        # One stores samples and the other is rejected; or each has its own folder.
         if ends not in ([0, 0], [0, 2]):
             count.unclear += 1
             print(f"  {kind}: {ends}\n{text[-1500:]}", flush=True)

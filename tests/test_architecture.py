@@ -31,7 +31,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in FILES.items()}
 
 
 def imports(name: str) -> set[str]:
-    """Return the modules that a file imports anywhere in it, also for type checking."""
+    """Return the modules that a file imports anywhere, including for type checking."""
     modules = set()
     for node in ast.walk(TREES[name]):
         if isinstance(node, ast.Import):
@@ -99,7 +99,7 @@ def defined_names() -> set[str]:
 
 
 def is_private(name: str) -> bool:
-    """Tell a private name from a public one and from `__dunder__`."""
+    """Return whether a name is private: neither public nor a `__dunder__`."""
     return name.startswith("_") and not name.endswith("_")
 
 

@@ -162,7 +162,7 @@ def test_channels_of_tokens_come_last() -> None:
         ((3, 5, 7, 6), False, (3, 5, 7, 6)),
     ],
 )
-def test_of_square_images_the_unequal_axis_holds_the_channels(
+def test_the_unequal_axis_of_square_images_holds_the_channels(
     shape: tuple[int, ...], otherwise: bool, shown: tuple[int, ...]
 ) -> None:
     given = torch.randn(shape)
@@ -221,7 +221,9 @@ def test_classes_kept_against_their_definition(pipeline: str, tmp_path: Path) ->
     assert float(table[0]["kept"]) == 1  # at k = 0, x_reversed equals x_start
 
 
-def test_several_networks_in_one_run_are_told_apart_by_name(pipeline: str, tmp_path: Path) -> None:
+def test_several_networks_in_one_run_are_distinguished_by_name(
+    pipeline: str, tmp_path: Path
+) -> None:
     analyses = [similarity(Net(k), name=f"net_{k}") for k in range(2)]
     folder = predict(tmp_path, sampler(pipeline, None), [*analyses, ClassKept(Net())])
     names = {path.name for path in folder.glob("*.csv")}
@@ -247,7 +249,7 @@ def test_a_hierarchy_counts_depths_from_its_root(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "hierarchy: cannot read .*: No such file"),
         (b"\xff\xfe", "hierarchy: .* is not UTF-8 text"),
@@ -257,12 +259,12 @@ def test_a_hierarchy_counts_depths_from_its_root(tmp_path: Path) -> None:
     ],
 )
 def test_invalid_hierarchy_files_are_rejected(
-    tmp_path: Path, content: bytes | None, said: str
+    tmp_path: Path, content: bytes | None, message: str
 ) -> None:
     path = tmp_path / "tree.txt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match=rf"^{said}"):
+    with pytest.raises(InputError, match=rf"^{message}"):
         read_hierarchy(path, ["x", "y"])
 
 

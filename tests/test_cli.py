@@ -25,7 +25,7 @@ CLASSIFIER = str(CONFIGS / "demo_classifier.yaml")
 
 
 def run_demo(folder: Path, fit: tuple[str, ...] = (), predict: tuple[str, ...] = ()) -> Path:
-    """Train the demo's classifier and run its prediction, both with changes if given."""
+    """Train the demo's classifier and run its prediction, both with optional changes."""
     with inside(folder):
         lit_hier("fit", "-c", CLASSIFIER, *fit, "--trainer.enable_progress_bar=false")
         lit_hier("predict", "-c", DEMO, *predict, "--trainer.enable_progress_bar=false")

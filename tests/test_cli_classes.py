@@ -43,7 +43,7 @@ def package(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def with_callback(folder: Path, name: str, *arguments: str) -> None:
-    """Parse a config with a callback, and print what it became."""
+    """Parse a config with a callback, and print the result."""
     with inside(folder):
         run_command(*PREDICT, f"--trainer.callbacks+={name}", "--print_config", *arguments)
 
@@ -128,8 +128,7 @@ def test_nothing_else_of_its_package_may_be_named(
         ),
         (
             "--model=ImageFiles",
-            "model: ImageFiles is not of the kind that belongs here; check its place against"
-            " --help",
+            "model: ImageFiles is not a class that this key accepts; check the key against --help",
         ),
         (
             "--model=lit_hier.modules.BPDenoisr",

@@ -92,7 +92,7 @@ def console_script(tmp_path: Path) -> list[str]:
 def test_a_folder_with_packages_of_the_same_names_changes_nothing(
     tmp_path: Path, console_script: list[str]
 ) -> None:
-    """Holds for the console script; `python -m` puts the working directory on the path."""
+    """This holds for the console script; `python -m` puts the working directory on the path."""
     foreign = tmp_path / "foreign"
     for name in ("callbacks/__init__.py", "data/__init__.py", "modules.py", "yaml.py"):
         (foreign / name).parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def test_a_run_states_its_format_and_repeats_from_its_own_config(
     assert "reads format 1; " in line
 
 
-def test_runs_that_start_at_the_same_moment_get_folders_of_their_own(tmp_path: Path) -> None:
+def test_runs_that_start_at_the_same_moment_get_different_folders(tmp_path: Path) -> None:
     loggers = [TensorBoardLogger(tmp_path, "run") for _ in range(3)]
     trainers = [Trainer(logger=logger, accelerator="cpu") for logger in loggers]
     folders = []

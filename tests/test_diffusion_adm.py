@@ -1,4 +1,4 @@
-"""ADM checkpoints against an independent definition of the network, after its paper."""
+"""ADM checkpoints against an independent definition of the network, from its paper."""
 
 import pickle
 import subprocess

@@ -124,7 +124,7 @@ def test_a_pipeline_overwrites_only_a_pipeline(digits: Path, tmp_path: Path) -> 
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter.tex").write_text("words")
     for place in ("thesis", "thesis/chapter.tex"):
-        reason = "holds something else than a pipeline; give a new folder"
+        reason = "holds something other than a pipeline; give a new folder"
         with pytest.raises(InputError, match=rf"^folder: .* {reason}"):
             write_pipeline(pipeline.unet, pipeline.scheduler, tmp_path / place)
         with pytest.raises(InputError, match=rf"^save_to: .* {reason}"):

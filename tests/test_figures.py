@@ -75,7 +75,7 @@ SHALLOW = "--data.init_args.rhm.init_args.num_layers=2"
 
 
 @pytest.mark.parametrize(
-    ("figure", "argument", "said"),
+    ("figure", "argument", "message"),
     [
         ("fig7", "--data.init_args.rhm.init_args.seeds=[]", "seeds: the list is empty; give at"),
         ("fig7", "--data.init_args.rhm.init_args.seeds=[1,1]", "seeds: [1, 1] repeats a number"),
@@ -94,7 +94,7 @@ SHALLOW = "--data.init_args.rhm.init_args.num_layers=2"
     ],
 )
 def test_bad_input_ends_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], figure: str, argument: str, said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], figure: str, argument: str, message: str
 ) -> None:
     small = (SHALLOW, argument) if figure.startswith("fig") else (argument,)
     with pytest.raises(SystemExit) as end:
@@ -102,7 +102,7 @@ def test_bad_input_ends_in_one_line(
     assert end.value.code == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(lines) == 1
-    assert lines[0].startswith(f"lit-hier: error: {said}")
+    assert lines[0].startswith(f"lit-hier: error: {message}")
     left = {path.suffix for path in tmp_path.rglob("*")}
     assert left.isdisjoint({".csv", ".npz", ".png"})
 

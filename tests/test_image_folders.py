@@ -195,7 +195,7 @@ def test_counts_of_skipped_files_are_summed_over_two_processes(
         path.write_bytes(b"")
     config = CONFIG.format(root="images", pipeline=colours)
     lit_hier(tmp_path, config.replace("samples: samples", "seed: 0"))
-    # Batches are those of the plan, whatever the trainer's option for samplers.
+    # Batches follow the plan for either value of the trainer's option for samplers.
     fork(tmp_path, ["predict", "-c", "run.yaml", "--trainer.use_distributed_sampler=true"], 2)
     for name in ("similarity.csv", "similarity_reference.csv", "samples.png"):
         one, two = (tmp_path / f"logs/run/version_{k}/{name}" for k in (0, 1))

@@ -21,7 +21,7 @@ from lit_hier.inference.semirings import pairwise_sum
 from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise
 from lit_hier.rhm import RandomHierarchyModel, Tree
 
-# Of every kind, few: test_properties_inference.py sums over all data of many more.
+# A few of every kind; test_properties_inference.py sums over all data of many more.
 GRAMMARS = small_grammars()[::5]
 
 

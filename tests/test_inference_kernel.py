@@ -39,7 +39,7 @@ def assert_equal_bits(a: dict[Query, Tree], b: dict[Query, Tree]) -> None:
 
 @needs_kernel
 def test_every_variant_was_built() -> None:
-    """A project's own tests do not pass on the plain path alone."""
+    """Without a kernel, the other tests would compare the torch operations with themselves."""
     for variant in library.variant_names():
         library.load_library(library.library_path(variant))
     assert library.load_kernel() is not None
@@ -107,7 +107,7 @@ def test_answers_are_written_to_given_tensors(
 @needs_kernel
 @pytest.mark.parametrize("offset", [0, 1])
 def test_answers_that_exceed_the_caches(offset: int) -> None:
-    """Written past the caches if aligned: with the same bits as in small batches."""
+    """They are written past the caches if aligned, with the same bits as in small batches."""
     rhm = RandomHierarchyModel(16, 4, 2, 7)
     bp = BeliefPropagation(rhm)
     messages = messages_of_different_sharpness(rhm, 300, 300, torch.float32)
@@ -185,7 +185,7 @@ def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 class LongerResults(ctypes.Structure):
-    """More than the library has."""
+    """Has more fields than the structure in the library."""
 
     _fields_ = (*library.Results._fields_, ("more", ctypes.c_void_p))
 

@@ -70,7 +70,7 @@ class Census(Callback):
         self.records.append([weakref.ref(part) for part in parts])
 
     def check(self) -> None:
-        """Check that no more objects live late than early; of the records, only the last one."""
+        """Check that no more objects are alive late than early, and only the last record."""
         assert len(self.bytes) == 2, "the run was too short"
         assert max(self.alive, default=0) <= 1
         assert self.tensors[1] <= self.tensors[0]
@@ -96,7 +96,7 @@ def test_a_run_on_a_grammar_retains_no_record(tmp_path: Path) -> None:
 
 
 def test_runs_on_images_retain_no_record(pipeline: str, tmp_path: Path) -> None:
-    """Neither do the run that samples nor those that replay, in the same batches or in others."""
+    """This holds for a run that samples, and for replays in the same batches or in others."""
     samples = tmp_path / "samples"
     making = images.sampler(pipeline, samples, times=[0.0, 2.0])
     size = {"num_predict": 4 * (LATE + 2), "num_test": 40}
@@ -141,7 +141,7 @@ def test_a_table_is_in_memory_once() -> None:
 
 
 def test_samples_are_written_in_pieces_and_keep_their_bits(tmp_path: Path) -> None:
-    """Numpy's writer copies 16 MiB at a time, whatever the size of an array."""
+    """Numpy's writer copies 16 MiB at a time, for arrays of any size."""
     table = np.random.default_rng(0).random((4, 10), dtype=np.float32)
     arrays: dict[str, Any] = {
         "table": table,

@@ -38,28 +38,28 @@ class Failing(Net):
 
 # Four batches of the reference set, then x_start, then x_reversed at each of four times.
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (2, "1 outputs NaN or infinity for sample 23 of the test split, the reference"),
         (4, "1 outputs NaN or infinity for sample 3 at k = 0 or at the start"),
         (7, "1 outputs NaN or infinity for sample 3 at k = 6 or at the start"),
     ],
 )
-def test_non_finite_activations(pipeline: str, tmp_path: Path, call: int, said: str) -> None:
+def test_non_finite_activations(pipeline: str, tmp_path: Path, call: int, message: str) -> None:
     similarity = ActivationSimilarity(Failing(call, 3, layer=1), ["0", "1", "3"])
-    with pytest.raises(InputError, match=f"^network: {said}"):
+    with pytest.raises(InputError, match=f"^network: {message}"):
         predict(tmp_path, sampler(pipeline, None), [similarity])
     assert not list(tmp_path.rglob("*.csv"))
     assert not list(tmp_path.rglob("similarity*"))
 
 
 @pytest.mark.parametrize(
-    ("call", "said"), [(0, "at the start"), (2, "at k = 2"), (5, "at the start")]
+    ("call", "message"), [(0, "at the start"), (2, "at k = 2"), (5, "at the start")]
 )
-def test_non_finite_logits(pipeline: str, tmp_path: Path, call: int, said: str) -> None:
+def test_non_finite_logits(pipeline: str, tmp_path: Path, call: int, message: str) -> None:
     number = 13 if call == 5 else 3
-    said = f"^network: class_kept: its logits are NaN or infinite for sample {number} {said}"
-    with pytest.raises(InputError, match=said):
+    message = f"^network: class_kept: its logits are NaN or infinite for sample {number} {message}"
+    with pytest.raises(InputError, match=message):
         predict(tmp_path, sampler(pipeline, None), [ClassKept(Failing(call, 3, layer=3))])
 
 
@@ -78,7 +78,7 @@ class Wrong(EpsilonNoise):
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         (float("nan"), "messages that are not probabilities"),
         (float("inf"), "messages that are not probabilities"),
@@ -86,12 +86,12 @@ class Wrong(EpsilonNoise):
         (0.0, "messages that no tree of the grammar explains"),
     ],
 )
-def test_invalid_messages(value: float, said: str) -> None:
+def test_invalid_messages(value: float, message: str) -> None:
     leaves = RHM.sample(10, generator=torch.Generator().manual_seed(0))[0]
     index = torch.arange(100, 110)
     batch = {"leaves": leaves, "index": index, "x": leaves, "label": leaves[:, 0]}
-    said = rf"^process: returns {said} for sample 104 \(and 0 more\) at ε = 0\.7"
-    with pytest.raises(InputError, match=said):
+    message = rf"^process: returns {message} for sample 104 \(and 0 more\) at ε = 0\.7"
+    with pytest.raises(InputError, match=message):
         BPDenoiser(RHM, Wrong(value), [0.3, 0.7]).predict_step(batch, 0)
 
 
@@ -100,8 +100,8 @@ def test_non_finite_samples_of_a_closed_form() -> None:
     x, label = mixture.sample(torch.full((3, mixture.num_draws), 0.3, dtype=torch.float64))
     x[1, 0, 5] = float("nan")
     batch = {"x": x, "index": torch.tensor([4, 7, 9]), "label": label}
-    said = r"^distribution: GaussianMixture returns NaN or infinity for sample 7 at t = 0\.5"
-    with pytest.raises(InputError, match=said):
+    message = r"^distribution: GaussianMixture returns NaN or infinity for sample 7 at t = 0\.5"
+    with pytest.raises(InputError, match=message):
         GaussianDenoiser(mixture, [0.5, 1.0]).predict_step(batch, 0)
 
 

@@ -24,7 +24,7 @@ def test_several_processes_have_the_batches_of_one(
 ) -> None:
     """Each sample occurs once, in order; no batch spans two blocks; there are as few as possible.
 
-    Processes have equally many batches up to one, and a plan can be iterated again.
+    Processes differ by at most one batch, and a plan can be iterated again.
     """
     num = num_blocks * block
     alone = [batch.tolist() for batch in PlannedBatches(num, size, num_blocks=num_blocks)]

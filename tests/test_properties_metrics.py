@@ -116,20 +116,20 @@ def test_a_sample_table_has_the_same_bits_however_samples_are_distributed(
 ) -> None:
     """Batches in any order, some samples missing, distributed over processes and summed."""
     values = torch.randn(times, curves, num, generator=rng(seed), dtype=torch.float64)
-    seen = sorted(data.draw(st.sets(st.integers(0, num - 1))))
+    sampled = sorted(data.draw(st.sets(st.integers(0, num - 1))))
     num_processes = data.draw(st.integers(1, 4))
     shares = [SampleTable(times, curves, num_samples=num) for _ in range(num_processes)]
-    for number, rows in enumerate(data.draw(parts_of(len(seen)))):
-        index = torch.tensor([seen[row] for row in rows], dtype=torch.int64)
+    for number, rows in enumerate(data.draw(parts_of(len(sampled)))):
+        index = torch.tensor([sampled[row] for row in rows], dtype=torch.int64)
         shares[number % num_processes].update(index, values[..., index])
-    united = SampleTable(times, curves, num_samples=num)
-    united.update(torch.tensor([], dtype=torch.int64), values[..., :0])
-    united.values = torch.stack([share.values for share in shares]).sum(0)
-    united.num_updates = torch.stack([share.num_updates for share in shares]).sum(0)
-    index, found = united.compute()
-    assert index.tolist() == seen
-    assert index.shape == (len(seen),)
-    assert np.array_equal(found, values[..., seen].float().numpy())
+    total = SampleTable(times, curves, num_samples=num)
+    total.update(torch.tensor([], dtype=torch.int64), values[..., :0])
+    total.values = torch.stack([share.values for share in shares]).sum(0)
+    total.num_updates = torch.stack([share.num_updates for share in shares]).sum(0)
+    index, found = total.compute()
+    assert index.tolist() == sampled
+    assert index.shape == (len(sampled),)
+    assert np.array_equal(found, values[..., sampled].float().numpy())
 
 
 def layers(seed: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -116,8 +116,8 @@ def test_each_sample_and_step_has_a_generator_of_its_own(
     """It is the same in every batch, and differs between samples, steps and seeds."""
 
     def draws(*args: int, of: list[int]) -> list[list[float]]:
-        made = generators(args[0], torch.tensor(of), args[1])
-        return [torch.rand(3, generator=g, dtype=torch.float64).tolist() for g in made]
+        streams = generators(args[0], torch.tensor(of), args[1])
+        return [torch.rand(3, generator=g, dtype=torch.float64).tolist() for g in streams]
 
     together = draws(seed, step, of=samples)
     assert draws(seed, step, of=samples[::-1]) == together[::-1]

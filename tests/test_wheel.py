@@ -87,7 +87,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The executables of an environment that has the wheel and sees this one's dependencies.
 
     A .pth file that is found through another one is not read, so that an editable installation of
-    the checkout stays out of sight.
+    the checkout is not visible.
     """
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder)

@@ -1,4 +1,4 @@
-"""The command `lit-hier`; libraries are imported once it runs."""
+"""The command `lit-hier`; libraries are imported only when it runs."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,8 +14,8 @@ def main(args: Sequence[str] | None = None) -> None:
     under the same flags of torch, which are the caller's here: see `lit_hier.cli.process`.
 
     Args:
-        args: The command's arguments, as in `main(["predict", "-c", "demo.yaml"])`; those of
-            `sys.argv`, if left out.
+        args: The command's arguments, as in `main(["predict", "-c", "demo.yaml"])`; by
+            default those of `sys.argv`.
 
     Raises:
         SystemExit: With status 2 and one line on standard error if the input is invalid, 130 if
@@ -29,7 +29,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def run() -> None:
-    """Run the command that `sys.argv` has: the entry point of `lit-hier`, which owns the process.
+    """Run the command in `sys.argv`: the entry point of `lit-hier`, which owns the process.
 
     Raises:
         SystemExit: See `main`.

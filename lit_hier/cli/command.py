@@ -56,7 +56,7 @@ class LitHierCLI(LightningCLI):
     """LightningCLI with the grammar linked from the data to the model, and safe defaults."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link to the model what it takes of the data: their distribution, or its sizes."""
+        """Link the model's arguments to the data: the distribution or its sizes."""
         for name in ("rhm", "distribution", "num_classes", "size", "channels"):
             parser.link_arguments(
                 f"data.{name}", f"model.init_args.{name}", apply_on="instantiate"
@@ -77,7 +77,7 @@ class LitHierCLI(LightningCLI):
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
         config = self.config[self.config.subcommand]
         self.ckpt_path, config.ckpt_path = config.ckpt_path, None
-        for path in config.config or []:  # it may be that of an earlier run
+        for path in config.config or []:  # may be the config of an earlier run
             check_run(Path(str(path)).parent, "config")
 
     def before_instantiate_classes(self) -> None:
@@ -189,7 +189,7 @@ def execute(args: Sequence[str] | None = None, callbacks: Sequence[Callback] = (
     """Execute a command.
 
     Args:
-        args: Its arguments; those of `sys.argv`, if left out.
+        args: Its arguments; by default those of `sys.argv`.
         callbacks: Callbacks besides those that the config names.
 
     Raises:

@@ -77,7 +77,7 @@ def describe_parser_error(message: str, broken: Mapping[str, str], known: Collec
         known: Short names of the classes that a config may name.
     """
     key = _find_key(message)
-    # An unknown class fails each way of reading it; its name is what helps.
+    # An unknown class fails under every type that the argument accepts; report only its name.
     if unknown := re.search(r"Expected a dot import path string: (.*)", message):
         return f"{key}: {_describe_unknown_class(unknown[1], broken, known)}"
     if "Problems parsing config" in message:
@@ -86,7 +86,7 @@ def describe_parser_error(message: str, broken: Mapping[str, str], known: Collec
     bare = re.sub(r'Parser key "[^"]*":\s*', "", message)
     bare = re.sub(r"Problem with given class_path '(?:\w+\.)*(\w+)':\s*", r"\1: ", bare)
     value = re.search(r"(?:Given value: |Got value: )(.*)", bare, re.DOTALL)
-    # A type that a value may have, besides others, can be one that no config may name.
+    # One of several types that an argument accepts may be one that no config may name.
     denied = re.search(r"Importing '([\w.]+)' is not allowed", message)
     if denied and (value is None or denied[1].rpartition(".")[2] in value[1]):
         return f"{key}: {_describe_denied_class(denied[1], broken)}"
@@ -116,7 +116,7 @@ def _describe_unknown_class(name: str, broken: Mapping[str, str], known: Collect
     if renamed := _find_new_name(name):
         return renamed
     if name in known:
-        return f"{name} is not of the kind that belongs here; check its place against --help"
+        return f"{name} is not a class that this key accepts; check the key against --help"
     return (
         f"there is no class {_shorten_value(name)}{_suggest(name, known)}; a class of your own"
         " needs its full path, as in my_module.MyClass"
@@ -178,13 +178,13 @@ def instantiate(class_type: type[T], *args: Any, **kwargs: Any) -> T:
     """Instantiate a class that a config names.
 
     Raises:
-        InputError: It raises an error about its arguments, of whatever type; the class is named.
+        InputError: It rejects its arguments, by an exception of any type; the class is named.
     """
     try:
         return class_type(*args, **kwargs)
     except InputError:
         raise
-    except Exception as error:  # libraries check their arguments in many ways
+    except Exception as error:  # libraries raise exceptions of many types
         if (message := describe_input_error(error)) is not None:
             is_library_error = isinstance(error, MisconfigurationException)
             prefix = f"{class_type.__name__}: " if is_library_error else ""
@@ -195,7 +195,7 @@ def instantiate(class_type: type[T], *args: Any, **kwargs: Any) -> T:
 
 def describe_input_error(error: BaseException) -> str | None:
     """Return what is wrong with the input; None if the error may have another cause."""
-    # jsonargparse wraps a class's error about its arguments in errors of its own.
+    # jsonargparse wraps a class's error about its arguments in its own errors.
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, InputError):
         cause = cause.__cause__
@@ -224,7 +224,7 @@ def describe_input_error(error: BaseException) -> str | None:
 
 
 def _describe_dataset_error(error: BaseException) -> str:
-    """Return what a data set of torchvision reports about its files; nothing for other errors."""
+    """Return what a data set of torchvision reports about its files; empty for other errors."""
     while error.__cause__ is not None:
         error = error.__cause__
     files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]

@@ -26,7 +26,7 @@ _OWN: Final = tuple(
     f"lit_hier.{name}"
     for name in ("callbacks", "data", "gaussian", "modules", "nn", "processes", "rhm")
 )
-# Where the classes are that a config may name; any other import might run code.
+# Modules of the classes that a config may name; importing any other might run code.
 _ALLOWED: Final = (
     *_OWN,
     *(f"lit_hier.{name}" for name in lit_hier.__all__),
@@ -38,8 +38,8 @@ _ALLOWED: Final = (
     "torchvision.datasets",
     "torchvision.transforms",
 )
-# Parts of these with functions that fetch, unpack, unpickle or import what an argument names. A
-# config may name functions too, where a class takes one, such as a data set's `loader`.
+# Parts of these whose functions fetch, unpack, unpickle or import what an argument names: a config
+# may also name a function where a class takes one, such as a data set's `loader`.
 _DENIED: Final = (
     "*",
     *(f"diffusers.{part}" for part in ("commands", "loaders", "pipelines", "utils")),
@@ -48,7 +48,7 @@ _DENIED: Final = (
     "torchvision.datasets.lsun",
     "torchvision.datasets.utils",
 )
-_MAX_VALUES: Final = 100_000  # in a config; an alias counts as all that it stands for
+_MAX_VALUES: Final = 100_000  # in a config; an alias counts as all values that it repeats
 _MAX_DEPTH: Final = 50  # levels of values
 _broken_entry_points: Final[dict[str, str]] = {}  # by a class's name, why it cannot be used
 
@@ -79,7 +79,7 @@ def allow_trusted_classes() -> None:
     `MyCallback = "my_package.my_module:MyCallback"`. Nothing else of the package may be named.
 
     Raises:
-        InputError: The environment's variable has a name that is not dotted identifiers.
+        InputError: The environment variable has an entry that is not a dotted name.
     """
     trusted = [name for name in os.environ.get(TRUST_VARIABLE, "").split(",") if name]
     for name in trusted:
@@ -111,7 +111,7 @@ def _load(point: EntryPoint) -> set[str]:
             f" correct the entry point of {package}"
         )
         return set()
-    # It may be found by shorter paths, which saved configs then have.
+    # Shorter paths may lead to it too; saved configs then contain one of these.
     modules = {point.module, declared.__module__}
     parts = [module.split(".") for module in modules]
     packages = {".".join(names[:k]) for names in parts for k in range(1, len(names) + 1)}
@@ -148,7 +148,7 @@ def _limit_configs() -> None:
 
 
 def _check_size(text: str) -> None:
-    """Count the values that YAML stands for, event by event, before any of them is built.
+    """Count the values that YAML expands to, event by event, before any of them is built.
 
     Raises:
         YAMLError: There are too many, or they are nested too deeply, as in a cycle of aliases.

@@ -138,7 +138,7 @@ def _silence_unhelpful_messages() -> None:
 
 
 def _report_thread_error(error: threading.ExceptHookArgs) -> None:
-    """Report errors of threads, except for those that TensorBoard's raises in the main one too."""
+    """Report errors of threads, except those that TensorBoard's also raises in the main thread."""
     if not issubclass(error.exc_type, OSError):
         threading.__excepthook__(error)
 

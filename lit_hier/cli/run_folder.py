@@ -1,4 +1,4 @@
-"""Each run has a folder of its own, and training resumes only as it was started."""
+"""Each run has its own folder, and training resumes only with the config that started it."""
 
 import copy
 import json
@@ -38,24 +38,25 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:
-                # Where a file cannot grow, torch raises this with the cause as its context.
+                # If a file cannot grow, torch raises this, with the cause as its context.
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from None
                 raise
 
 
 class RunFolder(SaveConfigCallback):
-    """Claims a folder that no other run has, and writes the run's config there.
+    """Claims a folder that no other run uses, and writes the run's config there.
 
-    Runs that start at the same moment get folders of their own; a version that the logger's config
-    names must be free. Training resumes from a checkpoint only with the config that started it.
+    Runs that start at the same moment get different folders; a version that the config sets for
+    the logger must not exist yet. Training resumes from a checkpoint only with the config that
+    started it.
 
     Writes `config.yaml`, and `run.json` with the `format` of the folder, an integer, and the
     version of `lit_hier`. Each checkpoint gets the record of its format, and `lit_hier_run`: the
     part of the config that determines what is learned.
 
     Attributes:
-        unnumbered: A copy of the logger that has not looked for its version yet.
+        unnumbered: A copy of the logger, made before it chooses a version.
     """
 
     unnumbered: Logger | None = None
@@ -74,7 +75,7 @@ class RunFolder(SaveConfigCallback):
         self.already_saved = True
 
     def _claim(self, trainer: Trainer) -> str:
-        """Write the config; return why it cannot be done, or nothing."""
+        """Write the config; return an error message, empty on success."""
         logger: Any = trainer.logger
         config = self.parser.dump(self.config, skip_none=False).encode()
         run = json.dumps({"format": RUN_FORMAT, "lit_hier": __version__}).encode()
@@ -118,7 +119,7 @@ class RunFolder(SaveConfigCallback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Resume the same training only.
+        """Reject checkpoints of another training.
 
         Raises:
             InputError: The checkpoint is of a training with another config.
@@ -138,7 +139,7 @@ class RunFolder(SaveConfigCallback):
 
 
 def _rename(config: dict[str, str]) -> dict[str, str]:
-    """Give this project's classes the paths that they have today."""
+    """Replace old paths of this project's classes by the present ones."""
     return {
         name: re.sub(r"^lit_hier\.(\w+\.)*", "lit_hier.", RENAMED.get(value, value))
         for name, value in config.items()

@@ -33,7 +33,7 @@ class PlannedBatches(DistributedSampler[Tensor]):
         rank: Rank of this process.
         num_processes: Number of processes.
         shuffle_seed: Shuffle each epoch by (seed, epoch); `None` keeps the order.
-        size_name: The user's name of `batch_size`, for the error message.
+        size_name: The user's name for `batch_size`, for the error message.
         num_blocks: Number of equally large blocks of samples; no batch spans two blocks.
 
     Attributes:

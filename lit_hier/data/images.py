@@ -215,7 +215,7 @@ class ImageDataModule(SplitDataModule):
 
     @property
     def training_set(self) -> str:
-        """One line with everything that determines the training set but its path; may be empty."""
+        """One line with all that determines the training set, except its path; may be empty."""
         if self.train is None:
             return ""
         label = read_labels(self.train, "train")

@@ -14,7 +14,7 @@ def read_labels(dataset: Any, argument: str) -> NDArray[np.int64]:
 
     Args:
         dataset: Has the attribute `targets`, `labels` or `_labels`, like those of torchvision.
-        argument: The user's name of the dataset, for the error message.
+        argument: The user's name for the dataset, for the error message.
 
     Returns:
         Classes, -1 if unknown, shape (N,).
@@ -49,7 +49,7 @@ def select_per_class(
         num: Images per class; `None` selects all. A larger number keeps those of a smaller one.
         seed: The images of a class are shuffled by (seed, class).
         classes: Names of the classes, for the error message.
-        argument: The user's name of `num`, for the error message.
+        argument: The user's name for `num`, for the error message.
 
     Returns:
         Indices of the selected images, ascending, shape (M,).

@@ -18,7 +18,7 @@ def write_pipeline(model: Any, scheduler: Any, folder: str | PathLike[str]) -> N
         folder: The target; missing parents are created.
 
     Raises:
-        InputError: The target holds something else than a pipeline.
+        InputError: The target holds something other than a pipeline.
     """
     from diffusers import DDPMPipeline  # takes seconds
 
@@ -42,7 +42,7 @@ def write_pipeline(model: Any, scheduler: Any, folder: str | PathLike[str]) -> N
 
 
 def check_target(folder: str | PathLike[str], argument: str) -> None:
-    """Check that a folder can be replaced by a pipeline: it holds nothing else than one.
+    """Check that a folder can be replaced by a pipeline: it holds nothing but one.
 
     Args:
         folder: The target of `write_pipeline`.
@@ -56,6 +56,6 @@ def check_target(folder: str | PathLike[str], argument: str) -> None:
         target.is_dir() and any(target.iterdir()) and not (target / "model_index.json").is_file()
     ):
         raise InputError(
-            f"{argument}: {folder} holds something else than a pipeline; give a new folder, as it"
+            f"{argument}: {folder} holds something other than a pipeline; give a new folder, as it"
             " would be overwritten"
         )

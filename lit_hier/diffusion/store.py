@@ -147,7 +147,7 @@ class SampleStore:
             planned: The sample indices planned for it, int64, shape (P,), P at least 1.
 
         Raises:
-            InputError: A batch was saved that begins with the same sample but has others.
+            InputError: A saved batch begins with the same sample but has other ones.
         """
         batch = self._batch(int(planned[0]))
         if batch is None:
@@ -168,7 +168,7 @@ class SampleStore:
             x_reversed: Their samples, of 256 levels, shape (T, B, C, H, W).
 
         Raises:
-            InputError: An image file cannot have so many channels.
+            InputError: Image files do not support this number of channels.
         """
         x_start = images.x_start
         if x_start.shape[1] not in _CHANNELS:
@@ -254,7 +254,7 @@ class SampleStore:
 
     @cached_property
     def _batch_of(self) -> dict[int, int]:
-        """The first sample of the batch that each sample is in; more would fill the memory."""
+        """The first sample of each sample's batch; whole records would fill the memory."""
         stems = [path.stem for path in (self.folder / "batches").glob("*.json")]
         batches = ((int(k), self._batch(int(k))) for k in stems if k.isdecimal())
         return {sample: first for first, batch in batches if batch for sample in batch["index"]}

@@ -20,7 +20,7 @@ def phase_figure(
         x: Inversion times, shape (T,).
         y: The other parameter, ascending, shape (K,).
         values: Probabilities, shape (K, T).
-        places: Where each row is half way down, shape (K,); NaN for nowhere.
+        places: Where each row is halfway down, shape (K,); NaN for nowhere.
         theory: The same as predicted for trees of this depth, shape (K,).
         predicted: x and y of the predicted transition as L grows; empty for none.
         labels: Labels of x, y and the values.
@@ -32,8 +32,8 @@ def phase_figure(
     if np.size(predicted[0]):
         ax.plot(*predicted, color="white", linewidth=1.6, label="predicted transition, L → ∞")
     if np.isfinite(theory).any():
-        ax.plot(theory, y, "w--", linewidth=1, label="predicted half way down, this L")
-    ax.plot(places, y, "o", color="C3", markersize=4, label="measured half way down")
+        ax.plot(theory, y, "w--", linewidth=1, label="predicted halfway down, this L")
+    ax.plot(places, y, "o", color="C3", markersize=4, label="measured halfway down")
     ax.axhline(1, color="white", linestyle=":", linewidth=1)
     ax.set(xlabel=labels[0], ylabel=labels[1])
     legend = ax.legend(fontsize="small", loc="upper right", facecolor="0.35")

@@ -15,7 +15,7 @@ from lit_hier.inference.passes import Query, log_evidence
 from lit_hier.inference.semirings import LinearSemiring
 from lit_hier.inference.tables import RuleTables
 
-# A sample's flags: where underflow may have taken more than rounding does, and invalid messages.
+# A sample's flags: where underflow may have lost more than rounding does, and invalid messages.
 _UPWARD, _DOWNWARD, _PRODUCTS, _DRAWN, _INVALID = (1 << k for k in range(5))
 _AFFECTED_BY: Final[dict[Query, int]] = {
     "upward": _UPWARD,
@@ -68,12 +68,12 @@ def answer_queries(
         results: By query, contiguous tensors for what `Posterior.query` returns.
 
     Returns:
-        By query, for which samples underflow may have taken more than rounding does, shape (B,);
-        empty if there are none.
+        By query, whether underflow may have lost more than rounding does, for each sample, shape
+        (B,); empty if no sample is affected.
 
     Raises:
         InputError: A leaf message is negative or non-finite.
-        MemoryError: There is no memory for a tile of samples.
+        MemoryError: There is not enough memory for a tile of samples.
     """
     batch = leaves.shape[0]
     leaves = leaves.contiguous()

@@ -1,9 +1,9 @@
 """Load the native kernel, a shared library that is built with the package.
 
-A machine may have instruction sets that another lacks, so the package has several variants of the
-library, with the same bits; what torch reports of the machine chooses the widest. The environment
-variable `LIT_HIER_KERNEL=0` turns the kernel off. Without it, belief propagation runs as plain
-torch operations, and one line in the log says so.
+Machines differ in their instruction sets, so the package has several variants of the library,
+whose results have the same bits; the widest one that torch reports the machine to support is
+loaded. The environment variable `LIT_HIER_KERNEL=0` turns the kernel off. If no variant can be
+loaded, belief propagation runs as plain torch operations, and one line in the log says why.
 """
 
 import ctypes
@@ -107,9 +107,9 @@ def _announce_new_name() -> None:
 
 @cache
 def _load_widest() -> ctypes.CDLL | None:
-    """Load the widest variant that can be used; log one line if that is none or a library is bad.
+    """Load the widest usable variant; log one line if there is none or a library is unusable.
 
-    A missing library alone is no reason for a line: compilers need not know every instruction set.
+    Nothing is logged for a missing library alone: a compiler may not support its instruction set.
     """
     reasons: dict[Path, str] = {}
     for path in map(library_path, variant_names()):
@@ -118,12 +118,12 @@ def _load_widest() -> ctypes.CDLL | None:
         except UnusableLibraryError as error:
             reasons[path] = " ".join(str(error).split())
             continue
-        bad = [reason for other, reason in reasons.items() if other.is_file()]
-        if bad:
+        unusable = [reason for other, reason in reasons.items() if other.is_file()]
+        if unusable:
             _LOG.warning(
                 "belief propagation uses the slower library %s (%s); %s",
                 path.name,
-                "; ".join(bad),
+                "; ".join(unusable),
                 _REMEDY,
             )
         return library

@@ -210,7 +210,7 @@ def critical_density(v: Numbers, m: Numbers, s: Numbers) -> FloatOrArray:
     """The s f below which the class can be recovered: F'(1) = 1 in its finite-size form (Eq. 41).
 
     It tends to 1 as v grows. If s times `rule_density` is below it, there is a transition, unless
-    so few strings are data that 1/v repels: then the class is recovered at any noise below 1
+    so few strings are data that 1/v is repulsive: then the class is recovered at any noise below 1
     (m = 1).
     """
     v, m, s = _parameters(v, m, s)

@@ -33,10 +33,10 @@ class Passes:
         semiring: The arithmetic.
 
     Attributes:
-        loss: For each sample, shape (B,), a bound on what underflow has taken of any message that
-            the last answer depends on, relative to the message's largest entry; above 1 or NaN if
-            nothing can be said. With logarithms nothing is lost: 0, or NaN where the evidence is
-            impossible.
+        loss: For each sample, shape (B,), a bound on what underflow has removed from any message
+            that the last answer depends on, relative to the message's largest entry; above 1 or
+            NaN if there is no useful bound. With logarithms nothing is lost: 0, or NaN where the
+            evidence is impossible.
     """
 
     def __init__(

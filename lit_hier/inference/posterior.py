@@ -13,8 +13,8 @@ from lit_hier.inference.passes import Passes, Query
 from lit_hier.inference.semirings import LinearSemiring, LogSemiring
 from lit_hier.inference.tables import RuleTables
 
-# Numbers in the leaf messages that the torch passes process at once, as they need memory for a
-# dozen times as many; changes no bit.
+# Numbers in the leaf messages that the torch passes process at once, as they need a dozen times
+# as much memory; changes no bit.
 _CHUNK_ON_CPU: Final = 2**23
 _CHUNK_ELSEWHERE: Final = 2**28
 
@@ -40,7 +40,7 @@ class Posterior:
     """The posterior over trees given evidence; created by `BeliefPropagation.condition`.
 
     Every query is answered in linear arithmetic: on a CPU by the native kernel if there is one,
-    else by torch operations, with the same bits. Samples for which underflow may have taken more
+    else by torch operations, with the same bits. Samples for which underflow may have lost more
     than rounding does are recomputed in float64 and, where that is not enough, with logarithms.
     Whether a sample is recomputed depends on that sample only.
 

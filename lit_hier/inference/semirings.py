@@ -1,14 +1,14 @@
 r"""The arithmetic of belief propagation, as semirings with the same operations.
 
 The same passes run on messages (`LinearSemiring`) or on their logarithms (`LogSemiring`). The
-first is fast and may underflow, of which it keeps account; the second does not underflow.
+first is fast and may underflow, which it keeps track of; the second does not underflow.
 
 Messages are matrices (symbols, columns). Each column is divided by its unit, so that neither the
 depth of the tree nor the scale of the leaves makes them overflow. In linear arithmetic the unit is
-the power of two that brings the maximum into [1/2, 1): dividing by it takes no rounding.
+the power of two that brings the maximum into [1/2, 1): dividing by it is exact.
 
 Two numbers per column account for underflow: `smallest`, the smallest positive entry, says whether
-a product of messages can underflow, and `loss` bounds what underflow has taken, relative to the
+a product of messages can underflow, and `loss` bounds what underflow has removed, relative to the
 largest entry.
 """
 
@@ -27,8 +27,8 @@ class ScaledMessages(NamedTuple):
     Attributes:
         messages: Shape (symbols, columns).
         exponents: Of the units, to the base of 2 or e, shape (columns,).
-        loss: Bound on what underflow has taken, relative to the largest entry, shape (columns,);
-            above 1 or NaN if nothing can be said.
+        loss: Bound on what underflow has removed, relative to the largest entry, shape (columns,);
+            above 1 or NaN if there is no useful bound.
         smallest: Smallest positive entries, shape (columns,).
     """
 

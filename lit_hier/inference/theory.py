@@ -1,7 +1,7 @@
-r"""What theory predicts of a forward-backward experiment: one function per question.
+r"""What theory predicts for a forward-backward experiment: one function per quantity.
 
-A question names what the data are drawn from, the process that corrupts them and, where it
-matters, the inversion times; the answer is NaN where no theory applies. The theories are:
+Each takes what the data are drawn from, the process that corrupts them and, where they matter, the
+inversion times; the result is NaN where no theory applies. The theories are:
 
 - mean field (Eq. 38, 54-59), for the RHM with n = v under the epsilon-process whose beliefs are
   centered on the true symbols, see `lit_hier.inference.mean_field`;
@@ -9,7 +9,7 @@ matters, the inversion times; the answer is NaN where no theory applies. The the
   `Distribution.class_theory`.
 
 A theory for another process or for n != v belongs in `predict`, `critical_time` and
-`critical_exponent`, beside the test of `mean_field_applies`.
+`critical_exponent`, next to the test of `mean_field_applies`.
 """
 
 import math
@@ -58,7 +58,7 @@ def predict(
     """Predict the beliefs in the true symbols at every level.
 
     Args:
-        drawn_from: What the data are drawn from; None for data of which no theory is known.
+        drawn_from: What the data are drawn from; None for data without a theory.
         process: How they are corrupted; None likewise.
         times: Inversion times on the process's axis, shape (T,).
 

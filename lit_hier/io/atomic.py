@@ -63,6 +63,6 @@ def lock_folder(folder: str | PathLike[str]) -> BaseFileLock:
         lock.acquire()
     except Timeout as error:
         raise BlockingIOError(f"{path} is locked by another process") from error
-    except (OSError, NotImplementedError):  # the file is there, so it is the lock that is not
+    except (OSError, NotImplementedError):  # the file exists, but it cannot be locked
         pass
     return lock

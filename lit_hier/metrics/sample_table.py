@@ -12,7 +12,7 @@ from lit_hier.errors import InputError
 
 
 class SampleTable(Metric):
-    """One number per sample and per entry of a fixed grid (time x layer, say).
+    """One number per sample and per entry of a fixed grid (such as time x layer).
 
     Every process fills the columns of its own samples and leaves zeros elsewhere, so that the sum
     over processes is exact even if they have different numbers of samples. The table is held in

@@ -9,7 +9,7 @@ from lit_hier.metrics.functional.similarity import Standardization, length
 class SimilarityTo:
     """The similarity of a layer's activations to those at the start.
 
-    The same cosines as `standardized_cosine`, but for rounding: products are summed in the order
+    The same cosines as `standardized_cosine`, up to rounding: products are summed in the order
     in which activations are stored in memory.
 
     Args:

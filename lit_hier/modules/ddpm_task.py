@@ -41,7 +41,8 @@ class DDPMTask(Task):
         optimizer: Any optimizer of torch, AdamW by default.
 
     Raises:
-        InputError: An argument is out of range, or `save_to` holds something else than a pipeline.
+        InputError: An argument is out of range, or `save_to` holds something
+            other than a pipeline.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class ForwardBackwardModule(LightningModule, ABC):
         axis: The meaning of the times.
         seed: The seed.
         messages: Whether records hold upward and downward messages.
-        noise_process: The corruption process, for predictions of it; None if it has no theory.
+        noise_process: The corruption process, for predictions; None if there is no theory of it.
         sources: What the run's data are drawn from; each record gives its position here.
         track: Wraps the times as `predict_step` iterates over them; set by a progress bar.
         advance: Takes the number of model evaluations since its last call; set by a progress bar.
@@ -83,7 +83,7 @@ class ForwardBackwardModule(LightningModule, ABC):
             index: Sample indices of the batch, int64, shape (B,).
 
         Returns:
-            Their number; 0 where counting them is of no use.
+            Their number; 0 if counting them is not useful.
         """
         return 0
 

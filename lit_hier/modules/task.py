@@ -17,7 +17,7 @@ _STAGES: Final[tuple[Stage, ...]] = ("train", "val", "test")
 
 
 class _SampleMean(Metric):
-    """A mean over samples in which NaN counts; torchmetrics' own mean drops NaN or the weights."""
+    """A mean over samples that propagates NaN; torchmetrics' own drops NaN or the weights."""
 
     full_state_update = False
     total: Tensor

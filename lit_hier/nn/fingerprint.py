@@ -1,4 +1,4 @@
-"""A digest of what decides a network's output, as a key for results that are saved."""
+"""A digest of what determines a network's output, as a key for results that are saved."""
 
 import hashlib
 import inspect

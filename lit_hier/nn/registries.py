@@ -90,7 +90,7 @@ def _torchvision(name: str, entry: Any, **options: Any) -> nn.Module:
     if name.startswith("vit_"):
         options["image_size"] = entry.meta["min_size"][0]
     if name in ("googlenet", "inception_v3"):
-        # Their weights were converted from TensorFlow and expect images scaled as there.
+        # Their weights were converted from TensorFlow and expect images scaled as in TensorFlow.
         options |= {"transform_input": True, "init_weights": False}
     model: nn.Module = models.get_model(name, weights=None, **options)
     return model

@@ -41,7 +41,7 @@ def transition(
         chance: The probability that the curve falls to, below 1.
 
     Returns:
-        The x at which the curve is half way down, and the distance in x between three quarters
+        The x at which the curve is halfway down, and the distance in x between three quarters
         and one quarter of the way up; NaN where the curve does not reach these, or chance is 1.
     """
     if chance >= 1:
