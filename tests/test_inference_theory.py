@@ -62,7 +62,9 @@ def test_unknown_predictions_are_nan(
     assert math.isnan(prediction.critical_time)
     assert math.isnan(theory.critical_exponent(grammar, process))
     assert np.isnan(theory.parent_belief(grammar, process, np.array([0.5, 1]))).all()
-    assert not len(theory.fixed_points(grammar, process).belief)
+    for points in theory.fixed_points(grammar, process):
+        assert points.shape == (3,)
+        assert np.isnan(points).all()
     assert [len(part) for part in theory.critical_line(grammar, process)] == [0, 0]
 
 

@@ -94,7 +94,7 @@ def test_invalid_arguments(arguments: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("messages", [False, True])
 def test_loading_another_samplers_state_adopts_its_grammars_everywhere(messages: bool) -> None:
-    """Data are parsed by the grammar that belief propagation uses, not by that of the arguments."""
+    """Data are parsed by the grammar that belief propagation uses."""
     ensembles = [GrammarEnsemble(8, [2, 3], 2, 4, seeds=[seed]) for seed in (3, 4)]
     saved, loaded = (BPDenoiser(x, EpsilonNoise(), TIMES, messages=messages) for x in ensembles)
     loaded.load_state_dict(saved.state_dict())

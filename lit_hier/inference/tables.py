@@ -133,8 +133,8 @@ class KernelTables:
 class RuleTables:
     """A grammar's sizes, rules, class prior and the index tables derived from them.
 
-    Immutable: another grammar needs new tables, and another device a copy. No tensor is shared with
-    the caller, and none may be written to.
+    Immutable: another grammar needs new tables, and another device a copy. Tensors of the caller
+    are copied; do not write to those of the tables.
 
     Args:
         rules: rules[l], int64, shape (parents, m, s): rules of an RHM, checked by the caller.
