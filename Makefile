@@ -91,9 +91,10 @@ wheel: $(VENV)/.installed
 	rm -rf build dist
 	$(BIN)/python -m build
 
-# Build the kernel with warnings as errors and with checks of addresses and undefined behaviour, and
-# run its tests; nothing is installed. Python is built without these checks, so their library is
-# loaded first, and C++'s, whose exceptions it intercepts; leaks in Python are not reported.
+# Build the kernel with warnings as errors and with the sanitizers of addresses and undefined
+# behavior, and run its tests; nothing is installed. Python is built without sanitizers, so their
+# library is preloaded, and that of C++, whose exceptions they intercept; leaks in Python are not
+# reported. LIT_HIER_KERNEL=0 would skip the tests, so it is unset.
 SANITIZE := -Wall -Wextra -Werror -g -fsanitize=address,undefined -fno-sanitize-recover=all
 SANITIZED := build/sanitize
 library = $(shell $${CC:-cc} -print-file-name=$(1))
@@ -101,7 +102,7 @@ sanitize: $(VENV)/.installed
 	rm -rf $(SANITIZED)
 	CFLAGS="$(SANITIZE)" LDFLAGS="-fsanitize=address,undefined" $(BIN)/python setup.py --quiet \
 		build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)/objects
-	LD_PRELOAD="$(call library,libasan.so) $(call library,libstdc++.so)" \
+	env -u LIT_HIER_KERNEL LD_PRELOAD="$(call library,libasan.so) $(call library,libstdc++.so)" \
 		ASAN_OPTIONS=detect_leaks=0 \
 		LIT_HIER_TEST_KERNELS=$(SANITIZED)/lit_hier/inference/native \
 		$(BIN)/python -m pytest tests/test_inference_kernel.py

@@ -19,11 +19,11 @@ class BuildKernel(build_ext):
     """Build shared libraries that ctypes loads: they do not use Python's C interface."""
 
     def get_ext_filename(self, fullname: str) -> str:
-        """Name the library without the tag of a Python version."""
+        """Return a file name without the tag of a Python version."""
         return str(Path(*fullname.split("."))) + ".so"
 
     def build_extension(self, ext: Extension) -> None:
-        """Keep the objects of each variant apart: they come from the same sources."""
+        """Give each variant its own folder of objects: their sources have the same names."""
         build_temp = self.build_temp
         self.build_temp = str(Path(build_temp, ext.name))
         try:
@@ -36,7 +36,7 @@ class PlatformWheel(bdist_wheel):
     """A wheel for one platform and any version of Python 3."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        """Keep the platform's tag only."""
+        """Return a tag of any Python 3 on this platform."""
         return "py3", "none", super().get_tag()[2]
 
 

@@ -198,7 +198,7 @@ def test_permuting_the_alphabet_permutes_the_marginals() -> None:
         assert (a - b[..., name]).abs().max() < 1e-12
 
 
-def test_marginals_are_normalised_products_of_upward_and_downward_messages() -> None:
+def test_marginals_are_normalized_products_of_upward_and_downward_messages() -> None:
     posterior = BP.condition(random_messages(RHM, 4))
     for up, down, marginal in zip(
         posterior.upward(), posterior.downward(), posterior.marginals(), strict=True
@@ -414,7 +414,49 @@ def test_the_state_is_the_prior_and_the_rules() -> None:
     assert all(torch.equal(state[name], x) for name, x in loaded.state_dict().items())
 
 
-def test_a_saved_prior_that_was_rounded_is_normalised() -> None:
+@both_paths
+def test_writing_into_a_state_or_into_the_grammar_changes_nothing() -> None:
+    rhm = RandomHierarchyModel(8, 3, 2, 4, 5, seed=2)
+    prior = OTHER_PRIOR.double() / 17
+    bp, reference = BeliefPropagation(rhm, prior), BeliefPropagation(OTHER, OTHER_PRIOR)
+    moved = copy.deepcopy(bp).to("cpu")
+    state = bp.state_dict() | {"more": torch.zeros(())}
+    for tensors in (state.values(), bp.rules, [bp.class_prior], bp.grammar.rules):
+        for tensor in tensors:
+            tensor.zero_()
+    for level, rule in enumerate(OTHER.rules):
+        assert torch.equal(rhm.rules[level], rule)
+        assert torch.equal(bp.rules[level], rule)
+        assert torch.equal(bp.grammar.rules[level], rule)
+    for tensor in (*rhm.rules, prior):
+        tensor.zero_()
+    for other in (bp, moved):
+        assert_same_answers(other, reference)
+
+
+def test_the_grammar_is_that_of_the_tables() -> None:
+    bp = BeliefPropagation(RHM)
+    assert all(torch.equal(a, b) for a, b in zip(bp.grammar.rules, RHM.rules, strict=True))
+    bp.load_state_dict(BeliefPropagation(OTHER, OTHER_PRIOR).state_dict())
+    leaves = OTHER.sample(20, torch.Generator().manual_seed(0))[0]
+    for a, b in zip(bp.grammar.parse(leaves)[0], OTHER.parse(leaves)[0], strict=True):
+        assert torch.equal(a, b)
+    assert repr(bp.grammar) == repr(OTHER)
+
+
+@pytest.mark.parametrize("scale", [1e308, 1e300, 1.0, 1e-300, 1e-323])
+def test_a_class_prior_has_any_positive_scale(scale: float) -> None:
+    prior = torch.full((5,), scale, dtype=torch.float64)
+    assert torch.equal(
+        BeliefPropagation(RHM, prior).class_prior, torch.full((5,), 0.2, dtype=torch.float64)
+    )
+    largest = torch.finfo(torch.float64).max
+    unequal = largest * torch.tensor([1, 0.5, 0.25, 0, 0.25], dtype=torch.float64)
+    wanted = torch.tensor([4.0, 2, 1, 0, 1], dtype=torch.float64) / 8
+    assert torch.equal(BeliefPropagation(RHM, unequal).class_prior, wanted)
+
+
+def test_a_saved_prior_that_was_rounded_is_normalized() -> None:
     state = BeliefPropagation(OTHER, OTHER_PRIOR).state_dict()
     state["class_prior"] = state["class_prior"].bfloat16()
     loaded = BeliefPropagation(RHM)

@@ -4,6 +4,7 @@ import ctypes
 import logging
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -215,8 +216,11 @@ def change_sizes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (remove, "kernel_baseline.so was not built"),
         (overwrite, "kernel_baseline.so cannot be loaded: "),
-        (change_sources, "kernel_baseline.so is stale: it was built from other sources"),
-        (change_sizes, r"kernel_baseline.so is stale: its structures take \[\d+, 64\] bytes"),
+        (
+            change_sources,
+            "kernel_baseline.so is stale: its sources differ from those in this package",
+        ),
+        (change_sizes, r"kernel_baseline.so is stale: its structures have \[\d+, 64\] bytes"),
     ],
 )
 def test_unusable_libraries_are_reported_once_and_plain_operations_answer(
@@ -244,6 +248,21 @@ def test_unusable_libraries_are_reported_once_and_plain_operations_answer(
     assert "runs as plain torch operations" in record.getMessage()
     assert "pip install --editable ." in record.getMessage()
     assert "\n" not in record.getMessage()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_process_of_a_run_reports(
+    rank: int,
+    libraries: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    remove(libraries, monkeypatch)
+    monkeypatch.setenv("LIT_HIER_COMPILE", "1")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+    assert library.load_kernel() is None
+    assert len(caplog.records) == (0 if rank else 2)
 
 
 @needs_kernel
@@ -328,3 +347,20 @@ def test_the_old_environment_variable_is_answered_by_the_new_name(
     (record,) = caplog.records
     assert "LIT_HIER_COMPILE is ignored" in record.getMessage()
     assert "LIT_HIER_KERNEL=0" in record.getMessage()
+
+
+def test_the_sanitized_kernel_is_tested_whatever_the_environment(tmp_path: Path) -> None:
+    """`LIT_HIER_KERNEL=0` would skip its tests."""
+    interpreter = tmp_path / "python"
+    interpreter.write_text('#!/bin/sh\necho "$2 ${LIT_HIER_KERNEL-unset}" >> "$RECORD"\n')
+    interpreter.chmod(0o755)
+    (tmp_path / ".installed").touch()
+    record = tmp_path / "record"
+    subprocess.run(
+        ["make", "sanitize", f"BIN={tmp_path}", f"VENV={tmp_path}", f"SANITIZED={tmp_path}/build"],
+        cwd=Path(__file__).parent.parent,
+        env=os.environ | {"LIT_HIER_KERNEL": "0", "RECORD": str(record)},
+        check=True,
+        capture_output=True,
+    )
+    assert record.read_text().splitlines()[-1] == "pytest unset"

@@ -79,7 +79,7 @@ def test_parameters_broadcast() -> None:
 
 @pytest.mark.parametrize(("v", "m", "s"), [(4, 2, 2), (3, 2, 3), (5, 5, 2)])
 def test_maps_against_averages_over_random_rules(v: int, m: int, s: int) -> None:
-    """Average unnormalised messages over grammars, given the rule that produced the tuple."""
+    """Average unnormalized messages over grammars, given the rule that produced the tuple."""
     p, q = 0.6, 0.5
     up, down = np.zeros(2), np.zeros(2)
     other = (1 - p) / (v - 1)

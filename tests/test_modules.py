@@ -92,6 +92,34 @@ def test_invalid_arguments(arguments: dict[str, Any], message: str) -> None:
         BPDenoiser(RHM, EpsilonNoise(), **arguments)
 
 
+@pytest.mark.parametrize("messages", [False, True])
+def test_loading_another_samplers_state_adopts_its_grammars_everywhere(messages: bool) -> None:
+    """Data are parsed by the grammar that belief propagation uses."""
+    ensembles = [GrammarEnsemble(8, [2, 3], 2, 4, seeds=[seed]) for seed in (3, 4)]
+    saved, loaded = (BPDenoiser(x, EpsilonNoise(), TIMES, messages=messages) for x in ensembles)
+    loaded.load_state_dict(saved.state_dict())
+    for source, (new, old) in enumerate(
+        zip(ensembles[0].grammars, ensembles[1].grammars, strict=True)
+    ):
+        data = RHMDataModule(new, 10, 5, 5, 12)
+        data.setup()
+        given = data._splits["predict"][torch.arange(12)] | {"source": source}
+        wanted, record = saved.predict_step(given, 0), loaded.predict_step(given, 0)
+        assert torch.equal(wanted.x_reversed, record.x_reversed)
+        assert wanted.latents is not None
+        assert record.latents is not None
+        for levels in zip(
+            *(x.tree_start + x.tree_reversed for x in (wanted.latents, record.latents)),
+            strict=True,
+        ):
+            assert torch.equal(*levels)
+        foreign = RHMDataModule(old, 10, 5, 5, 12)
+        foreign.setup()
+        given = foreign._splits["predict"][torch.arange(12)] | {"source": source}
+        with pytest.raises(InputError, match="cannot be derived by"):
+            loaded.predict_step(given, 0)
+
+
 def test_data_of_another_grammar_are_rejected() -> None:
     denoiser = BPDenoiser(RandomHierarchyModel(8, 3, 2, 4, seed=2), EpsilonNoise(), TIMES)
     with pytest.raises(InputError, match=r"^sample 0 \(and 11 more\) cannot be derived by"):

@@ -14,6 +14,7 @@ the tree as torch operations, in either arithmetic of `semirings`; `kernel` runs
 C. `posterior` chooses between them and recomputes the samples that underflow has affected.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,7 +39,8 @@ class BeliefPropagation(nn.Module):
 
     Rules and prior are constants: `to` moves them and never casts them. They are the module's
     state, `class_prior` and `rules_0` to `rules_{L-1}`; loading the state of another grammar with
-    the same sizes adopts that grammar everywhere.
+    the same sizes adopts that grammar everywhere. What the module takes and returns are copies:
+    writing into them does not change it.
 
     Every method raises `InputError` if leaf messages have a wrong shape or type or hold negative
     or non-finite values, and `UnexplainedEvidenceError`, which names the samples, if no tree
@@ -69,13 +71,18 @@ class BeliefPropagation(nn.Module):
 
     @property
     def rules(self) -> tuple[Int64[Tensor, "_ m s"], ...]:
-        """The rules of each level, leaves first, each (parents, m, s)."""
-        return self.tables.rules
+        """Copies of the rules of each level, leaves first, each (parents, m, s)."""
+        return tuple(rule.clone() for rule in self.tables.rules)
 
     @property
     def class_prior(self) -> Float64[Tensor, " classes"]:
-        """Probability of each class, shape (n,), with sum 1."""
-        return self.tables.class_prior
+        """A copy of the probability of each class, shape (n,), with sum 1."""
+        return self.tables.class_prior.clone()
+
+    @property
+    def grammar(self) -> RandomHierarchyModel:
+        """A copy of the grammar whose rules are in use, on the CPU."""
+        return copy.deepcopy(self.tables.grammar)
 
     def condition(self, leaf_messages: Tensor) -> Posterior:
         """Return the posterior given leaf messages, for several queries about it.
@@ -105,7 +112,7 @@ class BeliefPropagation(nn.Module):
         return self.marginals(leaf_messages)
 
     def upward(self, leaf_messages: Tensor) -> tuple[Float[Tensor, "batch _ _"], ...]:
-        """Upward messages (Eq. 13-14): L + 1 tensors (B, s**(L-l), v or n), normalised."""
+        """Upward messages (Eq. 13-14): L + 1 tensors (B, s**(L-l), v or n), normalized."""
         return self.condition(leaf_messages).upward()
 
     def downward(self, leaf_messages: Tensor) -> tuple[Float[Tensor, "batch _ _"], ...]:
@@ -189,12 +196,13 @@ class BeliefPropagation(nn.Module):
             raise InputError(f"state_dict does not define an RHM: {error}") from error
         saved = state["class_prior"].cpu()
         if saved.dtype == torch.float64 and torch.allclose(saved, prior, rtol=0, atol=1e-12):
-            prior = saved.clone()  # normalised already: keep every bit
+            prior = saved.clone()  # normalized already: keep every bit
         self.tables = RuleTables(rhm.rules, v, prior).to(self.tables.device)
 
     def _state(self) -> dict[str, Tensor]:
-        rules = {f"rules_{level}": rule for level, rule in enumerate(self.tables.rules)}
-        return {"class_prior": self.tables.class_prior, **rules}
+        """Return copies: writing into a state must not change the tables."""
+        rules = {f"rules_{level}": rule for level, rule in enumerate(self.rules)}
+        return {"class_prior": self.class_prior, **rules}
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         """Compare a state's keys, sizes and kinds of numbers with this module's."""

@@ -15,7 +15,7 @@ from lit_hier.inference.passes import Query, log_evidence
 from lit_hier.inference.semirings import LinearSemiring
 from lit_hier.inference.tables import RuleTables
 
-# A sample's flags: where underflow may have lost more than rounding does, and invalid messages.
+# A sample's flags: where the error due to underflow may exceed rounding; invalid messages.
 _UPWARD, _DOWNWARD, _PRODUCTS, _DRAWN, _INVALID = (1 << k for k in range(5))
 _AFFECTED_BY: Final[dict[Query, int]] = {
     "upward": _UPWARD,
@@ -39,10 +39,10 @@ def _pointers(count: int) -> type[ctypes.Array[ctypes.c_void_p]]:
 
 @cache
 def _openmp_parallel() -> Any:
-    """GOMP_parallel of the OpenMP library that torch has loaded; None if it is of another kind.
+    """GOMP_parallel of torch's OpenMP library, or None if that is not GNU-compatible.
 
-    Its threads do not survive a fork, neither for the kernel nor for torch: in a forked process
-    call torch.set_num_threads(1), as data loaders do. If the system cannot start a thread, OpenMP
+    Its threads do not survive a fork: in a forked process call torch.set_num_threads(1), as data
+    loaders do. If the system cannot start a thread, OpenMP
     ends the process.
     """
     return getattr(ctypes.CDLL(None), "GOMP_parallel", None)
@@ -68,8 +68,8 @@ def answer_queries(
         results: By query, contiguous tensors for what `Posterior.query` returns.
 
     Returns:
-        By query, whether underflow may have lost more than rounding does, for each sample, shape
-        (B,); empty if no sample is affected.
+        By query, whether a sample's error due to underflow may exceed rounding, shape (B,); empty
+        if no sample is affected.
 
     Raises:
         InputError: A leaf message is negative or non-finite.

@@ -3,7 +3,8 @@
 Machines differ in their instruction sets, so the package has several variants of the library,
 whose results have the same bits; the widest one that torch reports the machine to support is
 loaded. The environment variable `LIT_HIER_KERNEL=0` turns the kernel off. If no variant can be
-loaded, belief propagation runs as plain torch operations, and one line in the log says why.
+loaded, belief propagation runs as plain torch operations, and one line in the log says why; of
+several distributed processes, the first logs it.
 """
 
 import ctypes
@@ -48,7 +49,7 @@ class Results(ctypes.Structure):
 
 
 class UnusableLibraryError(Exception):
-    """A library of the kernel is missing, cannot be loaded, or was built from other sources."""
+    """A library of the kernel is missing, cannot be loaded, or does not match the package."""
 
 
 def variant_names() -> list[str]:
@@ -67,7 +68,7 @@ def load_library(path: Path) -> ctypes.CDLL:
     """Load a library and check that it matches this package.
 
     Raises:
-        UnusableLibraryError: It is missing, cannot be loaded, or was built from other sources.
+        UnusableLibraryError: It is missing, cannot be loaded, or does not match the package.
     """
     if not path.is_file():
         raise UnusableLibraryError(f"{path.name} was not built")
@@ -78,12 +79,12 @@ def load_library(path: Path) -> ctypes.CDLL:
         expected_sizes = [ctypes.sizeof(Grammar), ctypes.sizeof(Results)]
         if list(sizes) != expected_sizes:
             raise UnusableLibraryError(
-                f"{path.name} is stale: its structures take {list(sizes)} bytes instead of"
-                f" {expected_sizes}"
+                f"{path.name} is stale: its structures have {list(sizes)} bytes, those in"
+                f" this package {expected_sizes}"
             )
         if source_digest() not in (None, digest.raw.decode("ascii", "replace")):
             raise UnusableLibraryError(
-                f"{path.name} is stale: it was built from other sources than the package has"
+                f"{path.name} is stale: its sources differ from those in this package"
             )
     except (OSError, ValueError) as error:
         raise UnusableLibraryError(f"{path.name} cannot be loaded: {error}") from error
@@ -91,7 +92,7 @@ def load_library(path: Path) -> ctypes.CDLL:
 
 
 def load_kernel() -> ctypes.CDLL | None:
-    """Return the kernel, or None if there is none or the environment turns it off."""
+    """Return the kernel, or None if none can be loaded or the environment turns it off."""
     if "LIT_HIER_COMPILE" in os.environ:
         _announce_new_name()
     return None if os.environ.get("LIT_HIER_KERNEL") == "0" else _load_widest()
@@ -99,7 +100,7 @@ def load_kernel() -> ctypes.CDLL | None:
 
 @cache
 def _announce_new_name() -> None:
-    _LOG.warning(
+    _warn(
         "the environment variable LIT_HIER_COMPILE is ignored: the kernel is built with the"
         " package; set LIT_HIER_KERNEL=0 to run without it"
     )
@@ -107,9 +108,10 @@ def _announce_new_name() -> None:
 
 @cache
 def _load_widest() -> ctypes.CDLL | None:
-    """Load the widest usable variant; log one line if there is none or a library is unusable.
+    """Load the widest usable variant.
 
-    Nothing is logged for a missing library alone: a compiler may not support its instruction set.
+    Logs one line if no variant is usable, or if a wider one exists but is unusable. A wider one
+    that was not built is not reported: the compiler may not support its instructions.
     """
     reasons: dict[Path, str] = {}
     for path in map(library_path, variant_names()):
@@ -120,17 +122,24 @@ def _load_widest() -> ctypes.CDLL | None:
             continue
         unusable = [reason for other, reason in reasons.items() if other.is_file()]
         if unusable:
-            _LOG.warning(
+            _warn(
                 "belief propagation uses the slower library %s (%s); %s",
                 path.name,
                 "; ".join(unusable),
                 _REMEDY,
             )
         return library
-    _LOG.warning(
+    _warn(
         "belief propagation runs as plain torch operations, which takes tens of times longer,"
         " because there is no kernel (%s); %s",
         "; ".join(reasons.values()),
         _REMEDY,
     )
     return None
+
+
+def _warn(message: str, *args: str) -> None:
+    """Log a warning, in the first of several distributed processes only."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not distributed or torch.distributed.get_rank() == 0:
+        _LOG.warning(message, *args)

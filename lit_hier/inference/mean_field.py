@@ -16,7 +16,7 @@ starting from :math:`p_\uparrow^{(0)} = 1 - \epsilon + \epsilon/v` and
 :math:`p^*` between the attractive ones 1/v and 1 separates noise below which the class is
 recovered from noise above which it is lost, as L grows.
 
-All functions are vectorised: v, m, s, epsilon and beliefs broadcast, to a shape (...) below, and
+All functions are vectorized: v, m, s, epsilon and beliefs broadcast, to a shape (...) below, and
 results are float64. Every function raises `InputError` if v, m and s do not define an RHM: v >= 2,
 m >= 1, s >= 2 and m v <= v^s are required. Source: Appendix B of the paper.
 """

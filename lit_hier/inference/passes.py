@@ -33,10 +33,9 @@ class Passes:
         semiring: The arithmetic.
 
     Attributes:
-        loss: For each sample, shape (B,), a bound on what underflow has removed from any message
-            that the last answer depends on, relative to the message's largest entry; above 1 or
-            NaN if there is no useful bound. With logarithms nothing is lost: 0, or NaN where the
-            evidence is impossible.
+        loss: Upper bound on the error due to underflow of any message that the last answer depends
+            on, relative to the message's largest entry, shape (B,); above 1 or NaN if there is no
+            useful bound. With logarithms it is 0, or NaN where the evidence is impossible.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class Passes:
         self.up: list[Tensor] = []
         self.up_loss: list[Tensor] = []
         self.up_smallest: list[Tensor] = []
-        # Of the units of all upward messages.
+        # Sums over the units of all upward messages, shape (B,).
         self.exponents = self._append_upward(x, torch.zeros_like(x[0]), torch.ones_like(x[0]))
         for level, rounds in enumerate(tables.up):
             tiles = [rounds.sum_products(part, semiring) for _, part in self._tiles(level)]
@@ -80,7 +79,7 @@ class Passes:
         return self._by_sample(scaled.exponents).sum(-1)
 
     def _scale(self, x: Tensor, loss: Tensor, smallest: Tensor) -> ScaledMessages:
-        """Divide each column by its unit, and record what the messages have lost."""
+        """Divide each column by its unit, and record the error due to underflow."""
         scaled = self.semiring.scale(x, loss, smallest)
         self._record_loss(scaled.loss)
         return scaled
@@ -99,7 +98,7 @@ class Passes:
         return tuple(part.permute(2, 0, 1).contiguous().unbind(0))
 
     def _children_bounds(self, level: int) -> tuple[Tensor, Tensor]:
-        """Sum the losses of each node's s children, and multiply their smallest entries."""
+        """Sum the error bounds of each node's s children, and multiply their smallest entries."""
         first, *others = self._siblings(self.up_smallest[level]).unbind(-1)
         return self._siblings(self.up_loss[level]).sum(-1), math.prod(others, start=first)
 
@@ -128,16 +127,16 @@ class Passes:
         return answer
 
     def upward(self) -> tuple[Float[Tensor, "batch _ _"], ...]:
-        """Upward messages, normalised, leaves first."""
+        """Upward messages, normalized, leaves first."""
         self.loss = self._upward_loss
         return self._probabilities(self.up)
 
     def downward(self) -> tuple[Float[Tensor, "batch _ _"], ...]:
-        """Downward messages, normalised, leaves first."""
+        """Downward messages, normalized, leaves first."""
         return self._probabilities(self._downward())
 
     def _downward(self) -> list[Tensor]:
-        """Return the downward messages, computed once, and record what they have lost."""
+        """Return the downward messages, computed once, and record their error due to underflow."""
         if not self._down:
             self._pass_down()
         self.loss = self._upward_loss
@@ -187,7 +186,7 @@ class Passes:
         )
 
     def _probabilities(self, messages: Iterable[Tensor]) -> tuple[Tensor, ...]:
-        """Normalise, and permute each level to (B, nodes, symbols)."""
+        """Normalize, and permute each level to (B, nodes, symbols)."""
         normalized = map(self.semiring.normalize, messages)
         return tuple(self._by_sample(x).permute(1, 2, 0) for x in normalized)
 
@@ -229,14 +228,15 @@ class Passes:
         Args:
             weights: Shape (K, columns).
             u: Uniform numbers in [0, 1), shape (columns,).
-            loss: Bound on what the weights' factors have lost, shape (columns,).
+            loss: Upper bound on the error that the weights inherit from their factors, shape
+                (columns,).
             smallest: Product of these factors' smallest entries, shape (columns,).
         """
         weights = self.semiring.weights(self._scale(weights, loss, smallest).messages)
         if weights.dtype == torch.float32:
             # Keep the first 24 bits: u stays below 1, and u * total below the total.
             u = (u * 2.0**24).floor() * 2.0**-24
-        # Added in order: torch's own cumulative sum does not say how it rounds.
+        # Summed in a fixed order: torch's cumulative sum does not specify its rounding.
         cumulative = torch.stack(list(accumulate(weights.unbind(0))))
         threshold = cumulative[-1] * u.to(weights.dtype)
         return (cumulative <= threshold).sum(0).clamp_(max=len(weights) - 1)

@@ -40,8 +40,8 @@ class Posterior:
     """The posterior over trees given evidence; created by `BeliefPropagation.condition`.
 
     Every query is answered in linear arithmetic: on a CPU by the native kernel if there is one,
-    else by torch operations, with the same bits. Samples for which underflow may have lost more
-    than rounding does are recomputed in float64 and, where that is not enough, with logarithms.
+    else by torch operations, with the same bits. Samples whose error due to underflow may exceed
+    the rounding error are recomputed in float64 and, where that is not enough, with logarithms.
     Whether a sample is recomputed depends on that sample only.
 
     Args:
@@ -96,7 +96,7 @@ class Posterior:
         return results
 
     def allocate(self, query: Query, *leading: int) -> tuple[Tensor, ...]:
-        """Allocate tensors for an answer, uninitialised, with optional leading dimensions."""
+        """Allocate tensors for an answer, uninitialized, with optional leading dimensions."""
         leaves, levels = self._leaf_messages, self._tables.level_shapes
         shape = (*leading, leaves.shape[0])
         if query == "log_evidence":
@@ -106,7 +106,7 @@ class Posterior:
         return tuple([leaves.new_empty(*shape, *level) for level in levels])
 
     def upward(self) -> tuple[Float[Tensor, "batch _ _"], ...]:
-        """Upward messages (Eq. 13-14): L + 1 tensors (B, s**(L-l), v or n), normalised."""
+        """Upward messages (Eq. 13-14): L + 1 tensors (B, s**(L-l), v or n), normalized."""
         return self.query("upward")["upward"]
 
     def downward(self) -> tuple[Float[Tensor, "batch _ _"], ...]:

@@ -1,15 +1,15 @@
 r"""The arithmetic of belief propagation, as semirings with the same operations.
 
 The same passes run on messages (`LinearSemiring`) or on their logarithms (`LogSemiring`). The
-first is fast and may underflow, which it keeps track of; the second does not underflow.
+first is fast and bounds the error due to underflow; the second does not underflow.
 
 Messages are matrices (symbols, columns). Each column is divided by its unit, so that neither the
 depth of the tree nor the scale of the leaves makes them overflow. In linear arithmetic the unit is
 the power of two that brings the maximum into [1/2, 1): dividing by it is exact.
 
-Two numbers per column account for underflow: `smallest`, the smallest positive entry, says whether
-a product of messages can underflow, and `loss` bounds what underflow has removed, relative to the
-largest entry.
+Two numbers per column bound the error due to underflow. A product of messages can underflow only
+if the product of their smallest positive entries, `smallest`, does; `loss` is an upper bound on
+the error so far, relative to the largest entry.
 """
 
 import math
@@ -26,9 +26,9 @@ class ScaledMessages(NamedTuple):
 
     Attributes:
         messages: Shape (symbols, columns).
-        exponents: Of the units, to the base of 2 or e, shape (columns,).
-        loss: Bound on what underflow has removed, relative to the largest entry, shape (columns,);
-            above 1 or NaN if there is no useful bound.
+        exponents: Exponents of the units, in base 2 or e, shape (columns,).
+        loss: Upper bound on the error due to underflow, relative to the largest entry, shape
+            (columns,); above 1 or NaN if there is no useful bound.
         smallest: Smallest positive entries, shape (columns,).
     """
 
@@ -85,7 +85,7 @@ class Semiring(ABC):
 
         Args:
             x: Messages, each a sum of products, shape (symbols, columns).
-            loss: Bound on what the factors of these products have lost, shape (columns,).
+            loss: Upper bound on the error that `x` inherits from the factors, shape (columns,).
             smallest: Product of the factors' smallest entries, shape (columns,).
         """
 
@@ -141,7 +141,7 @@ class LinearSemiring(Semiring):
         return torch.where((largest >= tiny) & (largest < 0.25 / tiny), 0.0, torch.inf)
 
     def smallest(self, x: Float[Tensor, "symbols columns"]) -> Float[Tensor, " columns"]:
-        """Smallest positive entry of each column; infinity where there is none."""
+        """Smallest positive entry of each column; infinity where no entry is positive."""
         return torch.where(x > 0, x, torch.inf).amin(0)
 
     def scale(
@@ -171,7 +171,7 @@ class LinearSemiring(Semiring):
 
 @final
 class LogSemiring(Semiring):
-    """Sum and product of numbers that are given by their logarithms.
+    """Sum and product of numbers represented by their logarithms.
 
     Nothing underflows: `loss` is 0, or NaN where a whole column is impossible.
     """
@@ -250,6 +250,6 @@ def pairwise_sum(x: Float[Tensor, " terms *rest"]) -> Float[Tensor, "*rest"]:
 def _add_underflow(
     smallest: Float[Tensor, " columns"], loss: Float[Tensor, " columns"]
 ) -> Float[Tensor, " columns"]:
-    """Add what may be lost in computing numbers as small as these."""
+    """Add the underflow error of numbers below the smallest normal one."""
     tiny = torch.finfo(smallest.dtype).tiny
     return torch.where(smallest < tiny, loss + tiny, loss)

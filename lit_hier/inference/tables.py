@@ -19,6 +19,7 @@ promise that.
 import copy
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from jaxtyping import Float64, Int32, Int64
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from lit_hier.errors import InputError
 from lit_hier.inference.semirings import Semiring
+from lit_hier.rhm.grammar import RandomHierarchyModel
 
 
 class Rounds:
@@ -65,7 +67,7 @@ class Rounds:
         self.order = order
 
     def sum_products(self, operands: Sequence[Tensor], semiring: Semiring) -> Tensor:
-        """Sum products of rows (Eq. 13 and 15, unnormalised).
+        """Sum products of rows (Eq. 13 and 15, unnormalized).
 
         Args:
             operands: J messages, each (symbols, columns).
@@ -131,7 +133,8 @@ class KernelTables:
 class RuleTables:
     """A grammar's sizes, rules, class prior and the index tables derived from them.
 
-    Immutable: another grammar needs new tables, and another device a copy.
+    Immutable: another grammar needs new tables, and another device a copy. Tensors of the caller
+    are copied; do not write to those of the tables.
 
     Args:
         rules: rules[l], int64, shape (parents, m, s): rules of an RHM, checked by the caller.
@@ -139,8 +142,8 @@ class RuleTables:
         class_prior: Probability of each class, as `normalize_prior` returns it, shape (n,).
 
     Attributes:
-        rules: As given.
-        class_prior: As given.
+        rules: A copy of those given.
+        class_prior: Likewise.
         num_features: v.
         num_classes: n.
         num_synonyms: m, rules per symbol.
@@ -161,7 +164,7 @@ class RuleTables:
         num_features: int,
         class_prior: Float64[Tensor, " classes"],
     ) -> None:
-        self.rules = tuple(rules)
+        self.rules = tuple(rule.clone() for rule in rules)
         self.num_features = num_features
         self.num_classes, self.num_synonyms, self.tuple_size = self.rules[-1].shape
         self.num_layers = len(self.rules)
@@ -175,7 +178,7 @@ class RuleTables:
             )
             for level in range(self.num_layers + 1)
         )
-        self.class_prior = class_prior
+        self.class_prior = class_prior.clone()
         self.up = tuple(_upward_rounds(rule) for rule in self.rules)
         self.down = tuple(_downward_rounds(rule, num_features) for rule in self.rules)
         self.kernel = KernelTables(self.rules, num_features)
@@ -184,6 +187,12 @@ class RuleTables:
     def device(self) -> torch.device:
         """Where the tables are; those of the kernel stay on the CPU."""
         return self.class_prior.device
+
+    @cached_property
+    def grammar(self) -> RandomHierarchyModel:
+        """The grammar of these rules, on the CPU."""
+        rules = [rule.cpu() for rule in self.rules]
+        return RandomHierarchyModel.from_rules(rules, self.num_features)
 
     def to(self, device: torch.device) -> "RuleTables":
         """Return a copy on a device, with the same types and values."""
@@ -211,7 +220,11 @@ def normalize_prior(class_prior: Tensor, num_classes: int) -> Float64[Tensor, " 
         )
     if not prior.any():
         raise InputError("class_prior is zero for every class; give a positive number to one")
-    return prior / prior.sum()
+    total = prior.sum()
+    if total.isinf():
+        prior = prior / prior.max()
+        total = prior.sum()
+    return prior / total
 
 
 def _upward_rounds(rule: Int64[Tensor, "parents m s"]) -> Rounds:

@@ -1,7 +1,8 @@
-r"""What theory predicts for a forward-backward experiment: one function per quantity.
+r"""Theoretical predictions for a forward-backward experiment: one function per quantity.
 
-Each takes what the data are drawn from, the process that corrupts them and, where they matter, the
-inversion times; the result is NaN where no theory applies. The theories are:
+The arguments are the parameters of the grammar or the distribution of the data, the process that
+corrupts them and, where the quantity depends on them, the inversion times. The result is NaN where
+no theory applies. The theories are:
 
 - mean field (Eq. 38, 54-59), for the RHM with n = v under the epsilon-process whose beliefs are
   centered on the true symbols, see `lit_hier.inference.mean_field`;

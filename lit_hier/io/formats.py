@@ -1,6 +1,6 @@
-"""Format versions of what runs write, integers that grow by one with each incompatible change.
+"""Format versions of the files that runs write: integers that increase with incompatible changes.
 
-Files from before there were versions have none; they are read as format 1.
+Files without a version are older than versions; they are read as format 1.
 """
 
 import json
@@ -29,7 +29,7 @@ def check_format(found: Any, newest: int, source: str) -> int:
         The format.
 
     Raises:
-        InputError: It is newer, or not a format.
+        InputError: It is newer than `newest`, or is not a format version.
     """
     if found is None:
         return 1
@@ -48,7 +48,7 @@ def check_run(folder: str | PathLike[str], argument: str) -> None:
     """Check the format version of a run's folder.
 
     Raises:
-        InputError: It is another version, or `run.json` is damaged.
+        InputError: It is newer than this version reads, or `run.json` is damaged.
     """
     path = Path(folder, RUN_FILE)
     try:

@@ -18,7 +18,8 @@ class BPDenoiser(ForwardBackwardModule):
 
     The corruption of a sample and its draw from the posterior depend on (seed, sample index,
     inversion time) only. Computes in float64 if the trainer's precision is 64-true, else in
-    float32.
+    float32. Loading the state of another sampler whose grammars have the same sizes adopts its
+    grammars; data must then be of these.
 
     Args:
         rhm: The grammar, or an ensemble of them; the command line links it to the data module's.
@@ -45,11 +46,10 @@ class BPDenoiser(ForwardBackwardModule):
             raise InputError("model: BPDenoiser needs data of a grammar; give an RHMDataModule")
         process.check_times(times)
         super().__init__(times, process.axis, seed)
-        self.grammars = rhm.grammars
         self.process = self.noise_process = process
         self.messages = messages
-        self.belief_propagations = nn.ModuleList(map(BeliefPropagation, self.grammars))
-        self.sources = tuple(map(GrammarParameters.of, self.grammars))
+        self.belief_propagations = nn.ModuleList(map(BeliefPropagation, rhm.grammars))
+        self.sources = tuple(map(GrammarParameters.of, rhm.grammars))
 
     def forward_backward(self, batch: dict[str, Tensor]) -> ForwardBackward:
         """Corrupt a batch to each time, condition on it, and sample a tree.
@@ -63,8 +63,9 @@ class BPDenoiser(ForwardBackwardModule):
                 that are not probabilities or that no tree explains.
         """
         index, source = batch["index"], int(batch.get("source", 0))
-        rhm, belief_propagation = self.grammars[source], self.belief_propagations[source]
+        belief_propagation = self.belief_propagations[source]
         assert isinstance(belief_propagation, BeliefPropagation)
+        rhm = belief_propagation.grammar
         tree_start = _parse(rhm, batch["leaves"], index)
         v, true = rhm.num_features, tree_start[0][..., None]
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32

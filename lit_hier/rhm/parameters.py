@@ -1,4 +1,4 @@
-"""The five numbers that all grammars of an ensemble average over."""
+"""The sizes of a grammar: v, n, m, s and L, in the notation of the paper."""
 
 from typing import NamedTuple, Self
 

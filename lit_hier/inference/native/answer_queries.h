@@ -121,7 +121,7 @@ static int answer_tile(struct segment *lowest, struct segment *top, int64_t firs
     return all;
 }
 
-/* What threads share. */
+/* The data that threads share. */
 struct job {
     const struct grammar *g;
     const struct results *results;
@@ -132,7 +132,7 @@ struct job {
     int flags;                   /* union of all samples' flags */
 };
 
-/* Answer tiles until none is left. A thread that cannot allocate memory leaves them to others. */
+/* Answer tiles until none is left. A thread that cannot allocate memory answers none. */
 static void answer_tiles(void *argument) {
     struct job *job = argument;
     const int64_t cut = job->cut, step = job->samples;

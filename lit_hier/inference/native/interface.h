@@ -1,5 +1,5 @@
-/* What crosses the border to Python. `kernel.py` declares the same structures; `library.c` exports
-   their sizes, which are compared when the library is loaded. */
+/* The structures shared with Python. `library.py` declares the same ones; `library.c` exports their
+   sizes, which `library.py` compares with its own when it loads the library. */
 
 #include <stdint.h>
 
@@ -22,10 +22,10 @@ struct grammar {
 
 /* Where to write the answers, NULL if not queried. Tables have a row per sample and node. */
 struct results {
-    real **upward, **downward, **marginals; /* (level): (rows, symbols), normalised */
+    real **upward, **downward, **marginals; /* (level): (rows, symbols), normalized */
     int64_t **trees;                        /* (level): (rows) */
     real *root;                             /* (samples, n): the root's upward messages, */
-    int64_t *exponents;                     /* (samples): to be multiplied by 2 to this power */
+    int64_t *exponents;                     /* (samples): powers of 2 by which to multiply `root` */
     const double *draws;                    /* (samples, 1 + nodes above the leaves), for trees */
-    uint8_t *flags;                         /* (samples): a bit per kind of loss; never NULL */
+    uint8_t *flags;                         /* (samples): a bit per kind of error; never NULL */
 };

@@ -1,4 +1,4 @@
-/* What the library says about itself: compared when it is loaded. */
+/* Sizes and digest that `library.py` compares with its own when it loads the library. */
 
 #include "interface.h"
 

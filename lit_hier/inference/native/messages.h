@@ -1,5 +1,5 @@
 /* Messages of belief propagation in vectors of LANES numbers: reading, scaling, Eq. 13 and 15,
-   writing. A message is an array of vectors, one per symbol; each lane is a node of its own. */
+   writing. A message is an array of vectors, one per symbol; each lane is a different node. */
 
 #include <string.h>
 
@@ -199,7 +199,7 @@ INLINE void fence_stores(void) {
 #endif
 }
 
-/* Normalise by the pairwise sum (an entry that equals the sum becomes exactly 1) and write the
+/* Normalize by the pairwise sum (an entry that equals the sum becomes exactly 1) and write the
    first `used` lanes to rows of n numbers. */
 static void write_rows(const lanes *x, int64_t n, lanes *scratch, real *table, const int64_t *row,
                        int64_t node, int64_t used, int streaming) {

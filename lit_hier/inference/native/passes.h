@@ -1,16 +1,17 @@
 /* The passes over the trees of a tile: upward, downward, and drawing trees from the root down.
 
-   Two numbers per message account for underflow: `min`, its smallest positive entry, says whether
-   products can underflow; `loss` bounds what underflow has taken, relative to the maximum. */
+   Two numbers per message bound the error due to underflow: products can underflow only if the
+   product of the smallest positive entries, `min`, does; `loss` is an upper bound on the error so
+   far, relative to the maximum. */
 
 #include "messages.h"
 
 enum { MAX_LEVELS = 64 };
 
-/* Where underflow may take something; then the bit of invalid leaf messages. */
+/* Results that underflow may affect; then the bit of invalid leaf messages. */
 enum { UPWARD, DOWNWARD, PRODUCTS, DRAWN, KINDS, INVALID = KINDS };
 
-/* Consecutive levels of a tile's trees, in which every lane has a subtree of its own. */
+/* Consecutive levels of a tile's trees, in which every lane is a different subtree. */
 struct segment {
     const struct grammar *g;
     const struct results *results;
@@ -43,14 +44,14 @@ INLINE int32_t most_rules(const struct grammar *g, int64_t level) {
     return most;
 }
 
-/* Add what may be lost in computing numbers as small as `min`. */
+/* Add the underflow error if `min` is below the smallest normal number. */
 INLINE lanes add_underflow(lanes min, lanes loss) { return blend(min < TINY, loss + TINY, loss); }
 
 INLINE void record_loss(struct segment *p, int kind, lanes loss) {
     p->loss[kind] = blend(loss <= p->loss[kind], p->loss[kind], loss);
 }
 
-/* Of the messages of a node's children: the sum of their losses, the product of their minima. */
+/* Sum of the error bounds of a node's children, and product of their minima. */
 struct bounds {
     lanes loss, min;
 };
@@ -155,7 +156,7 @@ static void pass_down(struct segment *p, int64_t level, int64_t node, const lane
     }
 }
 
-/* Draw the symbols of a node's children, given its own. */
+/* Draw the symbols of a node's children, given the node's symbol. */
 static void draw_children(struct segment *p, int64_t level, int64_t node) {
     const struct grammar *g = p->g;
     const int64_t s = g->s;
