@@ -177,7 +177,7 @@ def test_training_rejects_a_batch_without_readable_images(tmp_path: Path) -> Non
     data = ImageDataModule(files, files, size=8, num_per_class=1)
     module = DDPMTask(8, str(tmp_path / "pipeline"), channels=3, widths=[8])
     trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", max_epochs=1, logger=False,
-                      use_distributed_sampler=False, enable_progress_bar=False,
+                      enable_progress_bar=False,
                       enable_model_summary=False)  # fmt: skip
     with pytest.raises(InputError, match=r"^data: no image of a batch can be read, see the log"):
         trainer.fit(module, data)

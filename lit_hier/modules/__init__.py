@@ -1,5 +1,7 @@
 """LightningModules: samplers, and the tasks that train networks."""
 
+from typing import Any
+
 from lit_hier.modules.bp_denoiser import BPDenoiser
 from lit_hier.modules.classification import ClassificationTask
 from lit_hier.modules.ddpm_sampler import DDPMSampler
@@ -21,3 +23,11 @@ __all__ = [
     "RHMClassifier",
     "StoredSamples",
 ]
+
+_RENAMED = {"DDPMTrainer": "DDPMTask"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        raise AttributeError(f"{__name__}.{name} was renamed: use {_RENAMED[name]}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
