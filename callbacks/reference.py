@@ -84,8 +84,8 @@ def load_or_compute(
     They are cached as `reference/{key}.npz` in the logger's `save_dir`. The key is a digest of the
     network, its weights, its transform, the layers, the data (the data module's `fingerprint`;
     without one, nothing is cached), their batches and the libraries' versions. Both kinds of
-    standardization follow from the same moments. If an image cannot be read, nothing is cached: the
-    next run may be able to read it.
+    standardization follow from the same moments. If an image cannot be read, nothing is
+    cached: the next run may be able to read it.
 
     Args:
         trainer: The run.
@@ -131,7 +131,7 @@ def load(path: Path, num_layers: int) -> dict[str, Any] | None:
         len(shapes) == num_layers
         and all(len(shape) == 1 for shape in shapes)
         and [part.squares.shape for part in found.moments] == shapes
-        and all(part.count.shape == () for part in found.moments)
+        and all(part.size.shape == () for part in found.moments)
         and all(x.dtype == torch.float64 for part in found.moments for x in part)
         and found.without_positions == [flag is True for flag in found.without_positions]
         and (found.counts.shape, found.counts.dtype) == ((4,), torch.int64)

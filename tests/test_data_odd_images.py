@@ -115,8 +115,8 @@ def test_unusual_images_are_converted_or_skipped_and_counted(
     assert batch["x"].abs().max() <= 1
     lines = [record.getMessage() for record in caplog.records if record.name == "lit_hier"]
     if outcome == "skipped":
-        place = sorted(["a.png", name, "z.png"]).index(name)
-        assert batch["index"].tolist() == [k for k in range(3) if k != place]
+        position = sorted(["a.png", name, "z.png"]).index(name)
+        assert batch["index"].tolist() == [k for k in range(3) if k != position]
         assert len(lines) == 1
         assert lines[0].startswith(f"data: skipped {tmp_path}/in/{name}: ")
         assert len(lines[0]) > len(f"data: skipped {tmp_path}/in/{name}: ")

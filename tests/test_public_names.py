@@ -38,6 +38,12 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = lit_hier.BeliefPropagator
 
 
+def test_an_old_name_is_answered_by_the_new_one() -> None:
+    with pytest.raises(ImportError, match=r"DDPMTrainer was renamed; write .*modules\.DDPMTask$"):
+        from lit_hier.modules import DDPMTrainer  # noqa: F401
+    assert not hasattr(lit_hier.modules, "DDPMTask_")
+
+
 def test_every_module_imports_without_what_only_unix_has() -> None:
     """The libraries are imported first: only this package's own imports are tested."""
     program = """

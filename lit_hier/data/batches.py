@@ -19,7 +19,8 @@ class PlannedBatches(DistributedSampler[Tensor]):
 
     - In order: a batch holds the same samples on one process and on many. Each process gets
       consecutive batches, and each batch goes to exactly one process. A process without a batch
-      gets an empty one, with the index after the last, so that it takes part in collective operations.
+      gets an empty one, with the index after the last, so that it takes part in collective
+      operations.
     - Shuffled, for training: each batch is one optimizer step, and every process gets its part of
       each batch. The sizes of the parts differ by at most one sample; a part may be empty.
 

@@ -71,9 +71,9 @@ class RHMDataModule(SplitDataModule):
 
     Args:
         rhm: The grammar, or an ensemble of grammars.
-        num_train: Number of training samples; the set is fixed, as in the paper. To analyse a trained
-            network, give the number that it was trained on; otherwise training samples are
-            counted as held out.
+        num_train: Number of training samples; the set is fixed, as in the paper. To analyze a
+            trained network, give the number that it was trained on; otherwise training samples
+            are counted as held out.
         num_val: Number of validation samples.
         num_test: Number of test samples; by default also the reference set for statistics of
             activations.
@@ -143,7 +143,7 @@ class RHMDataModule(SplitDataModule):
         rhm = self.grammars[0]
         rules = hashlib.sha256(b"".join(rule.numpy().tobytes() for rule in rhm.rules))
         return (
-            f"an RHM{rhm.parameters} with rules {rules.hexdigest()[:12]},"
+            f"an RHM{rhm.notation} with rules {rules.hexdigest()[:12]},"
             f" num_train={self.sizes['train']}, seed={self.seed}"
         )
 

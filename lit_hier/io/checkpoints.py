@@ -59,7 +59,12 @@ def is_state_dict(state: Any) -> bool:
 
 
 def load_state(
-    network: nn.Module, state: Mapping[str, Tensor], source: str, name: str, hint: str, **options: bool
+    network: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str,
+    name: str,
+    hint: str,
+    **options: bool,
 ) -> None:
     """Load a state dict into a network, strictly.
 

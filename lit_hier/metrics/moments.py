@@ -36,8 +36,8 @@ class MomentTree:
         if not self._nodes:
             return torch.empty(0, 3, dtype=torch.float64)
         rows = [
-            torch.cat((mean.new_tensor(key), count[None], mean, squares))
-            for key, (count, mean, squares) in sorted(self._nodes.items())
+            torch.cat((mean.new_tensor(key), size[None], mean, squares))
+            for key, (size, mean, squares) in sorted(self._nodes.items())
         ]
         return torch.stack(rows)
 

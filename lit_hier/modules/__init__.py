@@ -29,5 +29,6 @@ _RENAMED = {"DDPMTrainer": "DDPMTask"}
 
 def __getattr__(name: str) -> Any:
     if name in _RENAMED:
-        raise AttributeError(f"{__name__}.{name} was renamed: use {_RENAMED[name]}")
+        # `from ... import` would replace an AttributeError by a message without the new name.
+        raise ImportError(f"{__name__}.{name} was renamed; write {__name__}.{_RENAMED[name]}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -142,7 +142,7 @@ def _check_kind(trained: TrainedNetwork, kind: type[nn.Module], weights: str) ->
     if not isinstance(trained.network, kind):
         found = type(trained.network).__name__
         raise InputError(
-            f"weights: {weights} holds a {found}, not a {kind.__name__}; {trained._hint}"
+            f"weights: {weights}: its network is {found}, not {kind.__name__}; {trained._hint}"
         )
 
 

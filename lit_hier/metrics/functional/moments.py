@@ -21,12 +21,12 @@ class Moments(NamedTuple):
     """Moments of a set of values per channel.
 
     Attributes:
-        count: Size of the set, float64, shape ().
+        size: Size of the set, float64, shape ().
         mean: float64, shape (C,).
         squares: Sum of squared deviations from the mean, float64, shape (C,).
     """
 
-    count: Float64[Tensor, ""]
+    size: Float64[Tensor, ""]
     mean: Float64[Tensor, " C"]
     squares: Float64[Tensor, " C"]
 
@@ -37,13 +37,13 @@ class Moments(NamedTuple):
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
     """Compute the moments of the union of two disjoint sets."""
-    count = a.count + b.count
+    size = a.size + b.size
     shift = b.mean - a.mean
-    weight = b.count / count
+    weight = b.size / size
     return Moments(
-        count,
+        size,
         a.mean + shift * weight,
-        a.squares + b.squares + shift.square() * (a.count * weight),
+        a.squares + b.squares + shift.square() * (a.size * weight),
     )
 
 
@@ -59,7 +59,7 @@ def channel_moments(x: Float[Tensor, "B C *positions"]) -> Moments:
     """
     values = x.to(torch.float64, copy=True)
     others = [axis for axis in range(x.ndim) if axis != 1]
-    count = values.new_tensor(values.numel() / values.shape[1])
-    mean = values.sum(others, keepdim=True).div_(count)
+    size = values.new_tensor(values.numel() / values.shape[1])
+    mean = values.sum(others, keepdim=True).div_(size)
     squares = values.sub_(mean).square_().sum(others)
-    return Moments(count, mean.flatten(), squares)
+    return Moments(size, mean.flatten(), squares)
