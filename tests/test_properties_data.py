@@ -43,7 +43,7 @@ def test_several_processes_have_the_batches_of_one(
     again = [batch.tolist() for batch in plan if len(batch)]
     assert again == shared[rank % processes]
     assert len(plan) == len(list(plan)) > 0  # a process without a batch gets an empty one
-    assert [alone[index] for index in plan.indices][: len(again)] == again
+    assert [alone[index] for index in plan.indices if index < len(alone)] == again
 
 
 images = st.lists(st.floats(-1.5, 1.5, width=16), min_size=1, max_size=20)

@@ -261,9 +261,7 @@ class SampleStore:
 
     def _digests(self, batch: Mapping[str, Any]) -> dict[int, dict[str, str]]:
         return {
-            sample: {
-                subfolder: batch["sha256"][subfolder][column] for subfolder in self._subfolders
-            }
+            sample: {name: batch["sha256"][name][column] for name in self._subfolders}
             for column, sample in enumerate(batch["index"])
         }
 

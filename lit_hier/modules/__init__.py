@@ -28,7 +28,8 @@ _RENAMED = {"DDPMTrainer": "DDPMTask"}
 
 
 def __getattr__(name: str) -> Any:
+    message = f"module {__name__!r} has no attribute {name!r}"
     if name in _RENAMED:
-        # `from ... import` would replace an AttributeError by a message without the new name.
-        raise ImportError(f"{__name__}.{name} was renamed; write {__name__}.{_RENAMED[name]}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        # `from ... import` would replace an AttributeError by one without the new name.
+        raise ImportError(f"{message}: it was renamed; write {_RENAMED[name]}")
+    raise AttributeError(message)
