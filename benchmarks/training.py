@@ -56,7 +56,6 @@ def time_trainer(data: RHMDataModule, num: int) -> float:
         enable_progress_bar=False,
         limit_val_batches=0,
         num_sanity_val_steps=0,
-        use_distributed_sampler=False,
     )
     trainer.fit(RHMClassifier(16, 16, 2, 7), data)
     return timer.seconds

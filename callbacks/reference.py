@@ -1,4 +1,4 @@
-"""Statistics of a network on a reference set: computed once, and kept until anything changes."""
+"""Statistics of a network on a reference set: computed once, and cached until anything changes."""
 
 import hashlib
 import math
@@ -20,7 +20,7 @@ from lit_hier.io.safe_read import check_file
 from lit_hier.metrics import Moments, MomentTree, channel_moments
 from lit_hier.nn import Probe
 
-_FORMAT: Final = 1  # version of the kept files; those of another version are recomputed
+_REFERENCE_FORMAT: Final = 2  # of the cached files; those of another version are recomputed
 _TOP: Final = 5
 # Libraries whose version may change the statistics.
 _LIBRARIES: Final = ("lit-hier", "pillow", "timm", "torch", "torchvision")
@@ -35,8 +35,8 @@ class Reference:
         without_positions: Whether each layer's output is (B, units), like the logits.
         counts: Number of samples, then of images skipped, converted and enlarged; int64,
             shape (4,).
-        accuracy: Top-1 and top-5, float64, shape (2,); NaN without logits or classes.
-        num_classes: Number of logits; 0 without.
+        accuracy: Top-1 and top-5, float64, shape (2,); NaN if there are no logits or no classes.
+        num_classes: Number of logits; 0 if there are none.
     """
 
     moments: Sequence[Moments]
@@ -79,13 +79,13 @@ class Reference:
 def load_or_compute(
     trainer: Trainer, probe: Probe, datamodule: LightningDataModule, split: str
 ) -> Reference:
-    """Load the statistics of a network on a reference set, or compute and keep them.
+    """Load the statistics of a network on a reference set, or compute and cache them.
 
-    They are kept as `reference/{key}.npz` in the logger's `save_dir`. The key is a digest of the
+    They are cached as `reference/{key}.npz` in the logger's `save_dir`. The key is a digest of the
     network, its weights, its transform, the layers, the data (the data module's `fingerprint`;
-    without one, nothing is kept), their batches and the libraries' versions. Both kinds of
-    standardization follow from the same moments. If an image could not be read, nothing is kept:
-    the next run may be able to read it.
+    without one, nothing is cached), their batches and the libraries' versions. Both kinds of
+    standardization follow from the same moments. If an image cannot be read, nothing is
+    cached: the next run may be able to read it.
 
     Args:
         trainer: The run.
@@ -103,7 +103,7 @@ def load_or_compute(
     if data is None:
         return _compute(trainer, probe, loader, split)
     versions = [version(name) for name in _LIBRARIES]
-    parts = (_FORMAT, probe.identity, data, loader.sampler.batch_size, versions)
+    parts = (_REFERENCE_FORMAT, probe.identity, data, loader.sampler.batch_size, versions)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
     assert trainer.logger is not None
     folder = Path(trainer.logger.save_dir or trainer.default_root_dir, "reference")
@@ -118,11 +118,11 @@ def load_or_compute(
 
 
 def load(path: Path, num_layers: int) -> dict[str, Any] | None:
-    """Load kept statistics, as plain arrays; None if they are missing, damaged or do not fit."""
+    """Load cached statistics, as plain arrays; None if they are missing, damaged or do not fit."""
     try:
         check_file(path)
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            arrays = dict(kept)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as cached:
+            arrays = dict(cached)
         found = Reference.unpack(arrays)
     except Exception:  # numpy raises almost any error on a damaged file, which is recomputed
         return None
@@ -131,7 +131,7 @@ def load(path: Path, num_layers: int) -> dict[str, Any] | None:
         len(shapes) == num_layers
         and all(len(shape) == 1 for shape in shapes)
         and [part.squares.shape for part in found.moments] == shapes
-        and all(part.number.shape == () for part in found.moments)
+        and all(part.size.shape == () for part in found.moments)
         and all(x.dtype == torch.float64 for part in found.moments for x in part)
         and found.without_positions == [flag is True for flag in found.without_positions]
         and (found.counts.shape, found.counts.dtype) == ((4,), torch.int64)
@@ -144,8 +144,8 @@ def _reject(layer: str, output: Tensor, index: Tensor, split: str) -> NoReturn:
     failed = index[~output.flatten(1).isfinite().all(1)]
     which = f"sample {int(failed[0])}" if len(failed) else "some samples"
     raise InputError(
-        f"network: {layer} outputs NaN or infinity for {which} of the {split} split, the"
-        " reference; check the weights and the data"
+        f"network: {layer} outputs NaN or infinity for {which} of the reference set (split"
+        f" {split}); check the weights and the data"
     )
 
 
@@ -157,7 +157,7 @@ def _compute(trainer: Trainer, probe: Probe, loader: Any, split: str) -> Referen
     shapes = torch.zeros(len(probe.layers) + 1, dtype=torch.int64, device=device)
     # As `Reference.counts`, then the samples with a class, top-1 hits, top-5 hits.
     counts = torch.zeros(7, dtype=torch.int64, device=device)
-    for number, raw in zip(loader.sampler.numbers, loader, strict=True):
+    for batch_index, raw in zip(loader.sampler.indices, loader, strict=True):
         batch = trainer.strategy.batch_to_device(raw, dataloader_idx=0)
         label = batch["label"]
         counts[0] += len(label)
@@ -166,12 +166,12 @@ def _compute(trainer: Trainer, probe: Probe, loader: Any, split: str) -> Referen
             index = batch["index"]
 
             def update(
-                name: str, output: Tensor, number: int = number, index: Tensor = index
+                name: str, output: Tensor, batch_index: int = batch_index, index: Tensor = index
             ) -> None:
                 moments = channel_moments(output)
                 if not moments.squares.isfinite().all():
                     _reject(name, output, index, split)
-                trees[name].update(number, moments)
+                trees[name].update(batch_index, moments)
                 shapes[probe.layers.index(name)] = output.ndim == 2
 
             logits = probe(batch["x"], update)

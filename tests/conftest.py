@@ -104,6 +104,22 @@ def run_command(*arguments: str) -> None:
         run()
 
 
+def run_in(folder: Path, *arguments: str) -> None:
+    """Run a command in a folder: see `run_command`."""
+    with inside(folder):
+        run_command(*arguments)
+
+
+def rejection(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run an invalid command in a folder, and return the one line that it ends with."""
+    with pytest.raises(SystemExit) as end:
+        run_in(folder, *arguments)
+    assert end.value.code == 2
+    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("lit-hier: error: ")]
+    assert len(lines) == 1
+    return lines[0].removeprefix("lit-hier: error: ")
+
+
 @contextmanager
 def inside(folder: Path) -> Iterator[None]:
     """Change the working directory, and restore it at the end."""
@@ -121,7 +137,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-class Keep(Callback):
+class RecordCollector(Callback):
     """Collects the records that a sampler returns."""
 
     def __init__(self) -> None:
@@ -129,6 +145,9 @@ class Keep(Callback):
 
     def on_predict_batch_end(self, *args: Any) -> None:
         self.records.append(args[2])
+
+
+Keep = RecordCollector  # the name in tests/test_callbacks*.py
 
 
 def random_pipeline(folder: Path, channels: int) -> str:

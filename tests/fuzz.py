@@ -128,16 +128,16 @@ class Report:
 
 
 def fuzz(
-    name: str, kind: Kind, numbers: Iterator[int] | range, seed: int, place: Path,
+    name: str, kind: Kind, numbers: Iterator[int] | range, seed: int, root: Path,
     log: Callable[[str], None] = lambda text: None,
 ) -> Report:  # fmt: skip
     """Use inputs of one kind; the same numbers and seed reproduce the same inputs."""
-    (place / name).mkdir()
-    use = kind.prepare(place / name)
+    (root / name).mkdir()
+    use = kind.prepare(root / name)
     report = Report()
     for number in numbers:
         rng = random.Random(f"{seed} {name} {number}")
-        with tempfile.TemporaryDirectory(dir=place) as folder:
+        with tempfile.TemporaryDirectory(dir=root) as folder:
             found = outcome(lambda rng=rng, folder=folder: use(rng, Path(folder)))
         report.counts[found.verdict] += 1
         text = f"{name} {number}: {found.verdict}: {found.message}"
@@ -183,8 +183,8 @@ def main() -> None:
     for name, kind in chosen.items():
         number = max(1, round(given.inputs * kind.weight / weights))
         numbers = range(number) if given.only is None else range(given.only, given.only + 1)
-        with tempfile.TemporaryDirectory() as place:
-            counts = fuzz(name, kind, numbers, given.seed, Path(place), log).counts
+        with tempfile.TemporaryDirectory() as root:
+            counts = fuzz(name, kind, numbers, given.seed, Path(root), log).counts
         total += counts
         table.append(row(name, counts))
         print(table[-1], flush=True)

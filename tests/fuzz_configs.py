@@ -18,7 +18,8 @@ import torch
 import yaml
 from conftest import ROOT, inside, random_pipeline
 from fuzz import Kind, Rejected, TooLong, within
-from fuzz_mutations import ODD, mutate_bytes, mutate_tree, places, value_at
+from fuzz_mutations import ODD, mutate_bytes, mutate_tree, paths, value_at
+from images import mnist
 from PIL import Image
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies.launchers import multiprocessing, subprocess_script
@@ -47,7 +48,7 @@ NETWORKS = ("convnext_base", "resnet50", "wide_resnet50_2", "resnet152")
 def small(name: str) -> Any:
     """Read a config and reduce its run to seconds."""
     tree = yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())
-    for path in list(places(tree)):
+    for path in list(paths(tree)):
         dotted = ".".join(map(str, path))
         for ending, value in LESS.items():
             if dotted.endswith(ending):
@@ -62,7 +63,7 @@ def small(name: str) -> Any:
         data |= DIGITS
     elif name in ("fig2", "fig16"):
         data |= SMALL_IMAGES
-    for path in list(places(tree)):
+    for path in list(paths(tree)):
         value = value_at(tree, path)
         if isinstance(value, dict) and str(value.get("name", "")).startswith("torchvision/"):
             value |= {"name": "torchvision/resnet18", "weights": "random"}
@@ -89,7 +90,7 @@ RUNS: tuple[tuple[str, ...], ...] = (
 )
 
 
-class _Enough(BaseException):
+class _StopRun(BaseException):
     """A run has lasted long enough to count as accepted."""
 
 
@@ -98,22 +99,22 @@ def _no_connection(*_: Any, **__: Any) -> None:
 
 
 def _no_processes(*_: Any, **__: Any) -> None:
-    raise _Enough
+    raise _StopRun
 
 
 @contextlib.contextmanager
-def _alone(length: float) -> Iterator[None]:
+def _isolated(length: float) -> Iterator[None]:
     """Block network and processes; stop runs after some seconds, or, with 0, before they start."""
     run = Trainer._run_stage
 
     def begin(self: Trainer) -> Any:
         if not length:
-            raise _Enough
+            raise _StopRun
         try:
             with within(length):
                 return run(self)
         except TooLong:
-            raise _Enough from None
+            raise _StopRun from None
 
     environment = dict(os.environ)
     with (
@@ -145,7 +146,7 @@ def command(arguments: list[str], folder: Path, length: float = RUNNING) -> None
     err, out = io.StringIO(), io.StringIO()
     with (
         inside(folder),
-        _alone(length),
+        _isolated(length),
         contextlib.redirect_stderr(err),
         contextlib.redirect_stdout(out),
         warnings.catch_warnings(),
@@ -154,7 +155,7 @@ def command(arguments: list[str], folder: Path, length: float = RUNNING) -> None
         logging.disable()
         try:
             main(arguments)
-        except _Enough:
+        except _StopRun:
             return
         except SystemExit as end:
             if not end.code:
@@ -167,30 +168,11 @@ def command(arguments: list[str], folder: Path, length: float = RUNNING) -> None
             logging.disable(logging.NOTSET)
 
 
-def idx(folder: Path, name: str, levels: Any) -> None:
-    """Write an array in the format of MNIST's files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    sizes = b"".join(int(n).to_bytes(4, "big") for n in levels.shape)
-    head = bytes([0, 0, 8, levels.ndim])
-    (folder / name).write_bytes(head + sizes + levels.numpy().tobytes())
-
-
-def mnist(root: Path, num: int = 30) -> None:
-    """Write data sets in the format of MNIST and FashionMNIST."""
-    for name in ("MNIST", "FashionMNIST"):
-        for part in ("train", "t10k"):
-            generator = torch.Generator().manual_seed(len(part))
-            images = torch.randint(256, (num, 28, 28), generator=generator).to(torch.uint8)
-            label = torch.arange(num).to(torch.uint8) % 10
-            idx(root / name / "raw", f"{part}-images-idx3-ubyte", images)
-            idx(root / name / "raw", f"{part}-labels-idx1-ubyte", label)
-
-
-def world(folder: Path) -> None:
+def create_inputs(folder: Path) -> None:
     """Create what the configs depend on: images, models, weights, samples."""
     random_pipeline(folder / "pipeline", channels=3)
     random_pipeline(folder / "logs/digits_ddpm/pipeline", channels=1)
-    mnist(folder / "data")
+    mnist(folder / "data", 30, ("MNIST", "FashionMNIST"))
     for k, wnid in enumerate(("n01440764", "n02123394")):
         (folder / f"data/imagenet/val/{wnid}").mkdir(parents=True)
         for i in range(2):
@@ -222,7 +204,7 @@ SYNTAX: tuple[Callable[[random.Random, str], str], ...] = (
     lambda rng, text: text.replace("\n", "\r", rng.randrange(1, 9)),
     lambda rng, text: text.replace("init_args:", "init_args: *nothing", 1),
     lambda rng, text: text.replace("class_path: ", "class_path: !!python/name:os.", 1),
-    lambda rng, text: text + "model: !!python/object/apply:os.system ['touch HARM']\n",
+    lambda rng, text: text + "model: !!python/object/apply:os.system ['touch EXECUTED']\n",
     lambda rng, text: text + "trainer: &t {callbacks: *t}\n",
     lambda rng, text: text + "<<: *t\n",
     lambda rng, text: text + text,  # keys twice
@@ -242,7 +224,7 @@ SYNTAX: tuple[Callable[[random.Random, str], str], ...] = (
 
 def _argument(rng: random.Random, tree: Any) -> str:
     """Return a command-line argument with an odd value."""
-    path = [str(key) for key in rng.choice(list(places(tree)))]
+    path = [str(key) for key in rng.choice(list(paths(tree)))]
     dotted = ".".join(part for part in path if not part.isdigit()) or "config"
     dotted += rng.choice(("", "", "", "", "+", ".class_path", ".init_args.x", "."))
     value = rng.choice(ODD)
@@ -250,15 +232,15 @@ def _argument(rng: random.Random, tree: Any) -> str:
     return f"--{dotted}={text}".replace("\0", "")
 
 
-def configs(place: Path) -> Callable[[random.Random, Path], None]:
+def configs(source: Path) -> Callable[[random.Random, Path], None]:
     """Mutate every file of configs/: its values, its keys, its syntax, or by arguments."""
-    world(place)
+    create_inputs(source)
     trees = {name: small(name) for _, *names in RUNS for name in names if name != "fast"}
     trees["fast"] = yaml.safe_load((ROOT / "configs/fast.yaml").read_text())
 
     def use(rng: random.Random, folder: Path) -> None:
         stage, *names = rng.choice(RUNS)
-        shutil.copytree(place, folder, dirs_exist_ok=True)
+        shutil.copytree(source, folder, dirs_exist_ok=True)
         arguments = [stage]
         mutated = rng.randrange(len(names))
         way = rng.choice(("tree", "tree", "tree", "syntax", "bytes", "shell", "shell"))

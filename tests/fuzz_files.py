@@ -24,7 +24,7 @@ from lit_hier.modules import StoredSamples
 from lit_hier.rhm.files import read_rules
 
 
-def rules(place: Path) -> Use:
+def rules(source: Path) -> Use:
     """Files of a grammar's rules."""
     level = [[[0, 1], [1, 1]], [[1, 0], [0, 0]]]
     tree = {"num_features": 2, "rules": [level, level]}
@@ -46,12 +46,12 @@ def rules(place: Path) -> Use:
     return use
 
 
-def samples(place: Path) -> Use:
+def samples(source: Path) -> Use:
     """Folders of samples."""
-    _, x_start, _ = filled(place / "samples")
+    _, x_start, _ = filled(source / "samples")
 
     def use(rng: random.Random, folder: Path) -> None:
-        shutil.copytree(place / "samples", folder / "samples")
+        shutil.copytree(source / "samples", folder / "samples")
         files = sorted(path for path in (folder / "samples").rglob("*") if path.is_file())
         texts = [path for path in files if path.suffix == ".json"]
         if rng.random() < 0.6:
@@ -63,15 +63,15 @@ def samples(place: Path) -> Use:
             if rng.random() < 0.5:
                 StoredSamples(str(folder / "samples")).sample(images)
             else:
-                decided = {"seed": 0, "convention": "aligned"}
-                store = SampleStore.create(folder / "samples", (0, 3, 25), 25, decided)
+                settings = {"seed": 0, "convention": "aligned"}
+                store = SampleStore.create(folder / "samples", (0, 3, 25), 25, settings)
                 store.finished(images.planned)
                 store.load(images)
 
     return use
 
 
-def hierarchy(place: Path) -> Use:
+def hierarchy(source: Path) -> Use:
     """Files of a tree over classes."""
     text = "root animal\nroot thing\nanimal cat\nanimal dog\nthing spoon\nthing cat\n"
 
@@ -91,16 +91,16 @@ def hierarchy(place: Path) -> Use:
     return use
 
 
-def reference(place: Path) -> Use:
+def reference(source: Path) -> Use:
     """Stored statistics: damaged ones are recomputed, and never an error."""
     moments = Moments(torch.tensor(4.0), torch.ones(3), torch.ones(3))
     moments = Moments(*(part.double() for part in moments))
     known = Reference([moments] * 2, [False, True], torch.tensor([4, 0, 0, 0]),
                       torch.tensor([0.5, 1.0], dtype=torch.float64), 3)  # fmt: skip
-    np.savez(place / "kept.npz", **known.pack())
+    np.savez(source / "cached.npz", **known.pack())
 
     def use(rng: random.Random, folder: Path) -> None:
-        path = folder / "kept.npz"
+        path = folder / "cached.npz"
         arrays = known.pack()
         way = rng.choice(("arrays", "bytes"))
         if way == "arrays":
@@ -114,16 +114,16 @@ def reference(place: Path) -> Use:
                 del arrays[name]
             np.savez(path, **arrays)
         else:
-            shutil.copy(place / "kept.npz", path)
+            shutil.copy(source / "cached.npz", path)
             corrupt_file(rng, path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = load(path, num_layers=2)
         if found is None:
             raise Rejected(f"reference: {path} is recomputed")
-        kept = Reference.unpack(found)
-        assert kept.counts.shape == (4,)
-        for part in kept.moments:
+        cached = Reference.unpack(found)
+        assert cached.counts.shape == (4,)
+        for part in cached.moments:
             part.merge(moments if part.mean.shape == moments.mean.shape else part)
 
     return use

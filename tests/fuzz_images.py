@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from attack import EXECUTED, assert_not_executed
 from conftest import inside
 from fuzz import LIMIT, Rejected
-from fuzz_configs import mnist
-from fuzz_mutations import mutate_place
-from fuzz_use import Use, as_reported, assert_not_executed, corrupt_file, logged
+from fuzz_mutations import replace_path
+from fuzz_use import Use, as_reported, corrupt_file, logged
+from images import mnist
 from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
@@ -90,15 +91,15 @@ def pictures() -> dict[str, bytes]:
         ("q.pgm", colours.convert("L"), {}),
         ("r.png", colours, {"icc_profile": b"x" * 5000}),
     ]
-    made = {}
+    encoded = {}
     for name, image, options in kinds:
         buffer = io.BytesIO()
         image.save(buffer, format=Image.registered_extensions()[Path(name).suffix], **options)
-        made[name] = buffer.getvalue()
-    return made
+        encoded[name] = buffer.getvalue()
+    return encoded
 
 
-def images(place: Path) -> Use:
+def images(source: Path) -> Use:
     """Files of images."""
     whole, unpacking = pictures(), bombs()
 
@@ -135,7 +136,7 @@ NAMES = (
 ENDINGS = (".png", ".PNG", ".JPEG", ".jpg", ".txt", "", ".png.png", ".pt", ".zip")
 
 
-def folders(place: Path) -> Use:
+def folders(source: Path) -> Use:
     """Layouts of folders of images, with strange names, links and files."""
     whole = list(pictures().values())
 
@@ -155,7 +156,7 @@ def folders(place: Path) -> Use:
                 path.write_bytes(rng.choice(whole))
                 if rng.random() < 0.2:
                     path.unlink()
-                    mutate_place(rng, path)
+                    replace_path(rng, path)
         if rng.random() < 0.2:
             (root / "link").symlink_to(rng.choice(("..", ".", "../outside.png", "/proc/self")))
         with as_reported(), logged() as log:
@@ -169,20 +170,20 @@ def folders(place: Path) -> Use:
     return use
 
 
-def labels(place: Path) -> Use:
+def labels(source: Path) -> Use:
     """Files of labels: tables, and ImageNet's development kit."""
     names = [f"ILSVRC2012_val_{number:08}.JPEG" for number in range(1, 7)]
-    (place / "images").mkdir()
+    (source / "images").mkdir()
     for name in names:
-        (place / "images" / name).write_bytes(pictures()["a.png"])
+        (source / "images" / name).write_bytes(pictures()["a.png"])
     wnids = ["n01440764", "n02123394", "n04037443"]
     synsets = np.zeros(3, dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O"), ("num_children", "O")])
     for number, wnid in enumerate(wnids):
         synsets[number] = (number + 1, wnid, 0)
-    (place / "devkit").mkdir()
-    savemat(place / "devkit/meta.mat", {"synsets": synsets})
+    (source / "devkit").mkdir()
+    savemat(source / "devkit/meta.mat", {"synsets": synsets})
     truth = "ILSVRC2012_validation_ground_truth.txt"
-    (place / "devkit" / truth).write_text("1\n2\n3\n3\n2\n1\n")
+    (source / "devkit" / truth).write_text("1\n2\n3\n3\n2\n1\n")
     tables = {
         "wnids.csv": "".join(f"{name},{wnids[k % 3]}\n" for k, name in enumerate(names)),
         "numbers.csv": "".join(f"{name},{k % 3}\n" for k, name in enumerate(names)),
@@ -192,7 +193,7 @@ def labels(place: Path) -> Use:
 
     def use(rng: random.Random, folder: Path) -> None:
         if rng.random() < 0.5:
-            shutil.copytree(place / "devkit", folder / "devkit")
+            shutil.copytree(source / "devkit", folder / "devkit")
             corrupt_file(rng, folder / "devkit" / rng.choice((truth, "meta.mat")))
             given = rng.choice(("devkit", f"devkit/{truth}"))
         else:
@@ -216,21 +217,21 @@ def labels(place: Path) -> Use:
                 if rng.random() < 0.5:
                     path.write_bytes(content[:where] + rng.choice(cells) + content[where:])
         with as_reported():
-            ImageFiles(str(place / "images"), str(folder / given))
+            ImageFiles(str(source / "images"), str(folder / given))
 
     return use
 
 
-def downloads(place: Path) -> Use:
+def downloads(source: Path) -> Use:
     """Files of torchvision's MNIST and CIFAR-10."""
-    mnist(place)
-    archive = place / "cifar-10-batches-py"
+    mnist(source, 30)
+    archive = source / "cifar-10-batches-py"
     archive.mkdir()
     for name, _ in (*datasets.CIFAR10.train_list, *datasets.CIFAR10.test_list):
-        (archive / name).write_bytes(b"cos\nmkdir\n(S'HARM'\ntR.")
+        (archive / name).write_bytes(f"cos\nmkdir\n(S'{EXECUTED}'\ntR.".encode())
 
     def use(rng: random.Random, folder: Path) -> None:
-        shutil.copytree(place, folder, dirs_exist_ok=True)
+        shutil.copytree(source, folder, dirs_exist_ok=True)
         kind = rng.choice((datasets.MNIST, datasets.MNIST, datasets.CIFAR10))
         for path in rng.sample(sorted(folder.rglob("*-ubyte")), 3):
             corrupt_file(rng, path)

@@ -42,15 +42,15 @@ BYTE_MUTATIONS = (*["flip"] * 2, "truncate", "splice", "duplicate", "zero", "ran
 BYTE_MUTATIONS += ("remove", "other", "digits")
 
 
-def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def paths(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Yield the path to every value of a tree of dicts and lists."""
     yield path
     if isinstance(tree, dict):
         for key, value in tree.items():
-            yield from places(value, (*path, key))
+            yield from paths(value, (*path, key))
     elif isinstance(tree, list):
         for number, value in enumerate(tree):
-            yield from places(value, (*path, number))
+            yield from paths(value, (*path, number))
 
 
 def value_at(tree: Any, path: tuple[Any, ...]) -> Any:
@@ -68,10 +68,10 @@ def _deep(levels: int) -> Any:
 
 
 def mutate_tree(rng: random.Random, tree: Any) -> Any:
-    """Return a copy of a tree of plain values, mutated in one to three places."""
+    """Return a copy of a tree of plain values, mutated at one to three paths."""
     tree = copy.deepcopy(tree)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        path = rng.choice(list(places(tree)))
+        path = rng.choice(list(paths(tree)))
         if not path:
             if rng.random() < 0.9:
                 continue
@@ -86,7 +86,7 @@ def mutate_tree(rng: random.Random, tree: Any) -> Any:
             odd = rng.choice((*known, "", "class_path", "a.b", "x" * 200, 3, None, "\x1b", "a\nb"))
             parent[odd] = parent.pop(key)
         elif kind == "swap":
-            parent[key] = copy.deepcopy(value_at(tree, rng.choice(list(places(tree)))))
+            parent[key] = copy.deepcopy(value_at(tree, rng.choice(list(paths(tree)))))
         elif kind == "wrap":
             parent[key] = rng.choice(([value], {"a": value}, [value] * 3, {"class_path": value}))
         elif kind == "near" and isinstance(value, int | float):
@@ -94,9 +94,9 @@ def mutate_tree(rng: random.Random, tree: Any) -> Any:
             step = rng.choice(steps)
             parent[key] = step if isinstance(step, str) else value + step
         elif kind == "near" and isinstance(value, str) and value:
-            place = rng.randrange(len(value))
+            position = rng.randrange(len(value))
             parent[key] = (
-                value[:place] + rng.choice(("", "x", ".", "/", "\n")) + value[place + 1 :]
+                value[:position] + rng.choice(("", "x", ".", "/", "\n")) + value[position + 1 :]
             )
         elif kind == "deep":
             parent[key] = _deep(rng.choice((5, 45, 60, 200)))
@@ -112,7 +112,7 @@ OTHERS: tuple[bytes, ...] = (
     b"\0" * 64,
     b"PK\x03\x04" + b"\0" * 40,
     b"\x80\x02}q\x00.",
-    b"cos\nsystem\n(S'touch HARM'\ntR.",
+    b"cos\nsystem\n(S'touch EXECUTED'\ntR.",
     b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\xff\xff\xff\xff\xff\xff\xff\xff\x08\x02\0\0\0\0\0\0\0",
     b"\x89HDF\r\n\x1a\n",
     b"\x93NUMPY\x01\0v\0{'descr': '|O', 'fortran_order': False, 'shape': (1,), }",
@@ -122,7 +122,7 @@ OTHERS: tuple[bytes, ...] = (
     b"[" * 20_000,
     b'{"a":' * 20_000,
     b"a: &a [x, x]\nb: &b [*a, *a]\nc: *b\n",
-    b"!!python/object/apply:os.system ['touch HARM']\n",
+    b"!!python/object/apply:os.system ['touch EXECUTED']\n",
 )  # fmt: skip
 
 
@@ -141,8 +141,8 @@ def mutate_bytes(rng: random.Random, data: bytes) -> bytes:
         elif kind == "flip":
             changed = bytearray(data)
             for _ in range(rng.choice((1, 1, 3, 20))):
-                place = rng.randrange(start, size)
-                changed[place] ^= 1 << rng.randrange(8)
+                position = rng.randrange(start, size)
+                changed[position] ^= 1 << rng.randrange(8)
             data = bytes(changed)
         elif kind == "splice":
             other = rng.randrange(size)
@@ -159,10 +159,12 @@ def mutate_bytes(rng: random.Random, data: bytes) -> bytes:
             data = data[:start] + data[end:]
         else:
             numbers = (b"0", b"-1", b"99999999999", b"1e99", b"NaN")
-            spots = [place for place, byte in enumerate(data[:10_000]) if chr(byte).isdigit()]
+            spots = [
+                position for position, byte in enumerate(data[:10_000]) if chr(byte).isdigit()
+            ]
             if spots:
-                place = rng.choice(spots)
-                data = data[:place] + rng.choice(numbers) + data[place + 1 :]
+                position = rng.choice(spots)
+                data = data[:position] + rng.choice(numbers) + data[position + 1 :]
     return data
 
 
@@ -195,7 +197,7 @@ STRANGE: tuple[Callable[[Path], None], ...] = (
 )
 
 
-def mutate_place(rng: random.Random, path: Path) -> None:
+def replace_path(rng: random.Random, path: Path) -> None:
     """Replace a file or a folder by something else: a folder, a pipe, a link, nothing."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)

@@ -9,9 +9,10 @@ from typing import Any
 import timm
 import torch
 from adm_reference import ADM
+from attack import EXECUTED, Attack, assert_not_executed
 from conftest import inside, random_pipeline
 from fuzz_mutations import ODD, mutate_tree
-from fuzz_use import Attack, Use, as_reported, assert_not_executed, corrupt_file, corrupt_json
+from fuzz_use import Use, as_reported, corrupt_file, corrupt_json
 from safetensors.torch import save_file
 from sample_stores import batch
 
@@ -22,15 +23,15 @@ from lit_hier.nn import PretrainedClassifier, TrainedCNN, TrainedImageCNN
 
 def _make_checkpoint(module: type, **arguments: Any) -> dict[str, Any]:
     """Return a checkpoint as Lightning writes it, of an untrained module."""
-    made = module(**arguments, trained_on="")
+    untrained = module(**arguments, trained_on="")
     checkpoint = {
         "epoch": 1,
         "global_step": 3,
         "pytorch-lightning_version": "2.6.0",
-        "state_dict": made.state_dict(),
-        "hyper_parameters": dict(made.hparams),
+        "state_dict": untrained.state_dict(),
+        "hyper_parameters": dict(untrained.hparams),
     }
-    made.on_save_checkpoint(checkpoint)
+    untrained.on_save_checkpoint(checkpoint)
     return checkpoint
 
 
@@ -73,7 +74,7 @@ def _corrupt_checkpoint(rng: random.Random, content: Any, path: Path) -> None:
         corrupt_file(rng, path)
 
 
-def checkpoints(place: Path) -> Use:
+def checkpoints(source: Path) -> Use:
     """Checkpoints of training, as `weights:` of networks."""
     numbers = {"num_features": 4, "num_classes": 4, "tuple_size": 2, "num_layers": 2, "width": 4}
     sizes = {"channels": 1, "num_classes": 3, "widths": [4, 4]}
@@ -90,16 +91,16 @@ def checkpoints(place: Path) -> Use:
         _corrupt_checkpoint(rng, content, folder / "weights.ckpt")
         with inside(folder), as_reported():
             try:
-                made = network("weights.ckpt")
-                if tuple(x.shape[1:2]) == (made.hooked.layers[0][0].in_channels,):
-                    made.eval()(x)
+                trained = network("weights.ckpt")
+                if tuple(x.shape[1:2]) == (trained.hooked.layers[0][0].in_channels,):
+                    trained.eval()(x)
             finally:
                 assert_not_executed(folder)
 
     return use
 
 
-def adm(place: Path) -> Use:
+def adm(source: Path) -> Use:
     """ADM checkpoints."""
     torch.manual_seed(0)
     content = ADM((64, 64), (False, True)).state_dict()
@@ -117,16 +118,16 @@ def adm(place: Path) -> Use:
     return use
 
 
-def pipelines(place: Path) -> Use:
+def pipelines(source: Path) -> Use:
     """Pipeline folders of diffusers."""
-    random_pipeline(place / "pipeline", channels=1)
+    random_pipeline(source / "pipeline", channels=1)
 
     def use(rng: random.Random, folder: Path) -> None:
-        shutil.copytree(place / "pipeline", folder / "pipeline")
+        shutil.copytree(source / "pipeline", folder / "pipeline")
         files = sorted(path for path in (folder / "pipeline").rglob("*") if path.is_file())
         texts = [path for path in files if path.suffix == ".json"]
         for code in ("evil", "unet/evil", "scheduler/evil"):
-            (folder / f"pipeline/{code}.py").write_text("import os\nos.mkdir('HARM')\n")
+            (folder / f"pipeline/{code}.py").write_text(f"import os\nos.mkdir('{EXECUTED}')\n")
         way = rng.choice(("json", "json", "bytes", "code", "pickle"))
         if way == "json":
             corrupt_json(rng, rng.choice(texts))
@@ -155,7 +156,7 @@ def pipelines(place: Path) -> Use:
     return use
 
 
-def classifiers(place: Path) -> Use:
+def classifiers(source: Path) -> Use:
     """Weights of published classifiers, pickled and in safetensors."""
     torch.manual_seed(0)
     state = timm.create_model("test_vit").state_dict()

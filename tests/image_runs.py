@@ -52,7 +52,6 @@ def predict(
         precision=precision,
         enable_progress_bar=any(isinstance(c, TimeProgressBar) for c in callbacks),
         enable_model_summary=False,
-        use_distributed_sampler=False,
     )
     data = DigitsDataModule(**(SIZE | size))
     trainer.predict(model, data, return_predictions=False)

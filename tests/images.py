@@ -1,7 +1,7 @@
 """Images, folders of images, and the published preprocessing in integer arithmetic."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -102,12 +102,16 @@ def idx(array: NDArray[np.uint8]) -> bytes:
     return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
-def mnist(root: Path, num: int = 60) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def mnist(
+    root: Path, num: int = 60, names: Sequence[str] = ("MNIST",)
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Write random images with labels 0 to 9 in the format of MNIST, and return them."""
-    images, labels = noise(num, 28, 28), (np.arange(num) % 10).astype(np.uint8)
-    folder = root / "MNIST" / "raw"
-    folder.mkdir(parents=True, exist_ok=True)
-    for part in ("train", "t10k"):
-        (folder / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
-        (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx(labels))
+    images = np.random.default_rng(0).integers(0, 256, (num, 28, 28), dtype=np.uint8)
+    labels = (np.arange(num) % 10).astype(np.uint8)
+    for name in names:
+        folder = root / name / "raw"
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in ("train", "t10k"):
+            (folder / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
+            (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx(labels))
     return images, labels

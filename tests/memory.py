@@ -155,8 +155,8 @@ def measure(name: str, factor: int) -> None:
     case = CASES[name]
     peaks, kept = [], []
     for num in (case.num, factor * case.num):
-        with tempfile.TemporaryDirectory() as place:
-            folder = Path(place)
+        with tempfile.TemporaryDirectory() as root:
+            folder = Path(root)
             if case.before is not None:
                 before, length = case.before
                 peak(before, length or num, folder)

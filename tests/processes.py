@@ -197,10 +197,10 @@ def _free_port() -> int:
 
 def _run(nodes: int, names: list[str]) -> None:
     """Run the configs as one process of torchrun."""
-    world = int(os.environ["WORLD_SIZE"])
+    world_size = int(os.environ["WORLD_SIZE"])
     where = [
         *("--trainer.accelerator=cpu", "--trainer.strategy=ddp", f"--trainer.num_nodes={nodes}"),
-        *(f"--trainer.devices={world // nodes}", *QUIET),
+        *(f"--trainer.devices={world_size // nodes}", *QUIET),
     ]
     for name in names:
         sys.argv = ["lit-hier", *command(name), *where]

@@ -12,7 +12,7 @@ from lit_hier.io.pixels import from_levels
 STEPS = (0, 3, 25)
 
 
-DECIDED = {"seed": 0, "convention": "aligned"}
+SETTINGS = {"seed": 0, "convention": "aligned"}
 
 
 def images(*shape: int, seed: int = 0) -> Tensor:
@@ -30,7 +30,7 @@ def batch(x_start: Tensor, samples: list[int], planned: list[int] | None = None)
 
 def filled(folder: Path, channels: int = 3) -> tuple[SampleStore, Tensor, Tensor]:
     """Two batches, of samples 4 to 8 and 9 to 10; of the second, sample 11 could not be read."""
-    store = SampleStore.create(folder, STEPS, 25, DECIDED)
+    store = SampleStore.create(folder, STEPS, 25, SETTINGS)
     x_start, x_reversed = images(7, channels, 6, 5), images(3, 7, channels, 6, 5, seed=1)
     store.save(batch(x_start, [4, 5, 6, 7, 8]), x_reversed[:, :5])
     store.save(batch(x_start, [9, 10], [9, 10, 11]), x_reversed[:, 5:])

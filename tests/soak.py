@@ -127,8 +127,8 @@ def _tensors(value: object) -> list[torch.Tensor]:
 
 def finished(folder: Path) -> dict[str, int]:
     """Return the stored batches, and when each was finished."""
-    places = folder.glob("logs/*/samples/batches/*.json")
-    return {path.name: path.stat().st_mtime_ns for path in places}
+    records = folder.glob("logs/*/samples/batches/*.json")
+    return {path.name: path.stat().st_mtime_ns for path in records}
 
 
 @dataclass
@@ -146,8 +146,8 @@ class Count:
 class Soak:
     """The trials, and the undisturbed runs that they are compared with."""
 
-    def __init__(self, place: Path, rng: random.Random, names: list[str]) -> None:
-        self.place, self.rng = place, rng
+    def __init__(self, root: Path, rng: random.Random, names: list[str]) -> None:
+        self.root, self.rng = root, rng
         self.counts: dict[str, Count] = {}
         self.number = 0
         base = self.folder()
@@ -167,7 +167,7 @@ class Soak:
     def folder(self, name: str = "") -> Path:
         """Create a folder, with the trained networks that a prediction needs."""
         self.number += 1
-        folder = self.place / f"{self.number:03d}"
+        folder = self.root / f"{self.number:03d}"
         folder.mkdir()
         if name in ("images", "rhm"):
             processes.trained(self.trained, folder)
@@ -346,8 +346,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", choices=RUNS, default=list(RUNS))
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        soak = Soak(Path(place), random.Random(given.seed), given.only)
+    with tempfile.TemporaryDirectory() as root:
+        soak = Soak(Path(root), random.Random(given.seed), given.only)
         with contextlib.suppress(KeyboardInterrupt):  # the outcomes until then are printed
             soak.run(given.only, given.trials)
     print("| fault | trials | in time | lost | differences | unclear | where |")

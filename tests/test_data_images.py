@@ -2,22 +2,19 @@
 
 import logging
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
-from conftest import inside
+from conftest import run_in
 from images import JPEG, folder_of, mnist, noise
 from PIL import Image
 from torch import Tensor
 from torchvision.datasets import CIFAR10, MNIST, FakeData
 
-from lit_hier.cli import main
 from lit_hier.data import DigitsDataModule, ImageDataModule, ImageFiles, RHMDataModule
 from lit_hier.errors import InputError
 from lit_hier.io.pixels import to_levels
@@ -231,11 +228,6 @@ class Several(FakeData):
     targets = np.zeros((4, 2), dtype=int)
 
 
-def lit_hier(folder: Path, *arguments: str) -> None:
-    with inside(folder), patch.object(sys, "argv", ["lit-hier", *arguments]):
-        main()
-
-
 def next_batch(module: ImageDataModule, split: str) -> Any:
     return next(iter(getattr(module, f"{split}_dataloader")()))
 
@@ -321,11 +313,11 @@ def test_a_config_may_name_datasets_of_torchvision_by_class_path(
         trainer: {accelerator: cpu, enable_progress_bar: false}
         """)
     model = "{class_path: DDPMTask, init_args: {size: 8, widths: [8], save_to: pipeline}}"
-    lit_hier(tmp_path, "fit", "-c", str(config), "--model", model, "--trainer.max_epochs=1")
+    run_in(tmp_path, "fit", "-c", str(config), "--model", model, "--trainer.max_epochs=1")
     model = (
         "{class_path: DDPMSampler, init_args: {pretrained: pipeline, num_steps: 2, times: [1]}}"
     )
     with caplog.at_level(logging.WARNING, logger="lit_hier"):
-        lit_hier(tmp_path, "predict", "-c", str(config), "--model", model)
+        run_in(tmp_path, "predict", "-c", str(config), "--model", model)
     assert (tmp_path / "pipeline").is_dir()
     assert "data: skipped pictures/b.png: it is not an image in a supported format" in caplog.text

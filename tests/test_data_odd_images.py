@@ -115,8 +115,8 @@ def test_unusual_images_are_converted_or_skipped_and_counted(
     assert batch["x"].abs().max() <= 1
     lines = [record.getMessage() for record in caplog.records if record.name == "lit_hier"]
     if outcome == "skipped":
-        place = sorted(["a.png", name, "z.png"]).index(name)
-        assert batch["index"].tolist() == [k for k in range(3) if k != place]
+        position = sorted(["a.png", name, "z.png"]).index(name)
+        assert batch["index"].tolist() == [k for k in range(3) if k != position]
         assert len(lines) == 1
         assert lines[0].startswith(f"data: skipped {tmp_path}/in/{name}: ")
         assert len(lines[0]) > len(f"data: skipped {tmp_path}/in/{name}: ")
@@ -177,7 +177,7 @@ def test_training_rejects_a_batch_without_readable_images(tmp_path: Path) -> Non
     data = ImageDataModule(files, files, size=8, num_per_class=1)
     module = DDPMTask(8, str(tmp_path / "pipeline"), channels=3, widths=[8])
     trainer = Trainer(default_root_dir=tmp_path, accelerator="cpu", max_epochs=1, logger=False,
-                      use_distributed_sampler=False, enable_progress_bar=False,
+                      enable_progress_bar=False,
                       enable_model_summary=False)  # fmt: skip
     with pytest.raises(InputError, match=r"^data: no image of a batch can be read, see the log"):
         trainer.fit(module, data)

@@ -1,6 +1,5 @@
 """Data modules of grammars and of ensembles, and planned batches."""
 
-import math
 from itertools import chain
 
 import numpy as np
@@ -160,21 +159,6 @@ def test_an_ensemble_has_the_grammar_of_each_combination_of_m_and_seed() -> None
         same = RandomHierarchyModel(8, m, 2, 3, seed=seed)
         assert same.grammars == (same,)
         assert all(torch.equal(a, b) for a, b in zip(rhm.rules, same.rules, strict=True))
-
-
-@given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 5))
-def test_each_planned_batch_goes_to_exactly_one_process(
-    num: int, size: int, processes: int
-) -> None:
-    alone = [batch.tolist() for batch in PlannedBatches(num, size)]
-    assert list(chain(*alone)) == list(range(num))
-    plans = [PlannedBatches(num, size, rank, processes) for rank in range(processes)]
-    shared = [batch.tolist() for plan in plans for batch in plan]
-    assert [batch for batch in shared if batch] == alone
-    assert all(len(plan) == len(list(plan)) > 0 for plan in plans)
-    pairs = chain(*(zip(plan.numbers, plan, strict=True) for plan in plans))
-    numbers = [number for number, batch in pairs if len(batch)]
-    assert numbers == list(range(math.ceil(num / size)))
 
 
 @given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 5), st.integers(0, 3))

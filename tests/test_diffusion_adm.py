@@ -106,7 +106,7 @@ def damage(kind: str, weights: dict[str, Any], path: Path) -> None:
         ("truncated", "is not a tensors-only checkpoint"),
         ("code", "is not a tensors-only checkpoint"),
         ("missing", r"does not fit the ADM U-Net: mid_block.attentions.0.to_q.bias is missing"),
-        ("unexpected", "is not of an ADM network: "),
+        ("unexpected", "is not a state dict of an ADM network: "),
         ("shape", r"does not fit the ADM U-Net: conv_out.weight has shape \(6, 64, 3, 3\), not"),
         ("conditional", "is conditioned on classes"),
         ("other", "is not a state dict of an ADM network"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sample_stores import DECIDED, STEPS, batch, filled, images
+from sample_stores import SETTINGS, STEPS, batch, filled, images
 
 from lit_hier.diffusion.images import DamagedSampleError
 from lit_hier.diffusion.store import SampleStore
@@ -78,11 +78,11 @@ def test_rounding_of_the_start_does_not_matter(tmp_path: Path) -> None:
     assert torch.equal(store.load(rounded), x_reversed[:, :5])
 
 
-@pytest.mark.parametrize("place", ["start", "k_0000", "k_0003", "k_0025"])
+@pytest.mark.parametrize("subfolder", ["start", "k_0000", "k_0003", "k_0025"])
 @pytest.mark.parametrize("damage", ["truncated", "missing", "empty", "swapped", "one bit"])
-def test_damage_to_any_image_file_is_detected(tmp_path: Path, place: str, damage: str) -> None:
+def test_damage_to_any_image_file_is_detected(tmp_path: Path, subfolder: str, damage: str) -> None:
     store, x_start, _ = filled(tmp_path)
-    path = tmp_path / place / "00000007.png"
+    path = tmp_path / subfolder / "00000007.png"
     content = path.read_bytes()
     if damage == "missing":
         path.unlink()
@@ -91,19 +91,21 @@ def test_damage_to_any_image_file_is_detected(tmp_path: Path, place: str, damage
         flipped = bytes([*content[:-20], content[-20] ^ 1, *content[-19:]])
         new = {"truncated": content[: len(content) // 2], "empty": b"", "swapped": other}
         path.write_bytes(new.get(damage, flipped))
-    with pytest.raises(DamagedSampleError, match=rf"^samples: [^\n]*{place}/00000007.png[^\n]*$"):
+    with pytest.raises(
+        DamagedSampleError, match=rf"^samples: [^\n]*{subfolder}/00000007.png[^\n]*$"
+    ):
         store.load(batch(x_start, [4, 5, 6, 7, 8]))
     store.load(batch(x_start, [9, 10], [9, 10, 11]))
 
 
 def test_samples_of_another_run_or_of_other_images_are_rejected(tmp_path: Path) -> None:
     store, x_start, x_reversed = filled(tmp_path)
-    assert SampleStore.create(tmp_path, STEPS, 25, DECIDED) == store
+    assert SampleStore.create(tmp_path, STEPS, 25, SETTINGS) == store
     for other, difference in (
-        ((STEPS[:2], 25, DECIDED), "steps="),
-        ((STEPS, 50, DECIDED), "num_steps=25, not 50"),
-        ((STEPS, 25, DECIDED | {"seed": 1}), "seed=0, not 1"),
-        ((STEPS, 25, DECIDED | {"more": 1}), "more=None, not 1"),
+        ((STEPS[:2], 25, SETTINGS), "steps="),
+        ((STEPS, 50, SETTINGS), "num_steps=25, not 50"),
+        ((STEPS, 25, SETTINGS | {"seed": 1}), "seed=0, not 1"),
+        ((STEPS, 25, SETTINGS | {"more": 1}), "more=None, not 1"),
     ):
         with pytest.raises(InputError, match=rf"^samples: .* of another run, with {difference}"):
             SampleStore.create(tmp_path, *other)
@@ -148,7 +150,7 @@ def test_a_record_cannot_name_files_outside_the_folder(tmp_path: Path) -> None:
 
 
 def test_images_of_other_channels_are_rejected(tmp_path: Path) -> None:
-    store = SampleStore.create(tmp_path, STEPS, 25, DECIDED)
+    store = SampleStore.create(tmp_path, STEPS, 25, SETTINGS)
     with pytest.raises(InputError, match=r"^samples: image files have 1, 3 or 4 channels, not 2"):
         store.save(batch(images(2, 2, 4, 4), [4, 5]), images(3, 2, 2, 4, 4))
     assert not list(tmp_path.rglob("*.png"))
@@ -156,13 +158,13 @@ def test_images_of_other_channels_are_rejected(tmp_path: Path) -> None:
 
 def test_invalid_folders_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for place, message in (
+    for folder, message in (
         ("", "samples is empty; give a folder"),
         (tmp_path / "file", "samples: cannot write into .*file: .*; give another"),
         (tmp_path / "file/inside", "samples: cannot write into .*; give another"),
     ):
         with pytest.raises(InputError, match=rf"^{message}"):
-            SampleStore.lock(place)
-    for place in (tmp_path / "file", tmp_path / "file/inside"):
+            SampleStore.lock(folder)
+    for folder in (tmp_path / "file", tmp_path / "file/inside"):
         with pytest.raises(InputError, match=r"^samples: cannot (write into|read) .*file.*; give"):
-            SampleStore.create(place, STEPS, 25, DECIDED)
+            SampleStore.create(folder, STEPS, 25, SETTINGS)

@@ -1,33 +1,25 @@
 """Handwritten digits, and models trained on them by the command line."""
 
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, inside, rows
+from conftest import ROOT, rows, run_in
 from diffusers import DiffusionPipeline
 from images import mnist
 from PIL import Image
 
-from lit_hier.cli import main
 from lit_hier.data import DigitsDataModule
 from lit_hier.diffusion.pipelines import write_pipeline
 from lit_hier.errors import InputError
 from lit_hier.modules import DDPMTask
 from lit_hier.streams import Purpose
 
+NO_BAR = "--trainer.enable_progress_bar=false"
 SPLITS = ("train", "val", "test", "predict")
-
-
-def lit_hier(folder: Path, *arguments: str) -> None:
-    line = ["lit-hier", *arguments, "--trainer.enable_progress_bar=false"]
-    with inside(folder), patch.object(sys, "argv", line):
-        main()
 
 
 def test_splits_of_digits_are_disjoint() -> None:
@@ -82,11 +74,11 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = ("--trainer.max_epochs=3", "--model.init_args.widths=[8,16]")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*logging interval")
-        lit_hier(folder, "fit", "-c", f"{configs}/digits_ddpm.yaml", *small)
-        lit_hier(folder, "fit", "-c", f"{configs}/digits_classifier.yaml")
+        run_in(folder, "fit", "-c", f"{configs}/digits_ddpm.yaml", *small, NO_BAR)
+        run_in(folder, "fit", "-c", f"{configs}/digits_classifier.yaml", NO_BAR)
     few = ("--model.init_args.num_steps=10", "--model.init_args.times=[0,3,6,10]")
-    lit_hier(folder, "predict", "-c", f"{configs}/digits.yaml", *few)
-    lit_hier(folder, "predict", "-c", f"{configs}/digits_bands.yaml")
+    run_in(folder, "predict", "-c", f"{configs}/digits.yaml", *few, NO_BAR)
+    run_in(folder, "predict", "-c", f"{configs}/digits_bands.yaml", NO_BAR)
     return folder / "logs"
 
 
@@ -123,12 +115,12 @@ def test_a_pipeline_overwrites_only_a_pipeline(digits: Path, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/chapter.tex").write_text("words")
-    for place in ("thesis", "thesis/chapter.tex"):
+    for target in ("thesis", "thesis/chapter.tex"):
         reason = "holds something other than a pipeline; give a new folder"
         with pytest.raises(InputError, match=rf"^folder: .* {reason}"):
-            write_pipeline(pipeline.unet, pipeline.scheduler, tmp_path / place)
+            write_pipeline(pipeline.unet, pipeline.scheduler, tmp_path / target)
         with pytest.raises(InputError, match=rf"^save_to: .* {reason}"):
-            DDPMTask(8, str(tmp_path / place))
+            DDPMTask(8, str(tmp_path / target))
     assert (tmp_path / "thesis/chapter.tex").read_text() == "words"
 
 
@@ -145,7 +137,7 @@ def test_the_configs_of_digits_accept_datasets_of_torchvision(tmp_path: Path) ->
         ("predict", "digits", steps),
     ):
         both = ("-c", f"{configs}/{name}.yaml", "-c", f"{configs}/mnist.yaml")
-        lit_hier(tmp_path, command, *both, *few, *arguments)
+        run_in(tmp_path, command, *both, *few, *arguments, NO_BAR)
     (row,) = {row["count"] for row in rows(tmp_path / "logs/digits/version_0/class_kept.csv")}
     assert row == "10"
     with Image.open(next((tmp_path / "logs/digits/samples/k_0004").iterdir())) as image:

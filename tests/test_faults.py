@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from conftest import ROOT, inside, run_command
+from conftest import ROOT, rejection, run_in
 
 from lit_hier.cli import process
 from lit_hier.cli.run_folder import AtomicCheckpointIO
@@ -31,25 +31,10 @@ MIDDLE = ("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_t
           "--trainer.callbacks.filename={step}")  # fmt: skip
 
 
-def lit_hier(folder: Path, *arguments: str) -> None:
-    with inside(folder):
-        run_command(*arguments)
-
-
-def rejection(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Return the one line that a run ends with."""
-    with pytest.raises(SystemExit) as end:
-        lit_hier(folder, *arguments)
-    assert end.value.code == 2
-    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("lit-hier: error: ")]
-    assert len(lines) == 1
-    return lines[0].removeprefix("lit-hier: error: ")
-
-
 @pytest.mark.parametrize(
     "runs", [["training"], pytest.param(["images", "training"], marks=pytest.mark.slow)], ids=str
 )
-def test_interrupted_and_hindered_runs_lose_nothing_and_keep_every_bit(runs: list[str]) -> None:
+def test_disturbed_runs_lose_nothing_and_keep_every_bit(runs: list[str]) -> None:
     """A short soak: signals, files that cannot grow and, for images, two runs at once."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(ROOT / "tests/soak.py"), "--trials", "1",
@@ -66,7 +51,7 @@ def test_interrupted_and_hindered_runs_lose_nothing_and_keep_every_bit(runs: lis
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train for two epochs of eight steps, with a checkpoint after every fifth."""
     folder = tmp_path_factory.mktemp("trained")
-    lit_hier(folder, *FIT, *MIDDLE, "--trainer.max_epochs=2")
+    run_in(folder, *FIT, *MIDDLE, "--trainer.max_epochs=2")
     assert {path.name for path in (folder / "steps").iterdir()} == {
         *(f"step={step}.ckpt" for step in (5, 10, 15)),
     }
@@ -86,7 +71,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_training_resumes_within_an_epoch(trained: Path, step: int) -> None:
     wanted = weights(trained)
     last = f"--ckpt_path=steps/step={step}.ckpt"
-    lit_hier(trained, *FIT, *MIDDLE, "--trainer.max_epochs=2", last)
+    run_in(trained, *FIT, *MIDDLE, "--trainer.max_epochs=2", last)
     found = weights(trained)
     assert wanted.keys() == found.keys()
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
@@ -103,7 +88,7 @@ def test_training_resumes_from_an_older_checkpoint(trained: Path, tmp_path: Path
     torch.save(checkpoint, tmp_path / "older.ckpt")
     wanted = weights(trained)
     last = f"--ckpt_path={tmp_path / 'older.ckpt'}"
-    lit_hier(trained, *FIT, *MIDDLE, "--trainer.max_epochs=2", last)
+    run_in(trained, *FIT, *MIDDLE, "--trainer.max_epochs=2", last)
     found = weights(trained)
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 

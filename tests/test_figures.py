@@ -111,7 +111,7 @@ FEW = ("--data.init_args.rhm.init_args.seeds=[0,1]", "--data.init_args.num_predi
 
 
 def test_fig7_agrees_with_theory_at_the_papers_depth(tmp_path: Path) -> None:
-    """Leaves, root and all levels outside a window of 0.04, and the place of the transition."""
+    """Leaves, root and all levels outside a window of 0.04, and the position of the transition."""
     folder = predict(tmp_path, "fig7", *FEW)
     deviation = rows(folder / "reconstruction_deviation.csv")
     assert [row["level"] for row in deviation] == [str(level) for level in range(11)]
@@ -154,7 +154,7 @@ def test_fig10_lies_on_equation_38(tmp_path: Path) -> None:
 
 
 def test_the_transition_sharpens_with_depth(tmp_path: Path) -> None:
-    """L = 6, 8, 10 and 12: widths shrink as predicted, places approach epsilon*."""
+    """L = 6, 8, 10 and 12: widths shrink as predicted, midpoints approach epsilon*."""
     few = ("--data.init_args.rhm.init_args.seeds=[0,1]", "--data.init_args.num_predict=8")
     points = rows(predict(tmp_path, "transition", *few) / "transition_points.csv")
     assert column(points, "L").tolist() == [6, 8, 10, 12]

@@ -46,8 +46,8 @@ def covariance(field: GaussianRandomField) -> Tensor:
     norm = k.norm(dim=0)
     power = torch.where(norm > 0, norm.clamp(min=1) ** exponent, 0.0)
     power = power / power.mean()
-    places = torch.arange(size, dtype=torch.float64)
-    x = torch.stack(torch.meshgrid(*[places] * dimensions, indexing="ij")).flatten(1)
+    positions = torch.arange(size, dtype=torch.float64)
+    x = torch.stack(torch.meshgrid(*[positions] * dimensions, indexing="ij")).flatten(1)
     phase = 2 * math.pi / size * (x[:, :, None] - x[:, None, :]).flatten(1).T @ k
     return (phase.cos() @ power / size**dimensions).view(x.shape[1], x.shape[1])
 

@@ -1,17 +1,13 @@
 """Runs on folders of images by the command line: unreadable files are named and counted."""
 
 import json
-import sys
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pytest
-from conftest import inside, random_pipeline, rows
+from conftest import random_pipeline, rows, run_in
 from PIL import Image
 from processes import fork
-
-from lit_hier.cli import main
 
 CONFIG = """
 data:
@@ -65,20 +61,16 @@ def folder_of_images(root: Path) -> None:
     (root / "dog/text.png").write_text("these are words")
 
 
-def lit_hier(folder: Path, config: str, *arguments: str) -> None:
+def predict(folder: Path, config: str) -> None:
     (folder / "run.yaml").write_text(config)
-    with (
-        inside(folder),
-        patch.object(sys, "argv", ["lit-hier", "predict", "-c", "run.yaml", *arguments]),
-    ):
-        main()
+    run_in(folder, "predict", "-c", "run.yaml")
 
 
 def test_unreadable_files_are_logged_counted_and_skipped(
     colours: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder_of_images(tmp_path / "images")
-    lit_hier(tmp_path, CONFIG.format(root="images", pipeline=colours))
+    predict(tmp_path, CONFIG.format(root="images", pipeline=colours))
     for name in ("cut.jpg", "empty.jpg", "text.png"):
         lines = [line for line in caplog.messages if name in line]
         assert len(lines) == 2  # once in the reference set, once in prediction
@@ -94,7 +86,7 @@ def test_unreadable_files_are_logged_counted_and_skipped(
     assert len(list((tmp_path / "samples/start").iterdir())) == 9
     assert np.load(run / "similarity.npz")["index"].tolist() == [0, 1, 2, 3, 4, 5, 8, 9, 11]
     # A second run reads the stored samples, and its table is equal.
-    lit_hier(tmp_path, CONFIG.format(root="images", pipeline=colours))
+    predict(tmp_path, CONFIG.format(root="images", pipeline=colours))
     again = tmp_path / "logs/run/version_1"
     assert (again / "similarity.csv").read_bytes() == (run / "similarity.csv").read_bytes()
 
@@ -105,16 +97,16 @@ def test_a_run_with_unreadable_files_resumes_and_detects_repaired_ones(
     folder_of_images(tmp_path / "images")
     config = CONFIG.format(root="images", pipeline=colours)
     with_bar = config.replace("  enable_progress_bar: false\n", "")
-    lit_hier(tmp_path, with_bar)
-    lit_hier(tmp_path, with_bar)
+    predict(tmp_path, with_bar)
+    predict(tmp_path, with_bar)
     runs = [tmp_path / f"logs/run/version_{k}/similarity.csv" for k in range(3)]
     assert runs[0].read_bytes() == runs[1].read_bytes()
     picture("RGB", (20, 16), 12).save(tmp_path / "images/dog/empty.jpg")
-    lit_hier(tmp_path, with_bar)
+    predict(tmp_path, with_bar)
     assert "has no sample 7; let the run that fills it finish first; recomputing" in caplog.text
     fresh = tmp_path / "fresh"
     fresh.mkdir()
-    lit_hier(fresh, config.replace("images}", f"{tmp_path}/images}}"))
+    predict(fresh, config.replace("images}", f"{tmp_path}/images}}"))
     again = fresh / "logs/run/version_0/similarity.csv"
     assert runs[2].read_bytes() == again.read_bytes()
     assert {row["skipped"] for row in rows(again)} == {"2"}
@@ -126,7 +118,7 @@ def test_a_run_with_unreadable_files_resumes_and_detects_repaired_ones(
 def test_batches_without_readable_images_are_skipped(colours: str, tmp_path: Path) -> None:
     folder_of_images(tmp_path / "images")
     config = CONFIG.format(root="images", pipeline=colours)
-    lit_hier(tmp_path, config.replace("eval_batch_size: 4", "eval_batch_size: 1"))
+    predict(tmp_path, config.replace("eval_batch_size: 4", "eval_batch_size: 1"))
     table = rows(tmp_path / "logs/run/version_0/similarity.csv")
     assert {(row["count"], row["skipped"]) for row in table} == {("9", "3")}
 
@@ -178,7 +170,7 @@ def test_an_invalid_input_ends_the_run_with_one_line(
     if kind == "too few":
         config = config.replace("num_per_class: null", "num_per_class: 9")
     with pytest.raises(SystemExit) as stopped:
-        lit_hier(tmp_path, config)
+        predict(tmp_path, config)
     assert stopped.value.code == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(errors) == 1
@@ -194,7 +186,7 @@ def test_counts_of_skipped_files_are_summed_over_two_processes(
     for path in sorted((tmp_path / "images").rglob("*.*"))[2:]:
         path.write_bytes(b"")
     config = CONFIG.format(root="images", pipeline=colours)
-    lit_hier(tmp_path, config.replace("samples: samples", "seed: 0"))
+    predict(tmp_path, config.replace("samples: samples", "seed: 0"))
     # Batches follow the plan for either value of the trainer's option for samplers.
     fork(tmp_path, ["predict", "-c", "run.yaml", "--trainer.use_distributed_sampler=true"], 2)
     for name in ("similarity.csv", "similarity_reference.csv", "samples.png"):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Keep, rows
+from conftest import ROOT, RecordCollector, rows
 from image_runs import analyses, predict, same_tables, sampler
 from PIL import Image
 
@@ -45,16 +45,16 @@ def test_saving_samples_does_not_change_results(
 def test_saved_samples_equal_the_computed_ones(
     pipeline: str, uninterrupted: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    keep = Keep()
+    keep = RecordCollector()
     predict(tmp_path, sampler(pipeline, None), [keep])
     files = image_files(uninterrupted[1])
     assert len(files) == 23 * 5
     for record in keep.records:
         for column, sample in enumerate(record.index.tolist()):
             expected = [record.x_start[column], *record.x_reversed[:, column]]
-            for place, x in zip(("start", "k_0000", "k_0002", "k_0006", "k_0010"), expected,
+            for subfolder, x in zip(("start", "k_0000", "k_0002", "k_0006", "k_0010"), expected,
                                 strict=True):  # fmt: skip
-                image = Image.open(uninterrupted[1] / place / f"{sample:08d}.png")
+                image = Image.open(uninterrupted[1] / subfolder / f"{sample:08d}.png")
                 assert np.array_equal(np.asarray(image), to_levels(x)[0].numpy())
 
 
@@ -214,7 +214,7 @@ def test_samples_of_another_run_are_rejected(
 def test_in_lower_precision_images_and_scheduler_stay_in_float32(
     pipeline: str, tmp_path: Path, precision: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exact, lower = Keep(), Keep()
+    exact, lower = RecordCollector(), RecordCollector()
     predict(tmp_path, sampler(pipeline, None), [exact])
     model = sampler(pipeline, None)
     dtypes = []
@@ -238,7 +238,7 @@ def test_in_lower_precision_images_and_scheduler_stay_in_float32(
 
 
 def test_channels_last_changes_rounding_only(pipeline: str, tmp_path: Path) -> None:
-    keeps = [Keep(), Keep()]
+    keeps = [RecordCollector(), RecordCollector()]
     for keep, last in zip(keeps, (False, True), strict=True):
         predict(tmp_path, sampler(pipeline, None, channels_last=last), [keep])
     for one, other in zip(*(keep.records for keep in keeps), strict=True):
@@ -289,7 +289,7 @@ def test_the_second_bar_counts_the_remaining_evaluations(
 
 
 def test_the_grid_shows_starts_and_samples(pipeline: str, tmp_path: Path) -> None:
-    keep = Keep()
+    keep = RecordCollector()
     folder = predict(tmp_path, sampler(pipeline, None), [SampleGrid(2, 3), keep])
     shown = np.asarray(Image.open(folder / "samples.png").convert("L")).astype(float)
     assert shown.std() > 50
@@ -301,8 +301,8 @@ def test_the_grid_shows_starts_and_samples(pipeline: str, tmp_path: Path) -> Non
     height, width = shown.shape
     for row in range(rows_):
         for column in range(columns):
-            record, place = (keep.records[0], 0) if row == 0 else (keep.records[1], 2)
-            x = ([record.x_start, *record.x_reversed[1:]])[column][place, 0].numpy()
+            record, position = (keep.records[0], 0) if row == 0 else (keep.records[1], 2)
+            x = ([record.x_start, *record.x_reversed[1:]])[column][position, 0].numpy()
             cell = shown[
                 int((row + 0.08) / rows_ * height) : int((row + 1) / rows_ * height),
                 int(column / columns * width) : int((column + 1) / columns * width),

@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from filelock import FileLock
 
 from lit_hier.errors import InputError
 from lit_hier.io.atomic import lock_folder
@@ -58,9 +59,23 @@ def test_a_lock_does_not_bind_its_own_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_no_obstacle(tmp_path: Path, number: int) -> None:
+def test_runs_work_on_a_file_system_without_locks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
     fcntl = pytest.importorskip("fcntl")
     with patch.object(fcntl, "flock", side_effect=OSError(number, "no locks")):
         for _ in range(2):
             lock_folder(tmp_path).release(force=True)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    message = f"{tmp_path / '.lock'}: this file system has no locks; start one run per folder"
+    assert caplog.messages == [message] * 2
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO])
+def test_other_errors_of_locking_are_raised(tmp_path: Path, number: int) -> None:
+    with (
+        patch.object(FileLock, "acquire", side_effect=OSError(number, "no lock")),
+        pytest.raises(OSError, match="no lock") as raised,
+    ):
+        lock_folder(tmp_path)
+    assert raised.value.errno == number

@@ -1,28 +1,22 @@
 """A small image classifier, trained on digits by the command line."""
 
-import sys
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
-from conftest import ROOT, inside
+from conftest import ROOT, run_in
 from torch import nn
 
-from lit_hier.cli import main
 from lit_hier.data import DigitsDataModule
 from lit_hier.errors import InputError
 from lit_hier.modules import ImageClassifier
 from lit_hier.nn import ImageCNN, TrainedImageCNN, hook_layers, match_layers
 
-CONFIG = ROOT / "configs" / "digits_classifier.yaml"
-
-
-def lit_hier(folder: Path, command: str, *arguments: str) -> None:
-    command_line = [command, "-c", str(CONFIG), *arguments, "--trainer.enable_progress_bar=false"]
-    with inside(folder), patch.object(sys, "argv", ["lit-hier", *command_line]):
-        main()
+DIGITS = (
+    *("-c", str(ROOT / "configs/digits_classifier.yaml")),
+    "--trainer.enable_progress_bar=false",
+)
 
 
 def test_each_layer_but_the_first_halves_the_image() -> None:
@@ -38,7 +32,7 @@ def test_each_layer_but_the_first_halves_the_image() -> None:
 def test_training_on_digits_and_restoring_the_network(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lit_hier(tmp_path, "fit", "--trainer.max_epochs=4")
+    run_in(tmp_path, "fit", *DIGITS, "--trainer.max_epochs=4")
     path = tmp_path / "logs/digits_classifier/weights/classifier.ckpt"
     network = TrainedImageCNN(str(path)).eval()
     data = DigitsDataModule()
@@ -48,9 +42,10 @@ def test_training_on_digits_and_restoring_the_network(
     with torch.inference_mode():
         correct = network(held_out["x"]).argmax(1) == held_out["label"]
     assert correct.float().mean() > 0.93
-    lit_hier(tmp_path, "test", f"--ckpt_path={path}")
+    checkpoint = f"--ckpt_path={path}"
+    run_in(tmp_path, "test", *DIGITS, checkpoint)
     with pytest.raises(SystemExit):
-        lit_hier(tmp_path, "test", f"--ckpt_path={path}", "--data.init_args.num_predict=100")
+        run_in(tmp_path, "test", *DIGITS, checkpoint, "--data.init_args.num_predict=100")
     assert "error: ckpt_path: the network was trained on 1197 digits" in capsys.readouterr().err
 
 

@@ -164,7 +164,7 @@ def test_a_users_own_network_is_trained_and_restored(tmp_path: Path) -> None:
     assert Probe(network, ["body.*", "head"]).layers == ["body.0", "body.1", "body.2", "head"]
     with pytest.raises(InputError, match=r"^layers: Net has no default layers; give patterns"):
         Probe(network)
-    with pytest.raises(InputError, match=r"is not of a network that lit-hier can build by itself"):
+    with pytest.raises(InputError, match=r"does not name a network that lit-hier can build"):
         TrainedNetwork(path)
 
 
@@ -244,9 +244,12 @@ def test_a_checkpoint_of_another_network_is_rejected(
     rhm: RHMClassifier, image: ImageClassifier, tmp_path: Path
 ) -> None:
     paths = save(rhm, tmp_path / "rhm.ckpt"), save(image, tmp_path / "image.ckpt")
-    with pytest.raises(InputError, match=r"holds a network HierarchicalCNN; give a checkpoint"):
+    with pytest.raises(InputError, match=r"its network is HierarchicalCNN, not ImageCNN; give"):
         TrainedImageCNN(paths[0])
-    with pytest.raises(InputError, match=r"holds a network ImageCNN; give a checkpoint of an R"):
+    with pytest.raises(
+        InputError,
+        match=r"its network is ImageCNN, not HierarchicalCNN; give a",
+    ):
         TrainedCNN(paths[1])
     with pytest.raises(InputError, match=r"does not fit Net: body\.1\.weight is missing; give a"):
         TrainedNetwork(paths[0], Net())
@@ -273,8 +276,8 @@ def test_tensors_that_do_not_fit_are_named(own: bool, rhm: RHMClassifier, tmp_pa
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"network": "os.system"}, "is not of a network that lit-hier can build by itself"),
-        ({"network": ["HierarchicalCNN"]}, "is not of a network that lit-hier can build"),
+        ({"network": "os.system"}, "does not name a network that lit-hier can build"),
+        ({"network": ["HierarchicalCNN"]}, "does not name a network that lit-hier can build"),
         ({"arguments": {}}, "has invalid arguments for HierarchicalCNN"),
         ({"arguments": [3]}, "has invalid arguments for HierarchicalCNN"),
         ({"network": "ImageCNN"}, "has invalid arguments for ImageCNN"),
@@ -319,5 +322,5 @@ def test_unreadable_checkpoints_are_rejected_in_one_line(tmp_path: Path) -> None
     reject("has a damaged state dict")
     foreign = {"state_dict": {"network.x": torch.ones(1)}, "hyper_parameters": {"width": 3}}
     torch.save(foreign, path)
-    reject("is not of a network that lit-hier can build by itself")
+    reject("does not name a network that lit-hier can build")
     assert not folder.exists()

@@ -56,7 +56,7 @@ def test_two_nodes_write_the_tables_and_the_losses_of_one_process(
     first = shared / stored / "start/00000000.png"
     if "digits" in predicted_names:  # as if one process was interrupted after the first batch
         for path in ("manifest.json", "batches/00000000.json", *(
-            f"{place}/{sample:08d}.png" for place in ("start", "k_0000", "k_0001", "k_0004")
+            f"{name}/{sample:08d}.png" for name in ("start", "k_0000", "k_0001", "k_0004")
             for sample in range(3)
         )):  # fmt: skip
             (shared / stored / path).parent.mkdir(parents=True, exist_ok=True)

@@ -58,11 +58,12 @@ def test_moments_against_exact_fractions(given_batches: list[list[float]]) -> No
     tree = MomentTree()
     for number, batch in enumerate(given_batches):
         tree.update(number, moments_of(batch))
+        assert len(tree.pack()) <= math.log2(number + 1) + 1
     together = [x for batch in given_batches for x in batch]
     mean, squares = exactly(together)
     found = tree.compute()
     size = max(map(abs, together))
-    assert found.number == len(together)
+    assert found.size == len(together)
     assert float(found.mean) == pytest.approx(float(mean), rel=0, abs=1e-14 * size)
     # Far from zero, float64 resolves only part of the spread.
     error = 1e-13 * float(squares) + 1e-14 * size * float(squares * len(together)) ** 0.5
@@ -105,7 +106,7 @@ def test_merging_is_symmetric_and_associative_up_to_rounding(
     spread = 1e-12 * squares + 1e-13 * size * (squares * len(values)) ** 0.5
     spread += len(values) * (1e-14 * size) ** 2
     for merged in (a.merge(b).merge(c), a.merge(b.merge(c)), c.merge(b).merge(a)):
-        assert merged.number == len(values)
+        assert merged.size == len(values)
         assert abs(float(merged.mean) - mean) <= 1e-14 * size
         assert abs(float(merged.squares) - squares) <= spread
 
@@ -168,8 +169,8 @@ def test_similarity_is_invariant_to_units_offsets_and_permutations(seed: int) ->
     g = rng(seed + 1)
     factor = torch.exp(torch.randn(1, 5, 1, generator=g)) * torch.tensor([[1.0], [-1]])[seed % 2]
     shift = 5 * torch.randn(1, 5, 1, generator=g)
-    channels, places = torch.randperm(5, generator=g), torch.randperm(3, generator=g)
-    changed = [(factor * x + shift)[:, channels][:, :, places] for x in given_sets]
+    channels, positions = torch.randperm(5, generator=g), torch.randperm(3, generator=g)
+    changed = [(factor * x + shift)[:, channels][:, :, positions] for x in given_sets]
     assert (similarity(*given_sets) - similarity(*changed)).abs().max() < 2e-5  # type: ignore[arg-type]
     # A constant channel does not contribute.
     without = [x[:, :4] for x in given_sets]
@@ -247,25 +248,25 @@ def test_a_falling_curve_crosses_a_level_at_its_inverse(
     y: NDArray[np.float64], level: float, factor: float, shift: float, seed: int
 ) -> None:
     x = np.cumsum(np.random.default_rng(seed).uniform(0.1, 1, len(y)))
-    place = crossing(x, y, level)
-    assert place == pytest.approx(np.interp(level, y[::-1], x[::-1]), rel=1e-9)
-    assert np.interp(place, x, y) == pytest.approx(level, abs=1e-9)
+    position = crossing(x, y, level)
+    assert position == pytest.approx(np.interp(level, y[::-1], x[::-1]), rel=1e-9)
+    assert np.interp(position, x, y) == pytest.approx(level, abs=1e-9)
     # The crossing scales and shifts with either axis.
-    assert crossing(factor * x + shift, y, level) == pytest.approx(factor * place + shift)
-    assert crossing(x, factor * y + shift, factor * level + shift) == pytest.approx(place)
+    assert crossing(factor * x + shift, y, level) == pytest.approx(factor * position + shift)
+    assert crossing(x, factor * y + shift, factor * level + shift) == pytest.approx(position)
 
 
 @given(falling, st.floats(0, 0.9), st.floats(0.1, 10), SEEDS)
 def test_a_transition_does_not_depend_on_chance_and_scales_with_the_axis(
     y: NDArray[np.float64], chance: float, factor: float, seed: int
 ) -> None:
-    """A fall from 1 to 0, rescaled to a fall from 1 to chance, keeps its place and width."""
+    """A fall from 1 to 0, rescaled to a fall from 1 to chance, keeps its position and width."""
     x = np.cumsum(np.random.default_rng(seed).uniform(0.1, 1, len(y)))
-    place, width = transition(x, y, 0.0)
-    assert x[0] < place < x[-1]
+    position, width = transition(x, y, 0.0)
+    assert x[0] < position < x[-1]
     assert 0 < width < x[-1] - x[0]
     lifted = transition(factor * x, chance + (1 - chance) * y, chance)
-    assert lifted == pytest.approx((factor * place, factor * width), rel=1e-6)
+    assert lifted == pytest.approx((factor * position, factor * width), rel=1e-6)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=20), SEEDS)

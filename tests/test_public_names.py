@@ -38,6 +38,13 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = lit_hier.BeliefPropagator
 
 
+def test_an_old_name_is_answered_by_the_new_one() -> None:
+    with pytest.raises(ImportError, match="DDPMTrainer.*: it was renamed; write DDPMTask$"):
+        from lit_hier.modules import DDPMTrainer  # noqa: F401
+    with pytest.raises(AttributeError, match="no attribute 'DDPMTrainers'$"):
+        _ = lit_hier.modules.DDPMTrainers
+
+
 def test_every_module_imports_without_what_only_unix_has() -> None:
     """The libraries are imported first: only this package's own imports are tested."""
     program = """

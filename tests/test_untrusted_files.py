@@ -5,10 +5,10 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from attack import EXECUTED, Attack, assert_not_executed
 from conftest import inside, random_pipeline
 from fuzz_images import bombs
 from torchvision import datasets
@@ -21,13 +21,6 @@ from lit_hier.errors import InputError
 from lit_hier.io.checkpoints import read_checkpoint
 from lit_hier.nn import PretrainedClassifier
 from lit_hier.rhm.files import read_rules
-
-
-class Harm:
-    """Creates a folder if it is unpickled without restrictions."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, ("HARM",)
 
 
 @pytest.mark.parametrize(
@@ -43,8 +36,9 @@ class Harm:
 )
 def test_a_pipeline_cannot_name_code(tmp_path: Path, part: str, named: list[str]) -> None:
     folder = Path(random_pipeline(tmp_path / "pipeline", channels=1))
-    for place in (folder, folder / "unet", folder / "scheduler"):
-        (place / "evil.py").write_text("import os\nos.mkdir('HARM')\nclass Evil:\n    pass\n")
+    code = f"import os\nos.mkdir('{EXECUTED}')\nclass Evil:\n    pass\n"
+    for subfolder in (folder, folder / "unet", folder / "scheduler"):
+        (subfolder / "evil.py").write_text(code)
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | {part: named}))
     with inside(tmp_path):
@@ -53,16 +47,16 @@ def test_a_pipeline_cannot_name_code(tmp_path: Path, part: str, named: list[str]
         else:
             with pytest.raises(InputError, match=r"^pretrained: "):
                 load_pretrained(str(folder))
-    assert not (tmp_path / "HARM").exists()
+    assert_not_executed(tmp_path)
 
 
 def test_pickled_weights_of_a_pipeline_are_not_executed(tmp_path: Path) -> None:
     folder = Path(random_pipeline(tmp_path / "pipeline", channels=1))
     (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
-    torch.save(Harm(), folder / "unet/diffusion_pytorch_model.bin")
+    torch.save(Attack(), folder / "unet/diffusion_pytorch_model.bin")
     with inside(tmp_path), pytest.raises(InputError, match=r"^pretrained: cannot load "):
         load_pretrained(str(folder))
-    assert not (tmp_path / "HARM").exists()
+    assert_not_executed(tmp_path)
 
 
 def test_pickles_of_cifar_are_read_only_if_they_are_the_published_ones(tmp_path: Path) -> None:
@@ -71,13 +65,13 @@ def test_pickles_of_cifar_are_read_only_if_they_are_the_published_ones(tmp_path:
         (tmp_path / kind.base_folder).mkdir()
         for name, digest in (*kind.train_list, *kind.test_list):
             assert len(digest) == 32
-            (tmp_path / kind.base_folder / name).write_bytes(pickle.dumps(Harm()))
+            (tmp_path / kind.base_folder / name).write_bytes(pickle.dumps(Attack()))
         name = kind.meta["filename"]
-        (tmp_path / kind.base_folder / name).write_bytes(pickle.dumps(Harm()))
+        (tmp_path / kind.base_folder / name).write_bytes(pickle.dumps(Attack()))
         for train in (True, False):
             with inside(tmp_path), pytest.raises(RuntimeError, match="not found or corrupted"):
                 kind(str(tmp_path), train=train)
-    assert not (tmp_path / "HARM").exists()
+    assert_not_executed(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ class PlannedBatches(DistributedSampler[Tensor]):
 
     - In order: a batch holds the same samples on one process and on many. Each process gets
       consecutive batches, and each batch goes to exactly one process. A process without a batch
-      gets an empty one, numbered after the last, so that it takes part in collective operations.
+      gets an empty one, with the index after the last, so that it takes part in collective
+      operations.
     - Shuffled, for training: each batch is one optimizer step, and every process gets its part of
       each batch. The sizes of the parts differ by at most one sample; a part may be empty.
 
@@ -37,7 +38,7 @@ class PlannedBatches(DistributedSampler[Tensor]):
         num_blocks: Number of equally large blocks of samples; no batch spans two blocks.
 
     Attributes:
-        numbers: Numbers, in the plan, of the batches of this process.
+        indices: Indices, in the plan, of the batches of this process.
         skipped: How many of them the next epoch skips, where training resumes within an epoch.
 
     Raises:
@@ -65,15 +66,15 @@ class PlannedBatches(DistributedSampler[Tensor]):
         self.shuffle_seed = shuffle_seed
         self.skipped = 0
         num_batches = num_blocks * self.batches_per_block
-        self.numbers = range(num_batches)
+        self.indices = range(num_batches)
         if shuffle_seed is None:
             first, end = (k * num_batches // num_processes for k in (rank, rank + 1))
             idle = range(num_batches, num_batches + 1)
-            self.numbers = range(first, end) or idle
+            self.indices = range(first, end) or idle
 
     def __len__(self) -> int:
         """Return the number of batches of this process."""
-        return len(self.numbers)
+        return len(self.indices)
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield the sample indices of each batch, int64, shape (B,)."""
@@ -81,9 +82,9 @@ class PlannedBatches(DistributedSampler[Tensor]):
         if self.shuffle_seed is not None:
             generator = np.random.default_rng([self.shuffle_seed, self.epoch])
             order = torch.from_numpy(generator.permutation(self.num_samples))
-        numbers, self.skipped = self.numbers[self.skipped :], 0
-        for number in numbers:
-            block, position = divmod(number, self.batches_per_block)
+        indices, self.skipped = self.indices[self.skipped :], 0
+        for index in indices:
+            block, position = divmod(index, self.batches_per_block)
             end = (block + 1) * self.block_size
             start = block * self.block_size + position * self.batch_size
             batch = order[start : min(start + self.batch_size, end)]
@@ -132,7 +133,8 @@ def planned_loader(
         dataset: Takes a tensor of indices.
         batch_size: Samples per batch.
         limited: Whether `trainer.limit_predict_batches` applies.
-        num_workers: Number of worker processes, kept over epochs; with 0, there are none.
+        num_workers: Number of worker processes, persistent across epochs; 0 loads in the main
+            process.
         **plan: Other arguments of `PlannedBatches`.
 
     Raises:

@@ -23,8 +23,8 @@ def read_hierarchy(path: str | PathLike[str], classes: Sequence[str]) -> Tensor:
         classes: Names of the classes, by label.
 
     Returns:
-        For each depth, from one below the root to one above the deepest class, the number of each
-        class's ancestor at that depth; classes with the same ancestor have the same number. A
+        For each depth, from one below the root to one above the deepest class, the index of each
+        class's ancestor at that depth; classes with the same ancestor have the same index. A
         class that is less deep is its own ancestor. int64, shape (depths, classes).
 
     Raises:
@@ -40,8 +40,8 @@ def read_hierarchy(path: str | PathLike[str], classes: Sequence[str]) -> Tensor:
             )
         paths.append(_shortest_path(name, parents, path))
     depths = range(1, max(map(len, paths), default=1) - 1)
-    numbers = {node: k for k, node in enumerate(parents)}
-    rows = [[numbers[nodes[min(depth, len(nodes) - 1)]] for nodes in paths] for depth in depths]
+    index = {node: k for k, node in enumerate(parents)}
+    rows = [[index[nodes[min(depth, len(nodes) - 1)]] for nodes in paths] for depth in depths]
     return torch.tensor(rows, dtype=torch.int64).view(len(depths), len(classes))
 
 

@@ -94,7 +94,7 @@ class PreparedImages(Dataset[Batch]):
         except InputError:
             raise
         except Exception as error:  # PIL may raise anything on a damaged file
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error) or type(error).__name__
             root = getattr(self.dataset, "root", type(self.dataset).__name__)
             _LOG.warning(one_line(f"data: skipped {root}/{self._name(number)}: {reason}"))
             return None

@@ -22,7 +22,7 @@ _CHUNK_SIZE: Final = 65536  # data derived at a time, which bounds the memory of
 class RHMDataset(Dataset[Batch]):
     """Leaves and classes of one or several grammars; an item is a whole batch.
 
-    Sample g N + i is datum i of grammar g.
+    Sample g N + i is sample i of grammar g.
 
     Args:
         grammars: The G grammars.
@@ -38,7 +38,7 @@ class RHMDataset(Dataset[Batch]):
         self.label = label
 
     def __len__(self) -> int:
-        """Return the number of data of all grammars."""
+        """Return the number of samples of all grammars."""
         return self.label.numel()
 
     def __getitem__(self, index: Tensor) -> Batch:
@@ -47,7 +47,7 @@ class RHMDataset(Dataset[Batch]):
         Returns:
             `x`, whitened one-hot leaves, float32, shape (B, v, s**L); `label`, int64, shape (B,);
             `leaves`, int64, shape (B, s**L); `index`, the argument, int64, shape (B,); `source`,
-            the number of the grammar, int64, shape ().
+            the index of the grammar, int64, shape ().
         """
         num_each = self.label.shape[1]
         first = int(index[0]) // num_each if len(index) else 0
@@ -71,15 +71,15 @@ class RHMDataModule(SplitDataModule):
 
     Args:
         rhm: The grammar, or an ensemble of grammars.
-        num_train: Number of training data; the set is fixed, as in the paper. To analyse a trained
-            network, give the number that it was trained on; otherwise training data are counted as
-            held out.
-        num_val: Number of validation data.
-        num_test: Number of test data; by default also the reference set for statistics of
+        num_train: Number of training samples; the set is fixed, as in the paper. To analyze a
+            trained network, give the number that it was trained on; otherwise training samples
+            are counted as held out.
+        num_val: Number of validation samples.
+        num_test: Number of test samples; by default also the reference set for statistics of
             activations.
-        num_predict: Number of held-out data on which `lit-hier predict` runs forward-backward.
-        batch_size: Data per training step, over all processes.
-        eval_batch_size: Data per batch in validation, test and prediction.
+        num_predict: Number of held-out samples on which `lit-hier predict` runs forward-backward.
+        batch_size: Samples per training step, over all processes.
+        eval_batch_size: Samples per batch in validation, test and prediction.
         seed: Seed of the data and of the shuffles.
 
     Raises:
@@ -110,11 +110,9 @@ class RHMDataModule(SplitDataModule):
             least = 1 if split == "predict" else 0
             if size < least:
                 raise InputError(f"num_{split} is {size}; give at least {least}")
-        if batch_size < 1 or eval_batch_size < 1:
-            raise InputError(
-                f"batch_size is {batch_size} and eval_batch_size is {eval_batch_size}; give at"
-                " least 1"
-            )
+        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if value < 1:
+                raise InputError(f"{name} is {value}; give at least 1")
         num = sum(self.sizes.values())
         if num * sum(grammar.num_leaves for grammar in self.grammars) > _MAX_SYMBOLS:
             raise InputError(
@@ -145,7 +143,7 @@ class RHMDataModule(SplitDataModule):
         rhm = self.grammars[0]
         rules = hashlib.sha256(b"".join(rule.numpy().tobytes() for rule in rhm.rules))
         return (
-            f"an RHM{rhm.parameters} with rules {rules.hexdigest()[:12]},"
+            f"an RHM{rhm.notation} with rules {rules.hexdigest()[:12]},"
             f" num_train={self.sizes['train']}, seed={self.seed}"
         )
 
@@ -154,7 +152,7 @@ class RHMDataModule(SplitDataModule):
         if self._splits:
             return
         sizes = list(self.sizes.values())
-        drawn = [self._draw(number) for number in range(len(self.grammars))]
+        drawn = [self._draw(index) for index in range(len(self.grammars))]
         leaves = zip(*(x.split(sizes) for x, _ in drawn), strict=True)
         labels = zip(*(y.split(sizes) for _, y in drawn), strict=True)
         self._splits = {
@@ -162,11 +160,11 @@ class RHMDataModule(SplitDataModule):
             for split, x, y in zip(self.sizes, leaves, labels, strict=True)
         }
 
-    def _draw(self, number: int) -> tuple[Tensor, Tensor]:
+    def _draw(self, index: int) -> tuple[Tensor, Tensor]:
         """Draw leaves and classes of one grammar for all splits."""
-        rhm = self.grammars[number]
+        rhm = self.grammars[index]
         words = sample_distinct_words(
-            np.random.default_rng([self.seed, number]),
+            np.random.default_rng([self.seed, index]),
             sum(self.sizes.values()),
             [rhm.num_classes] + [rhm.num_synonyms] * rhm.num_choices,
             what="data",

@@ -37,7 +37,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor
 
 from lit_hier.diffusion.pipelines import write_pipeline
-from lit_hier.errors import InputError
+from lit_hier.errors import InputError, one_line
 from lit_hier.io.checkpoints import load_state, read_state_dict
 
 _HEAD_CHANNELS: Final = 64
@@ -180,7 +180,7 @@ def load_adm(
         The model, in evaluation mode.
 
     Raises:
-        InputError: The file cannot be read, holds code, or is not of such a network.
+        InputError: The file cannot be read, holds code, or is not a state dict of such a network.
     """
     weights = read_state_dict(path, argument, _HINT)
     floating = all(value.is_floating_point() for value in weights.values())
@@ -196,9 +196,9 @@ def load_adm(
             model: UNet2DModel = UNet2DModel(**config)
         converted = convert(weights)
     except Exception as error:  # other names and shapes may fail anywhere
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise InputError(
-            f"{argument}: {path} is not of an ADM network: {reason}; {_HINT}"
+            f"{argument}: {path} is not a state dict of an ADM network: {reason}; {_HINT}"
         ) from error
     load_state(model, converted, f"{argument}: {path}", "the ADM U-Net", _HINT, assign=True)
     model.eval()
@@ -241,7 +241,7 @@ def main() -> None:
     try:
         save_pipeline(arguments.checkpoint, arguments.folder)
     except (InputError, OSError) as error:
-        sys.stderr.write(f"lit-hier: error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"lit-hier: error: {one_line(error)}\n")
         sys.exit(2)
 
 

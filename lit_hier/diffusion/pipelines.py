@@ -25,31 +25,31 @@ def write_pipeline(model: Any, scheduler: Any, folder: str | PathLike[str]) -> N
     target = Path(folder)
     check_target(target, "folder")
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        DDPMPipeline(model, scheduler).save_pretrained(draft)
-        draft.chmod(0o755)
+        DDPMPipeline(model, scheduler).save_pretrained(temporary)
+        temporary.chmod(0o755)
         if target.is_dir():
-            old = draft.with_name(f"{draft.name}.old")
+            old = temporary.with_name(f"{temporary.name}.old")
             target.replace(old)
-            draft.replace(target)
+            temporary.replace(target)
             shutil.rmtree(old)
         else:
-            draft.replace(target)
+            temporary.replace(target)
     except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
 def check_target(folder: str | PathLike[str], argument: str) -> None:
-    """Check that a folder can be replaced by a pipeline: it holds nothing but one.
+    """Check that a folder can be replaced by a pipeline: it is missing, empty or a pipeline.
 
     Args:
         folder: The target of `write_pipeline`.
         argument: The user's name for it, for the error message.
 
     Raises:
-        InputError: The target is a file, or a folder that holds something else.
+        InputError: The target is a file, or a folder that holds something other than a pipeline.
     """
     target = Path(folder)
     if target.is_file() or (

@@ -14,7 +14,7 @@ from diffusers.utils.logging import disable_progress_bar
 from torch.func import functional_call
 
 from lit_hier.diffusion.adm import adm_scheduler, load_adm
-from lit_hier.errors import InputError
+from lit_hier.errors import InputError, one_line
 from lit_hier.io.safe_read import check_file, read_file
 
 _SUFFIXES = (".pt", ".pth")
@@ -24,8 +24,8 @@ _HINT = "give an unconditional model of pixels, such as a DDPMPipeline"
 def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any]:
     """Load an unconditional diffusion model and the scheduler that it was trained with.
 
-    A pipeline folder may ask diffusers to run any code, its own included. Here it may only name
-    the classes of diffusers that are needed, and weights are read as plain tensors.
+    A pipeline folder can make diffusers run arbitrary code. Here it may name only the classes of
+    diffusers that are needed, and weights are read as plain tensors.
 
     Args:
         source: An ADM checkpoint (`.pt`), a diffusers pipeline folder, or a name on the hub.
@@ -65,7 +65,7 @@ def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any
         raise
     except Exception as error:  # damaged files may fail anywhere in diffusers
         plain = isinstance(error, OSError | ValueError | RuntimeError) and str(error)
-        reason = " ".join(str(error).split())[:200] if plain else "its files are damaged"
+        reason = one_line(error)[:200] if plain else "its files are damaged"
         reason = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", reason)
         raise InputError(f"{argument}: cannot load {source}: {reason}") from error
 

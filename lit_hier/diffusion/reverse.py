@@ -1,7 +1,7 @@
 r"""Forward-backward on images: noise them to an inversion step, then run the reverse process.
 
 The T training steps of a model are respaced to S steps, :math:`\tau_j = \mathrm{round}(j (T - 1) /
-(S - 1))`. Inversion step k = 0 returns the image, k = S starts from pure noise, and any other one
+(S - 1))`. Inversion step k = 0 returns the image, k = S starts from pure noise, and any other k
 from
 
 .. math:: x_k = \sqrt{\bar\alpha_{\tau_k}} x_0 + \sqrt{1 - \bar\alpha_{\tau_k}} \, \eta

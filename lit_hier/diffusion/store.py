@@ -40,14 +40,14 @@ class SampleStore:
         folder: Its path.
         steps: Inversion steps, ascending, T of them.
         num_steps: Steps of the reverse process.
-        decided_by: Settings that determine the samples besides the images and their batches, as
+        settings: Settings that determine the samples besides the images and their batches, as
             plain values.
     """
 
     folder: Path
     steps: tuple[int, ...]
     num_steps: int
-    decided_by: Mapping[str, Any]
+    settings: Mapping[str, Any]
 
     @staticmethod
     def lock(folder: str | PathLike[str]) -> BaseFileLock:
@@ -73,7 +73,7 @@ class SampleStore:
         folder: str | PathLike[str],
         steps: Sequence[int],
         num_steps: int,
-        decided_by: Mapping[str, Any],
+        settings: Mapping[str, Any],
     ) -> "SampleStore":
         """Create a folder, or open one of the same settings.
 
@@ -81,7 +81,7 @@ class SampleStore:
             InputError: The folder has samples of other settings, or cannot be created.
         """
         path = Path(folder).expanduser()
-        store = cls(path, tuple(steps), num_steps, _plain(decided_by))
+        store = cls(path, tuple(steps), num_steps, _plain(settings))
         manifest = path / "manifest.json"
         if not manifest.exists():
             try:
@@ -128,9 +128,9 @@ class SampleStore:
             ) from error
 
     @property
-    def _places(self) -> list[str]:
+    def _subfolders(self) -> list[str]:
         """Subfolders of image files: of x_start, then of each inversion step."""
-        return ["start", *map(_place, self.steps)]
+        return ["start", *map(_subfolder, self.steps)]
 
     def _description(self) -> dict[str, Any]:
         numbers = {
@@ -138,7 +138,7 @@ class SampleStore:
             "steps": list(self.steps),
             "num_steps": self.num_steps,
         }
-        return {**numbers, **self.decided_by}
+        return {**numbers, **self.settings}
 
     def finished(self, planned: Tensor) -> bool:
         """Return whether a batch was saved.
@@ -179,12 +179,12 @@ class SampleStore:
         levels = to_levels(torch.cat((x_start[None], x_reversed))).cpu().numpy()
         index = images.index.tolist()
         jobs = [
-            (self._path(place, sample), levels[row, column])
-            for row, place in enumerate(self._places)
+            (self._path(subfolder, sample), levels[row, column])
+            for row, subfolder in enumerate(self._subfolders)
             for column, sample in enumerate(index)
         ]
-        for place in self._places:
-            (self.folder / place).mkdir(parents=True, exist_ok=True)
+        for subfolder in self._subfolders:
+            (self.folder / subfolder).mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor() as threads:
             digests = list(threads.map(write_png, *zip(*jobs, strict=True)))
         num = len(index)
@@ -195,8 +195,8 @@ class SampleStore:
             "label": images.label.tolist(),
             "name": list(images.names),
             "sha256": {
-                place: digests[row * num : (row + 1) * num]
-                for row, place in enumerate(self._places)
+                subfolder: digests[row * num : (row + 1) * num]
+                for row, subfolder in enumerate(self._subfolders)
             },
         }
         self._write(self._batch_path(planned[0]), batch)
@@ -216,16 +216,16 @@ class SampleStore:
             InputError: The folder has samples of other images.
         """
         chosen = self.steps if steps is None else steps
-        places = ["start", *map(_place, chosen)]
+        subfolders = ["start", *map(_subfolder, chosen)]
         digests = self._digests_of(images)
         jobs = [
-            (self._path(place, sample), digests[sample][place])
-            for place in places
+            (self._path(subfolder, sample), digests[sample][subfolder])
+            for subfolder in subfolders
             for sample in images.index.tolist()
         ]
         with ThreadPoolExecutor() as threads:
             arrays = list(threads.map(read_png, *zip(*jobs, strict=True)))
-        levels = torch.from_numpy(np.stack(arrays)).unflatten(0, (len(places), -1))
+        levels = torch.from_numpy(np.stack(arrays)).unflatten(0, (len(subfolders), -1))
         start = to_levels(images.x_start).cpu()
         if levels[0].shape != start.shape or not torch.equal(levels[0], start):
             raise InputError(
@@ -261,7 +261,7 @@ class SampleStore:
 
     def _digests(self, batch: Mapping[str, Any]) -> dict[int, dict[str, str]]:
         return {
-            sample: {place: batch["sha256"][place][column] for place in self._places}
+            sample: {name: batch["sha256"][name][column] for name in self._subfolders}
             for column, sample in enumerate(batch["index"])
         }
 
@@ -271,7 +271,7 @@ class SampleStore:
             batch: dict[str, Any] = json.loads(read_file(self._batch_path(first)))
             num = len(batch["index"])
             complete = all(type(sample) is int for sample in batch["index"]) and all(
-                len(batch["sha256"][place]) == num for place in self._places
+                len(batch["sha256"][subfolder]) == num for subfolder in self._subfolders
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -280,8 +280,8 @@ class SampleStore:
     def _batch_path(self, first: int) -> Path:
         return self.folder / "batches" / f"{first:08d}.json"
 
-    def _path(self, place: str, sample: int) -> Path:
-        return self.folder / place / f"{sample:08d}.png"
+    def _path(self, subfolder: str, sample: int) -> Path:
+        return self.folder / subfolder / f"{sample:08d}.png"
 
     @staticmethod
     def _write(path: Path, content: Mapping[str, Any]) -> None:
@@ -303,6 +303,6 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return restored
 
 
-def _place(step: int) -> str:
+def _subfolder(step: int) -> str:
     """Return the subfolder of an inversion step."""
     return f"k_{step:04d}"

@@ -46,7 +46,7 @@ def curve_figure(
         xlabel: Its label.
         panels: Panels side by side; all have the same curves.
         legend: The title of the legend.
-        critical: The x of the predicted transition, marked by a line; NaN for none.
+        critical: The x of the predicted transition, marked by a line; NaN if there is none.
     """
     figure = Figure(figsize=(5.2 * len(panels) + 1.4, 4.2), dpi=130, layout="constrained")
     axes = np.ravel(figure.subplots(1, len(panels)))

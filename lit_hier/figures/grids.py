@@ -19,8 +19,8 @@ def grid_figure(images: NDArray[np.uint8], titles: Sequence[str]) -> Figure:
     if rows == 1:
         columns = math.ceil(math.sqrt(len(titles)))
         rows = math.ceil(len(titles) / columns)
-    titles_high = 0.17 * (rows if len(images) == 1 else 1)
-    size = (1.25 * columns, 1.25 * rows * height / width + titles_high)
+    title_height = 0.17 * (rows if len(images) == 1 else 1)
+    size = (1.25 * columns, 1.25 * rows * height / width + title_height)
     figure = Figure(figsize=size, dpi=160, layout="compressed")
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.ravel():

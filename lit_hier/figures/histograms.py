@@ -21,7 +21,7 @@ def histogram_figure(
         counts: Numbers of true and of other symbols in equal bins of [0, 1], shape (messages,
             levels, 2, bins).
         means: Mean beliefs in the true symbols, shape (messages, levels).
-        theory: Their predictions, same shape; NaN for none.
+        theory: Their predictions, same shape; NaN if there is none.
         names: Names of the messages.
         title: The title of the figure.
     """

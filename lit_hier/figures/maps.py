@@ -14,7 +14,7 @@ class MapCurve:
 
     Attributes:
         label: Its entry in the legend.
-        theory: p and F(p); empty for none.
+        theory: p and F(p); empty if there is none.
         points: Measured p and F(p).
         fixed: Fixed points; NaN for those that do not exist.
         stable: Whether each of these attracts.

@@ -9,7 +9,7 @@ def phase_figure(
     x: ArrayLike,
     y: ArrayLike,
     values: NDArray[np.floating],
-    places: ArrayLike,
+    midpoints: ArrayLike,
     theory: ArrayLike,
     predicted: tuple[ArrayLike, ArrayLike],
     labels: tuple[str, str, str],
@@ -20,9 +20,10 @@ def phase_figure(
         x: Inversion times, shape (T,).
         y: The other parameter, ascending, shape (K,).
         values: Probabilities, shape (K, T).
-        places: Where each row is halfway down, shape (K,); NaN for nowhere.
-        theory: The same as predicted for trees of this depth, shape (K,).
-        predicted: x and y of the predicted transition as L grows; empty for none.
+        midpoints: Midpoint of each row's transition, shape (K,); NaN if there is none.
+        theory: The same, predicted for trees of this depth, shape (K,).
+        predicted: x and y of the predicted transition as L grows; empty if there is
+            none.
         labels: Labels of x, y and the values.
     """
     figure = Figure(figsize=(6.4, 4.8), dpi=130, layout="constrained")
@@ -32,8 +33,8 @@ def phase_figure(
     if np.size(predicted[0]):
         ax.plot(*predicted, color="white", linewidth=1.6, label="predicted transition, L → ∞")
     if np.isfinite(theory).any():
-        ax.plot(theory, y, "w--", linewidth=1, label="predicted halfway down, this L")
-    ax.plot(places, y, "o", color="C3", markersize=4, label="measured halfway down")
+        ax.plot(theory, y, "w--", linewidth=1, label="predicted midpoint, this L")
+    ax.plot(midpoints, y, "o", color="C3", markersize=4, label="measured midpoint")
     ax.axhline(1, color="white", linestyle=":", linewidth=1)
     ax.set(xlabel=labels[0], ylabel=labels[1])
     legend = ax.legend(fontsize="small", loc="upper right", facecolor="0.35")

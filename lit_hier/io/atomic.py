@@ -1,14 +1,19 @@
 """Atomic writes, and locks of folders that one run at a time may fill."""
 
+import errno
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from filelock import BaseFileLock, FileLock, Timeout
+
+_LOG: Final = logging.getLogger("lit_hier")
+_UNSUPPORTED: Final = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 @contextmanager
@@ -22,36 +27,38 @@ def atomic_write(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
     """
     target = Path(path)
     try:
-        with _open_draft(target) as file:
+        with _open_temporary(target) as file:
             yield file
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(target)) from error
 
 
 @contextmanager
-def _open_draft(target: Path) -> Iterator[IO[bytes]]:
+def _open_temporary(target: Path) -> Iterator[IO[bytes]]:
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, draft = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(draft).chmod(0o644)
-        Path(draft).replace(target)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(target)
     except BaseException:
-        Path(draft).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise
 
 
 def lock_folder(folder: str | PathLike[str]) -> BaseFileLock:
     """Lock a folder against other processes, until `release` or the end of this process.
 
-    The folder is created if it is missing. On a file system without locks nothing is locked.
+    The folder is created if it is missing. On a file system without locks nothing is locked, and
+    a warning is logged.
 
     Raises:
         BlockingIOError: Another process holds the lock.
-        OSError: The lock file cannot be created.
+        OSError: The lock file cannot be created, or locking fails for another reason, such as too
+            many open files.
     """
     path = Path(folder, ".lock").resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +70,8 @@ def lock_folder(folder: str | PathLike[str]) -> BaseFileLock:
         lock.acquire()
     except Timeout as error:
         raise BlockingIOError(f"{path} is locked by another process") from error
-    except (OSError, NotImplementedError):  # the file exists, but it cannot be locked
-        pass
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _UNSUPPORTED:
+            raise
+        _LOG.warning("%s: this file system has no locks; start one run per folder", path)
     return lock

@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from lit_hier.errors import InputError
+from lit_hier.errors import InputError, one_line
 from lit_hier.io.formats import CHECKPOINT_FORMAT, check_format
 from lit_hier.io.safe_read import check_file
 
@@ -59,7 +59,12 @@ def is_state_dict(state: Any) -> bool:
 
 
 def load_state(
-    network: nn.Module, state: Mapping[str, Tensor], source: str, name: str, hint: str, **how: bool
+    network: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str,
+    name: str,
+    hint: str,
+    **options: bool,
 ) -> None:
     """Load a state dict into a network, strictly.
 
@@ -69,15 +74,15 @@ def load_state(
         source: The name of the state dict in error messages, such as `weights: FILE`.
         name: The name of the network in error messages.
         hint: What to do, for error messages.
-        **how: Options of `Module.load_state_dict`.
+        **options: Those of `Module.load_state_dict`.
 
     Raises:
         InputError: A tensor is missing, unexpected or of another shape; the first one is named.
     """
     try:
-        network.load_state_dict(state, **how)
+        network.load_state_dict(state, **options)
     except Exception as error:  # damaged tensors may fail anywhere in torch
-        reason = _mismatch(network.state_dict(), state) or " ".join(str(error).split())[:200]
+        reason = _mismatch(network.state_dict(), state) or one_line(error)[:200]
         raise InputError(f"{source} does not fit {name}: {reason}; {hint}") from error
 
 
@@ -96,8 +101,8 @@ def read_tensors(path: str | PathLike[str], argument: str, hint: str) -> Any:
 
     Args:
         path: The file.
-        argument: The user's name for it, for the error's message.
-        hint: Which file to give instead, for the error's message.
+        argument: The user's name for it, for the error message.
+        hint: Which file to give instead, for the error message.
 
     Returns:
         Tensors and primitives, on the CPU.

@@ -39,5 +39,10 @@ class Histogram(Metric):
         self.sums[kind] += total
 
     def compute(self) -> tuple[Int64[Tensor, "*kinds bins"], Float64[Tensor, "*kinds"]]:
-        """Return counts, int64, (*kinds, bins), and means, float64, (*kinds), NaN without any."""
+        """Compute counts and means.
+
+        Returns:
+            Counts, int64, shape (*kinds, bins), and means, float64, shape (*kinds); NaN where
+            nothing was counted.
+        """
         return self.counts, histogram_means(self.counts, self.sums)

@@ -1,4 +1,4 @@
-"""Moments of numbered batches, the same to the last bit in any order."""
+"""Moments of indexed batches, the same to the last bit in any order."""
 
 import torch
 from jaxtyping import Float64
@@ -8,7 +8,7 @@ from lit_hier.metrics.functional.moments import Moments
 
 
 class MomentTree:
-    """Moments of numbered batches, merged along a fixed binary tree over the numbers.
+    """Moments of indexed batches, merged along a fixed binary tree over their indices.
 
     The node (height, k) stands for the batches k 2^height to (k + 1) 2^height - 1; two siblings
     merge as soon as both are known. The result therefore depends on the batches only, not on
@@ -36,8 +36,8 @@ class MomentTree:
         if not self._nodes:
             return torch.empty(0, 3, dtype=torch.float64)
         rows = [
-            torch.cat((mean.new_tensor(key), number[None], mean, squares))
-            for key, (number, mean, squares) in sorted(self._nodes.items())
+            torch.cat((mean.new_tensor(key), size[None], mean, squares))
+            for key, (size, mean, squares) in sorted(self._nodes.items())
         ]
         return torch.stack(rows)
 

@@ -12,7 +12,7 @@ from lit_hier.errors import InputError
 
 
 class SampleTable(Metric):
-    """One number per sample and per entry of a fixed grid (such as time x layer).
+    """One number per sample and per entry of a fixed grid (for example time x layer).
 
     Every process fills the columns of its own samples and leaves zeros elsewhere, so that the sum
     over processes is exact even if they have different numbers of samples. The table is held in
@@ -67,9 +67,8 @@ class SampleTable(Metric):
         if (num_updates > 1).any():
             repeated = int((num_updates > 1).argmax())
             raise InputError(
-                f"sample {repeated} was measured more than once; let the data module distribute"
-                " its batches (trainer.use_distributed_sampler: false) and give each sample one"
-                " index"
+                f"sample {repeated} was measured more than once; give each sample one index, and"
+                " plan batches with PlannedBatches (lit_hier.data.batches)"
             )
         index = np.flatnonzero(num_updates)
         return index, values if len(index) == len(num_updates) else values[..., index]

@@ -1,5 +1,7 @@
 """LightningModules: samplers, and the tasks that train networks."""
 
+from typing import Any
+
 from lit_hier.modules.bp_denoiser import BPDenoiser
 from lit_hier.modules.classification import ClassificationTask
 from lit_hier.modules.ddpm_sampler import DDPMSampler
@@ -21,3 +23,13 @@ __all__ = [
     "RHMClassifier",
     "StoredSamples",
 ]
+
+_RENAMED = {"DDPMTrainer": "DDPMTask"}
+
+
+def __getattr__(name: str) -> Any:
+    message = f"module {__name__!r} has no attribute {name!r}"
+    if name in _RENAMED:
+        # `from ... import` would replace an AttributeError by one without the new name.
+        raise ImportError(f"{message}: it was renamed; write {_RENAMED[name]}")
+    raise AttributeError(message)

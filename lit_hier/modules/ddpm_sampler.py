@@ -41,7 +41,8 @@ class DDPMSampler(ImageSampler):
         convention: Steps at which the model is evaluated, see `lit_hier.diffusion.reverse`.
         scheduler: A diffusers scheduler, see `ReverseProcess`; by default the ancestral sampler
             with the noise schedule of the model's training.
-        batch_size: Images per model evaluation; the last ones of a batch of data may have fewer.
+        batch_size: Images per model evaluation; the last evaluation of a batch of data may have
+            fewer.
             The data module's `eval_batch_size` should be at least as large.
         channels_last: Whether the model uses the channels-last memory format.
         compile: Whether to compile the model first, which takes minutes and needs a compiler: for
@@ -95,7 +96,7 @@ class DDPMSampler(ImageSampler):
         self._store: SampleStore | None = None
         self._lock: BaseFileLock | None = None
         if samples is not None:
-            self._decided_by = {
+            self._settings = {
                 "model": fingerprint(model),
                 "scheduler": type(scheduler).__name__,
                 **{f"scheduler.{k}": v for k, v in scheduler.config.items() if k[0] != "_"},
@@ -118,14 +119,14 @@ class DDPMSampler(ImageSampler):
                 written.
         """
         if self.samples is not None:
-            decided_by = {
-                **self._decided_by,
+            settings = {
+                **self._settings,
                 "precision": self.trainer.precision,
                 "device": self.trainer.strategy.root_device.type,
             }
             if self.trainer.is_global_zero:
                 self._lock = SampleStore.lock(self.samples)
-            self._store = SampleStore.create(self.samples, self.steps, self.num_steps, decided_by)
+            self._store = SampleStore.create(self.samples, self.steps, self.num_steps, settings)
 
     def teardown(self, stage: str) -> None:
         """Release the folder of samples."""

@@ -71,7 +71,7 @@ class Probe:
 
     @property
     def identity(self) -> str:
-        """Text that covers all that decides the outputs: network, weights, transform, layers."""
+        """All that determines the outputs, as text: network, weights, transform, layers."""
         transform = getattr(self.network, "transform", None)
         return f"{fingerprint(self.network)} {transform!r} {self._channels_last} {self.layers}"
 

@@ -41,7 +41,7 @@ class PublishedTransform:
 
     @classmethod
     def of_timm(cls, model: nn.Module) -> "PublishedTransform":
-        """Return a model's transform, with the steps that accept PIL images only replaced."""
+        """Return a model's transform, with its PIL-only steps replaced."""
         from timm.data.config import resolve_model_data_config
         from timm.data.transforms_factory import create_transform
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 
-from lit_hier.errors import InputError
+from lit_hier.errors import InputError, one_line
 from lit_hier.io.checkpoints import load_state, read_state_dict
 from lit_hier.io.safe_read import check_file
 from lit_hier.nn.published_transform import PublishedTransform
@@ -100,7 +100,7 @@ def _download(build: Callable[[], nn.Module], name: str, weights: str) -> nn.Mod
     try:
         return build()
     except _FAILURES as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise InputError(
             f"weights: cannot load {weights} of {name}: {reason}; without a connection, give"
             f" {_FILE}"
@@ -126,7 +126,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             check_file(path)
             return load_file(path)
         except (OSError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise InputError(f"weights: cannot read {path}: {reason}; give {_FILE}") from error
     state = read_state_dict(path, "weights", f"give {_FILE}")
     if any(re.search(r"denselayer\d+\.norm\.1\.", key) for key in state):

@@ -82,7 +82,7 @@ class TrainedNetwork(nn.Module):
         name, arguments = description["network"], description["arguments"]
         if not isinstance(name, str) or name not in NETWORKS:
             raise InputError(
-                f"{source} is not of a network that lit-hier can build by itself; {self._hint}"
+                f"{source} does not name a network that lit-hier can build; {self._hint}"
             )
         kind = NETWORKS[name]
         try:
@@ -141,7 +141,9 @@ class TrainedImageCNN(TrainedNetwork):
 def _check_kind(trained: TrainedNetwork, kind: type[nn.Module], weights: str) -> None:
     if not isinstance(trained.network, kind):
         found = type(trained.network).__name__
-        raise InputError(f"weights: {weights} holds a network {found}; {trained._hint}")
+        raise InputError(
+            f"weights: {weights}: its network is {found}, not {kind.__name__}; {trained._hint}"
+        )
 
 
 def describe_network(network: nn.Module) -> dict[str, Any]:

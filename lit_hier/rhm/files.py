@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import yaml
 
-from lit_hier.errors import InputError
+from lit_hier.errors import InputError, one_line
 from lit_hier.io.safe_read import read_file
 from lit_hier.rhm.grammar import RandomHierarchyModel
 
@@ -44,8 +44,7 @@ def read_rules(path: str | PathLike[str]) -> RandomHierarchyModel:
     except OSError as error:
         raise InputError(f"path: cannot read rules from {path}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"path: {path} is not plain YAML: {reason}") from error
+        raise InputError(f"path: {path} is not plain YAML: {one_line(error)}") from error
     if not isinstance(content, dict) or not isinstance(content.get("rules"), list):
         raise InputError(f"path: {path} has no list `rules`, one entry per level, leaves first")
     try:

@@ -280,8 +280,8 @@ class RandomHierarchyModel(Grammars):
         return tuple(tree), tuple(valid)
 
     @property
-    def parameters(self) -> str:
-        """The parameters in the paper's notation, as text."""
+    def notation(self) -> str:
+        """The parameters as text, in the paper's notation."""
         return (
             f"(v={self.num_features}, n={self.num_classes},"
             f" m={self.num_synonyms}, s={self.tuple_size}, L={self.num_layers})"
@@ -289,4 +289,4 @@ class RandomHierarchyModel(Grammars):
 
     def __repr__(self) -> str:
         """Return the class and the parameters."""
-        return f"{type(self).__name__}{self.parameters}"
+        return f"{type(self).__name__}{self.notation}"

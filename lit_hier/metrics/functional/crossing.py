@@ -1,4 +1,4 @@
-"""The place and the width of a transition: where a curve falls through a level."""
+"""The position and the width of a transition: where a curve falls through a level."""
 
 import math
 from typing import Final
@@ -33,7 +33,7 @@ def crossing(x: Real[np.ndarray, " T"], y: Real[np.ndarray, " T"], level: float)
 def transition(
     x: Real[np.ndarray, " T"], y: Real[np.ndarray, " T"], chance: float
 ) -> tuple[float, float]:
-    """Find the place and the width of a curve's fall from 1 to chance.
+    """Find the position and the width of a curve's fall from 1 to chance.
 
     Args:
         x: Ascending, shape (T,).
@@ -41,8 +41,8 @@ def transition(
         chance: The probability that the curve falls to, below 1.
 
     Returns:
-        The x at which the curve is halfway down, and the distance in x between three quarters
-        and one quarter of the way up; NaN where the curve does not reach these, or chance is 1.
+        The x of the midpoint of the transition, and the distance in x between three quarters and
+        one quarter of the height; NaN where the curve does not reach these, or chance is 1.
     """
     if chance >= 1:
         return math.nan, math.nan

@@ -22,7 +22,7 @@ def deviation(
         x: Values of the x axis, shape (T,).
         measured: The curve, shape (T,).
         theory: Its prediction, shape (T,).
-        critical: The x of the predicted transition; NaN for none.
+        critical: The x of the predicted transition; NaN if there is none.
 
     Returns:
         largest (distance), at (its x), mean, critical, and largest_outside and mean_outside: the

@@ -1,6 +1,6 @@
 r"""Mean and variance of activations, merged without loss of precision.
 
-Two sets of :math:`n_a` and :math:`n_b` numbers, with means :math:`\mu` and summed squared
+Two sets of :math:`n_a` and :math:`n_b` values, with means :math:`\mu` and summed squared
 deviations :math:`M`, merge into
 
 .. math:: \mu = \mu_a + (\mu_b - \mu_a) \frac{n_b}{n}, \qquad
@@ -18,15 +18,15 @@ from torch import Tensor
 
 
 class Moments(NamedTuple):
-    """Moments of a set of numbers per channel.
+    """Moments of a set of values per channel.
 
     Attributes:
-        number: Size of the set, float64, shape ().
+        size: Size of the set, float64, shape ().
         mean: float64, shape (C,).
         squares: Sum of squared deviations from the mean, float64, shape (C,).
     """
 
-    number: Float64[Tensor, ""]
+    size: Float64[Tensor, ""]
     mean: Float64[Tensor, " C"]
     squares: Float64[Tensor, " C"]
 
@@ -37,13 +37,13 @@ class Moments(NamedTuple):
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
     """Compute the moments of the union of two disjoint sets."""
-    number = a.number + b.number
+    size = a.size + b.size
     shift = b.mean - a.mean
-    weight = b.number / number
+    weight = b.size / size
     return Moments(
-        number,
+        size,
         a.mean + shift * weight,
-        a.squares + b.squares + shift.square() * (a.number * weight),
+        a.squares + b.squares + shift.square() * (a.size * weight),
     )
 
 
@@ -59,7 +59,7 @@ def channel_moments(x: Float[Tensor, "B C *positions"]) -> Moments:
     """
     values = x.to(torch.float64, copy=True)
     others = [axis for axis in range(x.ndim) if axis != 1]
-    number = values.new_tensor(values.numel() / values.shape[1])
-    mean = values.sum(others, keepdim=True).div_(number)
+    size = values.new_tensor(values.numel() / values.shape[1])
+    mean = values.sum(others, keepdim=True).div_(size)
     squares = values.sub_(mean).square_().sum(others)
-    return Moments(number, mean.flatten(), squares)
+    return Moments(size, mean.flatten(), squares)

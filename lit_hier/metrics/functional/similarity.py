@@ -50,7 +50,7 @@ class Standardization(NamedTuple):
             pooled: Whether the layer is the logits, which `released` centers and scales by one
                 pair of numbers; `paper` has a pair per unit.
         """
-        variance, mean = moments.squares / moments.number, moments.mean
+        variance, mean = moments.squares / moments.size, moments.mean
         if kind == "released":
             second = variance + mean.square()
             if pooled:
