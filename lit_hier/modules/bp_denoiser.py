@@ -108,7 +108,7 @@ class BPDenoiser(ForwardBackwardModule):
                 answers.get("downward"),
             ),
             effective_noise=torch.stack(effective_noise),
-            source=source,
+            source_index=source,
         )
 
 
