@@ -102,28 +102,28 @@ class Analysis(Callback, ABC):
         assert trainer.predict_dataloaders is not None
         return len(trainer.predict_dataloaders.dataset)
 
-    def grammar(self, source: int) -> GrammarParameters:
+    def grammar(self, source_index: int) -> GrammarParameters:
         """Return the parameters of a source that is a grammar.
 
         Raises:
             InputError: The source is not a grammar.
         """
-        parameters = self.sources[source]
-        if not isinstance(parameters, GrammarParameters):
+        source = self.sources[source_index]
+        if not isinstance(source, GrammarParameters):
             raise InputError(
                 f"model: {type(self).__name__} is for grammars; use it with a BPDenoiser"
             )
-        return parameters
+        return source
 
-    def sources_by_grammar(self) -> dict[GrammarParameters, list[int]]:
-        """Group the sources by their parameters, ascending.
+    def source_indices_by_grammar(self) -> dict[GrammarParameters, list[int]]:
+        """Group the indices of the sources by their parameters, ascending.
 
         Raises:
             InputError: A source is not a grammar.
         """
         groups: dict[GrammarParameters, list[int]] = {}
-        for source in range(len(self.sources)):
-            groups.setdefault(self.grammar(source), []).append(source)
+        for source_index in range(len(self.sources)):
+            groups.setdefault(self.grammar(source_index), []).append(source_index)
         return dict(sorted(groups.items()))
 
     def on_predict_batch_end(

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
 from lit_hier.inference.theory import Prediction, predict
+from lit_hier.modules import ForwardBackwardModule
 from lit_hier.processes import EpsilonNoise, NoiseProcess, TimeAxis
 from lit_hier.rhm.parameters import GrammarParameters
 
@@ -20,32 +21,39 @@ Against = Literal["time", "effective_noise"]
 """The name of an x axis in configs."""
 
 
+def measures_effective_noise(sampler: ForwardBackwardModule) -> bool:
+    """Tell whether a sampler's records hold the effective noise: for grammars under a process."""
+    grammars = all(isinstance(source, GrammarParameters) for source in sampler.sources)
+    return grammars and sampler.noise_process is not None
+
+
 class CurveAxis(ABC):
     """An x axis: what it gathers of each sample, its values and label, and predictions on it.
 
     Attributes:
         suffix: Appended to the names of files and tags.
-        column: The column of its values in tables; empty where these are the inversion times.
+        column: The column of its values in tables; empty where these are the inversion times, and
+            nothing is gathered.
     """
 
     suffix: ClassVar[str] = ""
     column: ClassVar[str] = ""
 
-    def measure(self, record: ForwardBackward, sampler: str) -> Tensor | None:
-        """Return what the axis gathers of each sample, shape (T, B); None for nothing.
-
-        Args:
-            record: A batch.
-            sampler: The name of the sampler's class, for the error's message.
+    def check(self, sampler: ForwardBackwardModule) -> None:
+        """Check, before the run, that a sampler's records hold what the axis gathers.
 
         Raises:
-            InputError: The sampler does not measure it.
+            InputError: They do not.
         """
         return None
 
+    def measure(self, record: ForwardBackward) -> Tensor | None:
+        """Return what the axis gathers of a batch's samples, shape (T, B); None if nothing."""
+        return None
+
     @abstractmethod
-    def label(self, times: TimeAxis) -> str:
-        """Label the axis of a figure."""
+    def label(self, axis: TimeAxis) -> str:
+        """Label the axis of a figure, given the meaning of the times."""
 
     @abstractmethod
     def values(self, times: tuple[float, ...], measured: Floats | None) -> Floats:
@@ -53,7 +61,8 @@ class CurveAxis(ABC):
 
         Args:
             times: Inversion times, T of them.
-            measured: What `measure` returned, of all samples, shape (T, N).
+            measured: What `measure` returned, of all samples, shape (T, N); None if the axis has
+                no `column`.
 
         Returns:
             float64, shape (T,).
@@ -63,19 +72,22 @@ class CurveAxis(ABC):
     def critical_value(self, time: float, process: NoiseProcess | None, source: Source) -> float:
         """Convert a critical inversion time to this axis; NaN if there is none."""
 
-    @abstractmethod
     def predict(
         self, source: Source, process: NoiseProcess | None, times: tuple[float, ...], x: Floats
     ) -> Prediction:
-        """Predict curves as functions of this axis's values `x`, shape (T,)."""
+        """Predict what is drawn at this axis's values `x`, shape (T,): the process at its times.
+
+        The critical time is an inversion time; see `critical_value`.
+        """
+        return predict(source, process, times)
 
 
 class InversionTimes(CurveAxis):
     """The inversion times themselves."""
 
-    def label(self, times: TimeAxis) -> str:
-        """Use the process's own label."""
-        return times.label
+    def label(self, axis: TimeAxis) -> str:
+        """Return the label of the inversion times."""
+        return axis.label
 
     def values(self, times: tuple[float, ...], measured: Floats | None) -> Floats:
         """Return the times."""
@@ -85,29 +97,35 @@ class InversionTimes(CurveAxis):
         """Return the time."""
         return time
 
-    def predict(
-        self, source: Source, process: NoiseProcess | None, times: tuple[float, ...], x: Floats
-    ) -> Prediction:
-        """Predict the process at its times."""
-        return predict(source, process, times)
-
 
 class EffectiveNoiseAxis(CurveAxis):
-    """The effective noise epsilon(t) at the leaves, averaged over the run (Eq. 60)."""
+    """The effective noise epsilon(t) at the leaves, averaged over the run (Eq. 60).
+
+    Args:
+        compare: Whether to predict the epsilon-process at equal noise instead of the run's own
+            process at its times: a comparison, without a critical time.
+    """
 
     suffix = "_against_noise"
     column = "effective_noise"
 
-    def measure(self, record: ForwardBackward, sampler: str) -> Tensor:
-        """Return the effective noise of each sample."""
-        if record.effective_noise is None:
+    def __init__(self, compare: bool = False) -> None:
+        self.compare = compare
+
+    def check(self, sampler: ForwardBackwardModule) -> None:
+        """Check that the sampler measures the effective noise."""
+        if not measures_effective_noise(sampler):
             raise InputError(
-                f"against: {sampler} measures no effective noise; omit `against` to draw against"
-                " the time"
+                f"against: {type(sampler).__name__} measures no effective noise; omit `against` to"
+                " draw against the time"
             )
+
+    def measure(self, record: ForwardBackward) -> Tensor:
+        """Return the effective noise of each sample."""
+        assert record.effective_noise is not None, "the sampler's records lack the effective noise"
         return record.effective_noise
 
-    def label(self, times: TimeAxis) -> str:
+    def label(self, axis: TimeAxis) -> str:
         """Name the effective noise."""
         return "effective noise ε(t)"
 
@@ -126,12 +144,25 @@ class EffectiveNoiseAxis(CurveAxis):
     def predict(
         self, source: Source, process: NoiseProcess | None, times: tuple[float, ...], x: Floats
     ) -> Prediction:
-        """Predict the epsilon-process at equal noise: a comparison, without a critical time."""
+        """Predict the process at its times, or the epsilon-process at equal noise."""
+        if not self.compare:
+            return super().predict(source, process, times, x)
         compared = predict(source, EpsilonNoise(), np.clip(x, 0, 1))
         return replace(compared, name=f"{compared.name}, ε-process", critical_time=math.nan)
 
 
-CURVE_AXES: Final[dict[Against, CurveAxis]] = {
-    "time": InversionTimes(),
-    "effective_noise": EffectiveNoiseAxis(),
-}
+def choose_axis(against: Against, compare: bool = False) -> CurveAxis:
+    """Return the x axis of a name.
+
+    Args:
+        against: The name.
+        compare: See `EffectiveNoiseAxis`.
+
+    Raises:
+        InputError: There is no such axis.
+    """
+    if against == "time":
+        return InversionTimes()
+    if against == "effective_noise":
+        return EffectiveNoiseAxis(compare)
+    raise InputError(f"against is {against!r}; give {' or '.join(get_args(Against))}")

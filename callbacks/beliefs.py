@@ -1,16 +1,18 @@
 """The messages and marginals of belief propagation, level by level."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from pandas import DataFrame
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from lit_hier.callbacks.axes import Against
-from lit_hier.callbacks.curves import CurveAnalysis, Curves, Floats, Line, Results
+from lit_hier.callbacks.axes import Against, choose_axis
+from lit_hier.callbacks.curves import Columns, CurveAnalysis, Curves, Floats, Line, Results
 from lit_hier.diffusion import ForwardBackward, Latents, num_levels
 from lit_hier.figures import level_figure
 from lit_hier.metrics import std_between
@@ -67,6 +69,9 @@ class Beliefs(CurveAnalysis):
 
     Args:
         against: The x axis, see `CurveAnalysis`.
+
+    Raises:
+        InputError: `against` is not an x axis.
     """
 
     name = "beliefs"
@@ -78,16 +83,15 @@ class Beliefs(CurveAnalysis):
     needs_messages = True
 
     def __init__(self, against: Against = "time") -> None:
-        super().__init__()
-        self.draw_against(against)
+        super().__init__(choose_axis(against))
 
     def lines(self) -> list[Line]:
         """List levels of upward messages, of downward ones, of marginals; each leaves first."""
-        sources = range(len(self.sources))
+        source_indices = range(len(self.sources))
         levels = range(num_levels(self.sources[0]))
         pairs = [(message, k) for message in MESSAGES for k in levels]
         return [
-            Line(f"{message} {k}", {"message": message, "level": k}, number, k, sources)
+            Line(f"{message} {k}", {"message": message, "level": k}, number, k, source_indices)
             for number, (message, k) in enumerate(pairs)
         ]
 
@@ -106,24 +110,22 @@ class Beliefs(CurveAnalysis):
                 curves.append(torch.stack(moments))
         return torch.stack(curves, dim=2)
 
-    def summarize(
-        self, samples: Floats, sources: NDArray[np.int64], time: int, line: Line
-    ) -> dict[str, float]:
+    def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute means and deviations over nodes and data, theory, the spread of grammars."""
         predicted = getattr(self.prediction(line), str(line.columns["message"]))
-        true, true_variance, largest, largest_variance = samples.astype("float64")
+        true, true_variance, largest, largest_variance = samples
         return {
-            "true": float(true.mean()),
-            "true_std": float(np.sqrt(true.var() + true_variance.mean())),
-            "largest": float(largest.mean()),
-            "largest_std": float(np.sqrt(largest.var() + largest_variance.mean())),
-            "count": len(true),
-            "theory": float(predicted[time, line.level]),
-            "grammars": len(np.unique(sources)),
-            "grammar_std": std_between(true, sources),
+            "true": true.mean(-1),
+            "true_std": np.sqrt(true.var(-1) + true_variance.mean(-1)),
+            "largest": largest.mean(-1),
+            "largest_std": np.sqrt(largest.var(-1) + largest_variance.mean(-1)),
+            "count": len(source_indices),
+            "theory": predicted[:, line.level],
+            "grammars": len(np.unique(source_indices)),
+            "grammar_std": [std_between(x, source_indices) for x in true],
         }
 
-    def figures(self, results: Results) -> dict[str, Figure]:
+    def figures(self, results: Results, tables: Mapping[str, DataFrame]) -> dict[str, Figure]:
         """Draw one figure per message: all levels, then each with its standard deviation."""
         columns = ("largest", "largest_std", "true", "theory")
         return {

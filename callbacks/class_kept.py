@@ -9,7 +9,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lit_hier.callbacks.axes import Against
-from lit_hier.callbacks.curves import Floats, Line, Results
+from lit_hier.callbacks.curves import Columns, Floats, Line, Results
 from lit_hier.callbacks.networks import NetworkAnalysis
 from lit_hier.data.hierarchy import read_hierarchy
 from lit_hier.diffusion import ForwardBackward
@@ -77,10 +77,10 @@ class ClassKept(NetworkAnalysis):
 
     def lines(self) -> list[Line]:
         """List the depths of the hierarchy, then the class itself."""
-        sources = range(len(self.sources))
+        source_indices = range(len(self.sources))
         names = [f"depth {k + 1}" for k in range(len(self._ancestors))] + ["class"]
         return [
-            Line(name, {"level": name, "level_index": k}, k, k, sources)
+            Line(name, {"level": name, "level_index": k}, k, k, source_indices)
             for k, name in enumerate(names)
         ]
 
@@ -118,12 +118,14 @@ class ClassKept(NetworkAnalysis):
             kept.append(self._classify(x, record.index, place) == start)
         return torch.stack(kept)[None].float()
 
-    def summarize(
-        self, samples: Floats, sources: NDArray[np.int64], time: int, line: Line
-    ) -> dict[str, float]:
+    def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute the fraction, its standard error over data, and the count."""
-        kept = samples[0].astype(np.float64)
-        return {"kept": float(kept.mean()), "sem": standard_error(kept), "count": len(kept)}
+        (kept,) = samples
+        return {
+            "kept": kept.mean(-1),
+            "sem": list(map(standard_error, kept)),
+            "count": len(source_indices),
+        }
 
     def panels(self, results: Results) -> Sequence[Panel]:
         """Draw the fractions, with their standard errors."""

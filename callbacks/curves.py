@@ -3,23 +3,23 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pandas import DataFrame
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from lit_hier.callbacks.analysis import Analysis
-from lit_hier.callbacks.axes import CURVE_AXES, Against, CurveAxis
+from lit_hier.callbacks.axes import CurveAxis
 from lit_hier.callbacks.tensorboard import log_curves, log_figure
 from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
 from lit_hier.figures import Panel, curve_figure
-from lit_hier.inference.theory import Prediction, predict
+from lit_hier.inference.theory import Prediction
 from lit_hier.io.arrays import write_samples
 from lit_hier.io.figures import write_figure
 from lit_hier.io.tables import write_table
@@ -29,6 +29,14 @@ from lit_hier.modules import ForwardBackwardModule
 Floats = NDArray[np.floating]
 Curves = Mapping[str, Floats]
 """Values over times by the curve's name, shallow to deep."""
+Columns = Mapping[str, ArrayLike]
+"""Values over times, shape (T,), or one value for all times, by the column's name."""
+_T = TypeVar("_T")
+
+
+def transpose(rows: Sequence[Mapping[str, _T]]) -> dict[str, list[_T]]:
+    """Turn rows that have the same keys, at least one, into columns."""
+    return {key: [row[key] for row in rows] for key in rows[0]}
 
 
 @dataclass(frozen=True)
@@ -40,14 +48,15 @@ class Line:
         columns: The columns of tables that identify it.
         curve: Index of the measured curve.
         level: Index of the level that theory predicts.
-        sources: The sources whose samples are averaged; theory is that of the first one.
+        source_indices: Indices of the sources whose samples are averaged; theory is that of the
+            first one.
     """
 
     name: str
     columns: Mapping[str, str | int | float]
     curve: int
     level: int
-    sources: Sequence[int]
+    source_indices: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ class Results:
         lines: The curves.
         table: A row per time and curve, all curves of a time together.
         values: The measurements of each sample, shape (quantities, T, measured curves, N).
-        source: Index of each sample's source, int64, shape (N,).
+        source_indices: Index of each sample's source, int64, shape (N,).
     """
 
     x: Floats
@@ -68,7 +77,7 @@ class Results:
     lines: Sequence[Line]
     table: DataFrame
     values: Floats
-    source: NDArray[np.int64]
+    source_indices: NDArray[np.int64]
 
     def curves(self, column: str) -> Curves:
         """Return the curves of one column, float64, each of shape (T,)."""
@@ -94,9 +103,14 @@ class CurveAnalysis(Analysis):
     It logs to TensorBoard the curves `{name}/{column}`, one sub-run per curve, and the figure
     `{name}`. Memory grows with the number of samples by their measurements only.
 
-    Subclasses whose argument `against` chooses the x axis pass it to `draw_against`: `time`, the
-    default, or `effective_noise`, the epsilon(t) that the run measures at its leaves (Eq. 60); the
-    names of all files and tags then end in `_against_noise`.
+    In configs, the argument `against` of some subclasses chooses the x axis: `time`, the default,
+    or `effective_noise`, the epsilon(t) that the run measures at its leaves (Eq. 60); the names of
+    all files and tags then end in `_against_noise`.
+
+    Args:
+        x_axis: What curves are drawn against.
+        name: The common name of files and tags, before the x axis's suffix; by default that of the
+            class.
     """
 
     quantities: ClassVar[tuple[str, ...]]
@@ -107,15 +121,11 @@ class CurveAnalysis(Analysis):
     """The title of the legend."""
     compared: ClassVar[tuple[str, str]] = ("", "")
     """Columns of measurement and theory, where there is a theory."""
-    x_axis: CurveAxis = CURVE_AXES["time"]
-    """What curves are drawn against."""
-    x: Floats
-    """Its values, shape (T,); known at the end of a run."""
 
-    def draw_against(self, against: Against) -> None:
-        """Choose the x axis."""
-        self.x_axis = CURVE_AXES[against]
-        self.name = f"{self.name}{self.x_axis.suffix}"
+    def __init__(self, x_axis: CurveAxis, name: str = "") -> None:
+        super().__init__()
+        self.x_axis = x_axis
+        self.name = f"{name or self.name}{x_axis.suffix}"
 
     @abstractmethod
     def lines(self) -> list[Line]:
@@ -128,15 +138,12 @@ class CurveAnalysis(Analysis):
         """Measure a batch: shape (quantities, T, curves, B)."""
 
     @abstractmethod
-    def summarize(
-        self, samples: Floats, sources: NDArray[np.int64], time: int, line: Line
-    ) -> Mapping[str, float]:
-        """Compute the columns of one row.
+    def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
+        """Compute the columns of one curve.
 
         Args:
-            samples: Measurements, shape (quantities, N).
-            sources: Index of each sample's source, shape (N,).
-            time: Index of the time.
+            samples: Measurements, float64, shape (quantities, T, N).
+            source_indices: Index of each sample's source, shape (N,).
             line: The curve.
         """
 
@@ -148,8 +155,13 @@ class CurveAnalysis(Analysis):
         """Arrange curves in panels."""
         return ()
 
-    def figures(self, results: Results) -> dict[str, Figure]:
-        """Draw the figures, by the name of their file."""
+    def figures(self, results: Results, tables: Mapping[str, DataFrame]) -> dict[str, Figure]:
+        """Draw the figures, by the name of their file.
+
+        Args:
+            results: The results.
+            tables: What `tables` returned.
+        """
         critical = self.critical_value(results.lines[0])
         panels = self.panels(results)
         figure = curve_figure(results.x, results.xlabel, panels, self.legend, critical)
@@ -164,37 +176,35 @@ class CurveAnalysis(Analysis):
         if not any(self.compared):
             return {}
         measured, theory = map(results.curves, self.compared)
-        rows = [
-            {
-                **line.columns,
-                **deviation(
-                    results.x, measured[line.name], theory[line.name], self.critical_value(line)
-                ),
-            }
-            for line in results.lines
-            if not np.isnan(theory[line.name]).any()
+        lines = [line for line in results.lines if not np.isnan(theory[line.name]).any()]
+        if not lines:
+            return {}
+        deviations = [
+            deviation(results.x, measured[line.name], theory[line.name], self.critical_value(line))
+            for line in lines
         ]
-        return {f"{self.name}_deviation": DataFrame(rows)} if rows else {}
+        columns = transpose([line.columns for line in lines]) | transpose(deviations)
+        return {f"{self.name}_deviation": DataFrame(columns)}
 
     def prediction(self, line: Line) -> Prediction:
         """Return what theory predicts for the samples of a curve."""
-        source = self.sources[line.sources[0]]
-        if source not in self._predictions:
-            self._predictions[source] = self.predict(source)
-        return self._predictions[source]
-
-    def predict(self, source: Source) -> Prediction:
-        """Predict the beliefs of a source; once per run and source."""
-        return predict(source, self.noise_process, self.times)
+        return self._predictions[self._source(line)]
 
     def critical_value(self, line: Line) -> float:
-        """Return where on the x axis theory predicts the transition; NaN if nowhere."""
+        """Return the x value of the predicted transition; NaN if theory predicts none."""
         time = self.prediction(line).critical_time
-        source = self.sources[line.sources[0]]
-        return self.x_axis.critical_value(time, self.noise_process, source)
+        return self.x_axis.critical_value(time, self.noise_process, self._source(line))
+
+    def _source(self, line: Line) -> Source:
+        return self.sources[line.source_indices[0]]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Reject runs of a single inversion time or without a curve, and as `Analysis` does."""
+        """Reject runs without two inversion times, a curve or the x axis, and as `Analysis` does.
+
+        Raises:
+            InputError: There is one inversion time or no curve, the sampler does not measure the
+                x axis, or the base class rejects the run.
+        """
         super().setup(trainer, pl_module, stage)
         if stage != "predict":
             return
@@ -205,6 +215,8 @@ class CurveAnalysis(Analysis):
             raise InputError(
                 f"trainer.callbacks: {kind} has no curve to draw for these data; leave it out"
             )
+        assert isinstance(pl_module, ForwardBackwardModule)
+        self.x_axis.check(pl_module)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Allocate the table of samples."""
@@ -212,7 +224,7 @@ class CurveAnalysis(Analysis):
         num, num_times = self.num_samples(trainer), len(self.times)
         shape = (len(self.quantities), num_times, len(self.curve_names()))
         self._values = SampleTable(*shape, num_samples=num)
-        self._source = SampleTable(num_samples=num)
+        self._source_indices = SampleTable(num_samples=num)
         self._x = SampleTable(num_times, num_samples=num) if self.x_axis.column else None
 
     def update(
@@ -221,57 +233,64 @@ class CurveAnalysis(Analysis):
         """Measure a batch."""
         index = record.index.cpu()
         self._values.update(index, self.measure(trainer, pl_module, record).cpu())
-        self._source.update(index, torch.full_like(index, record.source))
-        x = self.x_axis.measure(record, type(pl_module).__name__)
+        self._source_indices.update(index, torch.full_like(index, record.source_index))
+        x = self.x_axis.measure(record)
         if self._x is not None and x is not None:
             self._x.update(index, x.cpu())
 
     def compute(self, pl_module: ForwardBackwardModule) -> list[NDArray[Any]]:
-        """Gather all samples: their indices, measurements, sources and x values, if any."""
-        tables = [self._values, self._source] + ([self._x] if self._x is not None else [])
+        """Gather all samples: indices, measurements, source indices and x values, if any."""
+        tables = [self._values, self._source_indices]
+        if self._x is not None:
+            tables.append(self._x)
         computed = [table.to(pl_module.device).compute() for table in tables]
-        del self._values, self._source, self._x
+        del self._values, self._source_indices, self._x
         return [computed[0][0], *(values for _, values in computed)]
 
     def write(self, trainer: Trainer, folder: str, measured: list[NDArray[Any]]) -> None:
         """Summarize the samples, and write all files."""
-        index, values, source, *x = measured
+        index, values, source_indices, *gathered = measured
         if not len(index):
             raise InputError("data: none of the images can be read; check the files")
-        self.x = self.x_axis.values(self.times, x[0] if x else None)
-        self._predictions: dict[Source, Prediction] = {}
-        results = self._summarize(values, source.astype(np.int64))
+        x = self.x_axis.values(self.times, gathered[0] if gathered else None)
+        self._predictions = {
+            source: self.x_axis.predict(source, self.noise_process, self.times, x)
+            for source in set(map(self._source, self.lines()))
+        }
+        results = self._summarize(x, values, source_indices.astype(np.int64))
+        tables = self.tables(results)
         samples: dict[str, Any] = {"time": self.times, "curve": self.curve_names()}
-        samples |= {"index": index, "source": results.source}
+        samples |= {"index": index, "source": results.source_indices}
         samples |= zip(self.quantities, values, strict=True)
         write_samples(folder, self.name, samples)
-        for name, figure in self.figures(results).items():
+        for name, figure in self.figures(results, tables).items():
             write_figure(folder, name, figure)
             log_figure(trainer.loggers, name, figure)
-        for name, table in self.tables(results).items():
+        for name, table in tables.items():
             write_table(folder, name, table)
         write_table(folder, self.name, results.table)
         log_curves(trainer.loggers, self.charts(results), self.axis, self.times)
 
-    def _summarize(self, values: Floats, source: NDArray[np.int64]) -> Results:
+    def _summarize(self, x: Floats, values: Floats, source_indices: NDArray[np.int64]) -> Results:
         """Compute the table: lines without samples are omitted."""
-        masks = [(line, np.isin(source, line.sources)) for line in self.lines()]
-        masks = [(line, mask) for line, mask in masks if mask.any()]
-        lines, num_times = [line for line, _ in masks], len(self.times)
-        rows = [
-            self.summarize(values[:, k, line.curve, mask], source[mask], k, line)
-            for k in range(num_times)
-            for line, mask in masks
-        ]
+        lines, summaries = [], []
+        for line in self.lines():
+            mask = np.isin(source_indices, line.source_indices)
+            if mask.any():
+                samples = values[:, :, line.curve, mask].astype(np.float64, order="C")
+                lines.append(line)
+                summaries.append(self.summarize(samples, source_indices[mask], line))
+        num_times = len(self.times)
         columns: dict[str, Any] = {
             "process": self.axis.process,
             "time": np.repeat(self.times, len(lines)),
         }
-        columns |= {
-            name: [line.columns[name] for line in lines] * num_times for name in lines[0].columns
-        }
-        columns |= {name: [row[name] for row in rows] for name in rows[0]}
+        for name, by_line in transpose([line.columns for line in lines]).items():
+            columns[name] = by_line * num_times
+        for name, curves in transpose(summaries).items():
+            full = [np.broadcast_to(curve, num_times) for curve in curves]
+            columns[name] = np.stack(full, axis=1).ravel()
         if self.x_axis.column:
-            columns[self.x_axis.column] = np.repeat(self.x, len(lines))
+            columns[self.x_axis.column] = np.repeat(x, len(lines))
         table = DataFrame(columns | dict(self.image_counts))
-        return Results(self.x, self.x_axis.label(self.axis), lines, table, values, source)
+        return Results(x, self.x_axis.label(self.axis), lines, table, values, source_indices)

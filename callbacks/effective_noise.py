@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from lit_hier.callbacks.curves import CurveAnalysis, Floats, Line, Results
+from lit_hier.callbacks.axes import InversionTimes, measures_effective_noise
+from lit_hier.callbacks.curves import Columns, CurveAnalysis, Floats, Line, Results
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.figures import Panel
 from lit_hier.inference import theory
 from lit_hier.metrics import standard_error
 from lit_hier.modules import ForwardBackwardModule
-from lit_hier.rhm.parameters import GrammarParameters
 
 
 class EffectiveNoise(CurveAnalysis):
@@ -39,18 +39,23 @@ class EffectiveNoise(CurveAnalysis):
     compared = ("noise", "quadrature")
     varied = frozenset("nmsL")
 
+    def __init__(self) -> None:
+        super().__init__(InversionTimes())
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Compute the expected noise; reject samplers without leaf messages."""
         super().setup(trainer, pl_module, stage)
         if stage != "predict":
             return
-        grammars = [source for source in self.sources if isinstance(source, GrammarParameters)]
-        if self.noise_process is None or len(grammars) < len(self.sources):
+        assert isinstance(pl_module, ForwardBackwardModule)
+        if not measures_effective_noise(pl_module):
             raise InputError(
                 "model: EffectiveNoise needs leaf messages, which"
                 f" {type(pl_module).__name__} does not have; use it with a BPDenoiser"
             )
-        self._expected = theory.effective_noise(self.noise_process, self.times, grammars[0].v)
+        assert self.noise_process is not None
+        v = self.grammar(0).v
+        self._expected = theory.effective_noise(self.noise_process, self.times, v)
 
     def lines(self) -> list[Line]:
         """List one curve, of all leaves."""
@@ -63,16 +68,14 @@ class EffectiveNoise(CurveAnalysis):
         assert record.effective_noise is not None
         return record.effective_noise[None, :, None]
 
-    def summarize(
-        self, samples: Floats, sources: NDArray[np.int64], time: int, line: Line
-    ) -> dict[str, float]:
+    def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute the mean over data, its standard error, and the expected value."""
-        noise = samples[0].astype("float64")
+        (noise,) = samples
         return {
-            "noise": float(noise.mean()),
-            "sem": standard_error(noise),
-            "count": len(noise),
-            "quadrature": float(self._expected[time]),
+            "noise": noise.mean(-1),
+            "sem": list(map(standard_error, noise)),
+            "count": len(source_indices),
+            "quadrature": self._expected,
         }
 
     def panels(self, results: Results) -> Sequence[Panel]:

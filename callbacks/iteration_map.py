@@ -1,14 +1,18 @@
 """The map from a level's belief to the next one's, whose fixed points set the transition."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from pandas import DataFrame
 from pytorch_lightning import Trainer
 from torch import Tensor
 
+from lit_hier.callbacks.axes import InversionTimes
 from lit_hier.callbacks.beliefs import belief_in_truth, latents_of, messages_of
-from lit_hier.callbacks.curves import CurveAnalysis, Floats, Line, Results
+from lit_hier.callbacks.curves import Columns, CurveAnalysis, Floats, Line, Results
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.figures import MapCurve, map_figure
 from lit_hier.inference import theory
@@ -45,15 +49,17 @@ class IterationMap(CurveAnalysis):
     needs_messages = True
     varied = frozenset("m")
 
+    def __init__(self) -> None:
+        super().__init__(InversionTimes())
+
     def lines(self) -> list[Line]:
         """List all levels but the root, leaves first, for each number of synonyms."""
         lines = []
-        for grammar, sources in self.sources_by_grammar().items():
+        for grammar, source_indices in self.source_indices_by_grammar().items():
             m, s_f = grammar.m, theory.scaled_density(grammar)
-            lines += [
-                Line(f"m = {m}, level {k}", {"m": m, "s_f": s_f, "level": k}, k, k + 1, sources)
-                for k in range(grammar.L)
-            ]
+            for k in range(grammar.L):
+                columns = {"m": m, "s_f": s_f, "level": k}
+                lines.append(Line(f"m = {m}, level {k}", columns, k, k + 1, source_indices))
         return lines
 
     def curve_names(self) -> list[str]:
@@ -70,28 +76,26 @@ class IterationMap(CurveAnalysis):
         levels = torch.stack(means, dim=1)
         return torch.stack((levels[:, :-1], levels[:, 1:]))
 
-    def summarize(
-        self, samples: Floats, sources: NDArray[np.int64], time: int, line: Line
-    ) -> dict[str, float]:
+    def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute means over data, the map of the lower level's mean, the spread of grammars."""
-        belief, above = samples.astype("float64")
-        grammar = self.grammar(line.sources[0])
+        belief, above = samples
+        grammar, mean = self.grammar(line.source_indices[0]), belief.mean(-1)
         return {
-            "belief": float(belief.mean()),
-            "above": float(above.mean()),
-            "sem": standard_error(above),
-            "count": len(above),
-            "theory": float(theory.parent_belief(grammar, self.noise_process, belief.mean())),
-            "grammars": len(np.unique(sources)),
-            "grammar_std": std_between(above, sources),
+            "belief": mean,
+            "above": above.mean(-1),
+            "sem": list(map(standard_error, above)),
+            "count": len(source_indices),
+            "theory": [float(theory.parent_belief(grammar, self.noise_process, p)) for p in mean],
+            "grammars": len(np.unique(source_indices)),
+            "grammar_std": [std_between(x, source_indices) for x in above],
         }
 
-    def figures(self, results: Results) -> dict[str, Figure]:
+    def figures(self, results: Results, tables: Mapping[str, DataFrame]) -> dict[str, Figure]:
         """Draw the map, its fixed points, and each level against the next."""
         belief, above = map(results.curves, ("belief", "above"))
         maps = []
-        for grammar, sources in self.sources_by_grammar().items():
-            names = [line.name for line in results.lines if line.sources == sources]
+        for grammar, source_indices in self.source_indices_by_grammar().items():
+            names = [line.name for line in results.lines if line.source_indices == source_indices]
             if not names:
                 continue
             p = np.linspace(1 / grammar.v, 1, 400)

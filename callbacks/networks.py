@@ -6,7 +6,7 @@ from abc import ABC
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from torch import nn
 
-from lit_hier.callbacks.axes import Against
+from lit_hier.callbacks.axes import Against, choose_axis
 from lit_hier.callbacks.curves import CurveAnalysis
 from lit_hier.errors import InputError
 from lit_hier.nn.trained import check_training_set
@@ -21,15 +21,13 @@ class NetworkAnalysis(CurveAnalysis, ABC):
         name: The common name of files and tags: letters, digits, `_`, `-` and `.`.
 
     Raises:
-        InputError: The name is not allowed.
+        InputError: The name is not allowed, or `against` is not an x axis.
     """
 
     def __init__(self, network: nn.Module, against: Against, name: str) -> None:
         if not re.fullmatch(r"[\w][\w.-]*", name):
             raise InputError(f"name is {name!r}; give letters, digits, _, - and .")
-        super().__init__()
-        self.name = name
-        self.draw_against(against)
+        super().__init__(choose_axis(against), name)
         self.network = network.eval().requires_grad_(False)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -8,36 +8,34 @@ from numpy.typing import NDArray
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from lit_hier.callbacks.axes import Against
+from lit_hier.callbacks.axes import Against, choose_axis
 from lit_hier.callbacks.beliefs import belief_in_truth, latents_of
-from lit_hier.callbacks.curves import CurveAnalysis, Floats, Line, Results
-from lit_hier.diffusion import ForwardBackward, Source, num_levels
+from lit_hier.callbacks.curves import Columns, CurveAnalysis, Floats, Line, Results
+from lit_hier.diffusion import ForwardBackward, num_levels
 from lit_hier.figures import Panel
-from lit_hier.inference.theory import Prediction
 from lit_hier.metrics import standard_error, std_between
 from lit_hier.modules import ForwardBackwardModule
 
 
-def summarize_truth(
-    samples: Floats, sources: NDArray[np.int64], theory: float
-) -> dict[str, float]:
+def summarize_truth(samples: Floats, source_indices: NDArray[np.int64], theory: Floats) -> Columns:
     """Compute the columns on the true symbols.
 
     Args:
-        samples: Probability of the true symbols and share of unchanged ones, shape (2, N).
-        sources: Index of each sample's source, shape (N,).
-        theory: The predicted probability.
+        samples: Probability of the true symbols and share of unchanged ones, float64, shape
+            (2, T, N).
+        source_indices: Index of each sample's source, shape (N,).
+        theory: The predicted probability, shape (T,).
     """
-    marginal, unchanged = samples.astype("float64")
+    marginal, unchanged = samples
     return {
-        "marginal": float(marginal.mean()),
-        "unchanged": float(unchanged.mean()),
-        "sem": standard_error(marginal),
-        "count": len(marginal),
-        "theory": float(theory),
-        "unchanged_sem": standard_error(unchanged),
-        "grammars": len(np.unique(sources)),
-        "grammar_std": std_between(marginal, sources),
+        "marginal": marginal.mean(-1),
+        "unchanged": unchanged.mean(-1),
+        "sem": list(map(standard_error, marginal)),
+        "count": len(source_indices),
+        "theory": theory,
+        "unchanged_sem": list(map(standard_error, unchanged)),
+        "grammars": len(np.unique(source_indices)),
+        "grammar_std": [std_between(x, source_indices) for x in marginal],
     }
 
 
@@ -64,6 +62,9 @@ class Reconstruction(CurveAnalysis):
 
     Args:
         against: The x axis, see `CurveAnalysis`.
+
+    Raises:
+        InputError: `against` is not an x axis.
     """
 
     name = "reconstruction"
@@ -74,14 +75,13 @@ class Reconstruction(CurveAnalysis):
     needs_latents = True
 
     def __init__(self, against: Against = "time") -> None:
-        super().__init__()
-        self.draw_against(against)
+        super().__init__(choose_axis(against, compare=True))
 
     def lines(self) -> list[Line]:
         """One per level, leaves first."""
-        sources = range(len(self.sources))
+        source_indices = range(len(self.sources))
         levels = range(num_levels(self.sources[0]))
-        return [Line(f"level {k}", {"level": k}, k, k, sources) for k in levels]
+        return [Line(f"level {k}", {"level": k}, k, k, source_indices) for k in levels]
 
     def measure(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
@@ -98,15 +98,10 @@ class Reconstruction(CurveAnalysis):
         ]
         return torch.stack((torch.stack(marginal, 1), torch.stack(unchanged, 1)))
 
-    def predict(self, source: Source) -> Prediction:
-        """Predict the process itself, or what the x axis compares it with."""
-        return self.x_axis.predict(source, self.noise_process, self.times, self.x)
-
-    def summarize(
-        self, samples: Floats, sources: NDArray[np.int64], time: int, line: Line
-    ) -> dict[str, float]:
+    def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute means over data, standard errors, theory and the spread between grammars."""
-        return summarize_truth(samples, sources, self.prediction(line).marginal[time, line.level])
+        theory = self.prediction(line).marginal[:, line.level]
+        return summarize_truth(samples, source_indices, theory)
 
     def panels(self, results: Results) -> Sequence[Panel]:
         """Draw the marginals with theory, next to the unchanged symbols.

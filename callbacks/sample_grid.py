@@ -15,6 +15,7 @@ from lit_hier.figures import grid_figure
 from lit_hier.io.figures import write_figure
 from lit_hier.io.pixels import to_levels
 from lit_hier.modules import ForwardBackwardModule
+from lit_hier.rhm.parameters import GrammarParameters
 
 
 class SampleGrid(Analysis):
@@ -31,7 +32,9 @@ class SampleGrid(Analysis):
         num_times: Largest number of inversion times shown, spread evenly over the run's.
 
     Raises:
-        InputError: `num_images` or `num_times` is less than 1.
+        InputError: `num_images` or `num_times` is less than 1; in `setup`, the data are drawn from
+            a grammar or a distribution that does not have the shape of images; during the run, a
+            batch does not have it.
     """
 
     name = "samples"
@@ -43,6 +46,19 @@ class SampleGrid(Analysis):
                 raise InputError(f"{argument} is {value}; give at least 1")
         self.num_images = num_images
         self.num_times = num_times
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Reject data whose source is known not to be images, and runs as `Analysis` does."""
+        super().setup(trainer, pl_module, stage)
+        if stage != "predict":
+            return
+        for source in self.sources:
+            if isinstance(source, GrammarParameters):
+                raise InputError(
+                    "data: SampleGrid shows images, not strings of a grammar; leave it out"
+                )
+            if source is not None:
+                _check_images(source.shape)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the inversion times."""
@@ -61,10 +77,7 @@ class SampleGrid(Analysis):
             InputError: The data are not images.
         """
         x = record.x_start
-        if x.ndim != 4 or x.shape[1] not in (1, 3):
-            raise InputError(
-                f"data: SampleGrid shows images of 1 or 3 channels, not x of {tuple(x.shape)}"
-            )
+        _check_images(tuple(x.shape[1:]))
         for column, sample in enumerate(record.index.tolist()):
             part = sample * self.num_images // self._num_samples
             if part not in self._first or sample < self._first[part][0]:
@@ -101,3 +114,12 @@ class SampleGrid(Analysis):
         figure = grid_figure(np.moveaxis(measured, 2, -1), titles)
         write_figure(folder, self.name, figure)
         log_figure(trainer.loggers, self.name, figure)
+
+
+def _check_images(shape: tuple[int, ...]) -> None:
+    """Check that the shape of a datum is (C, H, W) with 1 or 3 channels."""
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise InputError(
+            "data: SampleGrid shows images of shape (1, H, W) or (3, H, W), but the data have"
+            f" shape {shape}; leave it out"
+        )

@@ -1,6 +1,6 @@
 """Similarity of a network's activations before and after forward-backward."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lit_hier.callbacks.axes import Against
-from lit_hier.callbacks.curves import Floats, Line, Results
+from lit_hier.callbacks.curves import Columns, Floats, Line, Results, transpose
 from lit_hier.callbacks.networks import NetworkAnalysis
 from lit_hier.callbacks.reference import Reference, load_or_compute
 from lit_hier.diffusion import ForwardBackward
@@ -86,9 +86,9 @@ class ActivationSimilarity(NetworkAnalysis):
 
     def lines(self) -> list[Line]:
         """List the layers, in the network's order."""
-        sources = range(len(self.sources))
+        source_indices = range(len(self.sources))
         return [
-            Line(name, {"layer": name, "layer_index": k}, k, k, sources)
+            Line(name, {"layer": name, "layer_index": k}, k, k, source_indices)
             for k, name in enumerate(self.probe.layers)
         ]
 
@@ -110,15 +110,15 @@ class ActivationSimilarity(NetworkAnalysis):
         count, skipped, converted, enlarged = reference.counts.tolist()
         top1, top5 = reference.accuracy.tolist()
         constant = sum(layer.num_constant for layer in self.standardizations.values())
-        self._reference_row = {
-            "split": self.reference,
-            "count": count,
-            "skipped": skipped,
-            "converted": converted,
-            "enlarged": enlarged,
-            "top1": top1,
-            "top5": top5,
-            "constant_channels": constant,
+        self._reference_columns = {
+            "split": [self.reference],
+            "count": [count],
+            "skipped": [skipped],
+            "converted": [converted],
+            "enlarged": [enlarged],
+            "top1": [top1],
+            "top5": [top5],
+            "constant_channels": [constant],
         }
         accuracy = ""
         if num_classes := reference.num_classes:
@@ -163,14 +163,12 @@ class ActivationSimilarity(NetworkAnalysis):
 
     def tables(self, results: Results) -> dict[str, DataFrame]:
         """Add the table on the reference set."""
-        reference = DataFrame([self._reference_row])
+        reference = DataFrame(self._reference_columns)
         return {**super().tables(results), f"{self.name}_reference": reference}
 
-    def summarize(
-        self, samples: Floats, sources: NDArray[np.int64], time: int, line: Line
-    ) -> Mapping[str, float]:
+    def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute mode, mean, median, std, sem and count."""
-        return summarize(samples[0])
+        return transpose(list(map(summarize, samples[0])))
 
     def panels(self, results: Results) -> Sequence[Panel]:
         """Draw the mode, as in the paper, next to the mean."""

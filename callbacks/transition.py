@@ -1,5 +1,7 @@
 """The place and the width of the transition at which the class is lost."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -8,8 +10,16 @@ from pandas import DataFrame
 from pytorch_lightning import Trainer
 from torch import Tensor
 
+from lit_hier.callbacks.axes import InversionTimes
 from lit_hier.callbacks.beliefs import belief_in_truth, latents_of
-from lit_hier.callbacks.curves import CurveAnalysis, Floats, Line, Results
+from lit_hier.callbacks.curves import (
+    Columns,
+    CurveAnalysis,
+    Floats,
+    Line,
+    Results,
+    transpose,
+)
 from lit_hier.callbacks.reconstruction import summarize_truth
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.figures import Panel, curve_figure, phase_figure
@@ -50,17 +60,20 @@ class Transition(CurveAnalysis):
     needs_latents = True
     varied = frozenset("mL")
 
+    def __init__(self) -> None:
+        super().__init__(InversionTimes())
+
     def lines(self) -> list[Line]:
         """List each (m, L), ascending."""
-        groups = self.sources_by_grammar()
+        groups = self.source_indices_by_grammar()
         several_m = len({grammar.m for grammar in groups}) > 1
         several_L = len({grammar.L for grammar in groups}) > 1
         lines = []
-        for grammar, sources in groups.items():
+        for grammar, source_indices in groups.items():
             m, L = grammar.m, grammar.L
             names = [f"m = {m}"] * several_m + [f"L = {L}"] * (several_L or not several_m)
             columns = {"m": m, "L": L, "s_f": theory.scaled_density(grammar)}
-            lines.append(Line(", ".join(names), columns, 0, L, sources))
+            lines.append(Line(", ".join(names), columns, 0, L, source_indices))
         return lines
 
     def curve_names(self) -> list[str]:
@@ -76,44 +89,50 @@ class Transition(CurveAnalysis):
         unchanged = (latents.tree_reversed[-1] == latents.tree_start[-1]).to(marginal)
         return torch.stack((marginal, unchanged)).transpose(-1, -2)
 
-    def summarize(
-        self, samples: Floats, sources: NDArray[np.int64], time: int, line: Line
-    ) -> dict[str, float]:
+    def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute means over data, standard errors, theory and the spread between grammars."""
-        return summarize_truth(samples, sources, self.prediction(line).marginal[time, line.level])
+        predicted = self.prediction(line).marginal[:, line.level]
+        return summarize_truth(samples, source_indices, predicted)
 
     def tables(self, results: Results) -> dict[str, DataFrame]:
         """Add the places and widths of the transitions, measured and predicted."""
         return {**super().tables(results), f"{self.name}_points": self._points(results)}
 
     def _points(self, results: Results) -> DataFrame:
-        marginal, theory_marginal = map(results.curves, ("marginal", "theory"))
-        rows = []
-        for line in results.lines:
-            grammar = self.grammar(line.sources[0])
-            chance = 1 / grammar.n
-            measured = transition(results.x, marginal[line.name], chance)
-            predicted = transition(results.x, theory_marginal[line.name], chance)
-            by_grammar = [
-                transition(results.x, results.values[0, :, 0, results.source == k].mean(0), chance)
-                for k in np.intersect1d(line.sources, results.source)
-            ]
-            places = np.array([place for place, _ in by_grammar])
-            rows.append(
-                {
-                    **line.columns,
-                    "place": measured[0],
-                    "width": measured[1],
-                    "place_std": std_between(places, np.arange(len(places))),
-                    "theory_place": predicted[0],
-                    "theory_width": predicted[1],
-                    "critical": self.critical_value(line),
-                    "exponent": theory.critical_exponent(grammar, self.noise_process),
-                }
-            )
-        return DataFrame(rows)
+        """Compute the place and the width of each curve's transition, one row per curve."""
+        lines, x = results.lines, results.x
+        grammars = [self.grammar(line.source_indices[0]) for line in lines]
+        places: dict[str, Floats] = {}
+        widths: dict[str, Floats] = {}
+        for column in ("marginal", "theory"):
+            pairs = zip(results.curves(column).values(), grammars, strict=True)
+            found = [transition(x, curve, 1 / grammar.n) for curve, grammar in pairs]
+            places[column], widths[column] = np.array(found).T
+        by_grammar = [
+            self._places(results, line, 1 / grammar.n)
+            for line, grammar in zip(lines, grammars, strict=True)
+        ]
+        columns = transpose([line.columns for line in lines]) | {
+            "place": places["marginal"],
+            "width": widths["marginal"],
+            "place_std": [std_between(each, np.arange(len(each))) for each in by_grammar],
+            "theory_place": places["theory"],
+            "theory_width": widths["theory"],
+            "critical": [self.critical_value(line) for line in lines],
+            "exponent": [
+                theory.critical_exponent(grammar, self.noise_process) for grammar in grammars
+            ],
+        }
+        return DataFrame(columns)
 
-    def figures(self, results: Results) -> dict[str, Figure]:
+    @staticmethod
+    def _places(results: Results, line: Line, chance: float) -> Floats:
+        """Find where each grammar of a curve has its transition: float64, shape (grammars,)."""
+        sampled = np.intersect1d(line.source_indices, results.source_indices)
+        curves = [results.values[0, :, 0, results.source_indices == k].mean(0) for k in sampled]
+        return np.array([transition(results.x, curve, chance)[0] for curve in curves])
+
+    def figures(self, results: Results, tables: Mapping[str, DataFrame]) -> dict[str, Figure]:
         """Draw the curves and, for several m, the phase diagram."""
         panels = [
             Panel(
@@ -132,9 +151,9 @@ class Transition(CurveAnalysis):
         critical = criticals.pop() if len(criticals) == 1 else np.nan
         figure = curve_figure(results.x, results.xlabel, panels, self.legend, critical)
         figures = {self.name: figure}
-        points = self._points(results)
+        points = tables[f"{self.name}_points"]
         if len(points) > 1 and points["s_f"].is_unique:
-            grammar = self.grammar(results.lines[0].sources[0])
+            grammar = self.grammar(results.lines[0].source_indices[0])
             figures["phase_diagram"] = phase_figure(
                 results.x,
                 points["s_f"].to_numpy(),

@@ -18,7 +18,7 @@ from lit_hier.data import DigitsDataModule
 from lit_hier.data.hierarchy import read_hierarchy
 from lit_hier.errors import InputError
 from lit_hier.metrics import Standardization, channel_moments
-from lit_hier.modules import StoredSamples
+from lit_hier.modules import DDPMSampler, StoredSamples
 from lit_hier.nn import Probe
 from lit_hier.nn.fingerprint import fingerprint
 
@@ -321,6 +321,22 @@ def test_networks_with_outputs_other_than_logits_are_rejected(
     for callback in (ClassKept(wide), ActivationSimilarity(wide, ["0"])):
         with pytest.raises(InputError, match=r"^network: Sequential does not take x of shape"):
             predict(tmp_path, sampler(pipeline, None), [callback])
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        ClassKept(Net(), against="effective_noise"),
+        ActivationSimilarity(Net(), ["0"], against="effective_noise"),
+    ],
+)
+def test_images_have_no_effective_noise(pipeline: str, tmp_path: Path, callback: Any) -> None:
+    message = "^against: DDPMSampler measures no effective noise; omit `against` to draw"
+    with (
+        patch.object(DDPMSampler, "sample", side_effect=AssertionError),
+        pytest.raises(InputError, match=message),
+    ):
+        predict(tmp_path, sampler(pipeline, None), [callback])
 
 
 def test_networks_that_are_not_classifiers_are_rejected(pipeline: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Keep, rows
+from jsonargparse import ArgumentParser
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -21,14 +23,17 @@ from lit_hier.callbacks import (
     EffectiveNoise,
     IterationMap,
     Reconstruction,
+    SampleGrid,
     Transition,
 )
-from lit_hier.callbacks.curves import Line
+from lit_hier.callbacks.axes import InversionTimes
+from lit_hier.callbacks.curves import CurveAnalysis, Line
 from lit_hier.data import GaussianDataModule, RHMDataModule
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.gaussian import Distribution, GaussianMixture, GaussianRandomField
 from lit_hier.inference import mean_field
+from lit_hier.metrics import transition
 from lit_hier.modules import BPDenoiser, GaussianDenoiser
 from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess
 from lit_hier.rhm import GrammarEnsemble
@@ -80,11 +85,11 @@ def table(path: Path) -> list[dict[str, Any]]:
 def by_source(
     records: list[ForwardBackward], tree: str, level: int, time: int
 ) -> dict[int, np.ndarray]:
-    """Collect the distributions of a level, by grammar: shape (data, nodes, v)."""
+    """Collect the distributions of a level, by index of the grammar: shape (data, nodes, v)."""
     found: dict[int, list[np.ndarray]] = {}
     for record in records:
         beliefs = getattr(record.latents, tree)[level][time].numpy().astype(float)
-        found.setdefault(record.source, []).append(beliefs)
+        found.setdefault(record.source_index, []).append(beliefs)
     return {source: np.concatenate(parts) for source, parts in found.items()}
 
 
@@ -92,7 +97,7 @@ def truths(records: list[ForwardBackward], level: int) -> dict[int, np.ndarray]:
     found: dict[int, list[np.ndarray]] = {}
     for record in records:
         assert record.latents is not None
-        found.setdefault(record.source, []).append(record.latents.tree_start[level].numpy())
+        found.setdefault(record.source_index, []).append(record.latents.tree_start[level].numpy())
     return {source: np.concatenate(parts) for source, parts in found.items()}
 
 
@@ -356,13 +361,27 @@ def test_a_mixture_is_not_a_grammar(tmp_path: Path, callback: Callback, message:
     reject(tmp_path, GaussianMixture(8), callback, message)
 
 
-def test_an_axis_that_the_sampler_does_not_measure(tmp_path: Path) -> None:
-    mixture = GaussianMixture(8)
-    sampler, data = GaussianDenoiser(mixture, [0.1, 1.0]), GaussianDataModule(mixture, 5, 5)
-    with pytest.raises(
-        InputError, match=r"^against: GaussianDenoiser measures no effective noise"
+def test_an_axis_that_the_sampler_does_not_measure_is_rejected(tmp_path: Path) -> None:
+    message = "against: GaussianDenoiser measures no effective noise; omit `against`"
+    reject(tmp_path, GaussianMixture(8), Reconstruction("effective_noise"), message)
+
+
+def test_a_grid_of_data_that_are_not_images_is_rejected(tmp_path: Path) -> None:
+    message = r"data: SampleGrid shows images of shape .* but the data have shape \(1, 8\); leave"
+    reject(tmp_path, GaussianMixture(8, dimensions=1), SampleGrid(), message)
+    message = r"^data: SampleGrid shows images, not strings of a grammar; leave it out$"
+    with (
+        patch.object(BPDenoiser, "forward_backward", side_effect=AssertionError),
+        pytest.raises(InputError, match=message),
     ):
-        run(tmp_path, sampler, data, Reconstruction("effective_noise"))
+        predict(tmp_path, SampleGrid())
+
+
+def test_a_grid_shows_samples_of_a_two_dimensional_mixture(tmp_path: Path) -> None:
+    mixture = GaussianMixture(8, dimensions=2)
+    sampler, data = GaussianDenoiser(mixture, [0.1, 1.0]), GaussianDataModule(mixture, 5, 5)
+    folder = run(tmp_path, sampler, data, SampleGrid(2))
+    assert (folder / "samples.png").is_file()
 
 
 class NoCurve(Reconstruction):
@@ -380,6 +399,67 @@ def test_only_some_analyses_choose_their_axis() -> None:
         assert inspect.signature(kind).parameters["against"].default == "time"
     for kind in (EffectiveNoise, IterationMap, Transition):
         assert not inspect.signature(kind).parameters
+
+
+@pytest.mark.parametrize(
+    "kind", [ActivationSimilarity, Beliefs, ClassKept, EffectiveNoise, Reconstruction, Transition]
+)
+def test_configs_choose_an_axis_by_its_name_only(kind: type[CurveAnalysis]) -> None:
+    """The arguments as jsonargparse finds them, also through those of base classes."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, "callback")
+    keys = parser.get_defaults(skip_validation=True).as_dict().get("callback", {})
+    assert "x_axis" not in keys
+    assert ("against" in keys) == ("against" in inspect.signature(kind).parameters)
+
+
+def test_an_unknown_axis_is_rejected() -> None:
+    wrong: Any = "noise"
+    network = torch.nn.Linear(1, 1)
+    kinds = (Beliefs, Reconstruction, partial(ClassKept, network),
+             partial(ActivationSimilarity, network, ["*"]))  # fmt: skip
+    for kind in kinds:
+        with pytest.raises(
+            InputError, match=r"^against is 'noise'; give time or effective_noise$"
+        ):
+            kind(against=wrong)
+
+
+class Logarithm(InversionTimes):
+    """The logarithm of the inversion times, as another package may define it."""
+
+    suffix = "_against_logarithm"
+    column = "logarithm"
+
+    def measure(self, record: ForwardBackward) -> torch.Tensor:
+        return record.times.log()[:, None].expand(-1, len(record.index))
+
+    def values(self, times: tuple[float, ...], measured: np.ndarray | None) -> np.ndarray:
+        assert measured is not None
+        values: np.ndarray = measured[:, 0].astype(float)
+        return values
+
+
+class AgainstLogarithm(Reconstruction):
+    def __init__(self) -> None:
+        CurveAnalysis.__init__(self, Logarithm())
+
+
+def test_any_axis_can_be_passed_in(tmp_path: Path) -> None:
+    times = [0.25, 0.5, 1.0]
+    folder, _ = predict(tmp_path, AgainstLogarithm(), Reconstruction(), times=times)
+    against = table(folder / "reconstruction_against_logarithm.csv")
+    assert [row.pop("logarithm") for row in against] == pytest.approx(
+        np.repeat(np.log(times), 4), abs=1e-6
+    )
+    assert against == table(folder / "reconstruction.csv")
+
+
+def test_places_and_widths_are_computed_once(tmp_path: Path) -> None:
+    with patch("lit_hier.callbacks.transition.transition", wraps=transition) as computed:
+        folder, _ = predict(tmp_path, Transition(), m=[2, 5], messages=False)
+    assert (folder / "phase_diagram.png").is_file()
+    assert computed.call_count == 2 * (2 + len(SEEDS))  # measured, theory and each grammar
 
 
 @pytest.mark.parametrize("argument", ["num_bins", "num_levels"])

@@ -61,7 +61,7 @@ class ForwardBackward:
         latents: The latent variables, where they are known.
         effective_noise: For discrete data, the mean belief in a wrong symbol at a leaf before
             inference, times v (Eq. 60), float64, shape (T, B).
-        source: Position, in the sampler's `sources`, of what the batch is drawn from.
+        source_index: Index, in the sampler's `sources`, of what the batch is drawn from.
         image_counts: For images from files, the numbers that `IMAGE_COUNTS` lists, int64,
             shape (3,).
     """
@@ -74,5 +74,5 @@ class ForwardBackward:
     label: Tensor
     latents: Latents | None = None
     effective_noise: Tensor | None = None
-    source: int = 0
+    source_index: int = 0
     image_counts: Tensor | None = None

@@ -52,14 +52,14 @@ def mean_field_applies(grammar: GrammarParameters, process: NoiseProcess | None)
 
 
 def predict(
-    drawn_from: GrammarParameters | Distribution | None,
+    source: GrammarParameters | Distribution | None,
     process: NoiseProcess | None,
     times: Float64[np.ndarray, " T"] | Sequence[float],
 ) -> Prediction:
     """Predict the beliefs in the true symbols at every level.
 
     Args:
-        drawn_from: What the data are drawn from; None for data without a theory.
+        source: What the data are drawn from; None for data without a theory.
         process: How they are corrupted; None likewise.
         times: Inversion times on the process's axis, shape (T,).
 
@@ -67,10 +67,10 @@ def predict(
         L + 1 levels for a grammar, one level (the class) for a distribution, none otherwise.
     """
     times = np.asarray(times, dtype=np.float64)
-    if isinstance(drawn_from, GrammarParameters):
-        return _predict_grammar(drawn_from, process, times)
-    if isinstance(drawn_from, Distribution):
-        marginal = [[drawn_from.class_theory(time)] for time in times.tolist()]
+    if isinstance(source, GrammarParameters):
+        return _predict_grammar(source, process, times)
+    if isinstance(source, Distribution):
+        marginal = [[source.class_theory(time)] for time in times.tolist()]
         unknown = np.full((len(times), 1), np.nan)
         return Prediction("quadrature", unknown, unknown, np.array(marginal), math.nan)
     unknown = np.empty((len(times), 0))

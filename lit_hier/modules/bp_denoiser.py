@@ -109,7 +109,7 @@ class BPDenoiser(ForwardBackwardModule):
                 answers.get("downward"),
             ),
             effective_noise=torch.stack(effective_noise),
-            source=source,
+            source_index=source,
         )
 
 

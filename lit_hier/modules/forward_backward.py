@@ -35,7 +35,7 @@ class ForwardBackwardModule(LightningModule, ABC):
         seed: The seed.
         messages: Whether records hold upward and downward messages.
         noise_process: The corruption process, for predictions; None if there is no theory of it.
-        sources: What the run's data are drawn from; each record gives its position here.
+        sources: What the run's data are drawn from; each record has its `source_index`.
         track: Wraps the times as `predict_step` iterates over them; set by a progress bar.
         advance: Takes the number of model evaluations since its last call; set by a progress bar.
 
