@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -364,3 +365,36 @@ def test_the_sanitized_kernel_is_tested_whatever_the_environment(tmp_path: Path)
         capture_output=True,
     )
     assert record.read_text().splitlines()[-1] == "pytest unset"
+
+
+def test_invalid_queries_and_tensors_for_answers_are_rejected() -> None:
+    """In a process without the tests' checks of types, as users have it."""
+    script = """
+import torch
+from lit_hier.errors import InputError
+from lit_hier.inference import BeliefPropagation
+from lit_hier.rhm import RandomHierarchyModel
+bp = BeliefPropagation(RandomHierarchyModel(4, 2, 2, 2))
+posterior = bp.condition(torch.rand(3, 4, 4))
+right = posterior.allocate("marginals")
+wide = tuple(torch.empty(*x.shape[:-1], 2 * x.shape[-1])[..., ::2] for x in right)
+assert posterior.query("marginals", out={"marginals": right})["marginals"] is right
+for query, out in [
+    ("tree", {}), ("", {}), ("query", {}), ("marginals", {"marginals": (torch.empty(1),)}),
+    ("marginals", {"marginals": right[:-1]}), ("marginals", {"marginals": wide}),
+    ("upward", {"upward": tuple(x.double() for x in right)}),
+    ("log_evidence", {"log_evidence": (torch.empty(3),)}),
+]:
+    try:
+        posterior.query(query, out=out)
+    except InputError as error:
+        print(error)
+    else:
+        raise AssertionError((query, out))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 8
+    assert lines[0] == "queries: there is no query 'tree'; did you mean trees?"
+    assert all("must be contiguous, torch.float" in line for line in lines[3:])

@@ -1,7 +1,8 @@
 """The posterior over trees given leaf messages: exact at any scale of the probabilities."""
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from difflib import get_close_matches
+from typing import Final, get_args
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
@@ -74,10 +75,15 @@ class Posterior:
             tensor.
 
         Raises:
-            InputError: `draws` has another shape, or a leaf message is negative or non-finite.
+            InputError: There is no such query, a tensor of `out` cannot hold the answer, `draws`
+                has another shape, or a leaf message is negative or non-finite.
             UnexplainedEvidenceError: No tree explains some samples.
         """
         tables, leaves, out = self._tables, self._leaf_messages, out or {}
+        for query in queries:
+            _check_query(query)
+            if query in out:
+                self._check_out(query, out[query])
         if "trees" in queries:
             expected = (len(leaves), 1 + tables.num_choices)
             if draws is None or tuple(draws.shape) != expected:
@@ -97,13 +103,36 @@ class Posterior:
 
     def allocate(self, query: Query, *leading: int) -> tuple[Tensor, ...]:
         """Allocate tensors for an answer, uninitialized, with optional leading dimensions."""
-        leaves, levels = self._leaf_messages, self._tables.level_shapes
-        shape = (*leading, leaves.shape[0])
+        shapes, dtype = self._answer_format(query)
+        new_empty = self._leaf_messages.new_empty
+        return tuple([new_empty((*leading, *shape), dtype=dtype) for shape in shapes])
+
+    def _answer_format(self, query: Query) -> tuple[list[tuple[int, ...]], torch.dtype]:
+        """Return the shape of each tensor of an answer, and their type."""
+        batch, levels = len(self._leaf_messages), self._tables.level_shapes
         if query == "log_evidence":
-            return (leaves.new_empty(shape, dtype=torch.float64),)
+            return [(batch,)], torch.float64
         if query == "trees":
-            return tuple(leaves.new_empty((*shape, num), dtype=torch.int64) for num, _ in levels)
-        return tuple([leaves.new_empty(*shape, *level) for level in levels])
+            return [(batch, num_nodes) for num_nodes, _ in levels], torch.int64
+        return [(batch, *level) for level in levels], self._leaf_messages.dtype
+
+    def _check_out(self, query: Query, out: tuple[Tensor, ...]) -> None:
+        """Reject tensors that cannot hold an answer: the kernel writes to their memory.
+
+        Raises:
+            InputError: Their number, a shape, the type, the device or the memory layout differs.
+        """
+        shapes, dtype = self._answer_format(query)
+        device = self._leaf_messages.device
+        if (
+            [tuple(x.shape) for x in out] != shapes
+            or any(x.dtype != dtype or x.device != device for x in out)
+            or not all(x.is_contiguous() for x in out)
+        ):
+            raise InputError(
+                f"out: the tensors for {query} must be contiguous, {dtype}, on {device}, of shapes"
+                f" {shapes}; `allocate` returns such tensors"
+            )
 
     def upward(self) -> tuple[Float[Tensor, "batch _ _"], ...]:
         """Upward messages (Eq. 13-14): L + 1 tensors (B, s**(L-l), v or n), normalized."""
@@ -211,3 +240,11 @@ class Posterior:
         on_cpu = self._leaf_messages.device.type == "cpu"
         numbers = _CHUNK_ON_CPU if on_cpu else _CHUNK_ELSEWHERE
         return max(1, numbers // self._leaf_messages[0].numel())
+
+
+def _check_query(query: Query) -> None:
+    known = get_args(Query)
+    if query not in known:
+        close = get_close_matches(str(query), known, n=1)
+        suggestion = f"did you mean {close[0]}?" if close else f"give one of {', '.join(known)}"
+        raise InputError(f"queries: there is no query {query!r}; {suggestion}")
