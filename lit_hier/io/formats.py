@@ -1,6 +1,6 @@
 """Format versions of the files that runs write: integers that increase with incompatible changes.
 
-Files without a version are older than versions; they are read as format 1.
+Files from before format versions existed have none; they are read as format 1.
 """
 
 import json
