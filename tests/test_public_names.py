@@ -39,9 +39,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_an_old_name_is_answered_by_the_new_one() -> None:
-    with pytest.raises(ImportError, match="DDPMTrainer.*: it was renamed; write DDPMTask$"):
+    with pytest.raises(ImportError, match=r"DDPMTrainer.*: it was renamed; write DDPMTask$"):
         from lit_hier.modules import DDPMTrainer  # noqa: F401
-    with pytest.raises(AttributeError, match="no attribute 'DDPMTrainers'$"):
+    with pytest.raises(AttributeError, match=r"no attribute 'DDPMTrainers'$"):
         _ = lit_hier.modules.DDPMTrainers
 
 
