@@ -28,7 +28,7 @@ import lit_hier.nn
 import lit_hier.processes
 import lit_hier.rhm
 from lit_hier.cli.errors import describe_input_error, exit_with_error
-from lit_hier.cli.parser import OneLineParser
+from lit_hier.cli.parser import OneLineParser, check_arguments
 from lit_hier.cli.run_folder import AtomicCheckpointIO, RunFolder
 from lit_hier.cli.trust import trusted_classes
 from lit_hier.errors import InputError
@@ -196,8 +196,10 @@ def execute(args: Sequence[str] | None = None, callbacks: Sequence[Callback] = (
     Raises:
         SystemExit: With status 2 and one line on standard error if the input is invalid.
     """
+    given = sys.argv[1:] if args is None else args
     try:
-        with trusted_classes(sys.argv[1:] if args is None else args):
+        check_arguments(given)
+        with trusted_classes(given):
             LitHierCLI(
                 LightningModule,
                 LightningDataModule,

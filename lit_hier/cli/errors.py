@@ -33,7 +33,7 @@ _VAGUE: Final = re.compile(
 )
 # What an argument accepts, with the brackets of a type.
 _KIND: Final = re.compile(
-    r"Expected an? (?!path but)((?:\w|\.)+\[.*?\](?=[.,]? |[.,]?$)|.*?)(?:[.,]? (?:Got|Given)|[.,] |$)"
+    r"Expected an? (?!path but)((?:\w|\.)+\[.*?\](?=[.,]? |[.,]?$)|.*?)(?:[.,] |$)"
     r"|(Not a valid subclass of \w+)",
     re.MULTILINE,
 )
@@ -91,7 +91,8 @@ def describe_parser_error(
         return f"{key}: {_describe_unknown_class(unknown[1], unusable, known)}"
     if "Problems parsing config" in message:
         bare = re.sub(r'^.*?Problems parsing config:|in "<unicode string>",', "", message)
-        return f"{key}: not valid YAML: {one_line(bare)}"
+        remedy = "" if ";" in bare else "; correct the file"
+        return f"{key}: not valid YAML: {one_line(bare)}{remedy}"
     bare = re.sub(r'Parser key "[^"]*":\s*', "", message)
     bare = re.sub(r"Problem with given class_path '(?:\w+\.)*(\w+)':\s*", r"\1: ", bare)
     value = re.search(r"(?:Given value: |Got value: )(.*)", bare, re.DOTALL)
@@ -107,8 +108,9 @@ def describe_parser_error(
     if several := re.search(r"Multiple subclasses with name (\w+).* ambiguity: (.*)\.", bare):
         paths = " or ".join(several[2].split(", "))
         return f"{key}: several classes are named {several[1]}; write {paths}"
-    if abstract := re.search(r"instantiatable class, but (\S+) is (?:abstract|a protocol)", bare):
-        return f"{key}: {abstract[1]} is abstract; name a subclass of it, as listed by --help"
+    if value and re.search(r"instantiatable class, but .*is (?:abstract|a protocol)", bare):
+        path = _find_class_path(value[1])
+        return f"{key}: {path} is abstract; name a subclass of it, as listed by --help"
     if value and (wrong := re.search(r"does not correspond to a subclass of (\w+)", bare)):
         path = _find_class_path(value[1])
         return f"{key}: {path} is not a subclass of {wrong[1]}; name one, as listed by --help"
@@ -216,7 +218,8 @@ def _find_new_name(name: str) -> str | None:
 
 def _find_key(message: str) -> str:
     """Return the innermost key that a message is about."""
-    keys = re.findall(r'Parser key "([^"]*)"', message)
+    keys = re.findall(r'Parser key "([^"]*)"|^--([\w.]+):', message)
+    keys = ["".join(pair) for pair in keys]
     return str(keys[-1]) if keys and keys[-1] else "config"
 
 

@@ -41,7 +41,7 @@ def describe_unknown_option(
         leaves.update(_flatten(value))
     full = next((path for leaf in leaves if (path := _cut(leaf, key)) is not None), key)
     place = full.removesuffix(key).rstrip(".")
-    shown = re.sub(r"\.\d+(?=\.|$)", "", full)  # of an item of a list
+    shown = re.sub(r"(^|\.)\d+(?=\.)", "", full).lstrip(".")  # without the places in lists
     first = key.partition(".")[0]
     if not place:
         nearest = suggest(key, options) or suggest(first, {o.partition(".")[0] for o in options})
@@ -50,8 +50,8 @@ def describe_unknown_option(
     name = str(leaves.get(f"{owner}.class_path", leaves.get(owner, "")))
     class_type = classes.get(name.rpartition(".")[2])
     if class_type is None:
-        names = {name for value in classes.values() for name in _list_arguments(value)}
-        nearest = suggest(first, [*_CLASS_KEYS, *names])
+        arguments = {name for value in classes.values() for name in _list_arguments(value)}
+        nearest = suggest(first, [*_CLASS_KEYS, *arguments])
         return f"{shown}: its class has no argument {first}{nearest}; give only arguments it has"
     names = _list_arguments(class_type)
     if owner == place and (nearest := suggest(first, _CLASS_KEYS)):

@@ -1,6 +1,6 @@
 """How the command line reads configs: how large they may be, and how it reports their errors."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
 import yaml
@@ -10,7 +10,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from lit_hier.cli.errors import describe_parser_error, exit_with_error, instantiate
 from lit_hier.cli.options import describe_unknown_option
 from lit_hier.cli.trust import get_given, get_own_classes, get_unusable, list_names, read_values
-from lit_hier.errors import one_line
+from lit_hier.errors import InputError, one_line
 
 _MAX_VALUES: Final = 100_000  # in a config; an alias counts as all values that it repeats
 _MAX_DEPTH: Final = 50  # levels of values
@@ -40,7 +40,8 @@ class OneLineParser(LightningArgumentParser):
     def _list_options(self) -> set[str]:
         """Return the options of a command, or if this is the parser of them all, of each."""
         parsers = self.commands or [self]
-        return {str(option) for parser in parsers for option in parser.get_defaults().keys()}
+        keys = [key for parser in parsers for key, _ in parser.get_defaults().items()]
+        return set(map(str, keys))
 
     def instantiate(self, *args: Any, **kwargs: Any) -> Namespace:
         """Instantiate the classes of a config; one that rejects its arguments is named."""
@@ -61,47 +62,84 @@ class OneLineParser(LightningArgumentParser):
         return action
 
 
-def _limit_configs() -> None:
-    """Limit how large a config may be, in any process that imports this module."""
-    load = get_loader("yaml")
+class _InvalidValueError(yaml.YAMLError):
+    """A text that is YAML, but too large, or with a value that its type does not allow."""
 
-    def load_within_limits(text: str) -> Any:
+
+def check_arguments(args: Sequence[str]) -> None:
+    """Check the values of a command's arguments, which jsonargparse may also load by itself.
+
+    Raises:
+        InputError: One exceeds the limits, or cannot be built; the argument is named.
+    """
+    for argument in args:
+        name, _, value = argument.partition("=") if argument[:1] == "-" else ("", "", argument)
         try:
-            _check_size(text)
-            value = load(text)
-        except (yaml.YAMLError, MemoryError):
-            raise
-        except Exception as error:  # PyYAML lets errors of many types through
-            raise yaml.YAMLError(_locate(error, text, load)) from error
-        read_values(value)
-        return value
-
-    # Without the exceptions, invalid YAML would end in a traceback.
-    set_loader("yaml", load_within_limits, exceptions=(yaml.YAMLError,))
-
-
-def _locate(error: Exception, text: str, load: Callable[[str], Any]) -> str:
-    """Describe an error of a single value, with its place if it can be found."""
-    reason = one_line(error) or type(error).__name__
-    for node in _list_scalars(text):
-        value = text[node.start_mark.index : node.end_mark.index]
-        try:
-            load(value)
-        except type(error):
-            place = f"line {node.start_mark.line + 1}, column {node.start_mark.column + 1}"
-            value = value if len(value) <= _MAX_SHOWN else f"{value[:_MAX_SHOWN]} ..."
-            return f"{place}: {value} is not a valid value ({reason}); correct it"
-        except Exception:  # of a part that is no document by itself
+            _load_checked(value)
+        except _InvalidValueError as error:
+            raise InputError(f"{name.lstrip('-') or 'config'}: {error}") from error
+        except yaml.YAMLError:  # a text that no config contains, or for the parser to report
             continue
-    return f"{reason}; correct it"
 
 
-def _list_scalars(text: str) -> list[Any]:
+_load_yaml: Final = get_loader("yaml")
+
+
+def _load_within_limits(text: str) -> Any:
+    value = _load_checked(text)
+    read_values(value)
+    return value
+
+
+def _load_checked(text: str) -> Any:
+    """Load YAML within the limits; these hold for texts in it too, which may be loaded later.
+
+    Raises:
+        YAMLError: It is not valid.
+    """
+    value = _load_value(text)
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.ScalarEvent) and set(event.value) & set("[{&*!"):
+            try:
+                _load_value(event.value)
+            except _InvalidValueError:
+                raise
+            except yaml.YAMLError:  # a text, not a value
+                continue
+    return value
+
+
+def _load_value(text: str) -> Any:
+    try:
+        _check_size(text)
+        return _load_yaml(text)
+    except (yaml.YAMLError, MemoryError):
+        raise
+    except Exception as error:  # PyYAML lets errors of many types through
+        raise _InvalidValueError(_locate(error, text)) from error
+
+
+def _locate(error: Exception, text: str) -> str:
+    """Describe an error of a single value, with its place if it can be found."""
+    reason = f" ({one_line(error)})" if type(error) is ValueError else ""  # others tell nothing
     try:
         events = list(yaml.parse(text, Loader=_LOADER))
-    except (yaml.YAMLError, ValueError):  # not even text, such as lone surrogates
-        return []
-    return [event for event in events if isinstance(event, yaml.ScalarEvent)]
+    except ValueError:
+        return f"it is not text{reason}; save it as UTF-8"
+    for event in events:
+        if not isinstance(event, yaml.ScalarEvent) or event.start_mark is None:
+            continue
+        mark, end = event.start_mark, event.end_mark
+        value = text[mark.index : end.index if end else None]
+        try:
+            _load_yaml(value)
+        except type(error):
+            value = value if len(value) <= _MAX_SHOWN else f"{value[:_MAX_SHOWN]} ..."
+            place = f"line {mark.line + 1}, column {mark.column + 1}"
+            return f"{place}: {value} is not a value of its type{reason}; correct it"
+        except Exception:  # of a part that is not a document by itself
+            continue
+    return f"a value is not one of its type{reason}; correct it"
 
 
 def _check_size(text: str) -> None:
@@ -118,7 +156,9 @@ def _check_size(text: str) -> None:
             open_values.append((event.anchor, 1))
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor in (name for name, _ in open_values):
-                raise yaml.YAMLError(f"alias {event.anchor!r} is inside the value that it names")
+                raise _InvalidValueError(
+                    f"alias {event.anchor!r} is inside the value that it names"
+                )
             size = anchors.get(event.anchor, 1)
         elif isinstance(event, yaml.ScalarEvent):
             name, size = event.anchor, 1
@@ -127,9 +167,14 @@ def _check_size(text: str) -> None:
         anchor, total = open_values.pop()
         open_values.append((anchor, total + size))
         if total + size > _MAX_VALUES:
-            raise yaml.YAMLError(f"more than {_MAX_VALUES} values, counting aliases")
+            raise _InvalidValueError(
+                f"more than {_MAX_VALUES} values, counting aliases; shorten it"
+            )
         if len(open_values) > _MAX_DEPTH:
-            raise yaml.YAMLError(f"values are nested more than {_MAX_DEPTH} levels deep")
+            raise _InvalidValueError(
+                f"values are nested more than {_MAX_DEPTH} levels deep; flatten them"
+            )
 
 
-_limit_configs()
+# Without the exceptions, invalid YAML would end in a traceback.
+set_loader("yaml", _load_within_limits, exceptions=(yaml.YAMLError,))
