@@ -262,7 +262,11 @@ def change(old: str, new: str) -> Callable[[str], str]:
         (change("num_layers: 5", "num_layers: 2"), "num_train .* = 66000, but .* has only 1024"),
         (change('"layers.*"', '"layers"'), r"layers: 'layers' \(ModuleList\) does not run"),
         (change("num_layers: 5", "num_layers: 30"), "num_layers and num_train amount to"),
-        (change("num_predict:", "num_predct:"), "'num_predct' is not accepted"),
+        (
+            change("num_predict:", "num_predct:"),
+            r"data.init_args.num_predct: RHMDataModule has no argument num_predct \(did you mean"
+            r" num_predict\?\); it has rhm, ",
+        ),
         (change("num_predict: 2000", "num_predict: many"), "num_predict: give int, .* many"),
         (change("callbacks:", "calbacks:"), "trainer.calbacks"),
         (

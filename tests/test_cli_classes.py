@@ -33,7 +33,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "Magnetization = lattice_tools.measures:Magnetization\n"
         "Susceptibility = lattice_tools.broken:Susceptibility\n"
         "Energy = lattice_tools.measures:Undeclared\n"
+        "Reconstruction = lattice_own:Reconstruction\n"
+        "Heat = lattice_own:Heat\n"
+        "Exit = lattice_exit:Exit\n"
     )
+    (site / "lattice_exit.py").write_text("import sys\nsys.exit(7)\n")
+    (site / "lattice_own.py").write_text("raise RuntimeError('imported without need')\n")
+    other = site / "other_tools-1.0.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: other-tools\nVersion: 1.0\n")
+    (other / "entry_points.txt").write_text("[lit_hier]\nHeat = other_tools:Heat\n")
     return site
 
 
@@ -132,12 +141,14 @@ def test_nothing_else_of_its_package_may_be_named(
         ),
         (
             "--model=lit_hier.modules.BPDenoisr",
-            "model: lit_hier.modules has no class BPDenoisr (did you mean BPDenoiser?)",
+            "model: lit_hier.modules has no class BPDenoisr (did you mean BPDenoiser?); write the"
+            " name of a class that it has",
         ),
         (
             "--model=a_module_that_is_missing.Net",
-            "model: cannot import the class, as there is no module a_module_that_is_missing; check"
-            " its spelling, install its package, or set PYTHONPATH=. if it is in this folder",
+            "model: cannot import a_module_that_is_missing.Net: ModuleNotFoundError: No module"
+            " named 'a_module_that_is_missing'; check its spelling, install its package, or set"
+            " PYTHONPATH=. if it is in this folder",
         ),
     ],
 )
@@ -149,6 +160,177 @@ def test_a_class_that_is_not_found_says_how_to_find_it(
     message: str,
 ) -> None:
     monkeypatch.setenv("LIT_HIER_TRUST", "a_module_that_is_missing")
+    assert rejection(tmp_path, capsys, argument) == message
+
+
+MODULES = {
+    "mod_syntax": "def (",
+    "mod_raises": "raise RuntimeError('gpu missing')",
+    "mod_nested": "import nothing_here",
+    "mod_exits": "import sys\nsys.exit(3)",
+    "mod_good": "from pytorch_lightning import Callback\nclass Mag(Callback):\n    pass\n"
+    "def func():\n    pass\n",
+    "callbacks": "from pytorch_lightning import Callback\nclass Mine(Callback):\n    pass\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("trusted", "name", "message"),
+    [
+        (
+            "mod_syntax",
+            "mod_syntax.M",
+            "cannot import mod_syntax.M: SyntaxError: invalid syntax (mod_syntax.py, line 1);"
+            " correct mod_syntax",
+        ),
+        (
+            "mod_raises",
+            "mod_raises.M",
+            "cannot import mod_raises.M: RuntimeError: gpu missing; correct mod_raises",
+        ),
+        (
+            "mod_nested",
+            "mod_nested.M",
+            "cannot import mod_nested.M: ModuleNotFoundError: No module named 'nothing_here';"
+            " install nothing_here, which mod_nested imports",
+        ),
+        (
+            "mod_exits.M",
+            "mod_exits.M",
+            "cannot import mod_exits.M: SystemExit: 3; correct mod_exits",
+        ),
+        (
+            "mod_good",
+            "mod_good.func",
+            "mod_good.func is not a subclass of Callback; name one, as listed by --help",
+        ),
+        (
+            "",
+            "lit_hier.callbacks.curves.CurveAnalysis",
+            "lit_hier.callbacks.curves.CurveAnalysis is abstract; name a subclass of it, as listed"
+            " by --help",
+        ),
+        ("", "lit_hier.nosuch.X", "lit_hier has no nosuch; name a class listed by --help"),
+        (
+            "",
+            "callbacks.Mine",
+            "callbacks.Mine is not an allowed class; if you trust it, set LIT_HIER_TRUST=callbacks"
+            " in the environment",
+        ),
+        (
+            "callbacks",
+            "callbacks.Mien",
+            "callbacks has no class Mien (did you mean Mine?); write the name of a class that it"
+            " has",
+        ),
+    ],
+)
+def test_a_trusted_class_that_cannot_be_used_says_why(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    trusted: str,
+    name: str,
+    message: str,
+) -> None:
+    for module, text in MODULES.items():
+        (tmp_path / f"{module}.py").write_text(text)
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("LIT_HIER_TRUST", trusted)
+    line = rejection(tmp_path, capsys, f"--trainer.callbacks+={name}")
+    assert line == f"trainer.callbacks: {message}"
+
+
+def test_a_package_cannot_replace_a_class_or_end_a_command(
+    package: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An own name stands for the own class; a declared class is imported only when it is named."""
+    with pytest.raises(SystemExit) as end:
+        with_callback(tmp_path, "Reconstruction")
+    assert not end.value.code
+    assert "lit_hier.Reconstruction" in capsys.readouterr().out
+    assert {"lattice_exit", "lattice_own"}.isdisjoint(sys.modules)
+    line = rejection(tmp_path, capsys, "--trainer.callbacks+=lattice_own.Reconstruction")
+    assert "lattice-tools declares Reconstruction, but lit_hier has a class of this name;" in line
+    line = rejection(tmp_path, capsys, "--trainer.callbacks+=Heat")
+    assert re.search("(lattice|other)-tools and (lattice|other)-tools both declare Heat; un", line)
+    line = rejection(tmp_path, capsys, "--trainer.callbacks+=Exit")
+    assert "lattice_exit:Exit, which cannot be imported: SystemExit: 7; reinstall" in line
+
+
+def test_trust_ends_with_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trusted_once.py").write_text(MODULES["mod_good"])
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("LIT_HIER_TRUST", "trusted_once,torch.nn,torchvision.datasets.utils")
+    with pytest.raises(SystemExit) as end:
+        with_callback(tmp_path, "trusted_once.Mag")
+    assert not end.value.code
+    capsys.readouterr()
+    monkeypatch.delenv("LIT_HIER_TRUST")
+    line = rejection(tmp_path, capsys, "--trainer.callbacks+=trusted_once.Mag")
+    assert "trusted_once.Mag is not an allowed class" in line
+    line = rejection(tmp_path, capsys, "--trainer.callbacks+=torchvision.datasets.utils.Any")
+    assert "is not an allowed class" in line
+    line = rejection(tmp_path, capsys, "--trainer.callbacks+=torch.nn.Linear")
+    assert line.startswith("trainer.callbacks: torch.nn.Linear is not a subclass of Callback;")
+
+
+@pytest.mark.parametrize("name", ["jsonargparse", "jsonargparse.typing"])
+def test_the_parser_cannot_be_trusted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("LIT_HIER_TRUST", name)
+    line = rejection(tmp_path, capsys)
+    assert line.startswith(f"LIT_HIER_TRUST has '{name}', which can never be trusted; give your")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: !!int x", "column 7: !!int x is not a value of its type (invalid literal"),
+        ("seed: !!int ''", "column 7: !!int '' is not a value of its type; correct it"),
+        ("seed: !!float x", "column 7: !!float x is not a value of its type (could not"),
+        ("seed: !!bool x", "column 7: !!bool x is not a value of its type; correct it"),
+        ("a: !!timestamp bad", "column 4: !!timestamp bad is not a value of its type; correct"),
+        ("a: '!!timestamp bad'", "!!timestamp bad is not a value of its type; correct it"),
+        ("seed: " + "1" * 5000, "11 ... is not a value of its type (Exceeds the limit"),
+        ("", "config: the file is empty; give a mapping such as those in configs/"),
+        ("[1, 2]", "config: it contains [1, 2]; give a mapping such as those in configs/"),
+        ("trainer: {max_epoch: 1}", "trainer.max_epoch: no such option (did you mean trainer.max"),
+    ],
+)
+def test_an_unusable_config_ends_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    assert message in rejection(tmp_path, capsys, "-c", "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "--model.init_args.seed=!!timestamp x",
+            "model.init_args.seed: line 1, column 1: !!timestamp x is not a value of its type;"
+            " correct it",
+        ),
+        (
+            "--trainer.callbacks=[{class_path: Reconstruction, init_args: {against: nois}}]",
+            "against: give time or effective_noise, but it is nois",
+        ),
+        (
+            "--model.init_args.messagess=1",
+            "model.init_args.messagess: BPDenoiser has no argument messagess (did you mean"
+            " messages?); it has rhm, process, times, seed, messages",
+        ),
+    ],
+)
+def test_an_unusable_argument_ends_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], argument: str, message: str
+) -> None:
     assert rejection(tmp_path, capsys, argument) == message
 
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, inside
+from jsonargparse import ArgumentParser
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
@@ -66,6 +67,20 @@ def test_main_leaves_the_callers_process_as_it_was(
     known = before["log filters"].keys()
     after["log filters"] = {name: after["log filters"][name] for name in known}
     assert after == before
+
+
+class Rejecting:
+    """A host's class, which a host's own parser instantiates."""
+
+    def __init__(self, size: int = 1) -> None:
+        raise TypeError("host error")
+
+
+def test_a_hosts_own_parser_instantiates_as_before() -> None:
+    parser = ArgumentParser()
+    parser.add_class_arguments(Rejecting, "rejecting")
+    with pytest.raises(TypeError, match=r"^host error$"):
+        parser.instantiate(parser.parse_args([]))
 
 
 def test_what_the_entry_point_configures_can_be_undone() -> None:

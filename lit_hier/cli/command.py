@@ -28,8 +28,9 @@ import lit_hier.nn
 import lit_hier.processes
 import lit_hier.rhm
 from lit_hier.cli.errors import describe_input_error, exit_with_error
-from lit_hier.cli.parser import OneLineParser, allow_trusted_classes
+from lit_hier.cli.parser import OneLineParser, check_arguments
 from lit_hier.cli.run_folder import AtomicCheckpointIO, RunFolder
+from lit_hier.cli.trust import trusted_classes
 from lit_hier.errors import InputError
 from lit_hier.io.checkpoints import read_checkpoint
 from lit_hier.io.formats import check_run
@@ -42,7 +43,7 @@ _COMMANDS: Final = {
     "predict": "Run a forward-backward experiment with a sampler, such as a BPDenoiser.",
 }
 _TIMEOUT: Final = timedelta(days=30)
-_OWN_CHECKPOINTS: Final = ("best", "last", "hpc")  # that Lightning finds by itself
+_OWN_CHECKPOINTS: Final = ("best", "last", "hpc")  # keywords of Lightning's, not paths
 _DESCRIPTION: Final = (
     "Probe what diffusion models and deep networks learn about hierarchical data."
     " Each experiment is one file, whose values the command line can change: lit-hier predict"
@@ -195,32 +196,34 @@ def execute(args: Sequence[str] | None = None, callbacks: Sequence[Callback] = (
     Raises:
         SystemExit: With status 2 and one line on standard error if the input is invalid.
     """
+    given = sys.argv[1:] if args is None else args
     try:
-        allow_trusted_classes()
-        LitHierCLI(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=RunFolder,
-            parser_class=OneLineParser,
-            parser_kwargs={
-                "version": lit_hier.__version__,
-                "description": _DESCRIPTION,
-                **{name: {"description": text} for name, text in _COMMANDS.items()},
-            },
-            seed_everything_default=0,
-            trainer_defaults={
-                "logger": lazy_instance(
-                    TensorBoardLogger, save_dir="logs", name="run", default_hp_metric=False
-                ),
-                "deterministic": "warn",
-                "callbacks": list(callbacks),
-            },
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=args,  # type: ignore[arg-type]
-        )
+        check_arguments(given)
+        with trusted_classes(given):
+            LitHierCLI(
+                LightningModule,
+                LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=RunFolder,
+                parser_class=OneLineParser,
+                parser_kwargs={
+                    "version": lit_hier.__version__,
+                    "description": _DESCRIPTION,
+                    **{name: {"description": text} for name, text in _COMMANDS.items()},
+                },
+                seed_everything_default=0,
+                trainer_defaults={
+                    "logger": lazy_instance(
+                        TensorBoardLogger, save_dir="logs", name="run", default_hp_metric=False
+                    ),
+                    "deterministic": "warn",
+                    "callbacks": list(callbacks),
+                },
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                args=args,  # type: ignore[arg-type]
+            )
     except Exception as error:
         if (message := describe_input_error(error)) is None:
             raise

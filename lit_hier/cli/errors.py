@@ -1,5 +1,6 @@
 """How the command line reports unusable input: in one line, in the user's own words."""
 
+import ast
 import difflib
 import errno
 import re
@@ -29,6 +30,12 @@ _MAX_VALUE: Final = 60  # characters of a value in a line
 # Of several errors about one value, these are the least informative.
 _VAGUE: Final = re.compile(
     "^Expected an? |Does not validate|^Importing|^a dict|^a class|^Not a valid subclass"
+)
+# What an argument accepts, with the brackets of a type.
+_KIND: Final = re.compile(
+    r"Expected an? (?!path but)((?:\w|\.)+\[.*?\](?=[.,]? |[.,]?$)|.*?)(?:[.,] |$)"
+    r"|(Not a valid subclass of \w+)",
+    re.MULTILINE,
 )
 # RuntimeErrors of Lightning and torch that the input causes.
 _TRANSLATIONS: Final = {
@@ -68,35 +75,49 @@ def exit_with_error(message: object) -> NoReturn:
     sys.exit(2)
 
 
-def describe_parser_error(message: str, broken: Mapping[str, str], known: Collection[str]) -> str:
+def describe_parser_error(
+    message: str, unusable: Mapping[str, str], known: Collection[str]
+) -> str:
     """Translate an error of the parser: the key, what is wrong with it, and what is allowed.
 
     Args:
         message: What jsonargparse reports.
-        broken: Names of declared classes that cannot be imported, and why.
+        unusable: Why a class must not be named, by its name and by its path.
         known: Short names of the classes that a config may name.
     """
     key = _find_key(message)
     # An unknown class fails under every type that the argument accepts; report only its name.
     if unknown := re.search(r"Expected a dot import path string: (.*)", message):
-        return f"{key}: {_describe_unknown_class(unknown[1], broken, known)}"
+        return f"{key}: {_describe_unknown_class(unknown[1], unusable, known)}"
     if "Problems parsing config" in message:
         bare = re.sub(r'^.*?Problems parsing config:|in "<unicode string>",', "", message)
-        return f"{key}: not valid YAML: {one_line(bare)}"
+        remedy = "" if ";" in bare else "; correct the file"
+        return f"{key}: not valid YAML: {one_line(bare)}{remedy}"
     bare = re.sub(r'Parser key "[^"]*":\s*', "", message)
     bare = re.sub(r"Problem with given class_path '(?:\w+\.)*(\w+)':\s*", r"\1: ", bare)
     value = re.search(r"(?:Given value: |Got value: )(.*)", bare, re.DOTALL)
     # One of several types that an argument accepts may be one that no config may name.
     denied = re.search(r"Importing '([\w.]+)' is not allowed", message)
     if denied and (value is None or denied[1].rpartition(".")[2] in value[1]):
-        return f"{key}: {_describe_denied_class(denied[1], broken)}"
+        return f"{key}: {_describe_denied_class(denied[1], unusable)}"
     if missing := re.search(r"No module named '([\w.]+)'", bare):
-        return (
-            f"{key}: cannot import the class, as there is no module {missing[1]}; check its"
-            " spelling, install its package, or set PYTHONPATH=. if it is in this folder"
-        )
+        path = _find_class_path(value[1]) if value else "the class"
+        return f"{key}: cannot import {path}: no module named {missing[1]}; check the spelling"
     if missing := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", bare):
         return f"{key}: {_describe_missing_class(*missing.groups())}"
+    if several := re.search(r"Multiple subclasses with name (\w+).* ambiguity: (.*)\.", bare):
+        paths = " or ".join(several[2].split(", "))
+        return f"{key}: several classes are named {several[1]}; write {paths}"
+    if value and re.search(r"instantiatable class, but .*is (?:abstract|a protocol)", bare):
+        path = _find_class_path(value[1])
+        return f"{key}: {path} is abstract; name a subclass of it, as listed by --help"
+    if value and (wrong := re.search(r"does not correspond to a subclass of (\w+)", bare)):
+        path = _find_class_path(value[1])
+        return f"{key}: {path} is not a subclass of {wrong[1]}; name one, as listed by --help"
+    if bare.startswith("Unexpected config:"):
+        content = _shorten_value(bare.partition(":")[2])
+        found = f"it contains {content}" if content else "the file is empty"
+        return f"{key}: {found}; give a mapping such as those in configs/"
     given = f", but it is {_shorten_value(_use_yaml_terms(value[1])) or 'empty'}" if value else ""
     errors = re.findall(r"^\s*- (.*)", bare, re.MULTILINE) or bare.splitlines()[:1]
     telling = [error for error in errors if not _VAGUE.search(error)]
@@ -105,44 +126,81 @@ def describe_parser_error(message: str, broken: Mapping[str, str], known: Collec
         return f"{key}: {_shorten_value(reason, 2 * _MAX_VALUE)}" + (
             given if len(errors) > 1 else ""
         )
-    kinds = re.findall(r"Expected an? (.*?)(?:[.,] |$)|(Not a valid subclass of \w+)", bare, re.M)
-    wanted = " or ".join(dict.fromkeys(_use_yaml_terms("".join(kind)) for kind in kinds))
+    kinds = map("".join, _KIND.findall(bare))
+    wanted = " or ".join(dict.fromkeys(map(_describe_kind, kinds)))
     return f"{key}: give {wanted}{given}" if wanted else f"{key}: {_use_yaml_terms(bare)}"
 
 
-def _describe_unknown_class(name: str, broken: Mapping[str, str], known: Collection[str]) -> str:
-    if name in broken:
-        return broken[name]
+def _describe_kind(kind: str) -> str:
+    """Describe a type in YAML's terms; list the values of a choice."""
+    if choices := re.fullmatch(r"(?:typing\.)?Literal\[(.*)\]", kind):
+        values = ast.literal_eval(f"[{choices[1]}]")
+        return " or ".join("null" if value is None else str(value) for value in values)
+    return _use_yaml_terms(kind)
+
+
+def _describe_unknown_class(name: str, unusable: Mapping[str, str], known: Collection[str]) -> str:
+    if name in unusable:
+        return unusable[name]
     if renamed := _find_new_name(name):
         return renamed
     if name in known:
         return f"{name} is not a class that this key accepts; check the key against --help"
     return (
-        f"there is no class {_shorten_value(name)}{_suggest(name, known)}; a class of your own"
+        f"there is no class {_shorten_value(name)}{suggest(name, known)}; a class of your own"
         " needs its full path, as in my_module.MyClass"
     )
 
 
-def _describe_denied_class(path: str, broken: Mapping[str, str]) -> str:
+def _describe_denied_class(path: str, unusable: Mapping[str, str]) -> str:
     if renamed := _find_new_name(path):
         return renamed
-    name = path.rpartition(".")[2]
-    if name in broken:
-        return broken[name]
+    if path in unusable:
+        return unusable[path]
+    if path.startswith("lit_hier."):
+        return _describe_own_path(path)
     return (
         f"{path} is not an allowed class; if you trust it, set"
         f" {TRUST_VARIABLE}={path.rpartition('.')[0]} in the environment"
     )
 
 
+def _describe_own_path(path: str) -> str:
+    """Describe a path in this project that no config may name, as trust is not the remedy."""
+    for old, new in RENAMED.items():
+        if old.startswith("lit_hier.") and path.startswith(f"{old}."):
+            path = new + path.removeprefix(old)
+    found, parent = _resolve(path), path.rpartition(".")[0]
+    if found is not None:
+        return f"{path} is not an allowed class; name one that is listed by --help"
+    while (owner := _resolve(parent)) is None:
+        path, parent = parent, parent.rpartition(".")[0]
+    name = path.rpartition(".")[2]
+    return f"{parent} has no {name}{suggest(name, vars(owner))}; name a class listed by --help"
+
+
 def _describe_missing_class(module: str, name: str) -> str:
     if renamed := _find_new_name(f"{module}.{name}"):
         return renamed
-    suggestion = _suggest(name, vars(sys.modules[module])) if module in sys.modules else ""
-    return f"{module} has no class {name}{suggestion}"
+    nearest = suggest(name, vars(sys.modules[module])) if module in sys.modules else ""
+    return f"{module} has no class {name}{nearest}; write the name of a class that it has"
 
 
-def _suggest(name: str, known: Iterable[str]) -> str:
+def _find_class_path(value: str) -> str:
+    """Return the class path in a value that is reported, or the value itself."""
+    paths = re.findall(r"class_path['\"]?[:=] ?['\"]([^'\"]+)", value)
+    return _shorten_value(paths[-1] if paths else value)
+
+
+def _resolve(path: str) -> Any:
+    """Return what a path in this project stands for, None for nothing; of loaded modules."""
+    value: Any = sys.modules.get("lit_hier")
+    for name in path.split(".")[1:]:
+        value = getattr(value, name, None)
+    return value
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
     """Return the nearest known name as a question, if there is one."""
     close = difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
@@ -152,13 +210,16 @@ def _find_new_name(name: str) -> str | None:
     """Return the error line for a renamed class, None for any other."""
     for old, new in RENAMED.items():
         if name == old or name.startswith(f"{old}."):
-            return f"{name} was renamed; write {new}{name.removeprefix(old)}"
+            path = new + name.removeprefix(old)
+            if "." not in path or _resolve(path) is not None:
+                return f"{name} was renamed; write {path}"
     return None
 
 
 def _find_key(message: str) -> str:
     """Return the innermost key that a message is about."""
-    keys = re.findall(r'Parser key "([^"]*)"', message)
+    keys = re.findall(r'Parser key "([^"]*)"|^--([\w.]+):', message)
+    keys = ["".join(pair) for pair in keys]
     return str(keys[-1]) if keys and keys[-1] else "config"
 
 
@@ -194,7 +255,7 @@ def instantiate(class_type: type[T], *args: Any, **kwargs: Any) -> T:
 
 
 def describe_input_error(error: BaseException) -> str | None:
-    """Return what is wrong with the input; None if the error may have another cause."""
+    """Return what is wrong with the input, or None if the input may not be at fault."""
     # jsonargparse wraps a class's error about its arguments in its own errors.
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, InputError):

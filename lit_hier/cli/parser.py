@@ -1,64 +1,53 @@
-"""How the command line reads configs: which classes they may name, and how large they may be."""
+"""How the command line reads configs: how large they may be, and how it reports their errors."""
 
-import importlib
-import os
-import sys
-from importlib.metadata import EntryPoint, entry_points
-from types import ModuleType
+from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
 import yaml
-from jsonargparse import add_instantiator, get_loader, set_loader, set_parsing_settings
+from jsonargparse import Namespace, get_loader, set_loader
 from pytorch_lightning.cli import LightningArgumentParser
 
-import lit_hier
-from lit_hier.cli.errors import (
-    TRUST_VARIABLE,
-    describe_parser_error,
-    exit_with_error,
-    instantiate,
-    shorten,
-)
-from lit_hier.errors import InputError
+from lit_hier.cli.errors import describe_parser_error, exit_with_error, instantiate
+from lit_hier.cli.options import describe_unknown_option
+from lit_hier.cli.trust import get_given, get_own_classes, get_unusable, list_names, read_values
+from lit_hier.errors import InputError, one_line
 
-ENTRY_POINTS: Final = "lit_hier"  # the group in which packages declare their classes
-_OWN: Final = tuple(
-    f"lit_hier.{name}"
-    for name in ("callbacks", "data", "gaussian", "modules", "nn", "processes", "rhm")
-)
-# Modules of the classes that a config may name; importing any other might run code.
-_ALLOWED: Final = (
-    *_OWN,
-    *(f"lit_hier.{name}" for name in lit_hier.__all__),
-    "diffusers",
-    "lightning_fabric",
-    "pytorch_lightning",
-    "torch.nn",
-    "torch.optim",
-    "torchvision.datasets",
-    "torchvision.transforms",
-)
-# Parts of these whose functions fetch, unpack, unpickle or import what an argument names: a config
-# may also name a function where a class takes one, such as a data set's `loader`.
-_DENIED: Final = (
-    "*",
-    *(f"diffusers.{part}" for part in ("commands", "loaders", "pipelines", "utils")),
-    "lightning_fabric.utilities",
-    *(f"pytorch_lightning.{part}" for part in ("cli", "core.saving", "demos", "utilities")),
-    "torchvision.datasets.lsun",
-    "torchvision.datasets.utils",
-)
 _MAX_VALUES: Final = 100_000  # in a config; an alias counts as all values that it repeats
 _MAX_DEPTH: Final = 50  # levels of values
-_broken_entry_points: Final[dict[str, str]] = {}  # by a class's name, why it cannot be used
+_MAX_SHOWN: Final = 60  # characters of an invalid value
+_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class OneLineParser(LightningArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose errors are one line.
+
+    Attributes:
+        commands: The parsers of its subcommands.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Pass all arguments on."""
+        self.commands: list[LightningArgumentParser] = []
+        super().__init__(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and exit with status 2."""
-        exit_with_error(describe_parser_error(message, _broken_entry_points, _list_names()))
+        line = describe_unknown_option(
+            message, get_given(), get_own_classes(), self._list_options()
+        )
+        exit_with_error(line or describe_parser_error(message, get_unusable(), list_names()))
+
+    def _list_options(self) -> set[str]:
+        """Return the options of a command, or if this is the parser of them all, of each."""
+        parsers = self.commands or [self]
+        keys = [key for parser in parsers for key, _ in parser.get_defaults().items()]
+        return set(map(str, keys))
+
+    def instantiate(self, *args: Any, **kwargs: Any) -> Namespace:
+        """Instantiate the classes of a config; one that rejects its arguments is named."""
+        kwargs["instantiators"] = [(instantiate, object, True)]
+        instances: Namespace = super().instantiate(*args, **kwargs)
+        return instances
 
     def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
         """Add subcommands whose help is their own description, not that of Trainer's method."""
@@ -66,85 +55,91 @@ class OneLineParser(LightningArgumentParser):
         add_subcommand = action.add_subcommand
 
         def add_described(name: str, parser: LightningArgumentParser, **options: Any) -> Any:
+            self.commands.append(parser)
             return add_subcommand(name, parser, **{**options, "help": parser.description})
 
         action.add_subcommand = add_described  # type: ignore[assignment, method-assign]
         return action
 
 
-def allow_trusted_classes() -> None:
-    """Let configs name what the environment trusts and what installed packages declare.
+class _InvalidValueError(yaml.YAMLError):
+    """A text that is YAML, but too large, or with a value that its type does not allow."""
 
-    A package declares a class by an entry point of group `lit_hier`, whose name is the class's:
-    `MyCallback = "my_package.my_module:MyCallback"`. Nothing else of the package may be named.
+
+def check_arguments(args: Sequence[str]) -> None:
+    """Check the values of a command's arguments, which jsonargparse may also load by itself.
 
     Raises:
-        InputError: The environment variable has an entry that is not a dotted name.
+        InputError: One exceeds the limits, or cannot be built; the argument is named.
     """
-    trusted = [name for name in os.environ.get(TRUST_VARIABLE, "").split(",") if name]
-    for name in trusted:
-        if not all(part.isidentifier() for part in name.split(".")):
-            raise InputError(
-                f"{TRUST_VARIABLE} has {name!r}; give packages, modules or classes, as in"
-                f" {TRUST_VARIABLE}=my_package,my_module.MyClass"
-            )
-    _broken_entry_points.clear()
-    declared = [path for point in entry_points(group=ENTRY_POINTS) for path in _load(point)]
-    set_parsing_settings(import_path_allowlist=[*trusted, *declared])
+    for argument in args:
+        name, _, value = argument.partition("=") if argument[:1] == "-" else ("", "", argument)
+        try:
+            _load_checked(value)
+        except _InvalidValueError as error:
+            raise InputError(f"{name.lstrip('-') or 'config'}: {error}") from error
+        except yaml.YAMLError:  # a text that no config contains, or for the parser to report
+            continue
 
 
-def _load(point: EntryPoint) -> set[str]:
-    """Import a declared class; return the paths that name it. Failures are kept for `error`."""
-    package = point.dist.name if point.dist else "an installed package"
+_load_yaml: Final = get_loader("yaml")
+
+
+def _load_within_limits(text: str) -> Any:
+    value = _load_checked(text)
+    read_values(value)
+    return value
+
+
+def _load_checked(text: str) -> Any:
+    """Load YAML within the limits; these hold for texts in it too, which may be loaded later.
+
+    Raises:
+        YAMLError: It is not valid.
+    """
+    value = _load_value(text)
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.ScalarEvent) and set(event.value) & set("[{&*!"):
+            try:
+                _load_value(event.value)
+            except _InvalidValueError:
+                raise
+            except yaml.YAMLError:  # a text, not a value
+                continue
+    return value
+
+
+def _load_value(text: str) -> Any:
     try:
-        declared = point.load()
-    except Exception as error:  # of the package's own code
-        reason = f"{type(error).__name__}: {error}"
-        _broken_entry_points[point.name] = shorten(
-            f"{package} declares {point.name} as {point.value}, which cannot be imported:"
-            f" {reason}; reinstall or update {package}"
-        )
-        return set()
-    if not isinstance(declared, type) or declared.__name__ != point.name:
-        _broken_entry_points[point.name] = (
-            f"{package} declares {point.name} as {point.value}, which is not a class of this name;"
-            f" correct the entry point of {package}"
-        )
-        return set()
-    # Shorter paths may lead to it too; saved configs then contain one of these.
-    modules = {point.module, declared.__module__}
-    parts = [module.split(".") for module in modules]
-    packages = {".".join(names[:k]) for names in parts for k in range(1, len(names) + 1)}
-    return {
-        f"{name}.{point.name}"
-        for name in packages
-        if getattr(sys.modules.get(name), point.name, None) is declared
-    }
-
-
-def _list_names() -> set[str]:
-    """Return the short names of this project's classes, and of declared ones."""
-    modules: list[ModuleType] = [importlib.import_module(name) for name in _OWN]
-    names = {name for module in modules for name in vars(module) if name[0].isupper()}
-    return names | {point.name for point in entry_points(group=ENTRY_POINTS)}
-
-
-def _limit_configs() -> None:
-    """Limit what configs may name, fetch and hold, in any process that imports this module."""
-    set_parsing_settings(
-        import_path_denylist=list(_DENIED),
-        import_path_allowlist=list(_ALLOWED),
-        config_read_mode_fsspec_enabled=False,
-    )
-    add_instantiator(instantiate, object)
-    load = get_loader("yaml")
-
-    def load_within_limits(text: str) -> Any:
         _check_size(text)
-        return load(text)
+        return _load_yaml(text)
+    except (yaml.YAMLError, MemoryError):
+        raise
+    except Exception as error:  # PyYAML lets errors of many types through
+        raise _InvalidValueError(_locate(error, text)) from error
 
-    # Without the exceptions, invalid YAML would end in a traceback.
-    set_loader("yaml", load_within_limits, exceptions=(yaml.YAMLError,))
+
+def _locate(error: Exception, text: str) -> str:
+    """Describe an error of a single value, with its place if it can be found."""
+    reason = f" ({one_line(error)})" if type(error) is ValueError else ""  # others tell nothing
+    try:
+        events = list(yaml.parse(text, Loader=_LOADER))
+    except ValueError:
+        return f"it is not text{reason}; save it as UTF-8"
+    for event in events:
+        if not isinstance(event, yaml.ScalarEvent) or event.start_mark is None:
+            continue
+        mark, end = event.start_mark, event.end_mark
+        value = text[mark.index : end.index if end else None]
+        try:
+            _load_yaml(value)
+        except type(error):
+            value = value if len(value) <= _MAX_SHOWN else f"{value[:_MAX_SHOWN]} ..."
+            place = f"line {mark.line + 1}, column {mark.column + 1}"
+            return f"{place}: {value} is not a value of its type{reason}; correct it"
+        except Exception:  # of a part that is not a document by itself
+            continue
+    return f"a value is not one of its type{reason}; correct it"
 
 
 def _check_size(text: str) -> None:
@@ -155,13 +150,15 @@ def _check_size(text: str) -> None:
     """
     anchors: dict[str | None, int] = {}
     open_values: list[tuple[str | None, int]] = [(None, 0)]  # anchor and size of each
-    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    for event in yaml.parse(text, Loader=_LOADER):
         name, size = open_values.pop() if isinstance(event, yaml.CollectionEndEvent) else (None, 0)
         if isinstance(event, yaml.CollectionStartEvent):
             open_values.append((event.anchor, 1))
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor in (name for name, _ in open_values):
-                raise yaml.YAMLError(f"alias {event.anchor!r} is inside the value that it names")
+                raise _InvalidValueError(
+                    f"alias {event.anchor!r} is inside the value that it names"
+                )
             size = anchors.get(event.anchor, 1)
         elif isinstance(event, yaml.ScalarEvent):
             name, size = event.anchor, 1
@@ -170,9 +167,14 @@ def _check_size(text: str) -> None:
         anchor, total = open_values.pop()
         open_values.append((anchor, total + size))
         if total + size > _MAX_VALUES:
-            raise yaml.YAMLError(f"more than {_MAX_VALUES} values, counting aliases")
+            raise _InvalidValueError(
+                f"more than {_MAX_VALUES} values, counting aliases; shorten it"
+            )
         if len(open_values) > _MAX_DEPTH:
-            raise yaml.YAMLError(f"values are nested more than {_MAX_DEPTH} levels deep")
+            raise _InvalidValueError(
+                f"values are nested more than {_MAX_DEPTH} levels deep; flatten them"
+            )
 
 
-_limit_configs()
+# Without the exceptions, invalid YAML would end in a traceback.
+set_loader("yaml", _load_within_limits, exceptions=(yaml.YAMLError,))

@@ -35,7 +35,7 @@ _UNHELPFUL_WARNINGS: Final = (
     "Total length of `list` across ranks is zero",
     # A short training logs at the end of its epochs.
     "The number of training batches .* smaller than the",
-    # A process without a batch has an empty metric until the processes synchronise.
+    # A process without a batch has an empty metric until the processes synchronize.
     "The ``compute`` method of metric",
 )
 
@@ -138,7 +138,7 @@ def _silence_unhelpful_messages() -> None:
 
 
 def _report_thread_error(error: threading.ExceptHookArgs) -> None:
-    """Report errors of threads, except those that TensorBoard's also raises in the main thread."""
+    """Report a thread's error, unless it is an OSError: TensorBoard raises it again in `main`."""
     if not issubclass(error.exc_type, OSError):
         threading.__excepthook__(error)
 

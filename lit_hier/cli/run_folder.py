@@ -139,7 +139,7 @@ class RunFolder(SaveConfigCallback):
 
 
 def _rename(config: dict[str, str]) -> dict[str, str]:
-    """Replace old paths of this project's classes by the present ones."""
+    """Replace this project's former class paths with the current ones."""
     return {
         name: re.sub(r"^lit_hier\.(\w+\.)*", "lit_hier.", RENAMED.get(value, value))
         for name, value in config.items()
