@@ -52,14 +52,14 @@ SMALL = {
 
 def seconds(work: Callable[[], Any], device: str) -> float:
     """Time a call, until the device has finished."""
-    synchronise(device)
+    synchronize(device)
     start = time.perf_counter()
     work()
-    synchronise(device)
+    synchronize(device)
     return time.perf_counter() - start
 
 
-def synchronise(device: str) -> None:
+def synchronize(device: str) -> None:
     """Wait until the device has finished all queued work."""
     if device == "cuda":
         torch.cuda.synchronize()

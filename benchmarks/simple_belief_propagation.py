@@ -2,7 +2,7 @@
 
 Each `*_marginals` and `*_sampler` takes a grammar and a device and returns a function of leaf
 messages (B, s**L, v), which returns marginals or draws trees. All are written from Eq. 13 to 16
-alone, with the batch dimension first, and normalise every message to a sum of one.
+alone, with the batch dimension first, and normalize every message to a sum of one.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Upward = Callable[[Tensor, Tensor], Tensor]
 Downward = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def normalise(x: Tensor) -> Tensor:
+def normalize(x: Tensor) -> Tensor:
     """Divide by the sum over the last dimension."""
     return x / x.sum(-1, keepdim=True)
 
@@ -29,9 +29,9 @@ def split_children(messages: Tensor) -> tuple[Tensor, ...]:
 
 def compute_upward(levels: list[Upward], leaves: Tensor) -> list[Tensor]:
     """Compute the upward messages of all levels, leaves first."""
-    up = [normalise(leaves)]
+    up = [normalize(leaves)]
     for send in levels:
-        up.append(normalise(send(*split_children(up[-1]))))
+        up.append(normalize(send(*split_children(up[-1]))))
     return up
 
 
@@ -43,8 +43,8 @@ def combine(upward: list[Upward], downward: list[Downward]) -> Inference:
         down = [torch.full_like(up[-1], 1 / up[-1].shape[-1])]
         for send, below in zip(reversed(downward), reversed(up[:-1]), strict=True):
             pair = send(down[-1], *split_children(below))
-            down.append(normalise(torch.stack(pair, 2).flatten(1, 2)))
-        return tuple(normalise(u * d) for u, d in zip(up, reversed(down), strict=True))
+            down.append(normalize(torch.stack(pair, 2).flatten(1, 2)))
+        return tuple(normalize(u * d) for u, d in zip(up, reversed(down), strict=True))
 
     return marginals
 

@@ -1,4 +1,4 @@
-"""Measure the network's share of a training step: forward pass, backward pass, optimiser.
+"""Measure the network's share of a training step: forward pass, backward pass, optimizer.
 
 python benchmarks/training.py [--steps 60] [--rounds 5]
 

@@ -15,7 +15,7 @@ process     time                           observation of a leaf with symbol x
 =========== ============================== =====================================================
 
 The belief in a leaf is the message with which belief propagation starts there: the likelihood of
-the observation given each symbol, normalised over symbols.
+the observation given each symbol, normalized over symbols.
 
 Source: Sections 4 and 5 and Appendices A and B.1 of the paper.
 """
@@ -130,7 +130,7 @@ class NoiseProcess(ABC):
             dtype: Type of the messages, float32 or float64.
 
         Returns:
-            Leaf messages, normalised over symbols.
+            Leaf messages, normalized over symbols.
         """
 
 
@@ -141,9 +141,9 @@ class EpsilonNoise(NoiseProcess):
        \nu_\uparrow(x' \ne x) = \epsilon/v
 
     Args:
-        strings: If `False`, as in the paper, the belief is centred on the true symbol and nothing
+        strings: If `False`, as in the paper, the belief is centered on the true symbol and nothing
             is random. If `True`, the string itself is corrupted: each symbol is replaced with
-            probability epsilon by a uniform one, which may be the same, and the belief is centred
+            probability epsilon by a uniform one, which may be the same, and the belief is centered
             on the observed symbol; this is exact inference over a noisy channel.
     """
 
@@ -157,7 +157,7 @@ class EpsilonNoise(NoiseProcess):
         return 2 * num_leaves if self.strings else 0
 
     def effective_noise(self, time: float, num_features: int) -> float:
-        """Return epsilon; for strings more, as the belief may be centred on a wrong symbol."""
+        """Return epsilon; for strings more, as the belief may be centered on a wrong symbol."""
         right = 1 - time + time / num_features
         if not self.strings:
             return time
@@ -180,7 +180,7 @@ class EpsilonNoise(NoiseProcess):
     def messages(
         self, observed: Int64[Tensor, "B d"], time: float, num_features: int, dtype: torch.dtype
     ) -> Float[Tensor, "B d {num_features}"]:
-        """Return Eq. 7, centred on the observed symbols."""
+        """Return Eq. 7, centered on the observed symbols."""
         belief = torch.full((num_features, num_features), time / num_features, dtype=torch.float64)
         belief.fill_diagonal_(1 - time + time / num_features)
         return belief.to(observed.device, dtype)[observed]

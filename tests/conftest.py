@@ -169,5 +169,5 @@ def random_pipeline(folder: Path, channels: int) -> str:
 
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Folder of a diffusion model of greyscale images."""
+    """Folder of a diffusion model of grayscale images."""
     return random_pipeline(tmp_path_factory.mktemp("pipeline"), channels=1)

@@ -67,29 +67,29 @@ def bombs() -> dict[str, bytes]:
 def pictures() -> dict[str, bytes]:
     """Return valid images of every format and mode that is read."""
     noise = np.random.default_rng(0).integers(0, 256, (18, 14, 3), dtype=np.uint8)
-    colours = Image.fromarray(noise)
+    colors = Image.fromarray(noise)
     exif = Image.Exif()
     exif[0x010E] = "x" * 60_000
-    frames = {"save_all": True, "append_images": [colours.convert("L").convert("P")] * 3}
+    frames = {"save_all": True, "append_images": [colors.convert("L").convert("P")] * 3}
     kinds: list[tuple[str, Any, dict[str, Any]]] = [
-        ("a.png", colours, {}),
-        ("b.png", colours.convert("P"), {}),
-        ("c.png", colours.convert("RGBA"), {}),
-        ("d.png", colours.convert("I;16"), {}),
-        ("e.png", colours.convert("1"), {}),
-        ("f.jpg", colours, {"exif": exif}),
-        ("g.jpg", colours.convert("CMYK"), {}),
-        ("h.jpg", colours, {"progressive": True}),
-        ("i.gif", colours.convert("P"), frames),
-        ("j.webp", colours, {"lossless": True}),
-        ("k.webp", colours, frames),
-        ("l.tif", colours, {"compression": "tiff_lzw"}),
-        ("m.tif", colours.convert("F"), {}),
-        ("n.tif", colours, {"save_all": True, "append_images": [colours] * 3}),
-        ("o.bmp", colours.convert("P"), {}),
-        ("p.ppm", colours, {}),
-        ("q.pgm", colours.convert("L"), {}),
-        ("r.png", colours, {"icc_profile": b"x" * 5000}),
+        ("a.png", colors, {}),
+        ("b.png", colors.convert("P"), {}),
+        ("c.png", colors.convert("RGBA"), {}),
+        ("d.png", colors.convert("I;16"), {}),
+        ("e.png", colors.convert("1"), {}),
+        ("f.jpg", colors, {"exif": exif}),
+        ("g.jpg", colors.convert("CMYK"), {}),
+        ("h.jpg", colors, {"progressive": True}),
+        ("i.gif", colors.convert("P"), frames),
+        ("j.webp", colors, {"lossless": True}),
+        ("k.webp", colors, frames),
+        ("l.tif", colors, {"compression": "tiff_lzw"}),
+        ("m.tif", colors.convert("F"), {}),
+        ("n.tif", colors, {"save_all": True, "append_images": [colors] * 3}),
+        ("o.bmp", colors.convert("P"), {}),
+        ("p.ppm", colors, {}),
+        ("q.pgm", colors.convert("L"), {}),
+        ("r.png", colors, {"icc_profile": b"x" * 5000}),
     ]
     encoded = {}
     for name, image, options in kinds:

@@ -43,10 +43,10 @@ def weights(
     stretch = max(scale, 1)
     rows, columns, values = [], [], []
     for row in range(new):
-        centre = (row + 0.5) * scale
-        first = max(int(centre - support * stretch + 0.5), 0)
-        last = min(int(centre + support * stretch + 0.5), old)
-        w = kernel((np.arange(first, last) - centre + 0.5) / stretch)
+        center = (row + 0.5) * scale
+        first = max(int(center - support * stretch + 0.5), 0)
+        last = min(int(center + support * stretch + 0.5), old)
+        w = kernel((np.arange(first, last) - center + 0.5) / stretch)
         w = np.round(w / w.sum() * 2**_BITS)
         rows += [row] * len(w)
         columns += range(first, last)

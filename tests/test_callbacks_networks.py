@@ -92,7 +92,7 @@ def test_top_1_and_top_5_accuracy(pipeline: str, tmp_path: Path) -> None:
 def test_the_released_standardization_against_its_definition(
     pipeline: str, tmp_path: Path
 ) -> None:
-    """Centred, then divided by sqrt(E[x^2] + 1e-8); one pair of numbers for all logits."""
+    """Centered, then divided by sqrt(E[x^2] + 1e-8); one pair of numbers for all logits."""
     keep, net = Keep(), Net().eval()
     with torch.no_grad():
         net[3].bias += 5  # so that a centered second moment would differ

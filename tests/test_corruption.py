@@ -65,8 +65,8 @@ def test_diffusion_follows_equation_9_and_its_messages_follow_from_bayes(time: f
     alpha = math.exp(-2 * time)
     eta = (x_t - math.sqrt(alpha) * torch.eye(v)[LEAVES]) / math.sqrt(1 - alpha)
     assert kstest(eta.flatten().numpy(), "norm").pvalue > 1e-3
-    centres = math.sqrt(alpha) * np.eye(v)
-    likelihood = norm.logpdf(x_t.numpy()[:, :, None], centres, math.sqrt(1 - alpha)).sum(-1)
+    centers = math.sqrt(alpha) * np.eye(v)
+    likelihood = norm.logpdf(x_t.numpy()[:, :, None], centers, math.sqrt(1 - alpha)).sum(-1)
     bayes = torch.softmax(torch.from_numpy(likelihood), -1)
     messages = process.messages(x_t, time, v, torch.float64)
     assert (messages - bayes).abs().max() < 1e-12

@@ -170,7 +170,7 @@ def test_the_fingerprint_depends_on_names_contents_and_labels_only(tmp_path: Pat
     assert len(set(fingerprints)) == len(fingerprints)
 
 
-def labelled(text: str | bytes, *names: str) -> Callable[[Path], ImageFiles]:
+def labeled(text: str | bytes, *names: str) -> Callable[[Path], ImageFiles]:
     """Return a function that reads images with a CSV of labels."""
 
     def read(folder: Path) -> ImageFiles:
@@ -231,24 +231,24 @@ def without_images(folder: Path) -> ImageFiles:
             lambda folder: ImageFiles(str(fill(folder, "a.png")), str(folder)),
             rf"labels: cannot read \S+{TRUTH}: No such file or directory; give",
         ),
-        (labelled(""), r"labels: \S+ is empty"),
-        (labelled(b"\xff\xfea,dog\n"), r"labels: \S+ is not UTF-8 text"),
-        (labelled("a,dog\n"), r"labels: \S+ has no line for b\.png; add it, or remove the image"),
-        (labelled("a,dog\nb,cat\nc,cat\n"), r"labels: line 3 of \S+ has 'c', which is not in"),
-        (labelled("gone.png,x\na,dog\nb,cat\n"), r"labels: line 1 of \S+ has 'gone\.png', which"),
+        (labeled(""), r"labels: \S+ is empty"),
+        (labeled(b"\xff\xfea,dog\n"), r"labels: \S+ is not UTF-8 text"),
+        (labeled("a,dog\n"), r"labels: \S+ has no line for b\.png; add it, or remove the image"),
+        (labeled("a,dog\nb,cat\nc,cat\n"), r"labels: line 3 of \S+ has 'c', which is not in"),
+        (labeled("gone.png,x\na,dog\nb,cat\n"), r"labels: line 1 of \S+ has 'gone\.png', which"),
         (
-            labelled("a,dog\na.png,cat\n"),
+            labeled("a,dog\na.png,cat\n"),
             r"labels: line 2 of \S+ repeats 'a\.png'; keep one line per image",
         ),
-        (labelled("a,dog\nb\n"), r"labels: line 2 of \S+ is 'b'; give two columns"),
-        (labelled("a,dog\nb,\n"), r"labels: line 2 of \S+ is 'b,'; give two columns"),
-        (labelled("a,1,2\nb,3,4\n"), r"labels: line 1 of \S+ is 'a,1,2'; give two columns"),
-        (labelled('a,"dog\nb,cat\n'), r"labels: \S+ is not a CSV: unexpected end of data"),
-        (labelled("a,-1\nb,1\n"), r"labels: classes are numbered -1 to 1; number them from 0"),
-        (labelled("a,00\nb,01\n"), r"labels: classes are numbered 0 to 1; .* leading zeros"),
-        (labelled("a,1\nb,9999999\n"), r"labels: classes are numbered 1 to 9999999; number them"),
+        (labeled("a,dog\nb\n"), r"labels: line 2 of \S+ is 'b'; give two columns"),
+        (labeled("a,dog\nb,\n"), r"labels: line 2 of \S+ is 'b,'; give two columns"),
+        (labeled("a,1,2\nb,3,4\n"), r"labels: line 1 of \S+ is 'a,1,2'; give two columns"),
+        (labeled('a,"dog\nb,cat\n'), r"labels: \S+ is not a CSV: unexpected end of data"),
+        (labeled("a,-1\nb,1\n"), r"labels: classes are numbered -1 to 1; number them from 0"),
+        (labeled("a,00\nb,01\n"), r"labels: classes are numbered 0 to 1; .* leading zeros"),
+        (labeled("a,1\nb,9999999\n"), r"labels: classes are numbered 1 to 9999999; number them"),
         (
-            labelled(f"a,{TENCH}\nb,n123\n"),
+            labeled(f"a,{TENCH}\nb,n123\n"),
             r"labels: the class of b\.png is 'n123', which is not one of ImageNet's 1000 wnids",
         ),
         (kit([1, 2, 3]), r"labels: \S+ has 3 images, but root has 4; give the complete set, or"),

@@ -109,9 +109,9 @@ def test_images_of_mnist_are_unchanged(tmp_path: Path) -> None:
     assert np.array_equal(reference["label"], labels)
     assert len(module.classes) == 10
     assert load(module)["label"].bincount().tolist() == [5] * 10
-    # In colour, all images are converted.
-    coloured = ImageDataModule(MNIST(str(tmp_path), train=False), size=32, num_per_class=6)
-    (batch, _) = coloured.predict_dataloader()
+    # In color, all images are converted.
+    colored = ImageDataModule(MNIST(str(tmp_path), train=False), size=32, num_per_class=6)
+    (batch, _) = colored.predict_dataloader()
     assert batch["x"].shape == (32, 3, 32, 32)
     assert batch["image_counts"].tolist() == [0, 32, 32]
     assert torch.equal(batch["x"][:, 0], batch["x"][:, 2])
@@ -236,7 +236,7 @@ def next_batch(module: ImageDataModule, split: str) -> Any:
     ("build", "message"),
     [
         (lambda files: ImageDataModule(files, size=0), "size is 0; give at least 1"),
-        (lambda files: ImageDataModule(files, channels=2), "channels is 2; give 1 for greyscale"),
+        (lambda files: ImageDataModule(files, channels=2), "channels is 2; give 1 for grayscale"),
         (lambda files: ImageDataModule(files, num_per_class=0), "num_per_class is 0; give at"),
         (lambda files: ImageDataModule(files, num_workers=-1), "num_workers is -1; give at lea"),
         (lambda files: ImageDataModule(files, seed=-1), "seed is -1; give at least 0"),

@@ -23,7 +23,7 @@ from lit_hier.modules import DDPMTask
 
 
 def png(width: int, height: int, rows: bytes = b"") -> bytes:
-    """Return a greyscale PNG whose header states any size."""
+    """Return a grayscale PNG whose header states any size."""
     blocks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
               (b"IDAT", zlib.compress(rows)), (b"IEND", b""))  # fmt: skip
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -54,7 +54,7 @@ def damaged(data: bytes) -> bytes:
 
 
 def animation() -> bytes:
-    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "lime", "blue")]
     return save(frames[0], "GIF", save_all=True, append_images=frames[1:])
 
 
@@ -82,7 +82,7 @@ INPUTS = {
     "lab.tif": (save(Image.new("LAB", (20, 20)).copy(), "TIFF"), "converted"),
     "one.png": (save(picture(1, 1, 3), "PNG"), "enlarged"),
     "low.jpg": (save(picture(7, 300, 3), "JPEG"), "enlarged"),
-    "grey.jpg": (save(picture(20, 20), "JPEG"), "converted"),
+    "gray.jpg": (save(picture(20, 20), "JPEG"), "converted"),
     "cmyk.jpg": (save(picture().convert("CMYK"), "JPEG"), "converted"),
     "alpha.png": (save(picture().convert("RGBA"), "PNG"), "converted"),
     "palette.png": (see_through(), "converted"),
@@ -132,8 +132,8 @@ def test_conversion_keeps_the_first_frame_and_the_upper_8_bits(tmp_path: Path) -
     levels = to_levels(batch_of(files)["x"])
     assert (levels[0] == torch.tensor([255, 0, 0])[:, None, None]).all()
     deep = np.asarray(Image.open(BytesIO(INPUTS["deep.png"][0]))) >> 8
-    grey = published(deep[..., None].astype(np.uint8), 16)[..., 0]
-    assert np.array_equal(levels[1], np.stack([grey] * 3))
+    gray = published(deep[..., None].astype(np.uint8), 16)[..., 0]
+    assert np.array_equal(levels[1], np.stack([gray] * 3))
     assert np.array_equal(levels[2].movedim(0, -1), prepare(Image.open(BytesIO(JPEG)), 16, 3)[0])
 
 

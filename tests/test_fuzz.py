@@ -21,7 +21,7 @@ def test_malformed_input_is_accepted_or_clearly_rejected(name: str, tmp_path: Pa
     "message",
     [
         "two\nlines: here",
-        "colour: \x1b[31m",
+        "color: \x1b[31m",
         "long: " + "x" * 400,
         "Parser key \"times\": Expected a <class 'list'>",
         "data: 'NoneType' object has no attribute 'keys'",

@@ -93,8 +93,8 @@ def test_a_mixtures_posterior_follows_from_bayes(num_classes: int) -> None:
     u = draws_of(mixture, 200, seed=3)[:, 0].numpy()
     assert (drawn.label.numpy() == (u >= bayes.cumsum(0)).sum(0)).all()
     mean = torch.from_numpy(means)[drawn.label]
-    centre = mean + math.sqrt(alpha) * (x_t[:, 0] - math.sqrt(alpha) * mean)
-    residual = (drawn.x_0[:, 0] - centre) / math.sqrt(1 - alpha)
+    center = mean + math.sqrt(alpha) * (x_t[:, 0] - math.sqrt(alpha) * mean)
+    residual = (drawn.x_0[:, 0] - center) / math.sqrt(1 - alpha)
     assert kstest(residual.flatten().numpy(), "norm").pvalue > 1e-3
 
 

@@ -33,9 +33,9 @@ trainer:
 
 
 @pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Folder of a diffusion model of colour images."""
-    return random_pipeline(tmp_path_factory.mktemp("colours"), channels=3)
+def colors(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a diffusion model of color images."""
+    return random_pipeline(tmp_path_factory.mktemp("colors"), channels=3)
 
 
 def picture(mode: str, size: tuple[int, int], seed: int) -> Image.Image:
@@ -50,7 +50,7 @@ def folder_of_images(root: Path) -> None:
     for k in range(5):
         picture("RGB", (20, 16), k).save(root / f"cat/{k}.png")
     picture("CMYK", (20, 16), 5).save(root / "dog/cmyk.jpg")
-    picture("L", (20, 16), 6).save(root / "dog/grey.png")
+    picture("L", (20, 16), 6).save(root / "dog/gray.png")
     picture("RGB", (1, 1), 7).save(root / "dog/tiny.png")
     frames = [picture("RGB", (12, 12), 8 + k).convert("P") for k in range(3)]
     frames[0].save(root / "dog/moving.gif", save_all=True, append_images=frames[1:])
@@ -67,10 +67,10 @@ def predict(folder: Path, config: str) -> None:
 
 
 def test_unreadable_files_are_logged_counted_and_skipped(
-    colours: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    colors: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder_of_images(tmp_path / "images")
-    predict(tmp_path, CONFIG.format(root="images", pipeline=colours))
+    predict(tmp_path, CONFIG.format(root="images", pipeline=colors))
     for name in ("cut.jpg", "empty.jpg", "text.png"):
         lines = [line for line in caplog.messages if name in line]
         assert len(lines) == 2  # once in the reference set, once in prediction
@@ -86,16 +86,16 @@ def test_unreadable_files_are_logged_counted_and_skipped(
     assert len(list((tmp_path / "samples/start").iterdir())) == 9
     assert np.load(run / "similarity.npz")["index"].tolist() == [0, 1, 2, 3, 4, 5, 8, 9, 11]
     # A second run reads the stored samples, and its table is equal.
-    predict(tmp_path, CONFIG.format(root="images", pipeline=colours))
+    predict(tmp_path, CONFIG.format(root="images", pipeline=colors))
     again = tmp_path / "logs/run/version_1"
     assert (again / "similarity.csv").read_bytes() == (run / "similarity.csv").read_bytes()
 
 
 def test_a_run_with_unreadable_files_resumes_and_detects_repaired_ones(
-    colours: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    colors: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder_of_images(tmp_path / "images")
-    config = CONFIG.format(root="images", pipeline=colours)
+    config = CONFIG.format(root="images", pipeline=colors)
     with_bar = config.replace("  enable_progress_bar: false\n", "")
     predict(tmp_path, with_bar)
     predict(tmp_path, with_bar)
@@ -115,9 +115,9 @@ def test_a_run_with_unreadable_files_resumes_and_detects_repaired_ones(
     assert dict(zip(record["index"], record["name"], strict=True))[7] == "dog/empty.jpg"
 
 
-def test_batches_without_readable_images_are_skipped(colours: str, tmp_path: Path) -> None:
+def test_batches_without_readable_images_are_skipped(colors: str, tmp_path: Path) -> None:
     folder_of_images(tmp_path / "images")
-    config = CONFIG.format(root="images", pipeline=colours)
+    config = CONFIG.format(root="images", pipeline=colors)
     predict(tmp_path, config.replace("eval_batch_size: 4", "eval_batch_size: 1"))
     table = rows(tmp_path / "logs/run/version_0/similarity.csv")
     assert {(row["count"], row["skipped"]) for row in table} == {("9", "3")}
@@ -154,7 +154,7 @@ def broken(folder: Path, kind: str) -> str:
     ],
 )
 def test_an_invalid_input_ends_the_run_with_one_line(
-    colours: str,
+    colors: str,
     pipeline: str,
     tmp_path: Path,
     kind: str,
@@ -163,7 +163,7 @@ def test_an_invalid_input_ends_the_run_with_one_line(
 ) -> None:
     model = {"too many channels": pipeline, "wrong checkpoint": f"{tmp_path}/model.pt"}
     (tmp_path / "model.pt").write_bytes(b"PK\x03\x04 no model")
-    config = CONFIG.format(root=broken(tmp_path, kind), pipeline=model.get(kind, colours))
+    config = CONFIG.format(root=broken(tmp_path, kind), pipeline=model.get(kind, colors))
     if kind == "torchvision":
         mnist = "{class_path: torchvision.datasets.MNIST, init_args: {root: none, train: false}}"
         config = config.replace("{class_path: ImageFiles, init_args: {root: images}}", mnist)
@@ -179,13 +179,13 @@ def test_an_invalid_input_ends_the_run_with_one_line(
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_counts_of_skipped_files_are_summed_over_two_processes(
-    colours: str, tmp_path: Path
+    colors: str, tmp_path: Path
 ) -> None:
     """All files of one process are unreadable."""
     folder_of_images(tmp_path / "images")
     for path in sorted((tmp_path / "images").rglob("*.*"))[2:]:
         path.write_bytes(b"")
-    config = CONFIG.format(root="images", pipeline=colours)
+    config = CONFIG.format(root="images", pipeline=colors)
     predict(tmp_path, config.replace("samples: samples", "seed: 0"))
     # Batches follow the plan for either value of the trainer's option for samplers.
     fork(tmp_path, ["predict", "-c", "run.yaml", "--trainer.use_distributed_sampler=true"], 2)

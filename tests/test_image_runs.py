@@ -267,7 +267,7 @@ def test_at_full_noise_the_similarity_is_that_of_unrelated_images(
 
 
 class Unrelated(StoredSamples):
-    """Returns for each image the sample of its neighbour."""
+    """Returns for each image the sample of its neighbor."""
 
     def __init__(self, samples: Path) -> None:
         super().__init__(str(samples))

@@ -139,9 +139,9 @@ def test_folders_that_are_not_a_pipeline_are_rejected(tmp_path: Path) -> None:
 
 def test_images_of_another_shape_are_rejected(pipeline: str) -> None:
     sampler = DDPMSampler(pipeline, [5], num_steps=10)
-    coloured = batch([0, 1]) | {"x": torch.zeros(2, 3, 8, 8)}
+    colored = batch([0, 1]) | {"x": torch.zeros(2, 3, 8, 8)}
     with pytest.raises(InputError, match="data: images have 3 channels, but the model takes 1"):
-        sampler.predict_step(coloured, 0)
+        sampler.predict_step(colored, 0)
     odd = batch([0, 1]) | {"x": torch.zeros(2, 1, 9, 8)}
     with pytest.raises(InputError, match=r"^data: images have 9 x 8 pixels, but the model halves"):
         sampler.predict_step(odd, 0)

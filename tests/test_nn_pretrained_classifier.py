@@ -139,8 +139,8 @@ def test_a_classifier_receives_the_levels_of_an_image_file(name: str) -> None:
     assert torch.equal(network(x.half()), logits)
     assert torch.equal(network(x.double().contiguous(memory_format=torch.channels_last)), logits)
     assert torch.allclose(network(x[1:2]), logits[1:2], atol=1e-4)
-    grey = x[:, :1]
-    assert torch.equal(network(grey), network(grey.expand(-1, 3, -1, -1)))
+    gray = x[:, :1]
+    assert torch.equal(network(gray), network(gray.expand(-1, 3, -1, -1)))
     assert network.bfloat16()(x).dtype == torch.bfloat16
     for shape in ((2, 2, 8, 8), (2, 3, 8)):
         with pytest.raises(InputError, match=r"^network: PretrainedClassifier takes [^\n]*$"):

@@ -217,7 +217,7 @@ trainer:
 
 
 @pytest.mark.filterwarnings("ignore:.*close to chance")  # after one epoch
-def test_a_network_from_yaml_is_trained_and_analysed(tmp_path: Path) -> None:
+def test_a_network_from_yaml_is_trained_and_analyzed(tmp_path: Path) -> None:
     """The generic task and the generic network, by their short names."""
     with inside(tmp_path):
         for command, config in (("fit", FIT), ("predict", PREDICT)):

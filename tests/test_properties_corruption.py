@@ -43,7 +43,7 @@ def observe(
 def channel(process: NoiseProcess, time: float, v: int, cells: int) -> Tensor:
     """Enumerate p(observed | symbol) on a grid of draws, shape (symbols, observations).
 
-    Each leaf has its draws at the centre of one cell of the grid. The result is exact if `cells`
+    Each leaf has its draws at the center of one cell of the grid. The result is exact if `cells`
     times `time` is an integer.
     """
     middle = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
@@ -134,7 +134,7 @@ def test_effective_noise_does_not_decrease_with_time(
 
 @given(alphabets, fractions)
 def test_strings_have_between_one_and_two_times_the_noise_of_beliefs(v: int, time: float) -> None:
-    """A belief centred on the observed symbol may be centred on a wrong one."""
+    """A belief centered on the observed symbol may be centered on a wrong one."""
     plain, strings = (EpsilonNoise(kind).effective_noise(time, v) for kind in (False, True))
     assert plain <= strings + 1e-15
     assert strings <= min(1.0, 2 * plain) + 1e-12

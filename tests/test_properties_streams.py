@@ -86,8 +86,8 @@ def test_draws_are_uniform_within_a_sample_and_across_samples(
     between = uniform(seed, purpose, torch.arange(first, first + 4000), time, 1).flatten()
     for numbers in (within, between):
         assert kstest(numbers.numpy(), "uniform").pvalue > 1e-6
-        neighbours = torch.stack((numbers[:-1], numbers[1:])).corrcoef()[0, 1]
-        assert abs(float(neighbours)) < 6 / 4000**0.5
+        neighbors = torch.stack((numbers[:-1], numbers[1:])).corrcoef()[0, 1]
+        assert abs(float(neighbors)) < 6 / 4000**0.5
     assert abs(float(torch.stack((within, between)).corrcoef()[0, 1])) < 6 / 4000**0.5
 
 

@@ -55,7 +55,7 @@ class ImageDataset(Dataset[Batch]):
 
 
 class DigitsDataModule(SplitDataModule):
-    """1,797 greyscale images of handwritten digits, 8 x 8 pixels or upsampled; ten classes.
+    """1,797 grayscale images of handwritten digits, 8 x 8 pixels or upsampled; ten classes.
 
     The images are shuffled once by the seed and split into test, prediction and validation
     images; the rest are training images.
@@ -118,10 +118,10 @@ class DigitsDataModule(SplitDataModule):
         if self._splits:
             return
         images, label = load_digits(return_X_y=True)
-        grey = torch.from_numpy(images).float().view(-1, 1, 8, 8) / _MAX_VALUE
+        gray = torch.from_numpy(images).float().view(-1, 1, 8, 8) / _MAX_VALUE
         if self.size > 8:
-            grey = interpolate(grey, size=(self.size, self.size), mode="bilinear")
-        pixels = (grey * 255).round().to(torch.uint8)
+            gray = interpolate(gray, size=(self.size, self.size), mode="bilinear")
+        pixels = (gray * 255).round().to(torch.uint8)
         order = torch.from_numpy(np.random.default_rng(self.seed).permutation(_NUM_IMAGES))
         names: tuple[Split, ...] = ("test", "predict", "val", "train")
         classes = torch.from_numpy(label).long()

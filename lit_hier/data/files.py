@@ -156,15 +156,15 @@ def _find_classes(
             f" {top_level[0]}; move either, or give labels"
         )
     class_of = {name: match.group(1) for name in names if (match := _WNID_PART.search(name))}
-    unlabelled = next((name for name in names if name not in class_of), None)
-    if unlabelled is None:
+    unlabeled = next((name for name in names if name not in class_of), None)
+    if unlabeled is None:
         return class_of, _order_classes(class_of, "root")
     if class_of:
         raise InputError(
-            f"root: {next(iter(class_of))} has a wnid in its name, but {unlabelled} does not;"
+            f"root: {next(iter(class_of))} has a wnid in its name, but {unlabeled} does not;"
             " rename it, or give labels"
         )
-    if unlabelled.startswith("ILSVRC2012_val_"):
+    if unlabeled.startswith("ILSVRC2012_val_"):
         raise InputError(
             f"labels: {root} has ImageNet's validation images without classes; give the devkit's"
             " folder, or a CSV with columns file name, class"

@@ -33,7 +33,7 @@ class PreparedImages(Dataset[Batch]):
         label: Label of each image of `dataset`, shape (N,).
         selected: Indices of the selected images, in order, shape (M,).
         size: Pixels per side.
-        channels: 1 for greyscale or 3 for colour.
+        channels: 1 for grayscale or 3 for color.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class ImageDataModule(SplitDataModule):
             PIL images or uint8 levels.
         train: Dataset for training and validation, if any.
         size: Pixels per side.
-        channels: 1 for greyscale or 3 for colour.
+        channels: 1 for grayscale or 3 for color.
         num_per_class: Number of images of each class on which `lit-hier predict` runs
             forward-backward; null for all. Images of unknown class count as one class.
         reference_per_class: Number of images of each class in the test split, the reference set
@@ -180,7 +180,7 @@ class ImageDataModule(SplitDataModule):
             if value < 0:
                 raise InputError(f"{name} is {value}; give at least 0")
         if channels not in (1, 3):
-            raise InputError(f"channels is {channels}; give 1 for greyscale or 3 for colour")
+            raise InputError(f"channels is {channels}; give 1 for grayscale or 3 for color")
         self.held_out, self.train = held_out, train
         self.size, self.channels, self.num_val = size, channels, num_val
         self.classes = [str(name) for name in getattr(held_out, "classes", ())]

@@ -38,7 +38,7 @@ class PreparedImage(NamedTuple):
     enlarged: bool
 
 
-def centre_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
+def center_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """Scale the short side of an image to `size` and crop the central square.
 
     Args:
@@ -68,14 +68,14 @@ def _resize(image: Image.Image, width: int, height: int, kind: Image.Resampling)
 
 
 def prepare(image: Any, size: int, channels: int) -> PreparedImage:
-    """Convert an image, the first frame of an animation, and crop it with `centre_crop`.
+    """Convert an image, the first frame of an animation, and crop it with `center_crop`.
 
     Of 16 bits, the upper 8 are kept.
 
     Args:
         image: A PIL image; or uint8 levels: an array (H, W) or (H, W, C), or a tensor (C, H, W).
         size: Pixels per side.
-        channels: 1 for greyscale or 3 for colour.
+        channels: 1 for grayscale or 3 for color.
 
     Raises:
         InputError: `image` has another type.
@@ -89,7 +89,7 @@ def prepare(image: Any, size: int, channels: int) -> PreparedImage:
     enlarged = min(image.size) < size
     if image.mode[0] in "IF":
         image = _upper_byte(image)
-    levels = centre_crop(image.convert(mode), size)
+    levels = center_crop(image.convert(mode), size)
     return PreparedImage(levels.reshape(size, size, channels), converted, enlarged)
 
 

@@ -83,9 +83,9 @@ class GaussianMixture(Distribution):
         threshold = draws[:, :1] * cumulative[:, -1:]
         label = (cumulative <= threshold).sum(1).clamp(max=self.num_classes - 1)
         mean, sqrt_alpha = means[label], math.exp(-time)
-        centre = mean + sqrt_alpha * (x_t - sqrt_alpha * mean)
+        center = mean + sqrt_alpha * (x_t - sqrt_alpha * mean)
         spread = math.sqrt(-math.expm1(-2 * time))
-        return PosteriorDraw(centre + spread * self.white_noise(draws), label, probabilities)
+        return PosteriorDraw(center + spread * self.white_noise(draws), label, probabilities)
 
     def class_theory(self, time: float) -> float:
         r"""Return the expected posterior probability of the true class for two classes.

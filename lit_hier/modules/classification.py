@@ -80,9 +80,7 @@ class ClassificationTask(Task):
             total = cross_entropy(logits, label, reduction="sum")
         except IndexError as error:
             if (label < 0).any():
-                raise InputError(
-                    "data: an image has no class; train on labelled images"
-                ) from error
+                raise InputError("data: an image has no class; train on labeled images") from error
             raise InputError(
                 f"num_classes is {self.num_classes}, but a label is {int(label.max())}; give the"
                 " number of the data's classes"

@@ -9,7 +9,7 @@ from lit_hier.modules.image_sampler import ImageSampler
 
 
 class StoredSamples(ImageSampler):
-    """Reads samples that a `DDPMSampler` saved, to analyse them with another network.
+    """Reads samples that a `DDPMSampler` saved, to analyze them with another network.
 
     The data module must be that of the run that saved them: its images are compared with the
     saved ones, and it provides the reference set. The batch size may differ.

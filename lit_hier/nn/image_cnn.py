@@ -13,8 +13,8 @@ class ImageCNN(nn.Module):
     """Convolutions of 3 x 3 pixels; every layer but the first halves the image's sides.
 
     Layers are named `layers.0` (next to the input) and so on, each a convolution with group
-    normalisation and ReLU, and `readout`, whose output is the logits: a linear map of the last
-    layer's mean over positions. Each image is normalised on its own, so its logits do not depend
+    normalization and ReLU, and `readout`, whose output is the logits: a linear map of the last
+    layer's mean over positions. Each image is normalized on its own, so its logits do not depend
     on the rest of the batch.
 
     Args:

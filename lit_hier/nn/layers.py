@@ -106,7 +106,7 @@ def paper_layers(model: nn.Module) -> tuple[str, ...]:
     ConvNeXt (Fig. 2): the stem, every block and every downsampling, 41 in ConvNeXt Base with the
     logits. ResNets (Fig. 16, Appendix D): every block, whose output follows its last ReLU, and
     the logits: 17 in ResNet-50 and Wide ResNet-50-2, 51 in ResNet-152. Vision transformers, which
-    the paper does not analyse: every block, and the logits.
+    the paper does not analyze: every block, and the logits.
 
     Args:
         model: A model of torchvision or timm.

@@ -13,7 +13,7 @@ _LIBRARIES = {"torchvision": from_torchvision, "timm": from_timm}
 class PretrainedClassifier(nn.Module):
     """A classifier of torchvision or timm, preceded by its published transform.
 
-    Images are rounded to 256 levels, as in an image file, then resized, cropped and normalised as
+    Images are rounded to 256 levels, as in an image file, then resized, cropped and normalized as
     the authors of the weights published it. Layer names are the library's, without a prefix.
 
     Channels are on axis 1 of an output (B, C, H, W), and on the last axis of one with fewer axes:
@@ -64,7 +64,7 @@ class PretrainedClassifier(nn.Module):
         """Classify images.
 
         Args:
-            x: Images in [-1, 1], any floating type, shape (B, 3, H, W), or grey (B, 1, H, W).
+            x: Images in [-1, 1], any floating type, shape (B, 3, H, W), or gray (B, 1, H, W).
 
         Returns:
             Logits, shape (B, classes).
@@ -74,7 +74,7 @@ class PretrainedClassifier(nn.Module):
         """
         if x.ndim != 4 or x.shape[1] not in (1, 3):
             raise InputError(
-                "network: PretrainedClassifier takes colour or grey images, (B, 3, H, W) or"
+                "network: PretrainedClassifier takes color or gray images, (B, 3, H, W) or"
                 f" (B, 1, H, W), but x has shape {tuple(x.shape)}; choose a network for such data"
             )
         levels = to_levels(x).repeat(1, 3 // x.shape[1], 1, 1)  # always in one memory layout

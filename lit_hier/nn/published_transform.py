@@ -12,7 +12,7 @@ from torchvision.transforms import Compose, ConvertImageDtype
 class PublishedTransform:
     """A classifier's own preprocessing.
 
-    Every image is resized, cropped and normalised on its own: the result has the same bits in any
+    Every image is resized, cropped and normalized on its own: the result has the same bits in any
     batch. Without resizing it equals that of the library's transform of an image file; resizing
     differs from the library's by a level or two in rounding.
 
