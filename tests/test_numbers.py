@@ -40,7 +40,7 @@ class Failing(Net):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (2, "1 outputs NaN or infinity for sample 23 of the test split, the reference"),
+        (2, r"1 outputs NaN or infinity for sample 23 of the reference set \(split test\)"),
         (4, "1 outputs NaN or infinity for sample 3 at k = 0 or at the start"),
         (7, "1 outputs NaN or infinity for sample 3 at k = 6 or at the start"),
     ],

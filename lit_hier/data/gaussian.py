@@ -15,7 +15,7 @@ class GaussianDataset(Dataset[Batch]):
 
     Args:
         distribution: Distribution of the data.
-        num_samples: Number of data.
+        num_samples: Number of samples.
         seed: Seed of the data.
         first: Offset of the first datum in the stream of the seed.
     """
@@ -50,8 +50,8 @@ class GaussianDataModule(LightningDataModule):
 
     Args:
         distribution: A `GaussianRandomField` or a `GaussianMixture`.
-        num_test: Number of data in the reference set, the test split.
-        num_predict: Number of data on which `lit-hier predict` runs forward-backward.
+        num_test: Number of samples in the reference set, the test split.
+        num_predict: Number of samples on which `lit-hier predict` runs forward-backward.
         eval_batch_size: Data per batch.
         seed: Seed of the data, 0 to 2^64 - 1.
 
