@@ -11,10 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from jsonargparse import lazy_instance  # type: ignore[attr-defined]
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 
 import lit_hier
@@ -41,6 +39,10 @@ _COMMANDS: Final = {
     "validate": "Evaluate a trained model on the validation data.",
     "test": "Evaluate a trained model on the test data.",
     "predict": "Run a forward-backward experiment with a sampler, such as a BPDenoiser.",
+}
+_LOGGER: Final = {
+    "class_path": "pytorch_lightning.loggers.TensorBoardLogger",
+    "init_args": {"save_dir": "logs", "name": "run", "default_hp_metric": False},
 }
 _TIMEOUT: Final = timedelta(days=30)
 _OWN_CHECKPOINTS: Final = ("best", "last", "hpc")  # keywords of Lightning's, not paths
@@ -214,9 +216,7 @@ def execute(args: Sequence[str] | None = None, callbacks: Sequence[Callback] = (
                 },
                 seed_everything_default=0,
                 trainer_defaults={
-                    "logger": lazy_instance(
-                        TensorBoardLogger, save_dir="logs", name="run", default_hp_metric=False
-                    ),
+                    "logger": _LOGGER,
                     "deterministic": "warn",
                     "callbacks": list(callbacks),
                 },
