@@ -28,14 +28,14 @@ from pytorch_lightning import Callback
 
 from lit_hier.cli import process, run
 from lit_hier.diffusion import ForwardBackward
-from lit_hier.inference import library
+from lit_hier.inference import native_library
 from lit_hier.rhm import RandomHierarchyModel, Tree
 
 ROOT = Path(__file__).parent.parent
 
 # With `make sanitize` the tests load the kernel that it has built.
 if "LIT_HIER_TEST_KERNELS" in os.environ:
-    library.FOLDER = Path(os.environ["LIT_HIER_TEST_KERNELS"]).resolve()
+    native_library.FOLDER = Path(os.environ["LIT_HIER_TEST_KERNELS"]).resolve()
 
 # One thread per process: the bits of a matrix product may depend on the number of threads.
 os.environ["OMP_NUM_THREADS"] = "1"

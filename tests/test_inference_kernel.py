@@ -14,8 +14,8 @@ import pytest
 import torch
 from strategies import messages_of_different_sharpness, random_draws
 
-from lit_hier.inference import BeliefPropagation, kernel_sources, library
-from lit_hier.inference.library import UnusableLibraryError
+from lit_hier.inference import BeliefPropagation, kernel_sources, native_library
+from lit_hier.inference.native_library import UnusableLibraryError
 from lit_hier.inference.passes import Query
 from lit_hier.rhm import RandomHierarchyModel, Tree
 
@@ -42,9 +42,9 @@ def assert_equal_bits(a: dict[Query, Tree], b: dict[Query, Tree]) -> None:
 @needs_kernel
 def test_every_variant_was_built() -> None:
     """Without a kernel, the other tests would compare the torch operations with themselves."""
-    for variant in library.variant_names():
-        library.load_library(library.library_path(variant))
-    assert library.load_kernel() is not None
+    for variant in native_library.variant_names():
+        native_library.load_library(native_library.variant_path(variant))
+    assert native_library.load_kernel() is not None
 
 
 @needs_kernel
@@ -57,11 +57,11 @@ def test_every_variant_has_the_bits_of_plain_operations(
     for batch in (1, 3, 40):
         posterior = bp.condition(messages_of_different_sharpness(rhm, batch, batch, dtype))
         draws = random_draws(rhm, batch)
-        monkeypatch.setattr(library, "load_kernel", lambda: None)
+        monkeypatch.setattr(native_library, "load_kernel", lambda: None)
         plain = posterior.query(*QUERIES, draws=draws)
-        for variant in library.variant_names():
-            native = library.load_library(library.library_path(variant))
-            monkeypatch.setattr(library, "load_kernel", lambda native=native: native)
+        for variant in native_library.variant_names():
+            native = native_library.load_library(native_library.variant_path(variant))
+            monkeypatch.setattr(native_library, "load_kernel", lambda native=native: native)
             assert_equal_bits(plain, posterior.query(*QUERIES, draws=draws))
         for query in QUERIES:
             assert_equal_bits(plain, posterior.query(query, draws=draws))
@@ -174,11 +174,11 @@ def test_underflow_does_not_affect_results(
 @pytest.fixture
 def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with copies of the package's libraries, from which they are loaded again."""
-    for path in library.FOLDER.glob("kernel_*.so"):
+    for path in native_library.FOLDER.glob("kernel_*.so"):
         shutil.copy(path, tmp_path)
-    monkeypatch.setattr(library, "FOLDER", tmp_path)
+    monkeypatch.setattr(native_library, "FOLDER", tmp_path)
     monkeypatch.setenv("LIT_HIER_KERNEL", "1")
-    caches = (library._load_widest, library._announce_new_name)
+    caches = (native_library._load_widest, native_library._announce_new_name)
     for cache in caches:
         cache.cache_clear()
     yield tmp_path
@@ -189,7 +189,7 @@ def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 class LongerResults(ctypes.Structure):
     """Has more fields than the structure in the library."""
 
-    _fields_ = (*library.Results._fields_, ("more", ctypes.c_void_p))
+    _fields_ = (*native_library.Results._fields_, ("more", ctypes.c_void_p))
 
 
 def remove(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,11 +204,11 @@ def overwrite(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def change_sources(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "source_digest", lambda: "0" * 64)
+    monkeypatch.setattr(native_library, "source_digest", lambda: "0" * 64)
 
 
 def change_sizes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "Results", LongerResults)
+    monkeypatch.setattr(native_library, "Results", LongerResults)
 
 
 @needs_kernel
@@ -239,10 +239,10 @@ def test_unusable_libraries_are_reported_once_and_plain_operations_answer(
         expected = bp.marginals(messages)
     change(libraries, monkeypatch)
     with pytest.raises(UnusableLibraryError, match=rf"^{reason}[^\n]*$"):
-        library.load_library(library.library_path("baseline"))
+        native_library.load_library(native_library.variant_path("baseline"))
     with caplog.at_level(logging.INFO, "lit_hier"):
         for _ in range(2):
-            assert library.load_kernel() is None
+            assert native_library.load_kernel() is None
             assert_equal_bits({"marginals": bp.marginals(messages)}, {"marginals": expected})
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
@@ -262,7 +262,7 @@ def test_one_process_of_a_run_reports(
     monkeypatch.setenv("LIT_HIER_COMPILE", "1")
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
-    assert library.load_kernel() is None
+    assert native_library.load_kernel() is None
     assert len(caplog.records) == (0 if rank else 2)
 
 
@@ -274,11 +274,11 @@ def test_a_narrower_variant_replaces_one_that_was_not_built_or_is_bad(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(library, "variant_names", lambda: ["avx2", "baseline"])
+    monkeypatch.setattr(native_library, "variant_names", lambda: ["avx2", "baseline"])
     (libraries / "kernel_avx2.so").unlink(missing_ok=True)
     if is_bad:
         (libraries / "kernel_avx2.so").write_bytes(b"not a library")
-    native = library.load_kernel()
+    native = native_library.load_kernel()
     assert native is not None
     assert native._name == str(libraries / "kernel_baseline.so")
     assert len(caplog.records) == is_bad
@@ -300,7 +300,7 @@ def test_the_machines_capability_chooses_the_variants(
     capability: str, variants: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert library.variant_names() == variants
+    assert native_library.variant_names() == variants
 
 
 @needs_kernel
@@ -309,7 +309,7 @@ def test_a_package_without_sources_has_a_kernel(
 ) -> None:
     monkeypatch.setattr(kernel_sources, "FOLDER", libraries)
     assert kernel_sources.source_digest() is None
-    assert library.load_kernel() is not None
+    assert native_library.load_kernel() is not None
 
 
 def test_the_digest_depends_on_every_source(
@@ -333,7 +333,7 @@ def test_the_environment_turns_the_kernel_off_without_a_warning(
 ) -> None:
     monkeypatch.setenv("LIT_HIER_KERNEL", "0")
     with caplog.at_level(logging.INFO, "lit_hier"):
-        assert library.load_kernel() is None
+        assert native_library.load_kernel() is None
     assert not caplog.records
 
 
@@ -344,7 +344,7 @@ def test_the_old_environment_variable_is_answered_by_the_new_name(
 ) -> None:
     monkeypatch.setenv("LIT_HIER_COMPILE", "0")
     for _ in range(2):
-        assert library.load_kernel() is not None
+        assert native_library.load_kernel() is not None
     (record,) = caplog.records
     assert "LIT_HIER_COMPILE is ignored" in record.getMessage()
     assert "LIT_HIER_KERNEL=0" in record.getMessage()

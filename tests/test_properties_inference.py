@@ -24,7 +24,7 @@ from strategies import (
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from lit_hier.inference import BeliefPropagation, Query, library
+from lit_hier.inference import BeliefPropagation, Query, native_library
 from lit_hier.rhm import RandomHierarchyModel, Tree
 
 # Rounding error of float64 after a few hundred operations on positive numbers.
@@ -275,9 +275,9 @@ def test_the_kernel_has_the_bits_of_plain_operations(
     posterior = bp.condition(messages_of_different_sharpness(rhm, num, seed, dtype))
     draws = random_draws(rhm, num)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(library, "load_kernel", lambda: None)
+        patch.setattr(native_library, "load_kernel", lambda: None)
         plain = posterior.query(*QUERIES, draws=draws)
-    assert library.load_kernel() is not None
+    assert native_library.load_kernel() is not None
     native = posterior.query(*QUERIES, draws=draws)
     for query in QUERIES:
         assert all(torch.equal(a, b) for a, b in zip(plain[query], native[query], strict=True))

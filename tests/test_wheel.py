@@ -135,8 +135,8 @@ def test_an_installed_package_uses_its_own_modules_and_kernel(
 ) -> None:
     program = (
         "import lit_hier.callbacks\n"
-        "from lit_hier.inference import library\n"
-        "print(lit_hier.__file__, lit_hier.callbacks.__file__, library.load_kernel()._name)"
+        "from lit_hier.inference import native_library\n"
+        "print(lit_hier.__file__, lit_hier.callbacks.__file__, native_library.load_kernel()._name)"
     )
     paths = run(installed / "python", "-P", "-c", program, folder=hostile).split()
     assert len(paths) == 3

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from lit_hier.errors import InputError
-from lit_hier.inference.library import Grammar, Results
+from lit_hier.inference.native_library import Grammar, Results
 from lit_hier.inference.passes import Query, log_evidence
 from lit_hier.inference.semirings import LinearSemiring
 from lit_hier.inference.tables import RuleTables

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from lit_hier.errors import InputError
-from lit_hier.inference import kernel, library
+from lit_hier.inference import kernel, native_library
 from lit_hier.inference.passes import Passes, Query
 from lit_hier.inference.semirings import LinearSemiring, LogSemiring
 from lit_hier.inference.tables import RuleTables
@@ -92,7 +92,7 @@ class Posterior:
             draws = draws.to(leaves.device, torch.float64)
         results = {query: out.get(query) or self.allocate(query) for query in queries}
         on_cpu = leaves.is_cpu and tables.device.type == "cpu"
-        native = library.load_kernel() if on_cpu else None
+        native = native_library.load_kernel() if on_cpu else None
         if native is not None:
             affected = kernel.answer_queries(native, tables, leaves, draws, results)
         else:

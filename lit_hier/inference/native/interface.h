@@ -1,5 +1,5 @@
-/* The structures shared with Python. `library.py` declares the same ones; `library.c` exports their
-   sizes, which `library.py` compares with its own when it loads the library. */
+/* The structures shared with Python. `native_library.py` declares the same ones; `library.c` exports their
+   sizes, which `native_library.py` compares with its own when it loads the library. */
 
 #include <stdint.h>
 

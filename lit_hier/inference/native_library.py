@@ -59,7 +59,7 @@ def variant_names() -> list[str]:
     return names[names.index(capability) :] if capability in names else names[-1:]
 
 
-def library_path(variant: str) -> Path:
+def variant_path(variant: str) -> Path:
     """Path of a variant's library in the package, whether or not it was built."""
     return FOLDER / f"kernel_{variant}.so"
 
@@ -114,7 +114,7 @@ def _load_widest() -> ctypes.CDLL | None:
     that was not built is not reported: the compiler may not support its instructions.
     """
     reasons: dict[Path, str] = {}
-    for path in map(library_path, variant_names()):
+    for path in map(variant_path, variant_names()):
         try:
             library = load_library(path)
         except UnusableLibraryError as error:
