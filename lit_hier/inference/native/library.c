@@ -1,4 +1,4 @@
-/* Sizes and digest that `library.py` compares with its own when it loads the library. */
+/* Sizes and digest that `native_library.py` compares with its own when it loads the library. */
 
 #include "interface.h"
 
