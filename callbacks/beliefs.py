@@ -11,8 +11,8 @@ from pandas import DataFrame
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from lit_hier.callbacks.axes import Against, choose_axis
-from lit_hier.callbacks.curves import Columns, CurveAnalysis, Curves, Floats, Line, Results
+from lit_hier.callbacks.axes import Against, Floats, choose_axis
+from lit_hier.callbacks.curves import Columns, CurveAnalysis, Curves, Line, Results
 from lit_hier.diffusion import ForwardBackward, Latents, num_levels
 from lit_hier.figures import level_figure
 from lit_hier.metrics import std_between

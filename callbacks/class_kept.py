@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from lit_hier.callbacks.axes import Against
-from lit_hier.callbacks.curves import Columns, Floats, Line, Results
+from lit_hier.callbacks.axes import Against, Floats
+from lit_hier.callbacks.curves import Columns, Line, Results
 from lit_hier.callbacks.networks import NetworkAnalysis
 from lit_hier.data.hierarchy import read_hierarchy
 from lit_hier.diffusion import ForwardBackward

@@ -14,7 +14,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from lit_hier.callbacks.analysis import Analysis
-from lit_hier.callbacks.axes import CurveAxis
+from lit_hier.callbacks.axes import CurveAxis, Floats
 from lit_hier.callbacks.tensorboard import log_curves, log_figure
 from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
@@ -26,7 +26,6 @@ from lit_hier.io.tables import write_table
 from lit_hier.metrics import SampleTable, deviation
 from lit_hier.modules import ForwardBackwardModule
 
-Floats = NDArray[np.floating]
 Curves = Mapping[str, Floats]
 """Values over times by the curve's name, shallow to deep."""
 Columns = Mapping[str, ArrayLike]

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from lit_hier.callbacks.axes import InversionTimes, measures_effective_noise
-from lit_hier.callbacks.curves import Columns, CurveAnalysis, Floats, Line, Results
+from lit_hier.callbacks.axes import Floats, InversionTimes, measures_effective_noise
+from lit_hier.callbacks.curves import Columns, CurveAnalysis, Line, Results
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.figures import Panel

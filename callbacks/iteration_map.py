@@ -10,9 +10,9 @@ from pandas import DataFrame
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from lit_hier.callbacks.axes import InversionTimes
+from lit_hier.callbacks.axes import Floats, InversionTimes
 from lit_hier.callbacks.beliefs import belief_in_truth, latents_of, messages_of
-from lit_hier.callbacks.curves import Columns, CurveAnalysis, Floats, Line, Results
+from lit_hier.callbacks.curves import Columns, CurveAnalysis, Line, Results
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.figures import MapCurve, map_figure
 from lit_hier.inference import theory

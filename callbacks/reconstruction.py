@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from lit_hier.callbacks.axes import Against, choose_axis
+from lit_hier.callbacks.axes import Against, Floats, choose_axis
 from lit_hier.callbacks.beliefs import belief_in_truth, latents_of
-from lit_hier.callbacks.curves import Columns, CurveAnalysis, Floats, Line, Results
+from lit_hier.callbacks.curves import Columns, CurveAnalysis, Line, Results
 from lit_hier.diffusion import ForwardBackward, num_levels
 from lit_hier.figures import Panel
 from lit_hier.metrics import standard_error, std_between

@@ -11,8 +11,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from lit_hier.callbacks.axes import Against
-from lit_hier.callbacks.curves import Columns, Floats, Line, Results, transpose
+from lit_hier.callbacks.axes import Against, Floats
+from lit_hier.callbacks.curves import Columns, Line, Results, transpose
 from lit_hier.callbacks.networks import NetworkAnalysis
 from lit_hier.callbacks.reference import Reference, load_or_compute
 from lit_hier.diffusion import ForwardBackward

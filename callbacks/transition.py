@@ -10,12 +10,11 @@ from pandas import DataFrame
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from lit_hier.callbacks.axes import InversionTimes
+from lit_hier.callbacks.axes import Floats, InversionTimes
 from lit_hier.callbacks.beliefs import belief_in_truth, latents_of
 from lit_hier.callbacks.curves import (
     Columns,
     CurveAnalysis,
-    Floats,
     Line,
     Results,
     transpose,

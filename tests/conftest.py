@@ -147,9 +147,6 @@ class RecordCollector(Callback):
         self.records.append(args[2])
 
 
-Keep = RecordCollector  # the name in tests/test_callbacks*.py
-
-
 def random_pipeline(folder: Path, channels: int) -> str:
     """Write a pipeline folder with random weights, for images of 8 x 8 pixels."""
     torch.manual_seed(0)

@@ -24,10 +24,8 @@ def network() -> HierarchicalCNN:
     return HierarchicalCNN(6, 6, 2, 3, width=10)
 
 
-def predict(
-    folder: Path, *callbacks: Callback, num: int = 50, size: int = 16, **kwargs: Any
-) -> Path:
-    data = RHMDataModule(RHM, 10, 5, 300, num, eval_batch_size=size)
+def run(folder: Path, module: Any, data: Any, *callbacks: Callback, **kwargs: Any) -> Path:
+    """Run `predict` with a logger in a folder and options of the trainer; return its directory."""
     logger = TensorBoardLogger(folder, name="run", default_hp_metric=False)
     trainer = Trainer(
         accelerator="cpu",
@@ -36,6 +34,12 @@ def predict(
         enable_model_summary=False,
         **({"logger": logger} | kwargs),
     )
-    module = BPDenoiser(RHM, EpsilonNoise(), TIMES)
     trainer.predict(module, data, return_predictions=False)
     return Path(logger.log_dir)
+
+
+def predict(
+    folder: Path, *callbacks: Callback, num: int = 50, size: int = 16, **kwargs: Any
+) -> Path:
+    data = RHMDataModule(RHM, 10, 5, 300, num, eval_batch_size=size)
+    return run(folder, BPDenoiser(RHM, EpsilonNoise(), TIMES), data, *callbacks, **kwargs)

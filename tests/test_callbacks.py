@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Keep, rows
+from conftest import RecordCollector, rows
 from grammar_runs import RHM, TIMES, network, predict
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CSVLogger
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*close to chance")  # the netwo
 
 
 def test_similarity_against_its_definition(tmp_path: Path) -> None:
-    keep, net = Keep(), network()
+    keep, net = RecordCollector(), network()
     folder = predict(tmp_path, ActivationSimilarity(net, ["layers.*", "readout"]), keep)
     data = RHMDataModule(RHM, 10, 5, 300, 50)
     data.setup()
@@ -92,7 +92,7 @@ def test_similarity_against_its_definition(tmp_path: Path) -> None:
 
 
 def test_reconstruction_against_its_definition(tmp_path: Path) -> None:
-    keep = Keep()
+    keep = RecordCollector()
     folder = predict(tmp_path, Reconstruction(), keep)
     table = rows(folder / "reconstruction.csv")
     columns = "process,time,level,marginal,unchanged,sem,count,theory"

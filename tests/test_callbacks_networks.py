@@ -8,7 +8,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from conftest import Keep, rows
+from conftest import RecordCollector, rows
 from diffusers import UNet2DModel
 from image_runs import SIZE, Net, predict, sampler
 from torch import nn
@@ -93,7 +93,7 @@ def test_the_released_standardization_against_its_definition(
     pipeline: str, tmp_path: Path
 ) -> None:
     """Centered, then divided by sqrt(E[x^2] + 1e-8); one pair of numbers for all logits."""
-    keep, net = Keep(), Net().eval()
+    keep, net = RecordCollector(), Net().eval()
     with torch.no_grad():
         net[3].bias += 5  # so that a centered second moment would differ
     callback = similarity(net, standardization="released")
@@ -198,7 +198,7 @@ def test_classes_kept_against_their_definition(pipeline: str, tmp_path: Path) ->
         f"{'small' if k in (0, 2) else 'even' if k % 2 == 0 else 'odd'} {k}" for k in range(10)
     ]
     tree.write_text("\n".join(edges))
-    keep, net = Keep(), Net().eval().requires_grad_(False)
+    keep, net = RecordCollector(), Net().eval().requires_grad_(False)
     folder = predict(
         tmp_path, sampler(pipeline, None), [ClassKept(Net(), str(tree), name="kept"), keep]
     )

@@ -10,7 +10,8 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from conftest import Keep, rows
+from conftest import RecordCollector, rows
+from grammar_runs import run
 from jsonargparse import ArgumentParser
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -43,19 +44,6 @@ SEEDS = [0, 1, 2]
 NUM = 14
 
 
-def run(folder: Path, module: Any, data: Any, *callbacks: Callback) -> Path:
-    logger = TensorBoardLogger(folder, name="run", default_hp_metric=False)
-    trainer = Trainer(
-        accelerator="cpu",
-        callbacks=list(callbacks),
-        logger=logger,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.predict(module, data, return_predictions=False)
-    return Path(logger.log_dir)
-
-
 def predict(
     folder: Path,
     *callbacks: Callback,
@@ -68,7 +56,7 @@ def predict(
     rhm = GrammarEnsemble(6, m, 2, L, seeds=SEEDS)
     data = RHMDataModule(rhm, 0, 0, 0, NUM, eval_batch_size=10)
     module = BPDenoiser(rhm, process or EpsilonNoise(), times, messages=messages)
-    keep = Keep()
+    keep = RecordCollector()
     return run(folder, module, data, *callbacks, keep), keep.records
 
 

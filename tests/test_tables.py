@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
+from grammar_runs import run
 from hypothesis import given
 from hypothesis import strategies as st
 from pandas import DataFrame
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning import Callback, LightningDataModule, LightningModule
 
 from lit_hier.callbacks import (
     ActivationSimilarity,
@@ -123,17 +123,7 @@ def predict(
     else:
         reference = 40 if isinstance(drawn_from, RandomHierarchyModel) else 0
         data = RHMDataModule(drawn_from, 0, 0, reference, 6, eval_batch_size=4)
-    logger = TensorBoardLogger(folder, name="run", default_hp_metric=False)
-    trainer = Trainer(
-        accelerator="cpu",
-        callbacks=analyses,
-        logger=logger,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-    trainer.predict(sampler, data, return_predictions=False)
-    return Path(logger.log_dir)
+    return run(folder, sampler, data, *analyses)
 
 
 def cells(path: Path) -> list[list[str]]:

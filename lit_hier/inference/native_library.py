@@ -16,6 +16,7 @@ from typing import Final
 
 import torch
 
+from lit_hier.errors import one_line
 from lit_hier.inference.kernel_sources import VARIANTS, source_digest
 
 _LOG: Final = logging.getLogger("lit_hier")
@@ -118,7 +119,7 @@ def _load_widest() -> ctypes.CDLL | None:
         try:
             library = load_library(path)
         except UnusableLibraryError as error:
-            reasons[path] = " ".join(str(error).split())
+            reasons[path] = one_line(error)
             continue
         unusable = [reason for other, reason in reasons.items() if other.is_file()]
         if unusable:

@@ -65,7 +65,7 @@ class BPDenoiser(ForwardBackwardModule):
         index, source = batch["index"], int(batch.get("source", 0))
         belief_propagation = self.belief_propagations[source]
         assert isinstance(belief_propagation, BeliefPropagation)
-        rhm = belief_propagation.grammar
+        rhm = belief_propagation.tables.grammar
         tree_start = _parse(rhm, batch["leaves"], index)
         v, true = rhm.num_features, tree_start[0][..., None]
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
