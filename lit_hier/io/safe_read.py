@@ -3,11 +3,43 @@
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Final
 
+from lit_hier.errors import InputError, one_line
+
 _MAX_SIZE: Final = 2**28  # bytes of a text file or an image file
+
+
+@contextmanager
+def reading(argument: str, path: str | PathLike[str], hint: str) -> Iterator[None]:
+    """Report any error while an untrusted file is read as one line.
+
+    Libraries raise errors of almost any type on damaged or hostile contents; what they raise is
+    the file's fault, not the program's. So only the reading itself belongs into this context.
+
+    Args:
+        argument: The user's name for the file.
+        path: The file.
+        hint: What to do.
+
+    Raises:
+        InputError: Any exception was raised; an `InputError` passes unchanged.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise InputError(f"{argument}: cannot read {path}: {reason}; {hint}") from error
+    except MemoryError as error:
+        raise InputError(f"{argument}: {path} needs more memory than there is; {hint}") from error
+    except Exception as error:
+        raise InputError(f"{argument}: {path} is damaged; {hint}") from error
 
 
 def check_file(path: str | PathLike[str]) -> int:
