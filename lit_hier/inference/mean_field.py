@@ -1,4 +1,4 @@
-r"""Mean-field theory of denoising the RHM under the epsilon-process, for n = v.
+r"""Mean-field theory of denoising the RHM under the epsilon-process.
 
 Messages are replaced by their average over random rules, so that one number describes each: the
 belief p in the true symbol, from 1/v (no information) to 1 (certainty). With
@@ -12,16 +12,22 @@ belief p in the true symbol, from 1/v (no information) to 1 (certainty). With
    && \text{(Eq. 56)}
 
 starting from :math:`p_\uparrow^{(0)} = 1 - \epsilon + \epsilon/v` and
-:math:`p_\downarrow^{(L)} = 1/v` (Eq. 57-58). If :math:`F'(1) < 1`, a repulsive fixed point
-:math:`p^*` between the attractive ones 1/v and 1 separates noise below which the class is
-recovered from noise above which it is lost, as L grows.
+:math:`p_\downarrow^{(L)} = 1/v` (Eq. 57-58). If 1/v and 1 attract, a repulsive fixed point
+:math:`p^*` between them separates noise below which the class is recovered from noise above which
+it is lost, as L grows.
 
-All functions are vectorized: v, m, s, epsilon and beliefs broadcast, to a shape (...) below, and
-results are float64. Every function raises `InputError` if v, m and s do not define an RHM: v >= 2,
-m >= 1, s >= 2 and m v <= v^s are required. Source: Appendix B of the paper.
+With n != v classes, only the top level changes: its rules number m n, so that m v becomes m n in
+Eq. 29, 38 and 56, and the root's prior is 1/n. The fixed points are those of the levels below.
+
+All functions are vectorized: v, m, s, n, epsilon and beliefs broadcast, to a shape (...) below,
+and results are float64. n is v by default. Every function raises `InputError` if v, m, s and n do
+not define an RHM: whole numbers v >= 2, s >= 2 and n >= 1, and m >= 1 with m v <= v^s and
+m n <= v^s are required. Source: Appendix B of the paper.
 """
 
 from collections.abc import Sequence
+from fractions import Fraction
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -36,18 +42,48 @@ Numbers = ArrayLike | Sequence[Any]
 _BISECTIONS: Final = 60  # more than the 53 bits of a float64's mantissa
 
 
-def _parameters(
-    v: Numbers, m: Numbers, s: Numbers
-) -> tuple[Float64[np.ndarray, "..."], Float64[np.ndarray, "..."], Float64[np.ndarray, "..."]]:
-    v_, m_, s_ = (np.asarray(x, dtype=np.float64) for x in (v, m, s))
-    invalid = np.asarray((v_ < 2) | (m_ < 1) | (s_ < 2) | (m_ * v_ > v_**s_))
-    if invalid.any():
-        first = [x[invalid][0] for x in np.broadcast_arrays(v_, m_, s_)]
-        raise InputError(
-            "v = {:g}, m = {:g}, s = {:g} do not define an RHM:"
-            " give v >= 2, m >= 1, s >= 2 and m v <= v^s".format(*first)
+class _Grammar(NamedTuple):
+    """The parameters as float64 arrays of any shapes that broadcast."""
+
+    v: Float64[np.ndarray, "..."]
+    m: Float64[np.ndarray, "..."]
+    s: Float64[np.ndarray, "..."]
+    n: Float64[np.ndarray, "..."]
+
+    @classmethod
+    def of(cls, v: Numbers, m: Numbers, s: Numbers, n: Numbers | None = None) -> "_Grammar":
+        """Check parameters; n is v by default."""
+        v_, m_, s_, n_ = (
+            np.asarray(x, dtype=np.float64) for x in (v, m, s, v if n is None else n)
         )
-    return v_, m_, s_
+        in_range = (v_ >= 2) & (m_ >= 1) & (s_ >= 2) & (n_ >= 1)
+        whole = (v_ % 1 == 0) & (s_ % 1 == 0) & (n_ % 1 == 0)
+        valid = np.asarray(in_range & whole & (m_ * np.maximum(v_, n_) <= v_**s_))
+        if not valid.all():
+            parts = np.broadcast_arrays(v_, m_, s_, n_)
+            first = [x[~np.broadcast_to(valid, x.shape)][0] for x in parts]
+            raise InputError(
+                "v = {:g}, m = {:g}, s = {:g}, n = {:g} do not define an RHM: give whole numbers"
+                " v >= 2, s >= 2 and n >= 1, and m >= 1 with m v <= v^s and m n <= v^s".format(
+                    *first
+                )
+            )
+        return cls(v_, m_, s_, n_)
+
+    @property
+    def others(self) -> Float64[np.ndarray, "..."]:
+        """Number of tuples other than a given one, v^s - 1."""
+        return np.asarray(self.v**self.s - 1)
+
+    @property
+    def density(self) -> Float64[np.ndarray, "..."]:
+        """The share of them that are rules of n parents: f of Eq. 29."""
+        return np.asarray((self.m * self.n - 1) / self.others)
+
+    @property
+    def synonym_density(self) -> Float64[np.ndarray, "..."]:
+        """The share of them that are rules of the true parent: f (m - 1)/(m n - 1)."""
+        return np.asarray((self.m - 1) / self.others)
 
 
 def _belief(epsilon: Numbers, v: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
@@ -60,28 +96,27 @@ def _belief(epsilon: Numbers, v: Float64[np.ndarray, "..."]) -> Float64[np.ndarr
 
 def rule_density(v: Numbers, m: Numbers, s: Numbers) -> Float64[np.ndarray, "..."]:
     """Fraction f = (mv - 1)/(v^s - 1) of all other tuples that are rules (Eq. 29), shape (...)."""
-    v, m, s = _parameters(v, m, s)
-    return np.asarray((m * v - 1) / (v**s - 1))
+    return _Grammar.of(v, m, s).density
 
 
-def upward(p: Numbers, v: Numbers, m: Numbers, s: Numbers) -> Float64[np.ndarray, "..."]:
-    """Belief in a parent whose children have belief p: F of Eq. 38, shape (...)."""
-    f = rule_density(v, m, s)
-    v, m, s = _parameters(v, m, s)
-    intact = np.asarray(p, dtype=np.float64) ** s
-    broken = f * (1 - intact)
-    return np.asarray((intact + broken * (m - 1) / (m * v - 1)) / (intact + broken))
+def upward(
+    p: Numbers, v: Numbers, m: Numbers, s: Numbers, n: Numbers | None = None
+) -> Float64[np.ndarray, "..."]:
+    """Belief in one of n parents whose children have belief p: F of Eq. 38, shape (...)."""
+    grammar = _Grammar.of(v, m, s, n)
+    intact = np.asarray(p, dtype=np.float64) ** grammar.s
+    right = intact + grammar.synonym_density * (1 - intact)
+    return np.asarray(right / (intact + grammar.density * (1 - intact)))
 
 
 def upward_derivative(
     p: Numbers, v: Numbers, m: Numbers, s: Numbers
 ) -> Float64[np.ndarray, "..."]:
-    """Derivative F'(p) of `upward` (Eq. 39), shape (...)."""
-    f = rule_density(v, m, s)
-    v, m, s = _parameters(v, m, s)
-    p = np.asarray(p, dtype=np.float64)
-    slope = f * s * p ** (s - 1) / (p**s + f * (1 - p**s)) ** 2
-    return np.asarray(m * (v - 1) / (m * v - 1) * slope)
+    """Derivative F'(p) of `upward` for n = v (Eq. 39), shape (...)."""
+    grammar = _Grammar.of(v, m, s)
+    p, f = np.asarray(p, dtype=np.float64), grammar.density
+    slope = grammar.s * p ** (grammar.s - 1) / (p**grammar.s + f * (1 - p**grammar.s)) ** 2
+    return np.asarray(grammar.m * (grammar.v - 1) / grammar.others * slope)
 
 
 def downward(
@@ -89,19 +124,18 @@ def downward(
 ) -> Float64[np.ndarray, "..."]:
     """Belief sent to a child by a parent with downward belief q and siblings with belief p.
 
-    Eq. 56; shape (...).
+    Eq. 56, which does not depend on the number of parents; shape (...).
     """
-    f = rule_density(v, m, s)
-    v, m, s = _parameters(v, m, s)
+    grammar = _Grammar.of(v, m, s)
     q = np.asarray(q, dtype=np.float64)
-    intact = np.asarray(p, dtype=np.float64) ** (s - 1)
-    others = f * (m - q) / (m * v - 1)
+    intact = np.asarray(p, dtype=np.float64) ** (grammar.s - 1)
+    others = (grammar.m - q) / grammar.others
     right = q * intact + others * (1 - intact)
-    return np.asarray(right / (right + (v - 1) * others))
+    return np.asarray(right / (right + (grammar.v - 1) * others))
 
 
 def beliefs(
-    epsilon: Numbers, v: Numbers, m: Numbers, s: Numbers, L: int
+    epsilon: Numbers, v: Numbers, m: Numbers, s: Numbers, L: int, n: Numbers | None = None
 ) -> tuple[Float64[np.ndarray, " levels *shape"], Float64[np.ndarray, " levels *shape"]]:
     """Upward and downward beliefs at all levels (Eq. 54, 57-58).
 
@@ -111,38 +145,41 @@ def beliefs(
         m: Synonyms, rules per symbol.
         s: Branching.
         L: Depth, at least 1.
+        n: Classes, v by default.
 
     Returns:
         Upward and downward beliefs in the true symbol, each (L + 1, ...), leaves first.
 
     Raises:
-        InputError: `epsilon` or L is out of range, or v, m and s do not define an RHM.
+        InputError: `epsilon` or L is out of range, or v, m, s and n do not define an RHM.
     """
     if L < 1:
         raise InputError(f"L is {L}; give at least 1")
-    v, m, s = _parameters(v, m, s)
-    leaves, v, m, s = np.broadcast_arrays(_belief(epsilon, v), v, m, s)
+    grammar = _Grammar.of(v, m, s, n)
+    leaves, v, m, s, n = np.broadcast_arrays(_belief(epsilon, grammar.v), *grammar)
     up = [leaves]
-    for _ in range(L):
-        up.append(upward(up[-1], v, m, s))
-    down = [1 / v]
+    for level in range(1, L + 1):
+        up.append(upward(up[-1], v, m, s, n if level == L else v))
+    down = [1 / n]
     for p in reversed(up[:-1]):
         down.append(downward(down[-1], p, v, m, s))
     return np.stack(up), np.stack(down[::-1])
 
 
 def marginals(
-    epsilon: Numbers, v: Numbers, m: Numbers, s: Numbers, L: int
+    epsilon: Numbers, v: Numbers, m: Numbers, s: Numbers, L: int, n: Numbers | None = None
 ) -> Float64[np.ndarray, " levels *shape"]:
     """Posterior probability of the true symbol at every level (Eq. 59): see `beliefs`.
 
     Returns:
         Shape (L + 1, ...), leaves first.
     """
-    up, down = beliefs(epsilon, v, m, s, L)
+    up, down = beliefs(epsilon, v, m, s, L, n)
     right = up * down
-    wrong = (1 - up) * (1 - down) / (np.asarray(v, dtype=np.float64) - 1)
-    return np.asarray(right / (right + wrong))
+    others = np.asarray(v, dtype=np.float64) - 1
+    belief = np.asarray(right / (right + (1 - up) * (1 - down) / others))
+    belief[-1] = up[-1]  # the prior of the root is uniform
+    return belief
 
 
 FloatOrArray = np.float64 | Float64[np.ndarray, "..."]
@@ -155,33 +192,56 @@ class FixedPoints(NamedTuple):
     Attributes:
         belief: 1/v, p*, 1, shape (3, ...); p* is NaN if it does not exist.
         slope: F'(p) at each of them, same shape.
+        stable: Whether each point attracts, F' < 1, same shape; False where p* does not exist.
     """
 
     belief: Float64[np.ndarray, " 3 *shape"]
     slope: Float64[np.ndarray, " 3 *shape"]
-
-    @property
-    def stable(self) -> Bool[np.ndarray, " 3 *shape"]:
-        """Whether each point attracts, |F'| < 1; False where p* does not exist."""
-        return np.asarray(np.abs(self.slope) < 1)
+    stable: Bool[np.ndarray, " 3 *shape"]
 
 
 def fixed_points(v: Numbers, m: Numbers, s: Numbers) -> FixedPoints:
     """All fixed points of Eq. 38 in [1/v, 1] with their stability (Fig. 10, left).
 
-    F(p) - p vanishes at 1/v and at 1. If both attract, F'(1) < 1 and F'(1/v) < 1, it changes sign
-    once between them, from minus to plus, at the repulsive p*.
+    F(p) - p vanishes at 1/v and at 1. If both attract, it changes sign once between them, from
+    minus to plus, at the repulsive p*. Whether they attract is decided exactly, in rational
+    numbers; a marginal point, F' = 1, does not attract.
     """
-    v, m, s = np.broadcast_arrays(*_parameters(v, m, s))
-    low, high = 1 / v, np.ones(v.shape)
-    ends = upward_derivative(np.stack((low, high)), v, m, s)
+    v, m, s = np.broadcast_arrays(*_Grammar.of(v, m, s)[:3])
+    critical = 1 - _critical_loss(v, m, s)
+    belief = np.stack((1 / v, critical, np.ones(v.shape)))
+    never = np.zeros(v.shape, dtype=bool)
+    stable = np.stack((_ignorance_attracts(v, m, s), never, _certainty_attracts(v, m, s)))
+    return FixedPoints(belief, upward_derivative(belief, v, m, s), stable)
+
+
+def _critical_loss(v: Numbers, m: Numbers, s: Numbers) -> Float64[np.ndarray, "..."]:
+    """Bisect 1 - p*, which may be so small that p* has few digits; NaN if it does not exist."""
+    grammar = _Grammar.of(v, m, s)
+    v, m, s = np.broadcast_arrays(*grammar[:3])
+    low, high = np.zeros(v.shape), 1 - 1 / v
     for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        above = upward(middle, v, m, s) > middle
-        low, high = np.where(above, low, middle), np.where(above, middle, high)
-    between = np.where((ends < 1).all(0), (low + high) / 2, np.nan)
-    belief = np.stack((1 / v, between, np.ones(v.shape)))
-    return FixedPoints(belief, upward_derivative(belief, v, m, s))
+        loss = (low + high) / 2
+        broken = -np.expm1(s * np.log1p(-loss))  # 1 - p^s
+        mapped = m * (v - 1) / grammar.others * broken / (1 - broken + grammar.density * broken)
+        low, high = np.where(mapped < loss, loss, low), np.where(mapped < loss, high, loss)
+    exists = _ignorance_attracts(v, m, s) & _certainty_attracts(v, m, s)
+    return np.where(exists, (low + high) / 2, np.nan)
+
+
+@partial(np.vectorize, otypes=[bool])
+def _certainty_attracts(v: float, m: float, s: float) -> bool:
+    """Tell whether F'(1) < 1: s m (v - 1) < v^s - 1."""
+    symbols, branching = int(v), int(s)
+    return branching * Fraction(m) * (symbols - 1) < symbols**branching - 1
+
+
+@partial(np.vectorize, otypes=[bool])
+def _ignorance_attracts(v: float, m: float, s: float) -> bool:
+    """Tell whether F'(1/v) < 1: s (v - 1) v^(s-1) < m (v^s - 1)."""
+    symbols, branching = int(v), int(s)
+    slope = branching * (symbols - 1) * symbols ** (branching - 1)
+    return slope < Fraction(m) * (symbols**branching - 1)
 
 
 def critical_belief(v: Numbers, m: Numbers, s: Numbers) -> FloatOrArray:
@@ -191,8 +251,7 @@ def critical_belief(v: Numbers, m: Numbers, s: Numbers) -> FloatOrArray:
 
 def critical_epsilon(v: Numbers, m: Numbers, s: Numbers) -> FloatOrArray:
     """Noise at the transition, 1 - epsilon* + epsilon*/v = p*; NaN if there is none."""
-    p = critical_belief(v, m, s)
-    return _unwrap((1 - p) / (1 - 1 / np.asarray(v, dtype=np.float64)))
+    return _unwrap(_critical_loss(v, m, s) / (1 - 1 / np.asarray(v, dtype=np.float64)))
 
 
 def critical_exponent(v: Numbers, m: Numbers, s: Numbers) -> FloatOrArray:
@@ -210,11 +269,20 @@ def critical_density(v: Numbers, m: Numbers, s: Numbers) -> FloatOrArray:
     """The s f below which the class can be recovered: F'(1) = 1 in its finite-size form (Eq. 41).
 
     It tends to 1 as v grows. If s times `rule_density` is below it, there is a transition, unless
-    so few strings are data that 1/v is repulsive: then the class is recovered at any noise below 1
-    (m = 1).
+    `kesten_stigum` is 1 or more.
     """
-    v, m, s = _parameters(v, m, s)
-    return _unwrap((m * v - 1) / (m * (v - 1)))
+    grammar = _Grammar.of(v, m, s)
+    return _unwrap((grammar.m * grammar.v - 1) / (grammar.m * (grammar.v - 1)))
+
+
+def kesten_stigum(v: Numbers, m: Numbers, s: Numbers) -> FloatOrArray:
+    """Slope F'(1/v), by which a level multiplies a small amount of information.
+
+    It is s (v - 1) v^(s-1) / (m (v^s - 1)); for s = 2, s v / ((v + 1) m). Below 1, the
+    Kesten-Stigum bound, a small amount of information about the leaves vanishes on the way to the
+    root. Above 1, the class is recovered at any noise below 1 as L grows: there is no transition.
+    """
+    return _unwrap(fixed_points(v, m, s).slope[0])
 
 
 def _unwrap(x: FloatOrArray) -> FloatOrArray:
