@@ -38,7 +38,7 @@ from lit_hier.rhm.sampling import sample_distinct_words
 NUM_REPLICAS: Final = 8
 # Errors grow from level to level near a transition, so the population is largest at the leaves.
 _MAX_SIZE: Final = 4096  # of a replica at the leaves; half as large at each level above
-_MIN_SIZE: Final = 512
+_MIN_SIZE: Final = 1024
 _MAX_PRODUCTS: Final = 2**21  # of a level and a replica, which bounds memory and cost
 _NODES_PER_RULES: Final = 4  # that share one draw of rules
 _MAX_RANKED: Final = 65536  # tuples up to which random ranks choose the rules
