@@ -16,7 +16,7 @@ from lit_hier.callbacks.curves import Columns, CurveAnalysis, Line, Results
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.figures import MapCurve, map_figure
 from lit_hier.inference import theory
-from lit_hier.metrics import standard_error, std_between
+from lit_hier.metrics import average
 from lit_hier.modules import ForwardBackwardModule
 
 
@@ -29,8 +29,10 @@ class IterationMap(CurveAnalysis):
     Writes, besides what `CurveAnalysis` lists:
 
     - `iteration_map.csv` with columns process, time, m, s_f (s f, with Eq. 29's f), level, belief
-      (mean upward belief in the true symbol), above (that of the level above), sem (of `above`,
-      over data), count, theory (F of `belief`), grammars, grammar_std (of `above`).
+      (mean upward belief in the true symbol), above (that of the level above), sem (standard
+      error of `above`), count, theory (F of `belief`), grammars, grammar_std (of `above`; NaN for
+      one grammar), sem_within (of `above`), belief_sem, belief_sem_within: see
+      `lit_hier.metrics.average`.
     - `iteration_map.npz` with the arrays `belief` and `above` (time, curve, index), `time`,
       `curve`, `index`, `source`.
 
@@ -77,17 +79,20 @@ class IterationMap(CurveAnalysis):
         return torch.stack((levels[:, :-1], levels[:, 1:]))
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
-        """Compute means over data, the map of the lower level's mean, the spread of grammars."""
-        belief, above = samples
-        grammar, mean = self.grammar(line.source_indices[0]), belief.mean(-1)
+        """Compute averages with errors, and the map of the lower level's."""
+        belief, above = (average(x, source_indices) for x in samples)
+        grammar = self.grammar(line.source_indices[0])
         return {
-            "belief": mean,
-            "above": above.mean(-1),
-            "sem": list(map(standard_error, above)),
+            "belief": belief.mean,
+            "above": above.mean,
+            "sem": above.sem,
             "count": len(source_indices),
-            "theory": [float(theory.parent_belief(grammar, self.noise_process, p)) for p in mean],
+            "theory": theory.parent_belief(grammar, self.noise_process, belief.mean),
             "grammars": len(np.unique(source_indices)),
-            "grammar_std": [std_between(x, source_indices) for x in above],
+            "grammar_std": above.grammar_std,
+            "sem_within": above.sem_within,
+            "belief_sem": belief.sem,
+            "belief_sem_within": belief.sem_within,
         }
 
     def figures(self, results: Results, tables: Mapping[str, DataFrame]) -> dict[str, Figure]:
