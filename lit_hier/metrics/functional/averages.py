@@ -64,9 +64,9 @@ def average(values: Real[np.ndarray, "*shape N"], groups: Groups, shares: bool =
     parts = [x[..., groups == group] for group in np.unique(groups)]
     means = np.stack([part.mean(-1) for part in parts], axis=-1)
     within = np.stack([_variance_of_mean(part) for part in parts], axis=-1)
-    sem_within = np.sqrt(within.sum(-1)) / len(parts)
-    between = np.sqrt(_variance_of_mean(means))
-    mean = means.mean(-1)
+    sem_within = np.asarray(np.sqrt(within.sum(-1)) / len(parts))
+    between = np.asarray(np.sqrt(_variance_of_mean(means)))
+    mean = np.asarray(means.mean(-1))
     constant = np.ptp(x, axis=-1) <= RESOLUTION
     at_end = shares | (np.abs(mean - np.rint(mean)) <= RESOLUTION)
 
@@ -77,7 +77,7 @@ def average(values: Real[np.ndarray, "*shape N"], groups: Groups, shares: bool =
         mean,
         known(between if len(parts) > 1 else sem_within),
         known(sem_within),
-        between * len(parts) ** 0.5,
+        np.asarray(between * len(parts) ** 0.5),
     )
 
 
@@ -103,7 +103,7 @@ def wilson(
         The lower and the upper end, float64, shape (*shape).
     """
     found = average(values, groups, shares=True)
-    share = np.clip(found.mean, 0, 1)
+    share = np.asarray(np.clip(found.mean, 0, 1))
     num_units = count_units(groups)
     z = ndtri((1 + _CONFIDENCE) / 2)
     ratio = np.full_like(share, len(groups))

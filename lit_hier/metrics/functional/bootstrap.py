@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64, Real
 
 from lit_hier.errors import InputError
-from lit_hier.metrics.functional.averages import Groups, count_units
+from lit_hier.metrics.functional.averages import RESOLUTION, Groups, count_units
 
 RESAMPLES: Final = 200
 """The default number of resamples: the errors are then known to 5 %."""
@@ -39,12 +39,12 @@ def check_resamples(resamples: int) -> None:
 
 
 def resampled_means(
-    values: Real[np.ndarray, "T N"], groups: Groups, resamples: int = RESAMPLES
-) -> Float64[np.ndarray, "resamples T"]:
+    values: Real[np.ndarray, "*shape N"], groups: Groups, resamples: int = RESAMPLES
+) -> Float64[np.ndarray, " resamples *shape"]:
     """Average resamples of the units.
 
     Args:
-        values: One number per time and datum.
+        values: One number per datum on the last axis.
         groups: The grammar of each datum.
         resamples: The number of resamples.
 
@@ -58,9 +58,9 @@ def resampled_means(
     units = np.asarray(values, dtype=np.float64)
     names = np.unique(groups)
     if len(names) > 1:
-        units = np.stack([units[:, groups == name].mean(-1) for name in names], axis=-1)
+        units = np.stack([units[..., groups == name].mean(-1) for name in names], axis=-1)
     rng, num = generator(), units.shape[-1]
-    means = np.empty((resamples, len(units)))
+    means = np.empty((resamples, *units.shape[:-1]))
     for k in range(resamples):  # one at a time: all draws of all data together would fill memory
         weights = np.bincount(rng.integers(num, size=num), minlength=num)
         means[k] = units @ weights / num
@@ -77,8 +77,9 @@ def bootstrap_error(
         groups: The grammar of each datum.
 
     Returns:
-        The standard error; NaN for one unit, if the quantity is the same in all resamples, or if
-        it does not exist in more than 5 % of them. The others are left out.
+        The standard error over the resamples in which the quantity exists; NaN for one unit, if
+        the quantity does not exist in more than 5 % of them, or if it is the same in all but for
+        rounding.
     """
     num = count_units(groups)
     exists = np.isfinite(resampled)
@@ -88,4 +89,5 @@ def bootstrap_error(
     shown = np.where(exists | ~known, resampled, np.nan)
     with np.errstate(invalid="ignore"):
         error = np.nanstd(np.where(known, shown, 0.0), axis=0) * (num / (num - 1)) ** 0.5
-    return np.asarray(np.where(known & (error > 0), error, np.nan))
+    rounding = RESOLUTION * np.abs(np.where(exists, resampled, 0.0)).max(0)
+    return np.asarray(np.where(known & (error > rounding), error, np.nan))

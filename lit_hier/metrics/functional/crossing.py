@@ -65,26 +65,28 @@ def transition(
 
 def transition_errors(
     x: Real[np.ndarray, " T"],
-    values: Real[np.ndarray, "T N"],
+    values: Real[np.ndarray, "*shape T N"],
     groups: Groups,
     chance: float,
     resamples: int = RESAMPLES,
-) -> tuple[float, float]:
-    """Compute the standard errors of an average curve's place and width, by the bootstrap.
+) -> tuple[Float64[np.ndarray, "*shape"], Float64[np.ndarray, "*shape"]]:
+    """Compute the standard errors of average curves' places and widths, by the bootstrap.
 
     Args:
         x: Ascending, shape (T,).
-        values: Probabilities per time and datum.
+        values: Probabilities per time and datum, on the last axes.
         groups: The grammar of each datum.
-        chance: The probability that the curve falls to.
+        chance: The probability that the curves fall to.
         resamples: The number of resamples.
 
     Returns:
-        Of the place and of the width, see `bootstrap_error`.
+        Of the place and of the width, float64, shape (*shape); see `bootstrap_error`.
 
     Raises:
         InputError: There are less than 2 resamples.
     """
-    found = np.stack(transition(x, resampled_means(values, groups, resamples), chance), axis=-1)
-    place, width = bootstrap_error(found, groups).tolist()
-    return place, width
+    place, width = transition(x, resampled_means(values, groups, resamples), chance)
+    return (
+        bootstrap_error(np.asarray(place), groups),
+        bootstrap_error(np.asarray(width), groups),
+    )

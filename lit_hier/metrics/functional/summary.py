@@ -109,7 +109,7 @@ def mode_error(
         resampled = np.zeros((resamples, num_cells + 1), dtype=np.int64)
         shares = counts[0, filled] / len(x)
         resampled[:, filled] = generator().multinomial(len(x), shares, resamples)
-    error = float(np.nan_to_num(bootstrap_error(_maximum(resampled, bandwidth), groups)))
+    error = float(np.nan_to_num(bootstrap_error(_peak(resampled, bandwidth), groups)))
     return max(error, 2 / _CELLS / 12**0.5)
 
 
@@ -125,13 +125,34 @@ def _counts(x: Float64[np.ndarray, " N"], num_cells: int) -> Int[np.ndarray, " c
 def _maximum(
     counts: Int[np.ndarray, "*shape cells"], bandwidth: float
 ) -> Float64[np.ndarray, "*shape"]:
-    """Locate the maximum of the smoothed density of counts."""
+    """Locate the maximum of the smoothed density of counts, one of the grid's points."""
+    smooth = _smooth(counts, bandwidth)
+    return np.asarray(np.argmax(smooth, axis=-1) / (counts.shape[-1] - 1) * 2 - 1)
+
+
+def _peak(
+    counts: Int[np.ndarray, "*shape cells"], bandwidth: float
+) -> Float64[np.ndarray, "*shape"]:
+    """Locate the maximum between the grid's points, by a parabola through the highest three."""
+    smooth, last = _smooth(counts, bandwidth), counts.shape[-1] - 1
+    k = np.argmax(smooth, axis=-1)
+    around = np.abs(k[..., None] + (-1, 0, 1))  # reflected at both ends
+    left, top, right = np.moveaxis(
+        np.take_along_axis(smooth, np.minimum(around, 2 * last - around), -1), -1, 0
+    )
+    curvature = left - 2 * top + right
+    shift = np.divide((left - right) / 2, curvature, out=np.zeros_like(top), where=curvature < 0)
+    return np.asarray((k + shift) / last * 2 - 1)
+
+
+def _smooth(
+    counts: Int[np.ndarray, "*shape cells"], bandwidth: float
+) -> Float64[np.ndarray, "*shape cells"]:
+    """Smooth the density of counts, reflected at both ends."""
     density = counts.astype(np.float64)
     density[..., [0, -1]] *= 2  # the grid's end cells are half as wide
-    num_cells = counts.shape[-1] - 1
-    width = max(bandwidth / 2 * num_cells, 0.5)
-    smooth = gaussian_filter1d(density, width, axis=-1, mode="mirror")
-    return np.asarray(np.argmax(smooth, axis=-1) / num_cells * 2 - 1)
+    width = max(bandwidth / 2 * (counts.shape[-1] - 1), 0.5)
+    return np.asarray(gaussian_filter1d(density, width, axis=-1, mode="mirror"))
 
 
 def summarize(
