@@ -1,6 +1,6 @@
 """The map from a level's belief to the next one's, whose fixed points set the transition."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -36,8 +36,8 @@ class IterationMap(CurveAnalysis):
     - `iteration_map.npz` with the arrays `belief` and `above` (time, curve, index), `time`,
       `curve`, `index`, `source`.
 
-    The figure shows the map. Logs to TensorBoard the curves `iteration_map/above` and
-    `iteration_map/theory`.
+    The figure shows the map; bars are one standard error. Logs to TensorBoard the curves
+    `iteration_map/above` and `iteration_map/theory`.
 
     The sampler must return messages: `messages: true`.
     """
@@ -97,7 +97,11 @@ class IterationMap(CurveAnalysis):
 
     def figures(self, results: Results, tables: Mapping[str, DataFrame]) -> dict[str, Figure]:
         """Draw the map, its fixed points, and each level against the next."""
-        belief, above = map(results.curves, ("belief", "above"))
+
+        def joined(column: str, names: Sequence[str]) -> Floats:
+            curves = results.curves(column)
+            return np.concatenate([np.asarray(curves[name]) for name in names])
+
         maps = []
         for grammar, source_indices in self.source_indices_by_grammar().items():
             names = [line.name for line in results.lines if line.source_indices == source_indices]
@@ -111,10 +115,8 @@ class IterationMap(CurveAnalysis):
                 MapCurve(
                     f"s f = {theory.scaled_density(grammar):.2f} (m = {grammar.m})",
                     (p[known], predicted[known]),
-                    (
-                        np.concatenate([belief[name] for name in names]),
-                        np.concatenate([above[name] for name in names]),
-                    ),
+                    (joined("belief", names), joined("above", names)),
+                    (joined("belief_sem", names), joined("sem", names)),
                     points.belief,
                     points.stable,
                 )

@@ -18,7 +18,6 @@ from lit_hier.figures import Panel
 from lit_hier.metrics import average, curve_inversion, inversion, wilson
 from lit_hier.modules import ForwardBackwardModule
 
-
 QUANTITIES: Final = ("marginal", "unchanged", "largest")
 """What is measured of each level: see `summarize_truth`."""
 
