@@ -49,7 +49,8 @@ def column(table: list[dict[str, str]], name: str, **which: object) -> np.ndarra
 
 
 # Columns that are NaN where no theory applies.
-UNKNOWN = {"theory", "critical", "exponent", "theory_place", "theory_width"}
+UNKNOWN = {"theory", "critical", "exponent", "theory_place", "theory_width", "theory_inversion"}
+UNKNOWN |= {"inversion"}  # where none is significant
 
 
 @pytest.mark.parametrize("figure", FIGURES)
@@ -58,9 +59,13 @@ def test_each_figure_writes_its_files(tmp_path: Path, figure: str) -> None:
     assert FIGURES[figure] <= {path.name for path in folder.iterdir()}
     for path in folder.glob("*.csv"):
         table = rows(path)
-        words = {"process", "message", *UNKNOWN}
-        for name in set(table[0]) - words:
+        words = {"process", "message", "inverted", *UNKNOWN}
+        errors = {name for name in table[0] if name.endswith(("sem", "sem_within"))}
+        for name in set(table[0]) - words - errors:
             assert np.isfinite(column(table, name)).all(), (path.name, name)
+        for name in errors:
+            known = column(table, name)
+            assert (known[np.isfinite(known)] >= 0).all(), (path.name, name)
         if path.stem in ("reconstruction", "beliefs"):
             assert set(column(table, "grammars")) == {2}
 
