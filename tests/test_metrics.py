@@ -309,9 +309,9 @@ def test_an_inversion_needs_significant_differences_on_both_sides() -> None:
 def test_curves_that_do_not_differ_seldom_cross() -> None:
     x = np.linspace(0, 1, 12)
     for groups in (np.zeros(30, dtype=int), np.arange(32) // 8):
-        same = RNG.normal(size=(100, 2, 12, len(groups)))
+        same = RNG.normal(size=(60, 2, 12, len(groups)))
         found = [inversion(x, first, other, groups) for first, other in same]
-        assert sum(math.isfinite(each.place) for each in found) <= 3
+        assert sum(math.isfinite(each.place) for each in found) <= 2
 
 
 @pytest.mark.parametrize(("L", "place"), [(5, math.nan), (7, 0.7199), (10, 0.7808)])

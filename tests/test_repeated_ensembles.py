@@ -30,8 +30,8 @@ from lit_hier.processes import EpsilonNoise
 from lit_hier.rhm import GrammarEnsemble, GrammarParameters
 
 TIMES: Final = [0.1, 0.25, 0.45, 0.6, 0.75, 0.9]
-POOL: Final = 24  # grammars
-DATA: Final = 64  # of each
+POOL: Final = 16  # grammars
+DATA: Final = 48  # of each
 NUM: Final = 16  # data of a grammar in one repetition
 REPETITIONS: Final = 400
 
@@ -201,7 +201,7 @@ def test_errors_of_modes(num_grammars: int) -> None:
         of_grammars = 0.2 + 0.05 * rng.normal(size=(num_grammars, 1)) * (num_grammars > 1)
         values = np.clip(of_grammars + 0.15 * rng.normal(size=(num_grammars, 3 * NUM)), -1, 1)
         groups = np.repeat(np.arange(num_grammars), 3 * NUM)
-        found.append(summarize(values.ravel(), groups, bandwidth=0.08))
+        found.append(summarize(values.ravel(), groups, bandwidth=0.08, resamples=50))
     errors, modes, sems, means = (
         np.array([each[key] for each in found]) for key in ("mode_sem", "mode", "sem", "mean")
     )
@@ -218,7 +218,7 @@ def test_errors_of_inversions(num_grammars: int) -> None:
         place = (place + 0.05 * rng.normal(size=(num_grammars, NUM))).ravel()
         first = 1 - x[:, None] + 0.3 * rng.normal(size=len(place))
         other = first + 0.4 * (place - x[:, None]) + 0.02 * rng.normal(size=(9, len(place)))
-        found.append(inversion(x, first, other, sources(num_grammars)))
+        found.append(inversion(x, first, other, sources(num_grammars), resamples=50))
     for error in ("place", "difference"):
         estimates, errors = (
             np.array([getattr(each, key) for each in found]) for key in (error, f"{error}_sem")
