@@ -1,13 +1,18 @@
 """The distribution of beliefs at one inversion time."""
 
+from typing import Any
+
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from pandas import DataFrame
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from lit_hier.callbacks.analysis import Analysis
-from lit_hier.callbacks.beliefs import MESSAGES, latents_of, messages_of
+from lit_hier.callbacks.axes import Floats
+from lit_hier.callbacks.beliefs import MESSAGES, belief_in_truth, latents_of, messages_of
 from lit_hier.callbacks.tensorboard import log_figure
 from lit_hier.diffusion import ForwardBackward, num_levels
 from lit_hier.errors import InputError
@@ -15,7 +20,7 @@ from lit_hier.figures import histogram_figure
 from lit_hier.inference.theory import predict
 from lit_hier.io.figures import write_figure
 from lit_hier.io.tables import write_table
-from lit_hier.metrics import Histogram
+from lit_hier.metrics import Histogram, SampleTable, average
 from lit_hier.modules import ForwardBackwardModule
 
 
@@ -28,7 +33,9 @@ class BeliefHistogram(Analysis):
       level, low, high (the edges of the bin), true, other (the number of probabilities of true and
       of other symbols in the bin).
     - `belief_histogram_deviation.csv` with columns message, level, mean (of the beliefs in true
-      symbols), theory (mean field; NaN where it does not apply), distance.
+      symbols, over data, then over grammars), theory (mean field; NaN where it does not apply),
+      distance, sem (standard error of `mean`), sem_within, grammars, grammar_std, count: see
+      `lit_hier.metrics.average`.
     - `belief_histogram.png` of the lowest levels.
 
     Logs to TensorBoard the figure `belief_histogram`.
@@ -67,30 +74,45 @@ class BeliefHistogram(Analysis):
             self._time = self.times.index(self.time)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Allocate the histograms."""
-        shape = (len(MESSAGES), num_levels(self.sources[0]), 2)
-        self._histogram = Histogram(*shape, num_bins=self.num_bins)
+        """Allocate the histograms, and the table of each datum's means."""
+        shape = (len(MESSAGES), num_levels(self.sources[0]))
+        self._histogram = Histogram(*shape, 2, num_bins=self.num_bins)
+        num = self.num_samples(trainer)
+        self._means = SampleTable(*shape, num_samples=num)
+        self._source_indices = SampleTable(num_samples=num)
 
     def update(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> None:
         """Count a batch."""
         tree_start = latents_of(record).tree_start
+        means = []
         for message, tree in enumerate(messages_of(record)):
             for level, (beliefs, true) in enumerate(zip(tree, tree_start, strict=True)):
                 values = beliefs[self._time]
                 is_true = one_hot(true, values.shape[-1]).bool()
                 for kind, mask in enumerate((is_true, ~is_true)):
                     self._histogram.update((message, level, kind), values[mask].cpu())
+                means.append(belief_in_truth(values[None], true)[0].double().mean(-1))
+        index = record.index.cpu()
+        by_level = torch.stack(means).unflatten(0, (len(MESSAGES), -1))
+        self._means.update(index, by_level.cpu())
+        self._source_indices.update(index, torch.full_like(index, record.source_index))
 
-    def compute(self, pl_module: ForwardBackwardModule) -> tuple[Tensor, Tensor]:
-        """Add up the counts of all processes."""
-        counts, means = self._histogram.to(pl_module.device).compute()
-        return counts.cpu(), means.cpu()
+    def compute(self, pl_module: ForwardBackwardModule) -> tuple[Tensor, Floats, NDArray[Any]]:
+        """Gather all processes: counts, means of each datum, and source indices."""
+        counts = self._histogram.to(pl_module.device).compute().cpu()
+        tables = (self._means, self._source_indices)
+        (_, means), (_, groups) = (table.to(pl_module.device).compute() for table in tables)
+        return counts, means, groups.astype(np.int64)
 
-    def write(self, trainer: Trainer, folder: str, measured: tuple[Tensor, Tensor]) -> None:
+    def write(
+        self, trainer: Trainer, folder: str, measured: tuple[Tensor, Floats, NDArray[Any]]
+    ) -> None:
         """Write the tables and the figure."""
-        counts, mean = measured[0].numpy(), measured[1][..., 0].numpy()
+        counts, groups = measured[0].numpy(), measured[2]
+        found = average(measured[1], groups)
+        mean = found.mean
         edges = np.linspace(0, 1, self.num_bins + 1)
         names = np.array(MESSAGES)
         message, level, k = np.indices((*mean.shape, self.num_bins)).reshape(3, -1)
@@ -114,6 +136,11 @@ class BeliefHistogram(Analysis):
             "mean": mean.ravel(),
             "theory": theory.ravel(),
             "distance": np.abs(mean - theory).ravel(),
+            "sem": found.sem.ravel(),
+            "sem_within": found.sem_within.ravel(),
+            "grammars": len(np.unique(groups)),
+            "grammar_std": found.grammar_std.ravel(),
+            "count": len(groups),
         }
         write_table(folder, f"{self.name}_deviation", DataFrame(deviations))
         shown = slice(0, self.num_levels)

@@ -15,7 +15,7 @@ from lit_hier.callbacks.axes import Against, Floats, choose_axis
 from lit_hier.callbacks.curves import Columns, CurveAnalysis, Curves, Line, Results
 from lit_hier.diffusion import ForwardBackward, Latents, num_levels
 from lit_hier.figures import level_figure
-from lit_hier.metrics import std_between
+from lit_hier.metrics import average
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.rhm import Tree
 
@@ -48,14 +48,15 @@ class Beliefs(CurveAnalysis):
 
     Each message is a distribution over symbols; `largest` is its largest probability, which the
     paper shows, and `true` the probability of the true symbol, which theory predicts. They agree
-    where inference succeeds. Averages and standard deviations are over all nodes of a level and
-    all data of all grammars.
+    where inference succeeds. Averages are over the nodes of a level, then over data, then over
+    grammars; standard deviations over all nodes and all data.
 
     Writes, besides what `CurveAnalysis` lists:
 
     - `beliefs.csv` with columns process, time, message (upward, downward or marginal), level,
       true, true_std, largest, largest_std, count (of data), theory, grammars, grammar_std (of
-      `true`).
+      `true`; NaN for one grammar), sem and sem_within (of `true`), largest_sem,
+      largest_sem_within: standard errors, see `lit_hier.metrics.average`.
     - `beliefs.npz` with the arrays `true`, `true_variance`, `largest` and `largest_variance`
       (time, curve, index), means and variances over the nodes of each datum, and `time`, `curve`,
       `index`, `source`.
@@ -111,18 +112,23 @@ class Beliefs(CurveAnalysis):
         return torch.stack(curves, dim=2)
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
-        """Compute means and deviations over nodes and data, theory, the spread of grammars."""
+        """Compute averages with errors, deviations over nodes and data, and theory."""
         predicted = getattr(self.prediction(line), str(line.columns["message"]))
         true, true_variance, largest, largest_variance = samples
+        in_truth, in_largest = (average(x, source_indices) for x in (true, largest))
         return {
-            "true": true.mean(-1),
+            "true": in_truth.mean,
             "true_std": np.sqrt(true.var(-1) + true_variance.mean(-1)),
-            "largest": largest.mean(-1),
+            "largest": in_largest.mean,
             "largest_std": np.sqrt(largest.var(-1) + largest_variance.mean(-1)),
             "count": len(source_indices),
             "theory": predicted[:, line.level],
             "grammars": len(np.unique(source_indices)),
-            "grammar_std": [std_between(x, source_indices) for x in true],
+            "grammar_std": in_truth.grammar_std,
+            "sem": in_truth.sem,
+            "sem_within": in_truth.sem_within,
+            "largest_sem": in_largest.sem,
+            "largest_sem_within": in_largest.sem_within,
         }
 
     def figures(self, results: Results, tables: Mapping[str, DataFrame]) -> dict[str, Figure]:

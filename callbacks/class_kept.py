@@ -15,7 +15,7 @@ from lit_hier.data.hierarchy import read_hierarchy
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.figures import Panel
-from lit_hier.metrics import standard_error
+from lit_hier.metrics import average, wilson
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.nn import evaluate
 
@@ -30,7 +30,9 @@ class ClassKept(NetworkAnalysis):
     Writes, besides what `CurveAnalysis` lists:
 
     - `class_kept.csv` with columns process, time, level (`depth 1`, ..., `class`), level_index,
-      kept, sem, count.
+      kept, sem (standard error; NaN where all data are kept, or none), count, kept_low and
+      kept_high (95 % confidence interval, see `lit_hier.metrics.wilson`), sem_within (within the
+      grammars of an ensemble, see `lit_hier.metrics.average`; `sem` for other data).
     - `class_kept.npz` with the arrays `kept` (0 or 1; time, curve, index), `time`, `curve`,
       `index`, `source`.
 
@@ -119,12 +121,16 @@ class ClassKept(NetworkAnalysis):
         return torch.stack(kept)[None].float()
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
-        """Compute the fraction, its standard error over data, and the count."""
-        (kept,) = samples
+        """Compute the fraction, its errors, its confidence interval and the count."""
+        kept = average(samples[0], source_indices, shares=True)
+        low, high = wilson(samples[0], source_indices)
         return {
-            "kept": kept.mean(-1),
-            "sem": list(map(standard_error, kept)),
+            "kept": kept.mean,
+            "sem": kept.sem,
             "count": len(source_indices),
+            "kept_low": low,
+            "kept_high": high,
+            "sem_within": kept.sem_within,
         }
 
     def panels(self, results: Results) -> Sequence[Panel]:

@@ -13,7 +13,7 @@ from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.figures import Panel
 from lit_hier.inference import theory
-from lit_hier.metrics import standard_error
+from lit_hier.metrics import average
 from lit_hier.modules import ForwardBackwardModule
 
 
@@ -25,7 +25,9 @@ class EffectiveNoise(CurveAnalysis):
 
     Writes, besides what `CurveAnalysis` lists:
 
-    - `effective_noise.csv` with columns process, time, noise, sem (over data), count, quadrature.
+    - `effective_noise.csv` with columns process, time, noise, sem (standard error), count,
+      quadrature, grammars, grammar_std (NaN for one grammar), sem_within: see
+      `lit_hier.metrics.average`.
     - `effective_noise.npz` with the arrays `noise` (time, curve, index), `time`, `curve`, `index`,
       `source`.
 
@@ -69,13 +71,16 @@ class EffectiveNoise(CurveAnalysis):
         return record.effective_noise[None, :, None]
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
-        """Compute the mean over data, its standard error, and the expected value."""
-        (noise,) = samples
+        """Compute the average, its errors, and the expected value."""
+        noise = average(samples[0], source_indices)
         return {
-            "noise": noise.mean(-1),
-            "sem": list(map(standard_error, noise)),
+            "noise": noise.mean,
+            "sem": noise.sem,
             "count": len(source_indices),
             "quadrature": self._expected,
+            "grammars": len(np.unique(source_indices)),
+            "grammar_std": noise.grammar_std,
+            "sem_within": noise.sem_within,
         }
 
     def panels(self, results: Results) -> Sequence[Panel]:

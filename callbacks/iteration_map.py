@@ -1,6 +1,6 @@
 """The map from a level's belief to the next one's, whose fixed points set the transition."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from lit_hier.callbacks.curves import Columns, CurveAnalysis, Line, Results
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.figures import MapCurve, map_figure
 from lit_hier.inference import theory
-from lit_hier.metrics import standard_error, std_between
+from lit_hier.metrics import average
 from lit_hier.modules import ForwardBackwardModule
 
 
@@ -29,13 +29,15 @@ class IterationMap(CurveAnalysis):
     Writes, besides what `CurveAnalysis` lists:
 
     - `iteration_map.csv` with columns process, time, m, s_f (s f, with Eq. 29's f), level, belief
-      (mean upward belief in the true symbol), above (that of the level above), sem (of `above`,
-      over data), count, theory (F of `belief`), grammars, grammar_std (of `above`).
+      (mean upward belief in the true symbol), above (that of the level above), sem (standard
+      error of `above`), count, theory (F of `belief`), grammars, grammar_std (of `above`; NaN for
+      one grammar), sem_within (of `above`), belief_sem, belief_sem_within: see
+      `lit_hier.metrics.average`.
     - `iteration_map.npz` with the arrays `belief` and `above` (time, curve, index), `time`,
       `curve`, `index`, `source`.
 
-    The figure shows the map. Logs to TensorBoard the curves `iteration_map/above` and
-    `iteration_map/theory`.
+    The figure shows the map; bars are one standard error. Logs to TensorBoard the curves
+    `iteration_map/above` and `iteration_map/theory`.
 
     The sampler must return messages: `messages: true`.
     """
@@ -77,22 +79,29 @@ class IterationMap(CurveAnalysis):
         return torch.stack((levels[:, :-1], levels[:, 1:]))
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
-        """Compute means over data, the map of the lower level's mean, the spread of grammars."""
-        belief, above = samples
-        grammar, mean = self.grammar(line.source_indices[0]), belief.mean(-1)
+        """Compute averages with errors, and the map of the lower level's."""
+        belief, above = (average(x, source_indices) for x in samples)
+        grammar = self.grammar(line.source_indices[0])
         return {
-            "belief": mean,
-            "above": above.mean(-1),
-            "sem": list(map(standard_error, above)),
+            "belief": belief.mean,
+            "above": above.mean,
+            "sem": above.sem,
             "count": len(source_indices),
-            "theory": [float(theory.parent_belief(grammar, self.noise_process, p)) for p in mean],
+            "theory": theory.parent_belief(grammar, self.noise_process, belief.mean),
             "grammars": len(np.unique(source_indices)),
-            "grammar_std": [std_between(x, source_indices) for x in above],
+            "grammar_std": above.grammar_std,
+            "sem_within": above.sem_within,
+            "belief_sem": belief.sem,
+            "belief_sem_within": belief.sem_within,
         }
 
     def figures(self, results: Results, tables: Mapping[str, DataFrame]) -> dict[str, Figure]:
         """Draw the map, its fixed points, and each level against the next."""
-        belief, above = map(results.curves, ("belief", "above"))
+
+        def joined(column: str, names: Sequence[str]) -> Floats:
+            curves = results.curves(column)
+            return np.concatenate([np.asarray(curves[name]) for name in names])
+
         maps = []
         for grammar, source_indices in self.source_indices_by_grammar().items():
             names = [line.name for line in results.lines if line.source_indices == source_indices]
@@ -106,10 +115,8 @@ class IterationMap(CurveAnalysis):
                 MapCurve(
                     f"s f = {theory.scaled_density(grammar):.2f} (m = {grammar.m})",
                     (p[known], predicted[known]),
-                    (
-                        np.concatenate([belief[name] for name in names]),
-                        np.concatenate([above[name] for name in names]),
-                    ),
+                    (joined("belief", names), joined("above", names)),
+                    (joined("belief_sem", names), joined("sem", names)),
                     points.belief,
                     points.stable,
                 )

@@ -1,61 +1,128 @@
 """How much of a datum's tree survives forward-backward."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pandas import DataFrame
 from pytorch_lightning import Trainer
 from torch import Tensor
 
 from lit_hier.callbacks.axes import Against, Floats, choose_axis
 from lit_hier.callbacks.beliefs import belief_in_truth, latents_of
-from lit_hier.callbacks.curves import Columns, CurveAnalysis, Line, Results
+from lit_hier.callbacks.curves import Columns, CurveAnalysis, Line, Results, transpose
 from lit_hier.diffusion import ForwardBackward, num_levels
 from lit_hier.figures import Panel
-from lit_hier.metrics import standard_error, std_between
+from lit_hier.metrics import average, curve_inversion, inversion, wilson
 from lit_hier.modules import ForwardBackwardModule
+
+QUANTITIES: Final = ("marginal", "unchanged", "largest")
+"""What is measured of each level: see `summarize_truth`."""
+
+
+def measure_truth(record: ForwardBackward, level: int) -> Tensor:
+    """Measure a batch at one level, averaged over its nodes: shape (quantities, T, B)."""
+    latents = latents_of(record)
+    beliefs, true = latents.marginals[level], latents.tree_start[level]
+    marginal = belief_in_truth(beliefs, true)
+    unchanged = (latents.tree_reversed[level] == true).to(marginal)
+    return torch.stack([x.mean(-1) for x in (marginal, unchanged, beliefs.amax(-1))])
 
 
 def summarize_truth(samples: Floats, source_indices: NDArray[np.int64], theory: Floats) -> Columns:
     """Compute the columns on the true symbols.
 
     Args:
-        samples: Probability of the true symbols and share of unchanged ones, float64, shape
-            (2, T, N).
+        samples: Probability of the true symbols, share of unchanged ones and largest probability,
+            float64, shape (3, T, N).
         source_indices: Index of each sample's source, shape (N,).
         theory: The predicted probability, shape (T,).
     """
-    marginal, unchanged = samples
+    marginal, largest = (average(samples[k], source_indices) for k in (0, 2))
+    unchanged = average(samples[1], source_indices, shares=True)
+    low, high = wilson(samples[1], source_indices)
     return {
-        "marginal": marginal.mean(-1),
-        "unchanged": unchanged.mean(-1),
-        "sem": list(map(standard_error, marginal)),
+        "marginal": marginal.mean,
+        "unchanged": unchanged.mean,
+        "sem": marginal.sem,
         "count": len(source_indices),
         "theory": theory,
-        "unchanged_sem": list(map(standard_error, unchanged)),
+        "unchanged_sem": unchanged.sem,
         "grammars": len(np.unique(source_indices)),
-        "grammar_std": [std_between(x, source_indices) for x in marginal],
+        "grammar_std": marginal.grammar_std,
+        "sem_within": marginal.sem_within,
+        "unchanged_sem_within": unchanged.sem_within,
+        "unchanged_low": low,
+        "unchanged_high": high,
+        "largest": largest.mean,
+        "largest_sem": largest.sem,
+        "largest_sem_within": largest.sem_within,
     }
+
+
+def truth_panels(results: Results, what: str, theory_label: str) -> list[Panel]:
+    """Arrange the curves of `summarize_truth`, with bands of one standard error.
+
+    Args:
+        results: The results.
+        what: What a node's symbol is called.
+        theory_label: The theory's entry in the legend.
+    """
+    return [
+        Panel(
+            f"probability of the true {what}",
+            results.curves("marginal"),
+            bands=results.curves("sem"),
+            theory=results.curves("theory"),
+            theory_label=theory_label,
+        ),
+        Panel(
+            "largest probability",
+            results.curves("largest"),
+            bands=results.curves("largest_sem"),
+        ),
+        Panel(
+            f"share unchanged ({what})",
+            results.curves("unchanged"),
+            bands=results.curves("unchanged_sem"),
+        ),
+    ]
 
 
 class Reconstruction(CurveAnalysis):
     """Probability of the true symbol, and the share of unchanged symbols, per level (Figs. 5, 7).
 
-    Both are averaged over the nodes of a level, then over data, then over grammars: `marginal` is
+    All are averaged over the nodes of a level, then over data, then over grammars: `marginal` is
     the posterior probability of the symbol of x_start, `unchanged` the fraction of posterior
-    samples that have the same symbol. Their expected values are equal.
+    samples that have the same symbol. Their expected values are equal. `largest` is the largest
+    posterior probability, whatever its symbol: the paper's captions name it, its text the true
+    symbol. The two agree where inference succeeds; `largest` is never smaller.
+
+    Standard errors count grammars as independent, see `lit_hier.metrics.average`, which also says
+    where they are NaN.
 
     Writes, besides what `CurveAnalysis` lists:
 
-    - `reconstruction.csv` with columns process, time, level, marginal, unchanged, sem (of
-      `marginal`, over data), count, theory (NaN where none applies), unchanged_sem, grammars,
-      grammar_std (standard deviation of `marginal` between grammars; 0 for one).
-    - `reconstruction.npz` with the arrays `marginal` and `unchanged` (time, curve, index), `time`,
-      `curve`, `index`, `source`.
+    - `reconstruction.csv` with columns process, time, level, marginal, unchanged, sem (standard
+      error of `marginal`), count, theory (of `marginal`; NaN where none applies), unchanged_sem,
+      grammars, grammar_std (standard deviation of `marginal` between grammars; NaN for one),
+      sem_within (standard error within these grammars), unchanged_sem_within, unchanged_low and
+      unchanged_high (95 % confidence interval, see `lit_hier.metrics.wilson`), largest,
+      largest_sem, largest_sem_within.
+    - `reconstruction_inversion.csv`, for several levels, with a row per level above the leaves:
+      process, level, inversion (where the curve of `marginal` falls below that of the leaves, on
+      the x axis; NaN if that is not significant, see `lit_hier.metrics.functional.inversion`),
+      inversion_sem, difference (the largest by which the leaves are above the level),
+      difference_sem (from differences sample by sample), difference_time (its x),
+      theory_inversion (the same for the theory at this depth and these times; NaN if there is
+      none) and inverted (`yes` or `none`).
+    - `reconstruction.npz` with the arrays `marginal`, `unchanged` and `largest` (time, curve,
+      index), `time`, `curve`, `index`, `source`.
 
-    Logs to TensorBoard the curves `reconstruction/marginal`, `reconstruction/unchanged` and
-    `reconstruction/theory`.
+    Logs to TensorBoard the curves `reconstruction/marginal`, `reconstruction/unchanged`,
+    `reconstruction/largest` and `reconstruction/theory`.
 
     Against the effective noise, the theory is that of the epsilon-process at the measured
     epsilon(t), whatever the process: a comparison, not a prediction (Fig. 15, right).
@@ -68,8 +135,8 @@ class Reconstruction(CurveAnalysis):
     """
 
     name = "reconstruction"
-    quantities = ("marginal", "unchanged")
-    logged = ("marginal", "unchanged", "theory")
+    quantities = QUANTITIES
+    logged = (*QUANTITIES, "theory")
     legend = "level"
     compared = ("marginal", "theory")
     needs_latents = True
@@ -86,40 +153,52 @@ class Reconstruction(CurveAnalysis):
     def measure(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> Tensor:
-        """Average over the nodes of each level: shape (2, T, levels, B)."""
-        latents = latents_of(record)
-        marginal = [
-            belief_in_truth(beliefs, true).mean(-1)
-            for beliefs, true in zip(latents.marginals, latents.tree_start, strict=True)
-        ]
-        unchanged = [
-            (new == true).float().mean(-1)
-            for new, true in zip(latents.tree_reversed, latents.tree_start, strict=True)
-        ]
-        return torch.stack((torch.stack(marginal, 1), torch.stack(unchanged, 1)))
+        """Average over the nodes of each level: shape (3, T, levels, B)."""
+        levels = range(len(latents_of(record).tree_start))
+        return torch.stack([measure_truth(record, level) for level in levels], dim=2)
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
-        """Compute means over data, standard errors, theory and the spread between grammars."""
+        """Compute averages over data and grammars, standard errors and theory."""
         theory = self.prediction(line).marginal[:, line.level]
         return summarize_truth(samples, source_indices, theory)
 
-    def panels(self, results: Results) -> Sequence[Panel]:
-        """Draw the marginals with theory, next to the unchanged symbols.
+    def tables(self, results: Results) -> dict[str, DataFrame]:
+        """Add where each level's curve crosses that of the leaves."""
+        tables = super().tables(results)
+        if len(results.lines) > 1:
+            tables[f"{self.name}_inversion"] = self._inversions(results)
+        return tables
 
-        Bands are the spread between grammars or, for one grammar, the standard error.
+    def _inversions(self, results: Results) -> DataFrame:
+        """Compare every level with the leaves, one row per level."""
+        first, *others = results.lines
+        theory = results.curves("theory")
+        marginal = results.values[self.quantities.index("marginal")]
+        rows = []
+        for line in others:
+            pair = marginal[:, first.curve], marginal[:, line.curve]
+            found = inversion(results.x, *pair, results.source_indices)
+            rows.append(
+                {
+                    "process": self.axis.process,
+                    **line.columns,
+                    "inversion": found.place,
+                    "inversion_sem": found.place_sem,
+                    "difference": found.difference,
+                    "difference_sem": found.difference_sem,
+                    "difference_time": found.difference_at,
+                    "theory_inversion": curve_inversion(
+                        results.x, theory[first.name], theory[line.name]
+                    ),
+                    "inverted": "none" if np.isnan(found.place) else "yes",
+                }
+            )
+        return DataFrame(transpose(rows))
+
+    def panels(self, results: Results) -> Sequence[Panel]:
+        """Draw the marginals with theory, next to the largest ones and the unchanged symbols.
+
+        Bands are one standard error.
         """
-        several = bool((results.table["grammars"] > 1).any())
-        return [
-            Panel(
-                "probability of the true symbol",
-                results.curves("marginal"),
-                bands=results.curves("grammar_std" if several else "sem"),
-                theory=results.curves("theory"),
-                theory_label=self.prediction(results.lines[0]).name,
-            ),
-            Panel(
-                "unchanged symbols",
-                results.curves("unchanged"),
-                bands=results.curves("unchanged_sem"),
-            ),
-        ]
+        name = self.prediction(results.lines[0]).name
+        return truth_panels(results, "symbol", name)

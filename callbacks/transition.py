@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pandas import DataFrame
@@ -11,7 +10,6 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 
 from lit_hier.callbacks.axes import Floats, InversionTimes
-from lit_hier.callbacks.beliefs import belief_in_truth, latents_of
 from lit_hier.callbacks.curves import (
     Columns,
     CurveAnalysis,
@@ -19,11 +17,16 @@ from lit_hier.callbacks.curves import (
     Results,
     transpose,
 )
-from lit_hier.callbacks.reconstruction import summarize_truth
+from lit_hier.callbacks.reconstruction import (
+    QUANTITIES,
+    measure_truth,
+    summarize_truth,
+    truth_panels,
+)
 from lit_hier.diffusion import ForwardBackward
-from lit_hier.figures import Panel, curve_figure, phase_figure
+from lit_hier.figures import curve_figure, phase_figure
 from lit_hier.inference import theory
-from lit_hier.metrics import std_between, transition
+from lit_hier.metrics import transition, transition_errors
 from lit_hier.modules import ForwardBackwardModule
 
 
@@ -37,23 +40,25 @@ class Transition(CurveAnalysis):
     Writes, besides what `CurveAnalysis` lists:
 
     - `transition.csv` with columns process, time, m, L, s_f (s f, with Eq. 29's f), marginal,
-      unchanged, sem (of `marginal`, over data), count, theory, unchanged_sem, grammars,
-      grammar_std.
+      unchanged, sem (standard error of `marginal`), count, theory, unchanged_sem, grammars,
+      grammar_std and the further columns of `reconstruction.csv`, see `Reconstruction`.
     - `transition_points.csv` with a row per (m, L): m, L, s_f, place (where `marginal` is halfway
       from 1 to chance), width (from three quarters to one quarter of the way), place_std (between
-      grammars), theory_place and theory_width (the same for the theory at this depth), critical
-      (the predicted transition as L grows), exponent (nu).
-    - `transition.npz` with the arrays `marginal` and `unchanged` (time, curve, index), `time`,
-      `curve`, `index`, `source`.
+      grammars; NaN for one), theory_place and theory_width (the same for the theory at this
+      depth), critical (the predicted transition as L grows), exponent (nu), place_sem and
+      width_sem (standard errors by the bootstrap over grammars or, with one grammar, over data,
+      see `lit_hier.metrics.transition_errors`).
+    - `transition.npz` with the arrays `marginal`, `unchanged` and `largest` (time, curve, index),
+      `time`, `curve`, `index`, `source`.
     - `phase_diagram.png`, for one depth and several m.
 
-    Logs to TensorBoard the curves `transition/marginal`, `transition/unchanged` and
-    `transition/theory`, and the figure `phase_diagram`.
+    Logs to TensorBoard the curves `transition/marginal`, `transition/unchanged`,
+    `transition/largest` and `transition/theory`, and the figure `phase_diagram`.
     """
 
     name = "transition"
-    quantities = ("marginal", "unchanged")
-    logged = ("marginal", "unchanged", "theory")
+    quantities = QUANTITIES
+    logged = (*QUANTITIES, "theory")
     legend = "grammars"
     compared = ("marginal", "theory")
     needs_latents = True
@@ -82,14 +87,11 @@ class Transition(CurveAnalysis):
     def measure(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> Tensor:
-        """Measure the root: shape (2, T, 1, B)."""
-        latents = latents_of(record)
-        marginal = belief_in_truth(latents.marginals[-1], latents.tree_start[-1])
-        unchanged = (latents.tree_reversed[-1] == latents.tree_start[-1]).to(marginal)
-        return torch.stack((marginal, unchanged)).transpose(-1, -2)
+        """Measure the root: shape (3, T, 1, B)."""
+        return measure_truth(record, -1)[:, :, None]
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
-        """Compute means over data, standard errors, theory and the spread between grammars."""
+        """Compute averages over data and grammars, standard errors and theory."""
         predicted = self.prediction(line).marginal[:, line.level]
         return summarize_truth(samples, source_indices, predicted)
 
@@ -107,45 +109,34 @@ class Transition(CurveAnalysis):
             pairs = zip(results.curves(column).values(), grammars, strict=True)
             found = [transition(x, curve, 1 / grammar.n) for curve, grammar in pairs]
             places[column], widths[column] = np.array(found).T
-        by_grammar = [
-            self._places(results, line, 1 / grammar.n)
-            for line, grammar in zip(lines, grammars, strict=True)
-        ]
+        of_grammars, errors = [], []
+        for line, grammar in zip(lines, grammars, strict=True):
+            sampled = np.isin(results.source_indices, line.source_indices)
+            samples, groups = results.values[0, :, 0, sampled].T, results.source_indices[sampled]
+            means = [samples[:, groups == group].mean(-1) for group in np.unique(groups)]
+            of_grammars.append(np.atleast_1d(transition(x, np.stack(means), 1 / grammar.n)[0]))
+            errors.append(transition_errors(x, samples, groups, 1 / grammar.n))
+        place_sem, width_sem = np.array(errors).T
         columns = transpose([line.columns for line in lines]) | {
             "place": places["marginal"],
             "width": widths["marginal"],
-            "place_std": [std_between(each, np.arange(len(each))) for each in by_grammar],
+            "place_std": [
+                np.std(found, ddof=1) if len(found) > 1 else np.nan for found in of_grammars
+            ],
             "theory_place": places["theory"],
             "theory_width": widths["theory"],
             "critical": [self.critical_value(line) for line in lines],
             "exponent": [
                 theory.critical_exponent(grammar, self.noise_process) for grammar in grammars
             ],
+            "place_sem": place_sem,
+            "width_sem": width_sem,
         }
         return DataFrame(columns)
 
-    @staticmethod
-    def _places(results: Results, line: Line, chance: float) -> Floats:
-        """Find where each grammar of a curve has its transition: float64, shape (grammars,)."""
-        sampled = np.intersect1d(line.source_indices, results.source_indices)
-        curves = [results.values[0, :, 0, results.source_indices == k].mean(0) for k in sampled]
-        return np.array([transition(results.x, curve, chance)[0] for curve in curves])
-
     def figures(self, results: Results, tables: Mapping[str, DataFrame]) -> dict[str, Figure]:
         """Draw the curves and, for several m, the phase diagram."""
-        panels = [
-            Panel(
-                "probability of the true class",
-                results.curves("marginal"),
-                bands=results.curves("grammar_std"),
-                theory=results.curves("theory"),
-            ),
-            Panel(
-                "unchanged classes",
-                results.curves("unchanged"),
-                bands=results.curves("unchanged_sem"),
-            ),
-        ]
+        panels = truth_panels(results, "class", self.prediction(results.lines[0]).name)
         criticals = {self.critical_value(line) for line in results.lines}
         critical = criticals.pop() if len(criticals) == 1 else np.nan
         figure = curve_figure(results.x, results.xlabel, panels, self.legend, critical)

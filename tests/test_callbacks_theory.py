@@ -13,6 +13,8 @@ import torch
 from conftest import RecordCollector, rows
 from grammar_runs import run
 from jsonargparse import ArgumentParser
+from pandas import DataFrame
+from pandas.testing import assert_frame_equal
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -34,7 +36,7 @@ from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.gaussian import Distribution, GaussianMixture, GaussianRandomField
 from lit_hier.inference import mean_field
-from lit_hier.metrics import transition
+from lit_hier.metrics import curve_inversion, transition
 from lit_hier.modules import BPDenoiser, GaussianDenoiser
 from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess
 from lit_hier.rhm import GrammarEnsemble
@@ -116,7 +118,13 @@ def test_beliefs_against_their_definition(tmp_path: Path) -> None:
             "grammars": 3,
             "grammar_std": np.std([x.mean() for x in right.values()], ddof=1),
         }
+        if row["largest_std"] > 1e-6:
+            means = [b.max(-1).mean() for b in beliefs.values()]
+            wanted["largest_sem"] = np.std(means, ddof=1) / 3**0.5
+            wanted["sem"] = wanted["grammar_std"] / 3**0.5
         assert {key: row[key] for key in wanted} == pytest.approx(wanted, abs=1e-6)
+    without_noise = [row for row in rows if row["time"] == 0 and row["message"] == "marginal"]
+    assert all(math.isnan(row["sem"]) for row in without_noise)
     for message in MESSAGES:
         picture = (folder / f"beliefs_{message}.png").read_bytes()
         assert picture.startswith(b"\x89PNG")
@@ -146,10 +154,20 @@ def test_a_belief_histogram_counts_every_entry_once(tmp_path: Path) -> None:
                 bins = np.minimum((values[mask] * np.float32(20)).astype(int), 19)
                 assert [row[key] for row in same] == np.bincount(bins, minlength=20).tolist()
     assert (folder / "belief_histogram.png").is_file()
+    for row in table(folder / "belief_histogram_deviation.csv"):
+        tree, level = MESSAGES[row["message"]], int(row["level"])
+        beliefs, true = by_source(records, tree, level, 2), truths(records, level)
+        means = [np.take_along_axis(b, true[s][..., None], -1).mean() for s, b in beliefs.items()]
+        wanted = {"mean": np.mean(means), "grammar_std": np.std(means, ddof=1)}
+        assert {key: row[key] for key in wanted} == pytest.approx(wanted, abs=1e-6)
+        assert (row["grammars"], row["count"]) == (3, 3 * NUM)
+        if row["grammar_std"] > 1e-6:
+            assert row["sem"] == pytest.approx(row["grammar_std"] / 3**0.5)
 
 
 def test_reconstruction_reports_the_spread_between_grammars(tmp_path: Path) -> None:
-    folder, records = predict(tmp_path, Reconstruction(), messages=False)
+    folder, records = predict(tmp_path, Reconstruction(), messages=False, process=GaussianNoise(),
+                              times=TIMES)  # fmt: skip
     for row in table(folder / "reconstruction.csv"):
         time, level = TIMES.index(row["time"]), int(row["level"])
         beliefs, true = by_source(records, "marginals", level, time), truths(records, level)
@@ -157,8 +175,48 @@ def test_reconstruction_reports_the_spread_between_grammars(tmp_path: Path) -> N
         assert row["marginal"] == pytest.approx(np.mean(means), abs=1e-6)
         assert row["grammar_std"] == pytest.approx(np.std(means, ddof=1), abs=1e-6)
         assert (row["grammars"], row["count"]) == (3, 3 * NUM)
+        largest = [b.max(-1).mean() for b in beliefs.values()]
+        assert row["largest"] == pytest.approx(np.mean(largest), abs=1e-6)
+        if row["time"] == 0:  # all beliefs are 1, all symbols unchanged: of no known error
+            assert [row[key] for key in ("marginal", "largest", "unchanged")] == [1, 1, 1]
+            for what in ("", "unchanged_", "largest_"):
+                assert math.isnan(row[f"{what}sem"])
+                assert math.isnan(row[f"{what}sem_within"])
+            assert (0.5 < row["unchanged_low"] < 1, row["unchanged_high"]) == (True, 1)
+        else:
+            assert row["sem"] == pytest.approx(np.std(means, ddof=1) / 3**0.5, abs=1e-6)
+            error = np.std(largest, ddof=1) / 3**0.5
+            assert row["largest_sem"] == pytest.approx(error, abs=1e-6)
+            assert row["largest"] > row["marginal"] + 1e-3  # of messages with Gaussian noise
+    assert stored_quantities(folder) == {"marginal", "unchanged", "largest"}
     stored = np.load(folder / "reconstruction.npz", allow_pickle=False)
     assert stored["source"].tolist() == [0] * NUM + [1] * NUM + [2] * NUM
+
+
+def stored_quantities(folder: Path) -> set[str]:
+    names = set(np.load(folder / "reconstruction.npz", allow_pickle=False))
+    return names - {"time", "curve", "index", "source"}
+
+
+def check_inversions(folder: Path, times: list[float]) -> None:
+    rows = table(folder / "reconstruction_inversion.csv")
+    assert [row["level"] for row in rows] == [1, 2, 3]
+    stored = np.load(folder / "reconstruction.npz", allow_pickle=False)
+    theory = mean_field.marginals(times, 6, 3, 2, 3)
+    for row in rows:
+        level = int(row["level"])
+        apart = stored["marginal"][:, 0].astype(float) - stored["marginal"][:, level]
+        mean = apart.mean(-1)
+        assert row["difference"] == pytest.approx(mean.max(), abs=1e-6)
+        assert row["difference_time"] == times[mean.argmax()]
+        means = apart[mean.argmax()].reshape(3, NUM).mean(-1)
+        assert row["difference_sem"] == pytest.approx(np.std(means, ddof=1) / 3**0.5, abs=1e-6)
+        wanted = curve_inversion(np.array(times), theory[0], theory[level])
+        assert row["theory_inversion"] == pytest.approx(wanted, nan_ok=True)
+        # So few data of so small a tree show none.
+        assert row["inverted"] == "none"
+        assert math.isnan(row["inversion"])
+        assert math.isnan(row["inversion_sem"])
 
 
 def test_effective_noise_as_a_measurement_and_as_an_axis(tmp_path: Path) -> None:
@@ -175,7 +233,10 @@ def test_effective_noise_as_a_measurement_and_as_an_axis(tmp_path: Path) -> None
     assert [row["time"] for row in rows] == times
     for row in rows:
         assert row["quadrature"] == GaussianNoise().effective_noise(row["time"], 6)
-        assert row["noise"] == pytest.approx(row["quadrature"], abs=5 * row["sem"] + 1e-6)
+        error = 5 * np.nan_to_num(row["sem"]) + 1e-6  # unknown where no leaf is noisy
+        assert row["noise"] == pytest.approx(row["quadrature"], abs=error)
+        assert row["grammars"] == 3
+        assert math.isnan(row["sem"]) == (row["time"] == 0)
     noise = {row["time"]: row["noise"] for row in rows}
     for row in table(folder / "reconstruction_against_noise.csv"):
         assert row["effective_noise"] == pytest.approx(noise[row["time"]], abs=1e-7)
@@ -440,14 +501,16 @@ def test_any_axis_can_be_passed_in(tmp_path: Path) -> None:
     assert [row.pop("logarithm") for row in against] == pytest.approx(
         np.repeat(np.log(times), 4), abs=1e-6
     )
-    assert against == table(folder / "reconstruction.csv")
+    check_inversions(folder, times)
+    assert (folder / "reconstruction_against_logarithm_inversion.csv").is_file()
+    assert_frame_equal(DataFrame(against), DataFrame(table(folder / "reconstruction.csv")))
 
 
 def test_places_and_widths_are_computed_once(tmp_path: Path) -> None:
     with patch("lit_hier.callbacks.transition.transition", wraps=transition) as computed:
         folder, _ = predict(tmp_path, Transition(), m=[2, 5], messages=False)
     assert (folder / "phase_diagram.png").is_file()
-    assert computed.call_count == 2 * (2 + len(SEEDS))  # measured, theory and each grammar
+    assert computed.call_count == 2 * 3  # measured, theory and all grammars together
 
 
 @pytest.mark.parametrize("argument", ["num_bins", "num_levels"])
@@ -472,10 +535,12 @@ def test_a_partial_run_of_an_ensemble_omits_the_rest(tmp_path: Path) -> None:
     folder = Path(logger.log_dir)
     for name in ("transition", "iteration_map"):
         rows = table(folder / f"{name}.csv")
-        assert {(row["m"], row["grammars"], row["grammar_std"]) for row in rows} == {(5, 1, 0)}
+        assert {(row["m"], row["grammars"]) for row in rows} == {(5, 1)}
+        assert all(math.isnan(row["grammar_std"]) for row in rows)
     (row,) = table(folder / "transition_points.csv")
-    assert (row["m"], row["place_std"]) == (5, 0)
-    assert 0 < row["place"] < 1
+    assert row["m"] == 5
+    assert math.isnan(row["place_std"])
+    assert 0 < row["place_sem"] < row["place"] < 1  # over the data of one grammar
 
 
 def test_two_analyses_that_write_the_same_files_are_rejected(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Metrics against their definitions."""
 
 import math
+from collections.abc import Callable
 
 import jaxtyping
 import numpy as np
@@ -8,19 +9,25 @@ import pytest
 import torch
 
 from lit_hier.errors import InputError
+from lit_hier.inference import mean_field
 from lit_hier.metrics import (
     Histogram,
     MomentTree,
     SampleTable,
     SimilarityTo,
     Standardization,
+    average,
     channel_moments,
     crossing,
+    curve_inversion,
     deviation,
+    inversion,
     mode,
-    std_between,
+    mode_bandwidth,
     summarize,
     transition,
+    transition_errors,
+    wilson,
 )
 from lit_hier.metrics.functional import standardized_cosine
 
@@ -60,7 +67,64 @@ def test_summary_of_three_samples_and_of_one() -> None:
     assert summary["std"] == pytest.approx(np.std([0.1, 0.2, 0.6], ddof=1))
     assert summary["sem"] == pytest.approx(summary["std"] / math.sqrt(3))
     assert summary["count"] == 3
-    assert summarize(np.array([0.4]))["sem"] == 0
+    assert summary["sem_within"] == summary["sem"]
+    assert summary["bandwidth"] == mode_bandwidth(np.array([0.1, 0.2, 0.6]))
+    assert summary["mode_sem"] > 0
+    one = summarize(np.array([0.4]))
+    assert [math.isnan(one[key]) for key in ("std", "sem", "sem_within", "mode_sem")] == [True] * 4
+    assert (one["mode"], one["mean"], one["count"]) == pytest.approx((0.4, 0.4, 1))
+
+
+def test_the_mode_depends_on_the_bandwidth_where_samples_are_identical() -> None:
+    """And, by Silverman's rule, on the number of samples; the mean does not."""
+    rng = np.random.default_rng(1)
+    values = np.where(
+        rng.random(30_000) < 0.08, 1.0, np.clip(rng.normal(0.1, 0.25, 30_000), -1, 1)
+    )
+    few, many = values[:1_000], values
+    assert mode(few) == pytest.approx(0.1, abs=0.1)
+    assert mode(many) == 1
+    assert mode(many, mode_bandwidth(few)) == pytest.approx(0.1, abs=0.1)
+    assert few.mean() == pytest.approx(many.mean(), abs=0.03)
+
+
+def test_identical_samples_have_a_share_with_an_interval() -> None:
+    values = np.r_[np.ones(15), 0.2]
+    found = summarize(values, identical=values == 1)
+    assert found["identical"] == 15 / 16
+    # Wilson's interval, as statsmodels computes it.
+    assert found["identical_low"] == pytest.approx(0.7167, abs=1e-4)
+    assert found["identical_high"] == pytest.approx(0.9889, abs=1e-4)
+    # Cosines of identical samples differ by rounding; their errors are unknown all the same.
+    close = 1 - 1e-4 * RNG.random(16)
+    unchanged = summarize(close, identical=np.ones(16, dtype=bool))
+    assert unchanged["identical_low"] == pytest.approx(0.8064, abs=1e-4)
+    assert unchanged["identical_high"] == 1
+    assert all(math.isnan(unchanged[key]) for key in ("sem", "sem_within", "mode_sem"))
+    assert "identical" not in summarize(close)
+
+
+@pytest.mark.parametrize("bandwidth", [0.0, -1.0, 1.5, math.nan, math.inf])
+def test_a_bandwidth_that_smooths_nothing_or_everything_is_rejected(bandwidth: float) -> None:
+    message = r"^bandwidth is \S+; give a width in similarity from 0.0005 to 1, or omit it"
+    with pytest.raises(InputError, match=message):
+        summarize(np.array([0.1, 0.2]), bandwidth=bandwidth)
+
+
+@pytest.mark.parametrize("resamples", [1, 0, -3])
+def test_a_bootstrap_needs_two_resamples(resamples: int) -> None:
+    values, groups, x = np.zeros((2, 4)), np.zeros(4, dtype=int), np.arange(2.0)
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: summarize(values[0], resamples=resamples),
+        lambda: transition_errors(x, values, groups, 0.2, resamples),
+        lambda: inversion(
+            np.arange(2.0), np.zeros((2, 4)), np.array([[1.0] * 4, [-1] * 4]) + RNG.random((2, 4)),
+            groups, resamples,
+        ),
+    )  # fmt: skip
+    for call in calls:
+        with pytest.raises(InputError, match=rf"^resamples is {resamples}; give at least 2"):
+            call()
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 5), (3, 4, 2)])
@@ -129,12 +193,135 @@ def test_a_transition_is_interpolated_between_points() -> None:
     assert crossing(x[:2], np.ones(2), 1.0) == 0
     assert np.isnan(transition(x, np.ones(4), 0.2)).all()
     assert np.isnan(transition(x, np.ones(4), 1.0)).all()
+    # Several curves at once.
+    many = np.array([[1, 0, 1, 0], [0.4, 0.1, 0, 0], [1, 0.6, 0.6, 0.2], [0.5, 0, 0, 0]])
+    found = crossing(x, many[:, None], 0.5)
+    wanted = [[crossing(x, row, 0.5)] for row in many]
+    assert np.array_equal(found, wanted, equal_nan=True)
 
 
-def test_the_deviation_between_groups_is_that_of_their_means() -> None:
-    values, groups = np.array([1.0, 3, 10, 10, 6, 6]), np.array([0, 0, 4, 4, 2, 2])
-    assert std_between(values, groups) == pytest.approx(np.std([2, 10, 6], ddof=1))
-    assert std_between(values, np.zeros(6, dtype=int)) == 0
+def test_errors_of_transitions() -> None:
+    x, groups = np.linspace(0, 1, 21), np.arange(48) // 16
+    shifts = 0.5 + 0.03 * RNG.normal(size=3)[groups] + 0.01 * RNG.normal(size=48)
+    curves = 1 / (1 + np.exp(20 * (x[:, None] - shifts)))
+    place, width = transition_errors(x, curves, groups, 0.0)
+    spread = [shifts[groups == g].mean() for g in range(3)]
+    assert place == pytest.approx(np.std(spread, ddof=1) / 3**0.5, rel=0.3)
+    assert 0 < width < place
+    # The same numbers each time, and for several sets of curves at once.
+    again = transition_errors(
+        x, np.stack([curves, curves[:, ::-1]]), groups[::-1].copy() * 0 + groups, 0.0
+    )
+    assert [error[0] for error in again] == pytest.approx([float(place), float(width)])
+    # One unit, equal curves, or curves that do not fall have no error that is known.
+    for values, which in (
+        (curves[:, :1], groups[:1]),
+        (curves[:, [0] * 6], groups[:6]),
+        (np.ones((21, 6)), np.arange(6)),
+    ):
+        assert np.isnan(transition_errors(x, values, which, 0.0)).all()
+    # Half of the resamples do not fall at all.
+    some = np.where(np.arange(4) < 2, 1.0, curves[:, :1])
+    assert np.isnan(transition_errors(x, some, np.zeros(4, dtype=int), 0.0)).all()
+
+
+def test_grammars_are_the_independent_units_of_an_average() -> None:
+    """Also if they have different numbers of data."""
+    values, groups = np.array([1.0, 3, 10, 11, 6, 6, 7.5]), np.array([0, 0, 4, 4, 2, 2, 2])
+    found = average(values, groups)
+    assert found.mean == pytest.approx(np.mean([2, 10.5, 6.5]))
+    assert found.grammar_std == pytest.approx(np.std([2, 10.5, 6.5], ddof=1))
+    assert found.sem == pytest.approx(found.grammar_std / 3**0.5)
+    assert found.sem_within == pytest.approx(math.sqrt(2 / 2 + 0.5 / 2 + 0.75 / 3) / 3)
+    together = average(np.stack([values, values**2]), groups)
+    assert together.sem == pytest.approx(
+        [float(average(x, groups).sem) for x in (values, values**2)]
+    )
+
+
+def test_what_is_not_known_is_nan() -> None:
+    one, two = np.zeros(16, dtype=int), np.repeat([0, 1], 8)
+    of_one_grammar = average(RNG.random(16), one)
+    assert of_one_grammar.sem == of_one_grammar.sem_within
+    assert math.isnan(of_one_grammar.grammar_std)
+    # A grammar with one datum has no spread, so that within the grammars is unknown.
+    assert math.isnan(average(RNG.random(3), np.array([0, 0, 1])).sem_within)
+    for groups in (one, two):
+        # 16 of 16, or none; equal shares are a coincidence, equal noise need not be one.
+        for value, shares, is_known in [
+            (1.0, True, False), (0.0, True, False), (0.5, True, False),
+            (1.0, False, False), (1 - 1e-7, False, False), (0.3, False, True),
+        ]:  # fmt: skip
+            found = average(np.full(16, value), groups, shares)
+            for error in (found.sem, found.sem_within):
+                assert error == pytest.approx(0, abs=1e-15) if is_known else math.isnan(error)
+    # Grammars whose means agree by chance.
+    assert math.isnan(average(np.tile([0.0, 1.0], 8), two).sem)
+    assert average(np.tile([0.0, 1.0], 8), two).sem_within > 0
+
+
+def test_intervals_of_shares() -> None:
+    one = np.zeros(16, dtype=int)
+    low, high = wilson(np.ones(16), one)
+    assert (low, high) == (pytest.approx(0.8064, abs=1e-4), 1)
+    low, high = wilson(np.zeros(16), one)
+    assert (low, high) == (0, pytest.approx(0.1936, abs=1e-4))
+    low, high = wilson(np.ones(1), one[:1])
+    assert (low, high) == (pytest.approx(0.2065, abs=1e-4), 1)
+    # Means over nodes are never treated as less than a datum, grammars never as less than one.
+    values = RNG.integers(0, 9, (20, 64)) / 8
+    inner = wilson(values, np.zeros(64, dtype=int))
+    outer = wilson((np.arange(64) < 64 * values.mean(1, keepdims=True)) * 1, np.arange(64) // 8)
+    for ends, shares in ((inner, values.mean(1)), (outer, None)):
+        assert ((ends[0] >= 0) & (ends[0] < ends[1]) & (ends[1] <= 1)).all()
+        if shares is not None:
+            assert ((ends[0] <= shares) & (shares <= ends[1])).all()
+    assert (outer[1] - outer[0] > inner[1] - inner[0]).all()
+    # Two grammars without any change are not 128 independent data.
+    low, _ = wilson(np.ones(128), np.arange(128) // 64)
+    assert 0.3 < low < 0.7
+
+
+def test_an_inversion_needs_significant_differences_on_both_sides() -> None:
+    x, groups = np.linspace(0, 1, 11), np.zeros(100, dtype=int)
+    noise = 0.01 * RNG.normal(size=(2, 11, 100))
+    shared = 0.2 * RNG.normal(size=100)  # of a datum: cancels in differences of pairs
+    first = (1 - x)[:, None] + shared + noise[0]
+    falls = (1 - x + 0.1 * (0.6 - x))[:, None] + shared + noise[1]
+    found = inversion(x, first, falls, groups)
+    assert found.place == pytest.approx(0.6, abs=5 * found.place_sem)
+    assert 0 < found.place_sem < 0.02
+    assert found.difference == pytest.approx(0.04, abs=0.005)
+    assert found.difference_at == 1
+    assert found.difference_sem == pytest.approx(0.01 * (2 / 100) ** 0.5, rel=0.25)
+    for other in (first + 0.1, first - 0.1, first + 0.001 * noise[1], first):
+        none = inversion(x, first, other, groups)
+        assert math.isnan(none.place)
+        assert math.isnan(none.place_sem)
+    assert inversion(x, first, first - 0.1, groups).difference == pytest.approx(0.1)
+    # The wrong way round: below first, above later.
+    assert math.isnan(inversion(x, falls, first, groups).place)
+    # Of one datum nothing is significant, nor of two grammars at so small a difference.
+    assert math.isnan(inversion(x, first[:, :1], falls[:, :1], groups[:1]).place)
+    assert math.isnan(inversion(x, first, falls, np.arange(100) // 50).place)
+
+
+def test_curves_that_do_not_differ_seldom_cross() -> None:
+    x = np.linspace(0, 1, 12)
+    for groups in (np.zeros(30, dtype=int), np.arange(32) // 8):
+        same = RNG.normal(size=(60, 2, 12, len(groups)))
+        found = [inversion(x, first, other, groups) for first, other in same]
+        assert sum(math.isfinite(each.place) for each in found) <= 2
+
+
+@pytest.mark.parametrize(("L", "place"), [(5, math.nan), (7, 0.7199), (10, 0.7808)])
+def test_mean_field_inverts_the_root_and_the_leaves_in_deep_trees_only(
+    L: int, place: float
+) -> None:
+    x = np.linspace(0, 1, 2001)
+    curves = mean_field.marginals(x, 16, 4, 2, L)
+    found = curve_inversion(x, curves[0], curves[L])
+    assert found == pytest.approx(place, abs=1e-4, nan_ok=True)
 
 
 def test_deviations_inside_and_outside_the_window() -> None:
@@ -150,7 +337,7 @@ def test_deviations_inside_and_outside_the_window() -> None:
     assert math.isnan(inside["mean_outside"])
 
 
-def test_histograms_count_and_average_to_the_same_bits_in_any_order() -> None:
+def test_histograms_count_to_the_same_bits_in_any_order() -> None:
     values = torch.from_numpy(RNG.beta(1, 3, (40, 25))).float()
     values[0, :3] = torch.tensor([0.0, 1.0, 1.0])
     one, other = Histogram(2, num_bins=10), Histogram(2, num_bins=10)
@@ -158,13 +345,10 @@ def test_histograms_count_and_average_to_the_same_bits_in_any_order() -> None:
         one.update((1,), row)
     for part in values.flip(0).split(7):
         other.update((1,), part)
-    (counts, means), (again, same) = one.compute(), other.compute()
-    assert torch.equal(counts, again)
-    assert torch.equal(means[1], same[1])
+    counts = one.compute()
+    assert torch.equal(counts, other.compute())
     assert counts[1].tolist() == np.histogram(values, bins=10, range=(0, 1))[0].tolist()
-    assert float(means[1]) == pytest.approx(float(values.double().mean()), abs=1e-8)
     assert not counts[0].any()
-    assert means[0].isnan()
 
 
 def test_shapes_are_checked() -> None:

@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Iterable
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -22,13 +23,14 @@ from lit_hier.metrics import (
     SampleTable,
     SimilarityTo,
     Standardization,
+    average,
     channel_moments,
     crossing,
     deviation,
     mode,
-    std_between,
     summarize,
     transition,
+    wilson,
 )
 
 # Numbers of very different size, some of them equal; all are exact in float32.
@@ -211,29 +213,38 @@ def test_the_mode_shifts_with_the_data(values: list[float], cells: int) -> None:
 
 @given(similarities)
 def test_summaries_against_plain_python(values: list[float]) -> None:
-    found = summarize(np.array(values))
+    found = summarize(np.array(values), resamples=20)
     n = len(values)
     assert found["count"] == n
     assert found["mean"] == pytest.approx(statistics.fmean(values), abs=1e-15)
     assert found["median"] == pytest.approx(statistics.median(values), abs=1e-15)
-    wanted = statistics.stdev(map(Fraction, values)) if n > 1 else 0
-    assert found["std"] == pytest.approx(float(wanted), rel=1e-12, abs=1e-15)
-    assert found["sem"] == pytest.approx(float(wanted) / math.sqrt(n), rel=1e-12, abs=1e-15)
+    wanted = float(statistics.stdev(map(Fraction, values))) if n > 1 else math.nan
+    assert found["std"] == pytest.approx(wanted, rel=1e-12, abs=1e-15, nan_ok=True)
+    if max(values) - min(values) > 1e-6:
+        assert found["sem"] == pytest.approx(wanted / math.sqrt(n), rel=1e-12, abs=1e-15)
+        assert 0 < found["mode_sem"] < 2
+    else:
+        assert math.isnan(found["sem"]) or found["sem"] < 1e-6
+        assert math.isnan(found["mode_sem"])
+    assert found["sem_within"] == pytest.approx(found["sem"], nan_ok=True)
 
 
 @given(similarities, st.integers(1, 4), SEEDS)
+@examples(50)
 def test_summaries_are_invariant_to_order_and_reflect_with_the_data(
     values: list[float], times: int, seed: int
 ) -> None:
     x = np.array(values)
-    found = summarize(x)
-    shuffled = summarize(np.random.default_rng(seed).permutation(x))
-    mirrored, repeated = summarize(-x), summarize(np.tile(x, times))
+    summary = partial(summarize, resamples=5)
+    found = summary(x)
+    shuffled = summary(np.random.default_rng(seed).permutation(x))
+    mirrored, repeated = summary(-x), summary(np.tile(x, times))
     assert shuffled["mode"] == found["mode"]
+    assert shuffled["mode_sem"] == pytest.approx(found["mode_sem"], nan_ok=True)
     for name in ("mean", "median", "std", "sem"):
-        assert shuffled[name] == pytest.approx(found[name], abs=1e-14)
+        assert shuffled[name] == pytest.approx(found[name], abs=1e-14, nan_ok=True)
         sign = -1 if name in ("mean", "median") else 1
-        assert mirrored[name] == pytest.approx(sign * found[name], abs=1e-14)
+        assert mirrored[name] == pytest.approx(sign * found[name], abs=1e-14, nan_ok=True)
     for name in ("mean", "median"):
         assert repeated[name] == pytest.approx(found[name], abs=1e-14)
 
@@ -293,23 +304,43 @@ def test_deviation_between_groups_against_plain_python(
         statistics.fmean(x for x, g in zip(values, groups, strict=True) if g == group)
         for group in sorted(set(groups))
     ]
-    wanted = statistics.stdev(by_group) if len(by_group) > 1 else 0
-    found = std_between(values, np.array(groups))
-    assert found == pytest.approx(wanted, rel=1e-9)
-    assert std_between(values + shift, np.array(groups)) == pytest.approx(found, abs=1e-12)
+    wanted = statistics.stdev(by_group) if len(by_group) > 1 else math.nan
+    found = average(values, np.array(groups))
+    assert found.mean == pytest.approx(statistics.fmean(by_group), abs=1e-12)
+    assert found.grammar_std == pytest.approx(wanted, rel=1e-9, nan_ok=True)
+    if len(by_group) > 1:
+        assert found.sem == pytest.approx(wanted / len(by_group) ** 0.5, rel=1e-9)
+    shifted = average(values + shift, np.array(groups))
+    for error in ("sem", "sem_within", "grammar_std"):
+        wanted = getattr(found, error)
+        assert getattr(shifted, error) == pytest.approx(wanted, abs=1e-12, nan_ok=True)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=1, max_size=40))
+@examples(50)
+def test_intervals_of_shares_hold_the_share_and_mirror(pairs: list[tuple[int, int]]) -> None:
+    """And their errors are positive or unknown."""
+    groups, counts = np.array(pairs).T
+    low, high = wilson(counts / 4, groups)
+    found = average(counts / 4, groups, shares=True)
+    assert 0 <= low <= found.mean + 1e-12
+    assert found.mean - 1e-12 <= high <= 1
+    assert low < high
+    assert wilson(1 - counts / 4, groups) == pytest.approx((1 - high, 1 - low), abs=1e-9)
+    for error in (found.sem, found.sem_within):
+        assert math.isnan(error) or error > 0
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=50), st.integers(1, 40), st.data())
 def test_histograms_count_every_value_in_its_bin(
     values: list[float], num_bins: int, data: st.DataObject
 ) -> None:
-    """Every value once, in its bin; counts and means in any order and any batches."""
+    """Every value once, in its bin, in any order and any batches."""
     histogram = Histogram(2, num_bins=num_bins)
     for rows in data.draw(parts_of(len(values))):
         histogram.update((0,), torch.tensor([values[row] for row in rows]))
-    counts, means = histogram.compute()
+    counts = histogram.compute()
     assert int(counts.sum()) == len(values)
-    assert float(means[0]) == pytest.approx(float(exactly(values)[0]), abs=2**-30)
     bins = torch.repeat_interleave(torch.arange(num_bins), counts[0])
     for value, k in zip(sorted(values), bins.tolist(), strict=True):
         assert k / num_bins - 1e-6 <= value <= (k + 1) / num_bins + 1e-6

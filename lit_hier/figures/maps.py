@@ -16,6 +16,7 @@ class MapCurve:
         label: Its entry in the legend.
         theory: p and F(p); empty if there is none.
         points: Measured p and F(p).
+        errors: Their standard errors; NaN where these are unknown.
         fixed: Fixed points; NaN for those that do not exist.
         stable: Whether each of these attracts.
     """
@@ -23,18 +24,24 @@ class MapCurve:
     label: str
     theory: tuple[ArrayLike, ArrayLike]
     points: tuple[ArrayLike, ArrayLike]
+    errors: tuple[ArrayLike, ArrayLike]
     fixed: NDArray[np.floating]
     stable: NDArray[np.bool_]
 
 
 def map_figure(curves: Sequence[MapCurve], xlabel: str, ylabel: str) -> Figure:
-    """Draw maps with their diagonal, fixed points and measured points (Fig. 10, left)."""
+    """Draw maps with their diagonal, fixed points and measured points (Fig. 10, left).
+
+    Bars are one standard error.
+    """
     figure = Figure(figsize=(5.6, 5), dpi=130, layout="constrained")
     ax = figure.subplots()
     ax.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
     for k, curve in enumerate(curves):
         color = f"C{k}"
-        ax.plot(*curve.points, "o", color=color, markersize=3, alpha=0.35, markeredgewidth=0)
+        x_errors, y_errors = curve.errors
+        ax.errorbar(*curve.points, y_errors, x_errors, "o", color=color, markersize=3, alpha=0.35,
+                    markeredgewidth=0, elinewidth=0.8)  # fmt: skip
         ax.plot(*curve.theory, color=color, linewidth=1.4)
         ax.plot([], [], color=color, label=curve.label)
         for point, stable in zip(curve.fixed, curve.stable, strict=True):

@@ -1,8 +1,11 @@
 """The functional core of the metrics: pure functions of arrays and tensors."""
 
-from lit_hier.metrics.functional.crossing import crossing, transition
+from lit_hier.metrics.functional.averages import Average, average, wilson
+from lit_hier.metrics.functional.bootstrap import bootstrap_error, resampled_means
+from lit_hier.metrics.functional.crossing import crossing, transition, transition_errors
 from lit_hier.metrics.functional.deviation import WINDOW, deviation
-from lit_hier.metrics.functional.histogram import histogram_means, histogram_update
+from lit_hier.metrics.functional.histogram import histogram_update
+from lit_hier.metrics.functional.inversion import Inversion, curve_inversion, inversion
 from lit_hier.metrics.functional.moments import Moments, channel_moments, merge_moments
 from lit_hier.metrics.functional.similarity import (
     Standardization,
@@ -10,24 +13,39 @@ from lit_hier.metrics.functional.similarity import (
     standardize,
     standardized_cosine,
 )
-from lit_hier.metrics.functional.summary import mode, standard_error, std_between, summarize
+from lit_hier.metrics.functional.summary import (
+    check_bandwidth,
+    mode,
+    mode_bandwidth,
+    mode_error,
+    summarize,
+)
 
 __all__ = [
     "WINDOW",
+    "Average",
+    "Inversion",
     "Moments",
     "Standardization",
     "StandardizationKind",
+    "average",
+    "bootstrap_error",
     "channel_moments",
+    "check_bandwidth",
     "crossing",
+    "curve_inversion",
     "deviation",
-    "histogram_means",
     "histogram_update",
+    "inversion",
     "merge_moments",
     "mode",
-    "standard_error",
+    "mode_bandwidth",
+    "mode_error",
+    "resampled_means",
     "standardize",
     "standardized_cosine",
-    "std_between",
     "summarize",
     "transition",
+    "transition_errors",
+    "wilson",
 ]

@@ -1,50 +1,92 @@
-"""The position and the width of a transition: where a curve falls through a level."""
+"""The place and the width of a transition: where a curve falls through a level."""
 
-import math
 from typing import Final
 
 import numpy as np
-from jaxtyping import Real
+from jaxtyping import Float64, Real
+
+from lit_hier.metrics.functional.averages import Groups
+from lit_hier.metrics.functional.bootstrap import RESAMPLES, bootstrap_error, resampled_means
 
 _QUARTERS: Final = (0.75, 0.25)
 
+FloatOrArray = np.float64 | Float64[np.ndarray, "..."]
+"""A scalar for one curve, else an array."""
 
-def crossing(x: Real[np.ndarray, " T"], y: Real[np.ndarray, " T"], level: float) -> float:
-    """Find where a falling curve first reaches a level, by linear interpolation.
+
+def crossing(
+    x: Real[np.ndarray, " T"], y: Real[np.ndarray, "*shape T"], level: float
+) -> FloatOrArray:
+    """Find where falling curves first reach a level, by linear interpolation.
 
     Args:
         x: Ascending, shape (T,).
-        y: Values, shape (T,).
+        y: Values, shape (*shape, T).
         level: The level.
 
     Returns:
-        The x of the crossing; NaN if the curve starts below the level or never falls to it.
+        The x of the crossing, float64, shape (*shape); NaN for a curve that starts below the level
+        or never falls to it.
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    below = np.flatnonzero(y <= level)
-    if not len(below):
-        return math.nan
-    k = int(below[0])
-    if k == 0:
-        return float(x[0]) if y[0] == level else math.nan
-    return float(x[k - 1] + (x[k] - x[k - 1]) * (y[k - 1] - level) / (y[k - 1] - y[k]))
+    below = y <= level
+    k = below.argmax(-1)
+    before = np.maximum(k - 1, 0)
+    high, low = (np.take_along_axis(y, i[..., None], -1)[..., 0] for i in (before, k))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = x[before] + (x[k] - x[before]) * (high - level) / (high - low)
+    start = np.where(low == level, x[0], np.nan)
+    place = np.where(below.any(-1), np.where(k > 0, between, start), np.nan)
+    unwrapped: FloatOrArray = place[()]
+    return unwrapped
 
 
 def transition(
-    x: Real[np.ndarray, " T"], y: Real[np.ndarray, " T"], chance: float
-) -> tuple[float, float]:
-    """Find the position and the width of a curve's fall from 1 to chance.
+    x: Real[np.ndarray, " T"], y: Real[np.ndarray, "*shape T"], chance: float
+) -> tuple[FloatOrArray, FloatOrArray]:
+    """Find the place and the width of curves' fall from 1 to chance.
 
     Args:
         x: Ascending, shape (T,).
-        y: Probabilities, shape (T,).
-        chance: The probability that the curve falls to, below 1.
+        y: Probabilities, shape (*shape, T).
+        chance: The probability that the curves fall to, below 1.
 
     Returns:
         The x of the midpoint of the transition, and the distance in x between three quarters and
-        one quarter of the height; NaN where the curve does not reach these, or chance is 1.
+        one quarter of the height, float64, shape (*shape); NaN where the curve does not reach
+        these, or chance is 1.
     """
     if chance >= 1:
-        return math.nan, math.nan
+        nan = np.full(np.shape(y)[:-1], np.nan)[()]
+        return nan, nan
     half, high, low = (crossing(x, y, chance + q * (1 - chance)) for q in (0.5, *_QUARTERS))
     return half, low - high
+
+
+def transition_errors(
+    x: Real[np.ndarray, " T"],
+    values: Real[np.ndarray, "*shape T N"],
+    groups: Groups,
+    chance: float,
+    resamples: int = RESAMPLES,
+) -> tuple[Float64[np.ndarray, "*shape"], Float64[np.ndarray, "*shape"]]:
+    """Compute the standard errors of average curves' places and widths, by the bootstrap.
+
+    Args:
+        x: Ascending, shape (T,).
+        values: Probabilities per time and datum, on the last axes.
+        groups: The grammar of each datum.
+        chance: The probability that the curves fall to.
+        resamples: The number of resamples.
+
+    Returns:
+        Of the place and of the width, float64, shape (*shape); see `bootstrap_error`.
+
+    Raises:
+        InputError: There are less than 2 resamples.
+    """
+    place, width = transition(x, resampled_means(values, groups, resamples), chance)
+    return (
+        bootstrap_error(np.asarray(place), groups),
+        bootstrap_error(np.asarray(width), groups),
+    )

@@ -1,79 +1,206 @@
-"""Summaries of samples: their mode, mean, median and spread."""
+"""Summaries of samples: their mode, mean, median and spread, with errors."""
 
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float, Int, Real
+from jaxtyping import Bool, Float, Float64, Int, Real
 from scipy.ndimage import gaussian_filter1d
 
+from lit_hier.errors import InputError
+from lit_hier.metrics.functional.averages import RESOLUTION, Groups, average, wilson
+from lit_hier.metrics.functional.bootstrap import bootstrap_error, check_resamples, generator
+
 _CELLS: Final = 4000  # of the mode's grid on [-1, 1]: a spacing of 5e-4
+_CELLS_PER_BANDWIDTH: Final = 4  # of the grid for resamples
+MODE_RESAMPLES: Final = 100
+"""The default number of resamples for the error of a mode: it is then known to 7 %."""
 
 
-def mode(values: Real[np.ndarray, "*shape"]) -> float:
-    """Locate the maximum of the density of similarities: "maximum of their distribution".
+def check_bandwidth(bandwidth: float | None) -> None:
+    """Reject bandwidths that smooth nothing or everything.
 
-    The estimator is the maximum of a Gaussian kernel density on [-1, 1] with Silverman's
-    bandwidth, 0.9 min(std, h / 1.34) n^(-1/5), reflected at both ends, so that a peak at exactly
-    1 (nothing has changed) is found there. The robust width h is the length of the shortest half
-    of the data instead of the interquartile range: the same for a Gaussian, but the width of one
-    peak where there are two, as at a transition. The density is evaluated on a grid of spacing
-    5e-4; of equal maxima the lowest is returned.
+    Args:
+        bandwidth: In units of similarity; None for Silverman's.
+
+    Raises:
+        InputError: The bandwidth is not from 5e-4, the grid's spacing, to 1.
+    """
+    if bandwidth is not None and not 2 / _CELLS <= bandwidth <= 1:
+        raise InputError(
+            f"bandwidth is {bandwidth}; give a width in similarity from {2 / _CELLS:g} to 1, or"
+            " omit it for Silverman's rule"
+        )
+
+
+def mode_bandwidth(values: Real[np.ndarray, "*shape"]) -> float:
+    """Compute the bandwidth of `mode`: Silverman's, 0.9 min(std, h / 1.34) n^(-1/5).
+
+    The robust width h is the length of the shortest half of the data instead of the interquartile
+    range: the same for a Gaussian, but the width of one peak where there are two, as at a
+    transition.
 
     Source: Silverman, "Density Estimation for Statistics and Data Analysis" (1986), Eq. 3.31.
 
     Args:
         values: Similarities in [-1, 1], any shape, at least one.
     """
-    x = np.clip(np.ravel(np.asarray(values, dtype=np.float64)), -1, 1)
-    cells = np.bincount(np.rint((x + 1) / 2 * _CELLS).astype(int), minlength=_CELLS + 1)
-    density = cells.astype(np.float64)
-    density[[0, -1]] *= 2  # the grid's end cells are half as wide
-    x.sort()
+    x = np.sort(_similarities(values))
     half = len(x) // 2
     shortest = (x[half:] - x[: len(x) - half]).min()
     spread = min(x.std(), shortest / 1.34) or x.std()
-    bandwidth = 0.9 * spread * len(x) ** -0.2  # in units of similarity; at least half a cell
-    smooth = gaussian_filter1d(density, max(bandwidth / 2 * _CELLS, 0.5), mode="mirror")
-    return float(np.argmax(smooth) / _CELLS * 2 - 1)
+    return float(0.9 * spread * len(x) ** -0.2)
 
 
-def standard_error(values: Float[np.ndarray, " N"]) -> float:
-    """Compute the standard error of the mean, std / sqrt(N) with N - 1 in the variance.
+def mode(values: Real[np.ndarray, "*shape"], bandwidth: float | None = None) -> float:
+    """Locate the maximum of the density of similarities: "maximum of their distribution".
+
+    The estimator is the maximum of a Gaussian kernel density on [-1, 1], reflected at both ends,
+    so that a peak at exactly 1 (nothing has changed) is found there. The density is evaluated on a
+    grid of spacing 5e-4; of equal maxima the lowest is returned.
+
+    Where a share of the samples is exactly 1, the density has an atom there, whose smoothed height
+    grows as the bandwidth falls: the mode then depends on the bandwidth and, through Silverman's
+    rule, on the number of samples.
 
     Args:
-        values: One number per sample, shape (N,); the error of one sample is 0.
+        values: Similarities in [-1, 1], any shape, at least one.
+        bandwidth: The kernel's standard deviation in similarity, at least half the grid's
+            spacing; by default `mode_bandwidth`.
     """
-    n = len(values)
-    return float(values.std(ddof=1, dtype=np.float64)) / n**0.5 if n > 1 else 0.0
+    width = mode_bandwidth(values) if bandwidth is None else bandwidth
+    return float(_maximum(_counts(_similarities(values), _CELLS), width))
 
 
-def std_between(values: Float[np.ndarray, " N"], groups: Int[np.ndarray, " N"]) -> float:
-    """Compute the standard deviation of G groups' means, with G - 1 in the variance.
+def mode_error(
+    values: Real[np.ndarray, " N"],
+    groups: Groups,
+    bandwidth: float,
+    resamples: int = MODE_RESAMPLES,
+) -> float:
+    """Compute the standard error of the mode, by the bootstrap at a fixed bandwidth.
 
-    Args:
-        values: One number per sample, shape (N,).
-        groups: The group of each sample, shape (N,); the deviation of one group is 0.
-    """
-    means = [values[groups == group].mean(dtype=np.float64) for group in np.unique(groups)]
-    return float(np.std(means, ddof=1)) if len(means) > 1 else 0.0
-
-
-def summarize(values: Float[np.ndarray, " N"]) -> dict[str, float | int]:
-    """Summarize the samples of one curve at one time.
+    Grammars are resampled or, with one grammar, its data, on a grid of four cells per bandwidth.
 
     Args:
-        values: One number per sample, shape (N,), N at least 1.
+        values: Similarities in [-1, 1], at least one.
+        groups: The grammar of each datum.
+        bandwidth: Of the mode.
+        resamples: The number of resamples.
 
     Returns:
-        mode, mean, median, std (with N - 1 in the variance), sem and count.
+        The standard error, at least the resolution of the mode's grid, 1.4e-4; NaN for one unit,
+        or if all values are equal.
+
+    Raises:
+        InputError: There are less than 2 resamples.
     """
+    check_resamples(resamples)
+    x = _similarities(values)
+    if np.ptp(x) <= RESOLUTION:
+        return float("nan")
+    num_cells = int(np.clip(np.ceil(2 * _CELLS_PER_BANDWIDTH / bandwidth), 8, _CELLS))
+    names = np.unique(groups)
+    counts = np.stack([_counts(x[groups == name], num_cells) for name in names])
+    num = len(names)
+    if num > 1:
+        resampled = generator().multinomial(num, np.full(num, 1 / num), resamples) @ counts
+    else:
+        filled = np.flatnonzero(counts[0])
+        resampled = np.zeros((resamples, num_cells + 1), dtype=np.int64)
+        shares = counts[0, filled] / len(x)
+        resampled[:, filled] = generator().multinomial(len(x), shares, resamples)
+    error = float(np.nan_to_num(bootstrap_error(_peak(resampled, bandwidth), groups)))
+    return max(error, 2 / _CELLS / 12**0.5)
+
+
+def _similarities(values: Real[np.ndarray, "*shape"]) -> Float64[np.ndarray, " N"]:
+    return np.clip(np.ravel(np.asarray(values, dtype=np.float64)), -1, 1)
+
+
+def _counts(x: Float64[np.ndarray, " N"], num_cells: int) -> Int[np.ndarray, " cells"]:
+    """Count similarities around the points of a grid on [-1, 1]."""
+    return np.bincount(np.rint((x + 1) / 2 * num_cells).astype(int), minlength=num_cells + 1)
+
+
+def _maximum(
+    counts: Int[np.ndarray, "*shape cells"], bandwidth: float
+) -> Float64[np.ndarray, "*shape"]:
+    """Locate the maximum of the smoothed density of counts, one of the grid's points."""
+    smooth = _smooth(counts, bandwidth)
+    return np.asarray(np.argmax(smooth, axis=-1) / (counts.shape[-1] - 1) * 2 - 1)
+
+
+def _peak(
+    counts: Int[np.ndarray, "*shape cells"], bandwidth: float
+) -> Float64[np.ndarray, "*shape"]:
+    """Locate the maximum between the grid's points, by a parabola through the highest three."""
+    smooth, last = _smooth(counts, bandwidth), counts.shape[-1] - 1
+    k = np.argmax(smooth, axis=-1)
+    around = np.abs(k[..., None] + (-1, 0, 1))  # reflected at both ends
+    left, top, right = np.moveaxis(
+        np.take_along_axis(smooth, np.minimum(around, 2 * last - around), -1), -1, 0
+    )
+    curvature = left - 2 * top + right
+    shift = np.divide((left - right) / 2, curvature, out=np.zeros_like(top), where=curvature < 0)
+    return np.asarray((k + shift) / last * 2 - 1)
+
+
+def _smooth(
+    counts: Int[np.ndarray, "*shape cells"], bandwidth: float
+) -> Float64[np.ndarray, "*shape cells"]:
+    """Smooth the density of counts, reflected at both ends."""
+    density = counts.astype(np.float64)
+    density[..., [0, -1]] *= 2  # the grid's end cells are half as wide
+    width = max(bandwidth / 2 * (counts.shape[-1] - 1), 0.5)
+    return np.asarray(gaussian_filter1d(density, width, axis=-1, mode="mirror"))
+
+
+def summarize(
+    values: Float[np.ndarray, " N"],
+    groups: Groups | None = None,
+    identical: Bool[np.ndarray, " N"] | None = None,
+    bandwidth: float | None = None,
+    resamples: int = MODE_RESAMPLES,
+) -> dict[str, float | int]:
+    """Summarize the similarities of one curve at one time.
+
+    Args:
+        values: One number per sample, N at least 1.
+        groups: The grammar of each sample; by default one for all.
+        identical: Whether x_reversed equals x_start.
+        bandwidth: Of the mode, see `mode`.
+        resamples: The number of resamples for the mode's error.
+
+    Returns:
+        mode, mean, median, std (over samples, with N - 1 in the variance; NaN for one), sem,
+        count, sem_within, see `average`, mode_sem, see `mode_error`, bandwidth, and, if
+        `identical` is given, identical (the share), identical_low and identical_high, see
+        `wilson`. If all samples are identical, the errors are NaN.
+
+    Raises:
+        InputError: The bandwidth is out of range, or there are less than 2 resamples.
+    """
+    check_bandwidth(bandwidth)
     x = np.asarray(values, dtype=np.float64)
-    sem = standard_error(x)
-    return {
-        "mode": mode(x),
-        "mean": float(x.mean()),
+    which = np.zeros(len(x), dtype=np.int64) if groups is None else groups
+    width = mode_bandwidth(x) if bandwidth is None else bandwidth
+    found = average(x, which)
+    summary: dict[str, float | int] = {
+        "mode": mode(x, width),
+        "mean": float(found.mean),
         "median": float(np.median(x)),
-        "std": sem * len(x) ** 0.5,
-        "sem": sem,
+        "std": float(x.std(ddof=1)) if len(x) > 1 else float("nan"),
+        "sem": float(found.sem),
         "count": len(x),
+        "sem_within": float(found.sem_within),
+        "mode_sem": mode_error(x, which, width, resamples),
+        "bandwidth": width,
     }
+    if identical is not None:
+        shares = identical.astype(np.float64)
+        low, high = wilson(shares, which)
+        share = float(average(shares, which).mean)
+        summary |= {"identical": share, "identical_low": float(low), "identical_high": float(high)}
+        if identical.all():
+            summary |= dict.fromkeys(("sem", "sem_within", "mode_sem"), float("nan"))
+    return summary

@@ -1,0 +1,110 @@
+r"""Inversion: where the curve of one level falls below that of the first level.
+
+At little noise deep levels are kept better than the leaves, beyond the transition worse: the
+difference of the two curves falls through zero. Both are measured on the same samples, so errors
+are those of the differences :math:`d` sample by sample, averaged as in
+`lit_hier.metrics.functional.averages`. There is an inversion if :math:`d` is significantly
+positive at some time and significantly negative at a later one,
+
+.. math:: |d| > t_{U - 1}(1 - \alpha / T) \; \mathrm{sem}(d)
+
+with Student's quantile for U units, T times and :math:`\alpha = 0.01`: Bonferroni's bound, by
+which curves that do not cross are said to cross in at most one of 100 measurements.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float64, Real
+from scipy.special import stdtrit
+
+from lit_hier.metrics.functional.averages import RESOLUTION, Groups, average, count_units
+from lit_hier.metrics.functional.bootstrap import RESAMPLES, bootstrap_error, resampled_means
+from lit_hier.metrics.functional.crossing import crossing
+
+_ALPHA: Final = 0.01
+
+
+class Inversion(NamedTuple):
+    """Where a curve crosses the first one.
+
+    Attributes:
+        place: The x of the crossing; NaN if none is significant.
+        place_sem: Its standard error, by the bootstrap; NaN likewise.
+        difference: The largest difference by which the first curve is above the other; its sign is
+            negative if it nowhere is.
+        difference_sem: The standard error of the difference at this x.
+        difference_at: The x.
+    """
+
+    place: float
+    place_sem: float
+    difference: float
+    difference_sem: float
+    difference_at: float
+
+
+def inversion(
+    x: Real[np.ndarray, " T"],
+    first: Float[np.ndarray, "T N"],
+    other: Float[np.ndarray, "T N"],
+    groups: Groups,
+    resamples: int = RESAMPLES,
+) -> Inversion:
+    """Find where the average of the other curve falls below that of the first one.
+
+    Args:
+        x: Ascending, shape (T,).
+        first: The first level, per time and datum.
+        other: Another level of the same data.
+        groups: The grammar of each datum.
+        resamples: The number of resamples.
+
+    Raises:
+        InputError: There are less than 2 resamples.
+    """
+    above = np.asarray(other, dtype=np.float64) - first
+    mean, sem, *_ = average(above, groups)
+    largest = int(mean.argmin())
+    found = float(-mean[largest]), float(sem[largest]), float(x[largest])
+    num_units = count_units(groups)
+    quantile = stdtrit(num_units - 1, 1 - _ALPHA / len(x)) if num_units > 1 else np.nan
+    bracket = _bracket(mean, quantile * sem)
+    if bracket is None:
+        return Inversion(np.nan, np.nan, *found)
+    resampled = resampled_means(above, groups, resamples)[:, bracket]
+    places = np.asarray(crossing(x[bracket], resampled, 0.0))
+    place = float(crossing(x[bracket], mean[bracket], 0.0))
+    return Inversion(place, float(bootstrap_error(places, groups)), *found)
+
+
+def curve_inversion(
+    x: Real[np.ndarray, " T"], first: Float[np.ndarray, " T"], other: Float[np.ndarray, " T"]
+) -> float:
+    """Find where a curve without errors, such as a theory's, falls below the first one.
+
+    Args:
+        x: Ascending, shape (T,).
+        first: The first level.
+        other: Another level.
+
+    Returns:
+        The x of the crossing; NaN if there is none.
+    """
+    above = np.asarray(other, dtype=np.float64) - first
+    bracket = _bracket(above, np.zeros(len(above)))
+    return np.nan if bracket is None else float(crossing(x[bracket], above[bracket], 0.0))
+
+
+def _bracket(
+    above: Float64[np.ndarray, " T"], threshold: Float64[np.ndarray, " T"]
+) -> slice | None:
+    """Find the indices from the last positive difference to the most negative one after it."""
+    significant = np.abs(above) > np.maximum(threshold, RESOLUTION)
+    positive = np.flatnonzero(significant & (above > 0))
+    negative = np.flatnonzero(significant & (above < 0))
+    negative = negative[negative > positive[0]] if len(positive) else negative[:0]
+    if not len(negative):
+        return None
+    end = negative[above[negative].argmin()]
+    return slice(int(positive[positive < end][-1]), int(end) + 1)
