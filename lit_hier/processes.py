@@ -23,9 +23,9 @@ Source: Sections 4 and 5 and Appendices A and B.1 of the paper.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -60,7 +60,12 @@ class TimeAxis:
 class NoiseProcess(ABC):
     """A corruption process: a time axis, an observation and the belief that follows from it."""
 
-    axis: ClassVar[TimeAxis]
+    axis: TimeAxis
+
+    @property
+    def key(self) -> str:
+        """The process and its arguments, as an identity for results that are kept."""
+        return f"{type(self).__module__}.{type(self).__qualname__} {vars(self)!r}"
 
     def check_times(self, times: Sequence[float]) -> None:
         """Raise unless inversion times lie on this process's axis and ascend.
@@ -151,6 +156,8 @@ class EpsilonNoise(NoiseProcess):
 
     def __init__(self, strings: bool = False) -> None:
         self.strings = strings
+        if strings:
+            self.axis = replace(self.axis, process="strings")
 
     def num_draws(self, num_leaves: int, num_features: int) -> int:
         """Return 2 per leaf if strings are corrupted, otherwise 0."""

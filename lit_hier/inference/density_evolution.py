@@ -18,10 +18,13 @@ Source: the population dynamics of Mezard and Montanari, Information, Physics, a
 (2009), Section 14.6.3, for the ensemble of Section 2 of the paper.
 """
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
+from os import PathLike
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -31,6 +34,8 @@ from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 from lit_hier.inference import mean_field
+from lit_hier.io.arrays import write_samples
+from lit_hier.io.safe_read import open_regular
 from lit_hier.processes import NoiseProcess
 from lit_hier.rhm.parameters import GrammarParameters
 from lit_hier.rhm.sampling import sample_distinct_words
@@ -47,6 +52,8 @@ _LOST: Final = 0.02
 _MAX_RULES: Final = 12  # levels that have rules of their own; those above share the last ones
 _MAX_LEVELS: Final = 100  # to decide on which side of the transition a time is
 _NUM_BISECTIONS: Final = 12
+_FORMAT: Final = 1  # of kept results; those of another version are computed again
+_RESULTS: Final[dict[str, Float64[np.ndarray, "..."]]] = {}  # of this process, by digest
 _FIRST_TIME: Final = 0.0625  # tried
 
 Messages = Float64[Tensor, "replicas population symbols"]
@@ -77,6 +84,7 @@ def evolve(
     process: NoiseProcess,
     times: Float64[np.ndarray, " T"] | Sequence[float],
     seed: int = 0,
+    cache: str | PathLike[str] | None = None,
 ) -> Evolution:
     """Compute the beliefs at every level of the tree.
 
@@ -85,15 +93,25 @@ def evolve(
         process: How leaves are corrupted.
         times: Inversion times, T of them.
         seed: Seed of the population.
+        cache: A folder in which the result is kept, and looked for.
     """
-    v, n, _, _, L = grammar
-    population = _Population(grammar, seed)
-    rules = [population.draw_rules(level, n if level == L else v) for level in range(1, L + 1)]
-    parts = [_evolve(population, process, float(time), rules) for time in times]
-    return Evolution(*np.moveaxis(np.array(parts), 1, 0))
+    times = tuple(map(float, times))
+    key = repr((grammar, process.key, times, seed))
+    found = _cached(cache, "beliefs", key, partial(_evolve, grammar, process, times, seed))
+    return Evolution(*found)
 
 
 def _evolve(
+    grammar: GrammarParameters, process: NoiseProcess, times: Sequence[float], seed: int
+) -> Float64[np.ndarray, "5 T levels 2"]:
+    v, n, _, _, L = grammar
+    population = _Population(grammar, seed)
+    rules = [population.draw_rules(level, n if level == L else v) for level in range(1, L + 1)]
+    parts = [_evolve_once(population, process, time, rules) for time in times]
+    return np.moveaxis(np.array(parts), 1, 0)
+
+
+def _evolve_once(
     population: "_Population", process: NoiseProcess, time: float, rules: Sequence[Rules]
 ) -> Float64[np.ndarray, "5 levels 2"]:
     """Compute value and standard error of the five quantities at one time."""
@@ -117,9 +135,11 @@ def _evolve(
     return torch.stack((found.mean(-1), error), -1).numpy()
 
 
-@lru_cache(maxsize=64)
 def critical_time(
-    grammar: GrammarParameters, process: NoiseProcess, seed: int = 0
+    grammar: GrammarParameters,
+    process: NoiseProcess,
+    seed: int = 0,
+    cache: str | PathLike[str] | None = None,
 ) -> tuple[float, float]:
     """Find the inversion time of the transition as L grows, by bisection in each replica.
 
@@ -127,13 +147,24 @@ def critical_time(
         grammar: The parameters; n and L do not matter.
         process: How leaves are corrupted.
         seed: Seed of the population.
+        cache: A folder in which the result is kept, and looked for.
 
     Returns:
         The time and its standard error; NaN if there is no transition.
     """
+    grammar = grammar._replace(n=grammar.v, L=1)
+    key = repr((grammar, process.key, seed))
+    find = partial(_find_critical_time, grammar, process, seed)
+    time, error = _cached(cache, "critical_time", key, find).tolist()
+    return time, error
+
+
+def _find_critical_time(
+    grammar: GrammarParameters, process: NoiseProcess, seed: int
+) -> Float64[np.ndarray, " 2"]:
     v, _, m, s, _ = grammar
     if math.isnan(mean_field.critical_epsilon(v, m, s)):
-        return math.nan, math.nan
+        return np.full(2, np.nan)
     population = _Population(grammar, seed)
     rules = [population.draw_rules(level, v) for level in range(1, _MAX_RULES + 1)]
     end, first = process.axis.end, np.full(NUM_REPLICAS, _FIRST_TIME)
@@ -145,7 +176,7 @@ def critical_time(
         recovered = _recovers(population, process, middle, rules)
         low, high = np.where(recovered, middle, low), np.where(recovered, high, middle)
     found = (low + high) / 2
-    return float(found.mean()), float(found.std(ddof=1) / math.sqrt(NUM_REPLICAS))
+    return np.array([found.mean(), found.std(ddof=1) / math.sqrt(NUM_REPLICAS)])
 
 
 def _recovers(
@@ -164,6 +195,36 @@ def _recovers(
         if ((progress > _RECOVERED) | (progress < _LOST)).all():
             break
     return np.asarray(progress > (_RECOVERED + _LOST) / 2)
+
+
+def _cached(
+    folder: str | PathLike[str] | None,
+    kind: str,
+    key: str,
+    compute: Callable[[], Float64[np.ndarray, "..."]],
+) -> Float64[np.ndarray, "..."]:
+    """Return a result from memory or from a folder, or compute and keep it."""
+    settings = (_FORMAT, _MAX_SIZE, _MIN_SIZE, _MAX_PRODUCTS, _NODES_PER_RULES, NUM_REPLICAS)
+    digest = hashlib.sha256(repr((settings, kind, key)).encode()).hexdigest()[:32]
+    if digest not in _RESULTS:
+        path = None if folder is None else Path(folder, f"{kind}_{digest}.npz")
+        found = None if path is None else _load(path, digest)
+        if found is None:
+            found = compute()
+            if path is not None:
+                write_samples(str(path.parent), path.stem, {digest: found, "key": key})
+        _RESULTS[digest] = found
+    return _RESULTS[digest]
+
+
+def _load(path: Path, digest: str) -> Float64[np.ndarray, "..."] | None:
+    """Load a kept result; None if it is missing or damaged."""
+    try:
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
+            found = arrays[digest]
+    except Exception:  # numpy raises almost any error on a damaged file, which is computed again
+        return None
+    return found if found.dtype == np.float64 else None
 
 
 class _Population:

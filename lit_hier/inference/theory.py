@@ -4,57 +4,65 @@ The arguments are the parameters of the grammar or the distribution of the data,
 corrupts them and, where the quantity depends on them, the inversion times. The result is NaN where
 no theory applies. The theories are:
 
-- mean field (Eq. 38, 54-59), for the RHM with n = v under the epsilon-process whose beliefs are
-  centered on the true symbols, see `lit_hier.inference.mean_field`;
+- mean field (Eq. 38, 54-59), for the RHM under the epsilon-process whose beliefs are centered on
+  the true symbols, see `lit_hier.inference.mean_field`;
+- density evolution, for the RHM under every other process, see
+  `lit_hier.inference.density_evolution`: seconds per inversion time; results are reused within a
+  process and, with `cache`, in later ones;
 - the posterior of the true class by quadrature, for mixtures of Gaussians, see
   `Distribution.class_theory`.
-
-A theory for another process or for n != v belongs in `predict`, `critical_time` and
-`critical_exponent`, next to the test of `mean_field_applies`.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 
 import numpy as np
 from jaxtyping import Float64
 
 from lit_hier.gaussian import Distribution
-from lit_hier.inference import mean_field
+from lit_hier.inference import density_evolution, mean_field
 from lit_hier.processes import EpsilonNoise, NoiseProcess
 from lit_hier.rhm.parameters import GrammarParameters
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Expected posterior beliefs in the true symbols, per inversion time and level.
+    """Expected posterior beliefs, per inversion time and level.
 
     Attributes:
         name: The name of the theory, for legends.
-        upward: Of the upward messages, float64, shape (T, levels), leaves first; NaN where
-            nothing is known, as in all fields.
-        downward: Of the downward messages, same shape.
-        marginal: Of the marginals, same shape.
+        upward: Upward messages' belief in the true symbol, float64, shape (T, levels), leaves
+            first; NaN where nothing is known, as in all fields.
+        downward: Downward messages' belief in it, same shape.
+        marginal: Marginals' belief in it, same shape.
+        marginal_error: Standard error of `marginal`, same shape; 0 for a closed form.
+        largest: Largest marginals, same shape.
         critical_time: The inversion time of the transition as L grows.
+        critical_error: Its standard error; 0 for a closed form.
     """
 
     name: str
     upward: Float64[np.ndarray, "T levels"]
     downward: Float64[np.ndarray, "T levels"]
     marginal: Float64[np.ndarray, "T levels"]
-    critical_time: float
+    marginal_error: Float64[np.ndarray, "T levels"]
+    largest: Float64[np.ndarray, "T levels"]
+    critical_time: float = math.nan
+    critical_error: float = math.nan
 
 
-def mean_field_applies(grammar: GrammarParameters, process: NoiseProcess | None) -> bool:
-    """Tell whether mean field describes the beliefs: under Eq. 6-7, for n = v."""
-    return isinstance(process, EpsilonNoise) and not process.strings and grammar.n == grammar.v
+def mean_field_applies(process: NoiseProcess | None) -> bool:
+    """Tell whether mean field describes the beliefs about an RHM: under Eq. 6-7."""
+    return isinstance(process, EpsilonNoise) and not process.strings
 
 
 def predict(
     source: GrammarParameters | Distribution | None,
     process: NoiseProcess | None,
     times: Float64[np.ndarray, " T"] | Sequence[float],
+    cache: str | PathLike[str] | None = None,
 ) -> Prediction:
     """Predict the beliefs in the true symbols at every level.
 
@@ -62,43 +70,57 @@ def predict(
         source: What the data are drawn from; None for data without a theory.
         process: How they are corrupted; None likewise.
         times: Inversion times on the process's axis, shape (T,).
+        cache: A folder in which results that take long are kept.
 
     Returns:
         L + 1 levels for a grammar, one level (the class) for a distribution, none otherwise.
     """
     times = np.asarray(times, dtype=np.float64)
     if isinstance(source, GrammarParameters):
-        return _predict_grammar(source, process, times)
+        return _predict_grammar(source, process, times, cache)
     if isinstance(source, Distribution):
-        marginal = [[source.class_theory(time)] for time in times.tolist()]
-        unknown = np.full((len(times), 1), np.nan)
-        return Prediction("quadrature", unknown, unknown, np.array(marginal), math.nan)
+        marginal = np.array([[source.class_theory(time)] for time in times.tolist()])
+        unknown = np.full_like(marginal, np.nan)
+        exact = np.where(np.isnan(marginal), np.nan, 0.0)
+        return Prediction("quadrature", unknown, unknown, marginal, exact, unknown)
     unknown = np.empty((len(times), 0))
-    return Prediction("theory", unknown, unknown, unknown, math.nan)
+    return Prediction("theory", *[unknown] * 5)
 
 
 def _predict_grammar(
-    grammar: GrammarParameters, process: NoiseProcess | None, times: Float64[np.ndarray, " T"]
+    grammar: GrammarParameters,
+    process: NoiseProcess | None,
+    times: Float64[np.ndarray, " T"],
+    cache: str | PathLike[str] | None,
 ) -> Prediction:
-    v, _, m, s, L = grammar
-    if mean_field_applies(grammar, process):
-        up, down = mean_field.beliefs(times, v, m, s, L)
-        marginal = mean_field.marginals(times, v, m, s, L)
-    else:
-        up = down = marginal = np.full((L + 1, len(times)), np.nan)
-    return Prediction("mean field", up.T, down.T, marginal.T, critical_time(grammar, process))
-
-
-def critical_time(grammar: GrammarParameters, process: NoiseProcess | None) -> float:
-    """Return the inversion time of the transition as L grows; NaN where it is unknown."""
-    if not mean_field_applies(grammar, process):
-        return math.nan
-    return float(mean_field.critical_epsilon(grammar.v, grammar.m, grammar.s))
+    v, n, m, s, L = grammar
+    if process is None:
+        return Prediction("theory", *[np.full((len(times), L + 1), np.nan)] * 5)
+    if mean_field_applies(process):
+        up, down = mean_field.beliefs(times, v, m, s, L, n)
+        marginal = mean_field.marginals(times, v, m, s, L, n).T
+        unknown = np.full_like(marginal, np.nan)
+        critical = float(mean_field.critical_epsilon(v, m, s))
+        error = critical * 0
+        return Prediction(
+            "mean field", up.T, down.T, marginal, np.zeros_like(marginal), unknown, critical, error
+        )
+    evolution = density_evolution.evolve(grammar, process, times, cache=cache)
+    value, error = np.moveaxis(evolution.marginal, -1, 0)
+    return Prediction(
+        "density evolution",
+        evolution.upward[..., 0],
+        evolution.downward[..., 0],
+        value,
+        error,
+        evolution.largest[..., 0],
+        *density_evolution.critical_time(grammar, process, cache=cache),
+    )
 
 
 def critical_exponent(grammar: GrammarParameters, process: NoiseProcess | None) -> float:
-    """Return the exponent nu of the correlation length; NaN without a predicted transition."""
-    if not math.isfinite(critical_time(grammar, process)):
+    """Return the exponent nu of the correlation length; NaN where it is unknown."""
+    if not mean_field_applies(process):
         return math.nan
     return float(mean_field.critical_exponent(grammar.v, grammar.m, grammar.s))
 
@@ -112,7 +134,7 @@ def critical_line(
         Critical times, and s f, each of shape (400,); empty where no theory applies.
     """
     v, _, _, s, _ = grammar
-    num = 400 if mean_field_applies(grammar, process) else 0
+    num = 400 if mean_field_applies(process) else 0
     m = np.linspace(1, v ** (s - 1), num)
     s_f = np.asarray(s * mean_field.rule_density(v, m, s))
     return np.asarray(mean_field.critical_epsilon(v, m, s)), s_f
@@ -138,7 +160,7 @@ def parent_belief(
     Returns:
         F(belief), the shape of `belief`; NaN where no theory applies.
     """
-    if not mean_field_applies(grammar, process):
+    if not mean_field_applies(process):
         return np.full(np.shape(belief), np.nan)
     return mean_field.upward(belief, grammar.v, grammar.m, grammar.s)
 
@@ -147,8 +169,9 @@ def fixed_points(
     grammar: GrammarParameters, process: NoiseProcess | None
 ) -> mean_field.FixedPoints:
     """Return the fixed points of `parent_belief`; NaN where no theory applies."""
-    if not mean_field_applies(grammar, process):
-        return mean_field.FixedPoints(np.full(3, np.nan), np.full(3, np.nan))
+    if not mean_field_applies(process):
+        unknown = np.full(3, np.nan)
+        return mean_field.FixedPoints(unknown, unknown, np.zeros(3, dtype=bool))
     return mean_field.fixed_points(grammar.v, grammar.m, grammar.s)
 
 
