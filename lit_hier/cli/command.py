@@ -25,9 +25,10 @@ import lit_hier.modules
 import lit_hier.nn
 import lit_hier.processes
 import lit_hier.rhm
+from lit_hier.cli.checkpoint_io import AtomicCheckpointIO, check_trainer
 from lit_hier.cli.errors import describe_input_error, exit_with_error
 from lit_hier.cli.parser import OneLineParser, check_arguments
-from lit_hier.cli.run_folder import AtomicCheckpointIO, RunFolder
+from lit_hier.cli.run_folder import RunFolder
 from lit_hier.cli.trust import trusted_classes
 from lit_hier.errors import InputError
 from lit_hier.io.checkpoints import read_checkpoint
@@ -128,7 +129,8 @@ class LitHierCLI(LightningCLI):
         """Write checkpoints atomically; except in `fit`, let processes wait for each other."""
         with _long_timeouts(self.subcommand != "fit"):
             trainer: Trainer = super().instantiate_trainer(**kwargs)
-        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        check_trainer(trainer, resumes=self.ckpt_path is not None)
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO(trainer)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunFolder):
                 # Once its version is read, a logger keeps it.

@@ -41,6 +41,7 @@ _KIND: Final = re.compile(
 _TRANSLATIONS: Final = {
     "loading state_dict": "ckpt_path: the weights belong to another model: {}",
     "is not in bounds, numpy accepts": "seed_everything: {}",
+    "stateful loaders": "ckpt_path: {}",
     "Early stopping conditioned": "trainer.callbacks: {}",
     "can't allocate memory": "config: not enough memory ({}); reduce the sizes",
 }
@@ -281,7 +282,21 @@ def describe_input_error(error: BaseException) -> str | None:
     for part, message in _TRANSLATIONS.items():
         if part in str(error):
             return message.format(error)
+    if any(_restores(frame) for frame in frames):
+        reason = _shorten_value(one_line(error), 3 * _MAX_VALUE) or type(error).__name__
+        return (
+            f"ckpt_path: the checkpoint does not fit this run: {type(error).__name__}: {reason};"
+            " give another one, or leave out ckpt_path"
+        )
     return None
+
+
+def _restores(frame: traceback.FrameSummary) -> bool:
+    """Return whether a frame is Lightning's restoring of a checkpoint."""
+    name = frame.name.lstrip("_")
+    return frame.filename.endswith("checkpoint_connector.py") and name.startswith(
+        ("restore", "resume")
+    )
 
 
 def _describe_dataset_error(error: BaseException) -> str:

@@ -49,6 +49,19 @@ def _open_temporary(target: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def check_writable(folder: str | PathLike[str]) -> None:
+    """Check that files can be created in a folder, or where a missing one would be created.
+
+    Raises:
+        OSError: They cannot.
+    """
+    parent = Path(folder).absolute()
+    while not os.path.lexists(parent):
+        parent = parent.parent
+    with tempfile.NamedTemporaryFile(prefix=".writable.", dir=parent):
+        pass
+
+
 def lock_folder(folder: str | PathLike[str]) -> BaseFileLock:
     """Lock a folder against other processes, until `release` or the end of this process.
 

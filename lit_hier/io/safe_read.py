@@ -15,7 +15,9 @@ _MAX_SIZE: Final = 2**28  # bytes of a text file or an image file
 
 
 @contextmanager
-def reading(argument: str, path: str | PathLike[str], hint: str) -> Iterator[None]:
+def reading(
+    argument: str, path: str | PathLike[str], hint: str, problem: str = "is damaged"
+) -> Iterator[None]:
     """Report any error while an untrusted file is read as one line.
 
     Libraries raise errors of almost any type on damaged or hostile contents; what they raise is
@@ -25,6 +27,7 @@ def reading(argument: str, path: str | PathLike[str], hint: str) -> Iterator[Non
         argument: The user's name for the file.
         path: The file.
         hint: What to do.
+        problem: What an error of the contents means.
 
     Raises:
         InputError: Any exception was raised; an `InputError` passes unchanged.
@@ -39,7 +42,7 @@ def reading(argument: str, path: str | PathLike[str], hint: str) -> Iterator[Non
     except MemoryError as error:
         raise InputError(f"{argument}: {path} needs more memory than there is; {hint}") from error
     except Exception as error:
-        raise InputError(f"{argument}: {path} is damaged; {hint}") from error
+        raise InputError(f"{argument}: {path} {problem}; {hint}") from error
 
 
 def check_file(path: str | PathLike[str]) -> int:
