@@ -333,6 +333,8 @@ def check_optimizers(trainer: Trainer, checkpoint: Mapping[str, Any], num_steps:
                 elif mine[key] is None:
                     mine[key] = known[key] if isinstance(known[key], bool | float | int) else False
             check_like(mine, known, f"{name}.param_groups.{k}")
+            if mine["params"] != known["params"]:
+                raise InputError(f"{name} has states of other parameters; {_HINT}")
         expected = _get_expected_state(optimizer)
         if expected and num_steps and not state["state"]:
             raise InputError(f"{name} has no state, so training cannot resume; {_HINT}")
@@ -346,13 +348,13 @@ def check_optimizers(trainer: Trainer, checkpoint: Mapping[str, Any], num_steps:
     if len(schedulers) != len(checkpoint["lr_schedulers"]):
         raise InputError(f"{source} has other learning rate schedulers; {_HINT}")
     for k, scheduler in enumerate(schedulers):
-        own, state = scheduler.state_dict(), checkpoint["lr_schedulers"][k]
-        known = {key: state[key] for key in own if key in state}
+        mine, state = scheduler.state_dict(), checkpoint["lr_schedulers"][k]
+        kept: dict[str, Any] = {key: state[key] for key in mine if key in state}
         required = {
-            key: value for key, value in own.items() if key in known or key == "last_epoch"
+            key: value for key, value in mine.items() if key in kept or key == "last_epoch"
         }
-        check_like(required, known, f"{source}: {type(scheduler).__name__}")
-        checkpoint["lr_schedulers"][k] = known
+        check_like(required, kept, f"{source}: {type(scheduler).__name__}")
+        checkpoint["lr_schedulers"][k] = kept
 
 
 def _get_expected_state(optimizer: Optimizer) -> dict[Any, Any]:
@@ -362,10 +364,12 @@ def _get_expected_state(optimizer: Optimizer) -> dict[Any, Any]:
         parameters = [nn.Parameter(x.detach().to("meta")) for x in group["params"]]
         for x in parameters:
             x.grad = torch.zeros_like(x)
-        plain = {key: False for key in ("fused", "foreach", "capturable") if key in group}
-        groups.append({**group, **plain, "params": parameters})
+        trial_group: dict[str, Any] = {**group, "params": parameters}
+        trial_group |= {key: False for key in ("fused", "foreach", "capturable") if key in group}
+        groups.append(trial_group)
     try:
-        trial: Any = type(optimizer)(groups)
+        kind: Any = type(optimizer)
+        trial = kind(groups)
         trial.step()
     except Exception:  # of an optimizer that needs values, or more arguments
         return {}

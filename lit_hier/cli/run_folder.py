@@ -124,8 +124,8 @@ class RunFolder(SaveConfigCallback):
             if theirs and mine.get(name) != theirs.get(name):
                 raise InputError(
                     f"ckpt_path: that run has {name:.80}={theirs.get(name)!s:.60}, this one"
-                    f" {mine.get(name)!s:.60}; use the same value to resume, or leave out ckpt_path"
-                    " to restart"
+                    f" {mine.get(name)!s:.60}; use the same value to resume, or leave out"
+                    " ckpt_path to restart"
                 )
         found = _count_tensors(checkpoint["optimizer_states"])
         if checkpoint.get(_NUM_TENSORS, found) != found:

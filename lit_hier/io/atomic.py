@@ -56,8 +56,14 @@ def check_writable(folder: str | PathLike[str]) -> None:
         OSError: They cannot.
     """
     parent = Path(folder).absolute()
-    while not os.path.lexists(parent):
-        parent = parent.parent
+    while True:
+        try:
+            parent.lstat()
+            break
+        except (FileNotFoundError, NotADirectoryError):
+            parent = parent.parent
+        except ValueError as error:  # a path with a null byte
+            raise OSError(errno.EINVAL, str(error), str(folder)) from error
     with tempfile.NamedTemporaryFile(prefix=".writable.", dir=parent):
         pass
 

@@ -6,6 +6,7 @@ characters or values, nested at most 50 levels; its tensors at most twice its si
 """
 
 import json
+import math
 import pickletools
 import re
 import warnings
@@ -92,7 +93,10 @@ def read_header(path: str | PathLike[str], argument: str, hint: str) -> dict[str
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
         shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
-        if not all(type(number) is int for shape in shapes.values() for number in shape):
+        numbers = [number for shape in shapes.values() for number in shape]
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            raise ValueError
+        if sum(map(math.prod, shapes.values())) > size:
             raise ValueError
     return shapes
 
@@ -123,8 +127,8 @@ def load_state(
         **options: Those of `Module.load_state_dict`.
 
     Raises:
-        InputError: A tensor is missing, unexpected, of another shape or of another kind of numbers;
-            the first one is named.
+        InputError: A tensor is missing, unexpected, of another shape or of another kind of
+            numbers; the first one is named.
     """
     check_kinds(network.state_dict(), state, source, name, hint)
     try:
