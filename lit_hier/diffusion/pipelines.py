@@ -27,8 +27,8 @@ _FOLDERS: Final = ("scheduler", "unet")
 def write_pipeline(model: Any, scheduler: Any, folder: str | PathLike[str]) -> None:
     """Write a model and its scheduler as a pipeline folder; an existing pipeline is replaced.
 
-    Files that are not a pipeline's are never removed: should the folder hold any by now, they stay
-    in a folder beside it, and a warning names it.
+    Files that are not a pipeline's are never removed: should an existing pipeline's folder hold
+    any by now, they stay in a folder beside it, and a warning names it.
 
     Args:
         model: A `UNet2DModel`.
@@ -36,13 +36,13 @@ def write_pipeline(model: Any, scheduler: Any, folder: str | PathLike[str]) -> N
         folder: The target; missing parents are created.
 
     Raises:
-        InputError: The target is not a folder that a pipeline may replace.
+        InputError: The target holds something other than a pipeline.
         OSError: It cannot be written.
     """
     from diffusers import DDPMPipeline  # takes seconds
 
     target = Path(folder).resolve()
-    if target.exists() and not target.is_dir():
+    if not (target / _INDEX).is_file():
         check_target(target, "folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))

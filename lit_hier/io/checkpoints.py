@@ -127,8 +127,8 @@ def load_state(
         **options: Those of `Module.load_state_dict`.
 
     Raises:
-        InputError: A tensor is missing, unexpected, of another shape or of another kind of
-            numbers; the first one is named.
+        InputError: A tensor is missing, unexpected, of another shape or complex where real
+            numbers are needed; the first one is named.
     """
     check_kinds(network.state_dict(), state, source, name, hint)
     try:
@@ -141,7 +141,7 @@ def load_state(
 def check_kinds(
     expected: Mapping[str, Tensor], state: Mapping[str, Any], source: str, name: str, hint: str
 ) -> None:
-    """Check that tensors can be copied without losing a part: no complex numbers as real ones.
+    """Check that values are tensors, and that none would lose its imaginary part.
 
     Args:
         expected: The tensors that are set, by name.
@@ -151,19 +151,15 @@ def check_kinds(
         hint: See `load_state`.
 
     Raises:
-        InputError: One has another kind of numbers; it is named.
+        InputError: One is something else; it is named.
     """
     for key in expected.keys() & state.keys():
         own, given = expected[key], state[key]
-        if not isinstance(given, Tensor) or _kind(given) != _kind(own):
+        if not isinstance(given, Tensor) or given.is_complex() > own.is_complex():
             found = given.dtype if isinstance(given, Tensor) else type(given).__name__
             raise InputError(
                 f"{source} does not fit {name}: {key:.80} is {found}, not {own.dtype}; {hint}"
             )
-
-
-def _kind(value: Tensor) -> tuple[bool, bool]:
-    return value.is_floating_point(), value.is_complex()
 
 
 def _mismatch(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
