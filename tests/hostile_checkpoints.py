@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 
 def laughs(leaf: Any = 0) -> Any:
@@ -35,6 +34,7 @@ def cyclic() -> Any:
     return value
 
 
+WHOLE = torch.zeros(10**4)
 VALUES: dict[str, Callable[[], Any]] = {
     "laughs": laughs,
     "texts": lambda: [["x" * 10**5] * 1000] * 1000,
@@ -42,17 +42,12 @@ VALUES: dict[str, Callable[[], Any]] = {
     "cyclic": cyclic,
     "integer": lambda: 10**6000,
     "expanded": lambda: torch.zeros(1).expand(10**6, 10**6),
-    "views": lambda: [torch.zeros(10**4)[:] for _ in range(1)] + _views(),
+    "views": lambda: [WHOLE.view(10**4) for _ in range(2000)],
     "meta": lambda: torch.empty(3, device="meta"),
     "sparse": lambda: torch.eye(3).to_sparse(),
     "quantized": lambda: torch.quantize_per_tensor(torch.ones(3), 1.0, 0, torch.qint8),
     "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
 }
-
-
-def _views() -> list[Tensor]:
-    whole = torch.zeros(10**4)
-    return [whole.view(10**4) for _ in range(2000)]
 
 
 class _Call:
@@ -87,15 +82,18 @@ def compressed(path: Path) -> None:
             target.writestr(member.filename, source.read(member))
 
 
+LONG = b"\x80\x02" + b"]" * (3 * 2**20) + b"."  # each byte would be an object
+
+
 def long_structure(path: Path) -> None:
-    """Write a checkpoint whose pickle is long: each of its bytes would be an object."""
-    torch.save({"state_dict": {}, "x": [[] for _ in range(10**6)]}, path)
+    """Write a checkpoint whose pickle is long."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", LONG)
 
 
 def long_legacy(path: Path) -> None:
     """Write the same in the format of old versions of torch."""
-    value = {"state_dict": {}, "x": [[] for _ in range(10**6)]}
-    torch.save(value, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(LONG)
 
 
 def broken_zip(path: Path) -> None:

@@ -87,8 +87,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if not os.path.lexists(target):
             return
         callbacks = self.trainer.checkpoint_callbacks if self.trainer else []
-        folders = {Path(folder).resolve() for c in callbacks if (folder := _dirpath(c))}
-        is_own = target in self._written or target.parent.resolve() in folders
+        folders = {os.path.realpath(folder) for c in callbacks if (folder := _dirpath(c))}
+        is_own = target in self._written or os.path.realpath(target.parent) in folders
         if is_own and target.name.endswith(_SUFFIX) and _is_regular(target):
             target.unlink(missing_ok=True)
         else:
@@ -245,7 +245,7 @@ def _resolve_paths(
 def _is_other_folder(folder: Path, theirs: Any) -> bool:
     """Return whether a run wrote to another folder, which is still there."""
     try:
-        return Path(theirs).is_dir() and Path(theirs).resolve() != folder.resolve()
+        return Path(theirs).is_dir() and not os.path.samefile(theirs, folder)
     except (TypeError, ValueError, OSError):  # nothing that names a folder
         return False
 

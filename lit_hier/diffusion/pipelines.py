@@ -41,7 +41,7 @@ def write_pipeline(model: Any, scheduler: Any, folder: str | PathLike[str]) -> N
     """
     from diffusers import DDPMPipeline  # takes seconds
 
-    target = Path(folder).resolve()
+    target = Path(os.path.realpath(folder))  # raises nothing for links in a circle
     if not (target / _INDEX).is_file():
         check_target(target, "folder")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def check_target_writable(folder: str | PathLike[str]) -> None:
     Raises:
         OSError: It cannot.
     """
-    target = Path(folder).resolve()
+    target = Path(os.path.realpath(folder))
     if target.is_mount():
         raise OSError(errno.EBUSY, "a mount point cannot be replaced", str(target))
     check_writable(target.parent)
