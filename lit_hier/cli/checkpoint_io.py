@@ -113,10 +113,20 @@ def check_trainer(trainer: Trainer, resumes: bool) -> None:
         resumes: Whether it will read a checkpoint.
 
     Raises:
-        InputError: A folder is not on this machine, or its strategy reads checkpoints itself.
+        InputError: A folder is not on this machine, a link could replace a folder, or the strategy
+            reads checkpoints itself.
     """
     for argument, folder in get_folders(trainer):
         check_local(argument, folder)
+    for callback in trainer.checkpoint_callbacks:
+        # Lightning replaces what has the name of the link, a folder too.
+        if getattr(callback, "save_last", None) == "link" and (folder := _dirpath(callback)):
+            for path in Path(folder).glob(f"*{_SUFFIX}"):
+                if path.is_dir() and not path.is_symlink():
+                    raise InputError(
+                        f"trainer.callbacks: save_last=link could replace the folder {path}; give"
+                        " another dirpath"
+                    )
     strategy = type(trainer.strategy)
     if resumes and strategy.load_checkpoint is not Strategy.load_checkpoint:
         raise InputError(
