@@ -25,7 +25,8 @@ import lit_hier.modules
 import lit_hier.nn
 import lit_hier.processes
 import lit_hier.rhm
-from lit_hier.cli.errors import describe_input_error, exit_with_error
+from lit_hier.cli.class_values import check_class, check_class_values
+from lit_hier.cli.errors import blaming, describe_input_error, exit_with_error
 from lit_hier.cli.parser import OneLineParser, check_arguments
 from lit_hier.cli.run_folder import AtomicCheckpointIO, RunFolder
 from lit_hier.cli.trust import trusted_classes
@@ -80,6 +81,9 @@ class LitHierCLI(LightningCLI):
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
         config = self.config[self.config.subcommand]
         self.ckpt_path, config.ckpt_path = config.ckpt_path, None
+        check_class(config.model, "model")
+        check_class(config.data, "data")
+        check_class_values(config.trainer, Trainer, "trainer")
         for path in config.config or []:  # may be the config of an earlier run
             check_run(Path(str(path)).parent, "config")
 
@@ -126,7 +130,7 @@ class LitHierCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Write checkpoints atomically; except in `fit`, let processes wait for each other."""
-        with _long_timeouts(self.subcommand != "fit"):
+        with _long_timeouts(self.subcommand != "fit"), blaming("trainer"):
             trainer: Trainer = super().instantiate_trainer(**kwargs)
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         for callback in trainer.callbacks:  # type: ignore[attr-defined]

@@ -7,9 +7,10 @@ import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 from pytorch_lightning.cli import LightningArgumentParser
 
+from lit_hier.cli.allowed import get_own_classes
 from lit_hier.cli.errors import describe_parser_error, exit_with_error, instantiate
 from lit_hier.cli.options import describe_unknown_option
-from lit_hier.cli.trust import get_given, get_own_classes, get_unusable, list_names, read_values
+from lit_hier.cli.trust import get_given, get_unusable, list_names, read_values
 from lit_hier.errors import InputError, one_line
 
 _MAX_VALUES: Final = 100_000  # in a config; an alias counts as all values that it repeats
