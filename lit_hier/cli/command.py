@@ -112,6 +112,10 @@ class LitHierCLI(LightningCLI):
             raise InputError(
                 f"trainer.devices is {config.trainer.devices!r}; give a number, a list or auto"
             )
+        if config.trainer.model_registry is not None:
+            raise InputError(
+                "trainer.model_registry uploads checkpoints; leave it out, and copy them yourself"
+            )
         if config.trainer.overfit_batches:
             raise InputError("trainer.overfit_batches: leave it out; lower data.num_train instead")
         if config.trainer.logger in (False, None):
@@ -162,7 +166,9 @@ class LitHierCLI(LightningCLI):
                 for file in sorted(folder.iterdir())
                 if file.suffix in kinds
             ]
-            view = shlex.join([sys.executable, "-m", "tensorboard.main", "--logdir", str(folder)])
+            # With -P, Python imports nothing from the working directory.
+            command = [sys.executable, "-P", "-m", "tensorboard.main", "--logdir", str(folder)]
+            view = shlex.join(command)
             lines.append(f"{'view':<8} {view}")
             sys.stdout.write("\n".join(lines) + "\n")
 
