@@ -16,7 +16,7 @@ from lit_hier.errors import InputError, one_line
 _MAX_VALUES: Final = 5_000  # in a config; an alias counts as all values that it repeats
 # Entries of a list of numbers, of one with texts, which may be classes, and of one with mappings
 # or lists: jsonargparse copies a list once per entry, so its time grows as the length squared.
-_MAX_ENTRIES: Final = {"numbers": 1_000, "texts": 200, "mappings or lists": 50}
+_MAX_ENTRIES: Final = {"numbers": 500, "texts": 100, "mappings or lists": 50}
 _MAX_DEPTH: Final = 50  # levels of values
 _MAX_SHOWN: Final = 60  # characters of an invalid value
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -27,7 +27,7 @@ from lit_hier.errors import InputError
 from lit_hier.rhm.parsing import LevelParser
 from lit_hier.rhm.sampling import count_words, sample_distinct_words
 
-MAX_LEAVES: Final = 2**24
+MAX_LEAVES: Final = 2**20
 MAX_FEATURES: Final = 2**12  # networks see a symbol as a vector of v numbers
 MAX_RULES: Final = 2**22  # symbols on the right-hand sides of all rules of a grammar
 
@@ -51,7 +51,7 @@ class RandomHierarchyModel(Grammars):
         num_features: v, number of symbols at every level below the root; 2 to 2^12.
         num_synonyms: m, rules per symbol; m v <= v^s and m n <= v^s.
         tuple_size: s, the branching; at least 2.
-        num_layers: L, the depth; at least 1, and s^L is at most 2^24. The rules of all levels have
+        num_layers: L, the depth; at least 1, and s^L is at most 2^20. The rules of all levels have
             at most 2^22 symbols, m s (v (L - 1) + n).
         num_classes: n, number of symbols at the root; defaults to v.
         seed: Seed of the rules. The rules of a level depend on (seed, level, v, m, s) only.
