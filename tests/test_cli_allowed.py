@@ -91,7 +91,7 @@ def test_an_archive_in_the_folder_of_a_data_set_is_not_unpacked(
     with tarfile.open(tmp_path / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as archive:
         member = tarfile.TarInfo("../HARM")
         archive.addfile(member, io.BytesIO())
-    for name in ("ImageNet", "Cityscapes", "EMNIST", "Caltech101", "LSUN", "PCAM", "USPS"):
+    for name in ("ImageNet", "USPS"):
         text = IMAGES.format(
             f"{{class_path: torchvision.datasets.{name}, init_args: {{root: .}}}}"
         )

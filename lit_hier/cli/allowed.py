@@ -177,7 +177,12 @@ def _list_allowed() -> dict[str, type]:
     for module, names in _NAMED.items():
         library = importlib.import_module(module)
         exported += [(module, getattr(library, name)) for name in names]
-    return {path: value for module, value in exported for path in find_paths(value, module)}
+    return {
+        path: value
+        for module, value in exported
+        if not issubclass(value, Exception)
+        for path in find_paths(value, module)
+    }
 
 
 ALLOWED: Final = _list_allowed()
