@@ -180,8 +180,8 @@ def test_freed_memory_is_retained_for_the_next_batch() -> None:
 def tensorboard(demo: Path) -> Iterator[str]:
     """Start TensorBoard with its default loader on the loopback device; yield its address."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tensorboard.main", "--logdir", str(demo / "logs/demo/version_0"),
-         "--host", "127.0.0.1", "--port", "0"],
+        [sys.executable, "-P", "-m", "tensorboard.main",
+         "--logdir", str(demo / "logs/demo/version_0"), "--host", "127.0.0.1", "--port", "0"],
         stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip

@@ -26,7 +26,8 @@ import lit_hier.nn
 import lit_hier.processes
 import lit_hier.rhm
 from lit_hier.cli.checkpoint_io import AtomicCheckpointIO, check_trainer
-from lit_hier.cli.errors import describe_input_error, exit_with_error
+from lit_hier.cli.class_values import check_class, check_class_values
+from lit_hier.cli.errors import blaming, describe_input_error, exit_with_error
 from lit_hier.cli.parser import OneLineParser, check_arguments
 from lit_hier.cli.run_folder import RunFolder
 from lit_hier.cli.trust import trusted_classes
@@ -81,6 +82,9 @@ class LitHierCLI(LightningCLI):
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
         config = self.config[self.config.subcommand]
         self.ckpt_path, config.ckpt_path = config.ckpt_path, None
+        check_class(config.model, "model")
+        check_class(config.data, "data")
+        check_class_values(config.trainer, Trainer, "trainer")
         for path in config.config or []:  # may be the config of an earlier run
             check_run(Path(str(path)).parent, "config")
 
@@ -109,6 +113,10 @@ class LitHierCLI(LightningCLI):
             raise InputError(
                 f"trainer.devices is {config.trainer.devices!r}; give a number, a list or auto"
             )
+        if config.trainer.model_registry is not None:
+            raise InputError(
+                "trainer.model_registry uploads checkpoints; leave it out, and copy them yourself"
+            )
         if config.trainer.overfit_batches:
             raise InputError("trainer.overfit_batches: leave it out; lower data.num_train instead")
         if config.trainer.logger in (False, None):
@@ -127,7 +135,7 @@ class LitHierCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Write checkpoints atomically; except in `fit`, let processes wait for each other."""
-        with _long_timeouts(self.subcommand != "fit"):
+        with _long_timeouts(self.subcommand != "fit"), blaming("trainer"):
             trainer: Trainer = super().instantiate_trainer(**kwargs)
         check_trainer(trainer, resumes=self.ckpt_path is not None)
         trainer.strategy.checkpoint_io = AtomicCheckpointIO(trainer)
@@ -160,7 +168,9 @@ class LitHierCLI(LightningCLI):
                 for file in sorted(folder.iterdir())
                 if file.suffix in kinds
             ]
-            view = shlex.join([sys.executable, "-m", "tensorboard.main", "--logdir", str(folder)])
+            # With -P, Python imports nothing from the working directory.
+            command = [sys.executable, "-P", "-m", "tensorboard.main", "--logdir", str(folder)]
+            view = shlex.join(command)
             lines.append(f"{'view':<8} {view}")
             sys.stdout.write("\n".join(lines) + "\n")
 

@@ -6,7 +6,8 @@ import errno
 import re
 import sys
 import traceback
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -160,6 +161,11 @@ def _describe_denied_class(path: str, unusable: Mapping[str, str]) -> str:
         return unusable[path]
     if path.startswith("lit_hier."):
         return _describe_own_path(path)
+    if path.startswith("torchvision.datasets."):
+        return (
+            f"{path} is not an allowed data set, as it may open what has no checksum; unpack its"
+            " images and name the folder with ImageFiles"
+        )
     return (
         f"{path} is not an allowed class; if you trust it, set"
         f" {TRUST_VARIABLE}={path.rpartition('.')[0]} in the environment"
@@ -242,17 +248,30 @@ def instantiate(class_type: type[T], *args: Any, **kwargs: Any) -> T:
     Raises:
         InputError: It rejects its arguments, by an exception of any type; the class is named.
     """
-    try:
+    with blaming(class_type.__name__):
         return class_type(*args, **kwargs)
+
+
+@contextmanager
+def blaming(name: str) -> Iterator[None]:
+    """Report any error of code that uses a user's values, and nothing else, as theirs.
+
+    Args:
+        name: The class or the option that has these values.
+
+    Raises:
+        InputError: Any exception was raised; libraries raise exceptions of many types.
+    """
+    try:
+        yield
     except InputError:
         raise
-    except Exception as error:  # libraries raise exceptions of many types
+    except Exception as error:
         if (message := describe_input_error(error)) is not None:
-            is_library_error = isinstance(error, MisconfigurationException)
-            prefix = f"{class_type.__name__}: " if is_library_error else ""
+            prefix = f"{name}: " if isinstance(error, MisconfigurationException) else ""
             raise InputError(prefix + message) from error
         reason = _use_yaml_terms(str(error)) or type(error).__name__
-        raise InputError(f"{class_type.__name__}: invalid arguments: {reason}") from error
+        raise InputError(f"{name}: invalid arguments: {reason}") from error
 
 
 def describe_input_error(error: BaseException) -> str | None:
@@ -276,9 +295,11 @@ def describe_input_error(error: BaseException) -> str | None:
         return f"config: not UTF-8 text: {error.reason} at byte {error.start}"
     if message := _describe_dataset_error(error):
         return message
-    frames = traceback.extract_tb(error.__traceback__)
-    if frames and "pytorch_lightning/trainer/connectors" in Path(frames[-1].filename).as_posix():
+    frames = [Path(f.filename).as_posix() for f in traceback.extract_tb(error.__traceback__)]
+    if frames and "pytorch_lightning/trainer/connectors" in frames[-1]:
         return f"trainer: {_use_yaml_terms(str(error))}"
+    if any(re.search(r"/(pytorch_lightning|lightning_fabric)/loggers/", name) for name in frames):
+        return f"trainer.logger: {_use_yaml_terms(str(error))}; correct its arguments"
     for part, message in _TRANSLATIONS.items():
         if part in str(error):
             return message.format(error)

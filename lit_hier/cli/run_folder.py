@@ -14,7 +14,7 @@ from torch import Tensor
 from lit_hier import __version__
 from lit_hier.cli.checkpoint_io import check_optimizers, get_folders
 from lit_hier.cli.errors import RENAMED
-from lit_hier.errors import InputError
+from lit_hier.errors import InputError, one_line
 from lit_hier.io.atomic import atomic_write, check_writable
 from lit_hier.io.checkpoints import write_record
 from lit_hier.io.formats import RUN_FILE, RUN_FORMAT
@@ -64,7 +64,10 @@ class RunFolder(SaveConfigCallback):
     def _claim(self, trainer: Trainer) -> str:
         """Write the config; return an error message, empty on success."""
         logger: Any = trainer.logger
-        config = self.parser.dump(self.config, skip_none=False).encode()
+        try:
+            config = self.parser.dump(self.config, skip_none=False).encode()
+        except (TypeError, ValueError) as error:  # a class's default is not of its type
+            return f"config: cannot be saved: {one_line(error)[-200:]}; give this argument a value"
         run = json.dumps({"format": RUN_FORMAT, "lit_hier": __version__}).encode()
         while True:
             folder = Path(logger.log_dir or logger.save_dir)
