@@ -111,7 +111,7 @@ def test_samples_of_another_run_or_of_other_images_are_rejected(tmp_path: Path) 
             SampleStore.create(tmp_path, *other)
     assert torch.equal(store.load(batch(x_start, [4, 5])), x_reversed[:, :2])
     for others in (x_start[1:6], x_start[:5, :1], x_start[:5] + 2 / 255):
-        with pytest.raises(InputError, match=r"^samples: .* holds samples of other images"):
+        with pytest.raises(InputError, match=r"^samples: .* samples of other images"):
             store.load(batch(others, [4, 5, 6, 7, 8]))
 
 
