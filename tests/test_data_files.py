@@ -159,7 +159,12 @@ def test_the_fingerprint_depends_on_names_contents_and_labels_only(tmp_path: Pat
     fingerprints.append(ImageFiles(str(moved)).fingerprint([1, 0]))
     labels = write(tmp_path / "labels.csv", "a,0\nb,1\nc,1")
     fingerprints.append(ImageFiles(str(moved), labels).fingerprint([0, 1]))
+    status = (moved / "a.png").stat()
+    content = (moved / "a.png").read_bytes()
     os.utime(moved / "a.png", ns=(0, 1))
+    assert ImageFiles(str(moved)).fingerprint([0, 1]) == fingerprints[0]
+    (moved / "a.png").write_bytes(content[:-1] + b"?")  # of the same size and time
+    os.utime(moved / "a.png", ns=(status.st_atime_ns, status.st_mtime_ns))
     fingerprints.append(ImageFiles(str(moved)).fingerprint([0, 1]))
     with (moved / "b.png").open("ab") as file:
         file.write(b"more")
@@ -259,7 +264,7 @@ def without_images(folder: Path) -> ImageFiles:
         (kit([1, 2, 3, 4]), rf"labels: the class of {VAL[3]} is 'n00001740', which is not one"),
         (kit([1], VAL[1]), rf"labels: \S+ has no line for {VAL[1]}; names must number the images"),
         (kit([1], "a.png"), r"labels: \S+ has no line for a\.png; names must number the images"),
-        (kit([1, 2, 3, 1], meta=None), r"labels: cannot read \S+meta\.mat; give the unpacked"),
+        (kit([1, 2, 3, 1], meta=None), r"labels: cannot read \S+meta\.mat: No such file or"),
         (kit([1, 2, 3, 1], meta=b"nonsense" * 40), r"labels: \S+meta\.mat is not ImageNet's met"),
     ],
 )

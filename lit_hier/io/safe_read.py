@@ -5,8 +5,10 @@ import hashlib
 import json
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from os import PathLike
 from typing import IO, Any, Final
 
@@ -95,6 +97,41 @@ def open_regular(path: str | PathLike[str], follow: bool = True) -> IO[bytes]:
         file.close()
         raise
     return file
+
+
+_guards = 0  # contexts of `only_regular_files` that are open in this process
+
+
+@contextmanager
+def only_regular_files() -> Iterator[None]:
+    """Raise `OSError` where Python code, of libraries too, opens a pipe or a device by its path.
+
+    The null device may be opened.
+    """
+    global _guards
+    _install_guard()
+    _guards += 1
+    try:
+        yield
+    finally:
+        _guards -= 1
+
+
+@cache
+def _install_guard() -> None:
+    sys.addaudithook(_guard)  # cannot be removed
+
+
+def _guard(event: str, arguments: Any) -> None:
+    if event != "open" or not _guards or not isinstance(arguments[0], str | bytes | PathLike):
+        return
+    path = os.fsdecode(arguments[0])
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # for `open` to report
+        return
+    if not stat.S_ISDIR(status.st_mode) and path != os.devnull:
+        _check_regular(status, path)
 
 
 def check_no_link(path: str | PathLike[str]) -> None:
