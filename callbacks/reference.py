@@ -78,7 +78,7 @@ class Reference:
         return cls(moments, flat, counts, accuracy, int(arrays["num_classes"]))
 
     def is_plausible(self) -> bool:
-        """Return whether shapes, types and values are possible for a set without skipped images."""
+        """Return whether shapes, types and values are possible; no image was skipped."""
         counts, accuracy, count = self.counts, self.accuracy, int(self.counts.flatten()[0])
         shapes = [part.mean.shape for part in self.moments]
         return (

@@ -1,4 +1,4 @@
-"""The style of figures: matplotlib's defaults, whatever a user's or a folder's matplotlibrc says."""
+"""The style of figures: matplotlib's defaults, whatever matplotlibrc is found."""
 
 import os
 from collections.abc import Iterator

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lit_hier.errors import InputError, one_line
 from lit_hier.io.formats import CHECKPOINT_FORMAT, check_format
-from lit_hier.io.safe_read import check_file
+from lit_hier.io.safe_read import open_regular
 
 _RECORD: Final = "lit_hier"
 _HINT: Final = "give the .ckpt file that `lit-hier fit` wrote"
@@ -114,8 +114,8 @@ def read_tensors(path: str | PathLike[str], argument: str, hint: str) -> Any:
         with warnings.catch_warnings():
             # About the pickle protocol of files that are rejected anyway.
             warnings.simplefilter("ignore", UserWarning)
-            check_file(path)
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with open_regular(path) as file:
+                return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise InputError(f"{argument}: cannot read {path}: {error.strerror}; {hint}") from error
     except Exception as error:  # a damaged file may raise any error
