@@ -121,5 +121,5 @@ def test_json_is_checked_against_its_schema() -> None:
         "[" * 10**5,
         "9" * 9999,
     ):
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             read_json(text.encode(), schema)

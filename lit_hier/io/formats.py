@@ -39,7 +39,7 @@ def check_format(found: Any, newest: int, source: str) -> int:
     if found > newest:
         known = f"format {newest}" if newest == 1 else f"formats 1 to {newest}"
         raise InputError(
-            f"{source} has format {found}, but this version of lit-hier reads {known};"
+            f"{source} has format {found!r:.20}, but this version of lit-hier reads {known};"
             " update lit-hier"
         )
     return found
