@@ -16,10 +16,9 @@ from lit_hier.errors import InputError, one_line
 
 _MAX_SIZE: Final = 2**28  # bytes of a text file or an image file
 _CHUNK: Final = 2**20
-# Opening or reading never waits, and makes no terminal that of this process. Windows has neither.
-_FLAGS: Final = (
-    os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
-)
+# Opening or reading never waits, and makes no terminal that of this process. No system has all.
+_NAMES: Final = ("O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY", "O_BINARY")
+_FLAGS: Final = os.O_RDONLY | sum(getattr(os, name, 0) for name in _NAMES)
 
 
 @contextmanager
