@@ -8,12 +8,10 @@ from torch.nn.functional import one_hot
 
 from lit_hier.callbacks.analysis import Analysis
 from lit_hier.callbacks.beliefs import MESSAGES, latents_of, messages_of
-from lit_hier.callbacks.tensorboard import log_figure
 from lit_hier.diffusion import ForwardBackward, num_levels
 from lit_hier.errors import InputError
 from lit_hier.figures import histogram_figure
 from lit_hier.inference.theory import predict
-from lit_hier.io.figures import write_figure
 from lit_hier.io.tables import write_table
 from lit_hier.metrics import Histogram
 from lit_hier.modules import ForwardBackwardModule
@@ -89,7 +87,7 @@ class BeliefHistogram(Analysis):
         return counts.cpu(), means.cpu()
 
     def write(self, trainer: Trainer, folder: str, measured: tuple[Tensor, Tensor]) -> None:
-        """Write the tables and the figure."""
+        """Write the tables."""
         counts, mean = measured[0].numpy(), measured[1][..., 0].numpy()
         edges = np.linspace(0, 1, self.num_bins + 1)
         names = np.array(MESSAGES)
@@ -117,12 +115,14 @@ class BeliefHistogram(Analysis):
         }
         write_table(folder, f"{self.name}_deviation", DataFrame(deviations))
         shown = slice(0, self.num_levels)
-        figure = histogram_figure(
-            counts[:, shown],
-            mean[:, shown],
-            theory[:, shown],
-            [f"{message} belief" for message in MESSAGES],
-            f"{self.axis.label} = {self.time:g}",
+        self.draw_later(
+            lambda: {
+                self.name: histogram_figure(
+                    counts[:, shown],
+                    mean[:, shown],
+                    theory[:, shown],
+                    [f"{message} belief" for message in MESSAGES],
+                    f"{self.axis.label} = {self.time:g}",
+                )
+            }
         )
-        write_figure(folder, self.name, figure)
-        log_figure(trainer.loggers, self.name, figure)

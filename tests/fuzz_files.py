@@ -16,7 +16,7 @@ from fuzz_use import Use, as_reported, corrupt_file, corrupt_json
 from fuzz_weights import adm, checkpoints, classifiers, pipelines
 from sample_stores import batch, filled
 
-from lit_hier.callbacks.reference import Reference, load
+from lit_hier.callbacks.reference import Reference, load, save
 from lit_hier.data.hierarchy import read_hierarchy
 from lit_hier.diffusion.store import SampleStore
 from lit_hier.metrics import Moments
@@ -97,11 +97,12 @@ def reference(source: Path) -> Use:
     moments = Moments(*(part.double() for part in moments))
     known = Reference([moments] * 2, [False, True], torch.tensor([4, 0, 0, 0]),
                       torch.tensor([0.5, 1.0], dtype=torch.float64), 3)  # fmt: skip
-    np.savez(source / "cached.npz", **known.pack())
+    save(source / "cached.npz", known)
 
     def use(rng: random.Random, folder: Path) -> None:
         path = folder / "cached.npz"
-        arrays = known.pack()
+        with np.load(source / "cached.npz") as cached:
+            arrays = dict(cached)
         way = rng.choice(("arrays", "bytes"))
         if way == "arrays":
             name = rng.choice(list(arrays))

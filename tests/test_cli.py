@@ -343,7 +343,7 @@ def test_an_invalid_config_ends_in_one_line(
                 "--data.init_args.rhm=RulesFromFile",
                 "--data.init_args.rhm.init_args.path=none.yaml",
             ],
-            "path: cannot read rules from none",
+            "path: cannot read none",
         ),
     ],
 )

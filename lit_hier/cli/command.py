@@ -34,6 +34,7 @@ from lit_hier.cli.trust import trusted_classes
 from lit_hier.errors import InputError
 from lit_hier.io.checkpoints import read_checkpoint
 from lit_hier.io.formats import check_run
+from lit_hier.io.safe_read import only_regular_files
 from lit_hier.rhm import Grammars
 
 _COMMANDS: Final = {
@@ -213,7 +214,7 @@ def execute(args: Sequence[str] | None = None, callbacks: Sequence[Callback] = (
     given = sys.argv[1:] if args is None else args
     try:
         check_arguments(given)
-        with trusted_classes(given):
+        with only_regular_files(), trusted_classes(given):
             LitHierCLI(
                 LightningModule,
                 LightningDataModule,

@@ -1,5 +1,7 @@
 """How the command line reads configs: how large they may be, and how it reports their errors."""
 
+import os
+import stat
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
@@ -18,6 +20,7 @@ _MAX_VALUES: Final = 5_000  # in a config; an alias counts as all values that it
 # or lists: jsonargparse copies a list once per entry, so its time grows as the length squared.
 _MAX_ENTRIES: Final = {"numbers": 500, "texts": 100, "mappings or lists": 50}
 _MAX_DEPTH: Final = 50  # levels of values
+_MAX_PATH: Final = 4096  # characters
 _MAX_SHOWN: Final = 60  # characters of an invalid value
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -76,8 +79,10 @@ def check_arguments(args: Sequence[str]) -> None:
     Raises:
         InputError: One exceeds the limits, or cannot be built; the argument is named.
     """
-    for argument in args:
+    for before, argument in zip(("", *args), args, strict=False):
         name, _, value = argument.partition("=") if argument[:1] == "-" else ("", "", argument)
+        option = name or (before if before[:1] == "-" and "=" not in before else "")
+        check_paths(argument if argument == "-" else value, option.lstrip("-"))
         try:
             _load_checked(value)
         except _InvalidValueError as error:
@@ -86,11 +91,38 @@ def check_arguments(args: Sequence[str]) -> None:
             continue
 
 
+def check_paths(value: Any, argument: str = "") -> None:
+    """Check that no text in a value names standard input, a pipe or a device.
+
+    jsonargparse reads the file that the value of an option names, and would wait for these.
+
+    Args:
+        value: The value of an argument or of a config.
+        argument: Its option, if it is the value of an argument.
+
+    Raises:
+        InputError: One does.
+    """
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            check_paths(part, argument)
+    elif isinstance(value, str):
+        try:
+            # No path is longer; a text with a null byte is not one.
+            mode = os.stat(value).st_mode if 0 < len(value) < _MAX_PATH else stat.S_IFREG
+        except (OSError, ValueError):
+            mode = stat.S_IFREG
+        if value == "-" or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            name = "config" if argument in ("", "c") else argument
+            raise InputError(f"{name}: {value} is not a regular file; give a file")
+
+
 _load_yaml: Final = get_loader("yaml")
 
 
 def _load_within_limits(text: str) -> Any:
     value = _load_checked(text)
+    check_paths(value)
     read_values(value)
     return value
 

@@ -7,6 +7,7 @@ characters or values, nested at most 50 levels; its tensors at most twice its si
 
 import json
 import math
+import os
 import pickletools
 import re
 import warnings
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from lit_hier.errors import InputError, one_line
 from lit_hier.io.formats import CHECKPOINT_FORMAT, check_format
-from lit_hier.io.safe_read import check_file, reading
+from lit_hier.io.safe_read import open_regular, reading
 
 _RECORD: Final = "lit_hier"
 _HINT: Final = "give the .ckpt file that `lit-hier fit` wrote"
@@ -85,8 +86,8 @@ def read_header(path: str | PathLike[str], argument: str, hint: str) -> dict[str
         InputError: The file cannot be read, or is not such a file.
     """
     with reading(argument, path, hint):
-        size = check_file(path)
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
             if length > min(size, _MAX_STRUCTURE):
                 raise ValueError
@@ -189,24 +190,25 @@ def read_tensors(path: str | PathLike[str], argument: str, hint: str) -> Any:
     with reading(argument, path, hint, _NOT_TENSORS), warnings.catch_warnings():
         # About the pickle protocol of files that are rejected anyway.
         warnings.simplefilter("ignore", UserWarning)
-        size = check_file(path)
-        _check_structure(path, size)
-        value = torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            _check_structure(file, size)
+            file.seek(0)
+            value = torch.load(file, map_location="cpu", weights_only=True)
         _Census(size).count(value, 0)
         return value
 
 
-def _check_structure(path: str | PathLike[str], size: int) -> None:
+def _check_structure(file: IO[bytes], size: int) -> None:
     """Check what `torch.load` would build, before it does.
 
     Raises:
         ValueError: The structure is too large, is compressed, or allocates more than it fills.
         Exception: It is damaged.
     """
-    with Path(path).open("rb") as file:
-        is_zip = file.read(len(_ZIP)) == _ZIP
-        file.seek(0)
-        structure = _read_zip_structure(file, size) if is_zip else _read_legacy_structure(file)
+    is_zip = file.read(len(_ZIP)) == _ZIP
+    file.seek(0)
+    structure = _read_zip_structure(file, size) if is_zip else _read_legacy_structure(file)
     if len(structure) > _MAX_STRUCTURE or _ALLOCATING.search(structure):
         raise ValueError
 
