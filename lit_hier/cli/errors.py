@@ -295,10 +295,11 @@ def describe_input_error(error: BaseException) -> str | None:
         return f"config: not UTF-8 text: {error.reason} at byte {error.start}"
     if message := _describe_dataset_error(error):
         return message
-    frames = [Path(f.filename).as_posix() for f in traceback.extract_tb(error.__traceback__)]
-    if frames and "pytorch_lightning/trainer/connectors" in frames[-1]:
+    frames = traceback.extract_tb(error.__traceback__)
+    files = [Path(frame.filename).as_posix() for frame in frames]
+    if files and "pytorch_lightning/trainer/connectors" in files[-1]:
         return f"trainer: {_use_yaml_terms(str(error))}"
-    if any(re.search(r"/(pytorch_lightning|lightning_fabric)/loggers/", name) for name in frames):
+    if any(re.search(r"/(pytorch_lightning|lightning_fabric)/loggers/", name) for name in files):
         return f"trainer.logger: {_use_yaml_terms(str(error))}; correct its arguments"
     for part, message in _TRANSLATIONS.items():
         if part in str(error):
