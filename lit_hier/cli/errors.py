@@ -3,8 +3,10 @@
 import ast
 import difflib
 import errno
+import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -25,6 +27,7 @@ RENAMED: Final = {
 }
 T = TypeVar("T")
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DELAY: Final = 5.0  # seconds
 _MAX_LINE: Final = 360  # characters
 _MAX_VALUE: Final = 60  # characters of a value in a line
 # Of several errors about one value, these are the least informative.
@@ -70,7 +73,13 @@ def shorten(message: object) -> str:
 
 
 def exit_with_error(message: object) -> NoReturn:
-    """Print an error as one line and exit with status 2."""
+    """Print an error as one line and exit with status 2.
+
+    Of several processes that a cluster or torchrun has started, the first one prints it at once:
+    the same error in others, which then end with it, is not repeated.
+    """
+    if any(os.environ.get(name, "0") != "0" for name in ("RANK", "SLURM_PROCID")):
+        time.sleep(_DELAY)
     sys.stderr.write(f"lit-hier: error: {shorten(message)}\n")
     sys.exit(2)
 

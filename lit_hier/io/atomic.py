@@ -4,7 +4,7 @@ import errno
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -14,6 +14,23 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 _LOG: Final = logging.getLogger("lit_hier")
 _UNSUPPORTED: Final = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+_CHECKS: Final[list[Callable[[], object]]] = []
+
+
+@contextmanager
+def checked_writes(check: Callable[[], object]) -> Iterator[None]:
+    """Call a check before each file is put in its place; what it raises keeps the file out."""
+    _CHECKS.append(check)
+    try:
+        yield
+    finally:
+        _CHECKS.remove(check)
+
+
+def check_writes() -> None:
+    """Call the checks that must pass before a file is written."""
+    for check in list(_CHECKS):
+        check()
 
 
 @contextmanager
@@ -43,6 +60,7 @@ def _open_temporary(target: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
+        check_writes()
         Path(temporary).replace(target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
