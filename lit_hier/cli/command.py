@@ -196,7 +196,9 @@ def _check_processes(trainer: Any, per_core: float) -> None:
             no address.
     """
     devices = str(trainer.devices).strip()
-    if not re.fullmatch(r"auto|-?\d{1,9}|\[ *\d+( *, *\d+)* *\]|\d+(,\d+)*,?", devices):
+    if not re.fullmatch(
+        r"auto|-?\d{1,9}|\[ *\d{1,9}( *, *\d{1,9})* *\]|(\d{1,9},)+\d{0,9}", devices
+    ):
         raise InputError(
             f"trainer.devices is {trainer.devices!r}; give a number, a list of GPUs or auto"
         )

@@ -52,6 +52,7 @@ def atomic_write(path: str | PathLike[str]) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _open_temporary(target: Path) -> Iterator[IO[bytes]]:
+    check_writes()
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
@@ -13,6 +15,7 @@ from lit_hier.diffusion.images import DamagedSampleError, ImageBatch
 from lit_hier.diffusion.reverse import Convention, ReverseProcess, learns_variance
 from lit_hier.diffusion.store import SampleStore
 from lit_hier.errors import InputError
+from lit_hier.io.atomic import check_writes, checked_writes
 from lit_hier.io.pixels import quantise
 from lit_hier.modules.image_sampler import ImageSampler
 from lit_hier.nn.fingerprint import fingerprint
@@ -144,7 +147,8 @@ class DDPMSampler(ImageSampler):
             raise InputError(problem)
 
         def check() -> None:
-            if _identify(file) != held:
+            # After an exception Lightning calls no `teardown`.
+            if not self.trainer.interrupted and _identify(file) != held:
                 raise InputError(
                     f"samples: {file} was removed or replaced, so another run may fill the"
                     " folder; run the same command again when no other run uses it"
