@@ -245,18 +245,20 @@ class Soak:
         kind, folder = f"{num} processes, {fault}, {name}", self.folder(name)
         count, victim = self.count(kind), self.rng.randrange(num)
         leader = start_processes(folder, name, num)
-        time.sleep((0.1 + 0.9 * self.rng.random()) * self.length[name])
+        time.sleep((0.1 + 0.9 * self.rng.random()) * self.length[name] * 0.75 * num)
         running = session(leader)
         begun = len(running) == num
         count.in_time += begun
+        if running:  # maybe fewer at the very start
+            victim, num_running = victim % len(running), len(running)
         with contextlib.suppress(ProcessLookupError, IndexError):
             if fault != "one killed":
                 os.kill(running[victim], signal.SIGSTOP)
                 time.sleep(self.rng.uniform(0, 3))
             if fault != "one stopped":
-                dead = victim if fault == "one killed" else (victim + 1) % num
+                dead = victim if fault == "one killed" else (victim + 1) % num_running
                 os.kill(running[dead], signal.SIGKILL)
-            else:
+            if fault == "one stopped" or victim == 0:  # a first process ends no others meanwhile
                 os.kill(running[victim], signal.SIGCONT)
         phase = self.phase(name, folder)
         count.where[phase] = count.where.get(phase, 0) + begun
@@ -399,7 +401,7 @@ class Soak:
         for name in names:
             if name != "processes":
                 self.run_alone(name, trials)
-        for number in range(2 * trials if "processes" in names else 0):
+        for number in range(trials if "processes" in names else 0):
             self.disturbed(self.rng.choice(PREDICTED), 2 + number % 2)
         if names == NAMES:
             self.shared(1, 3)

@@ -47,6 +47,7 @@ _REPORT: Final = 180.0  # seconds between two lines about a process that is wait
 _GRACE: Final = 5.0  # seconds that others get to end, or to report an error first
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 6}
 _PR_SET_PDEATHSIG: Final = 1  # as in Linux's prctl.h
+_LOOPBACK: Final = ("127.0.0.1", "localhost")
 _MAX_MESSAGE: Final = 2**16  # bytes
 _MAX_NAMES: Final = 4  # processes that a line names
 _RUNS: Final = count()  # the same in every process, as all execute the same runs
@@ -243,9 +244,16 @@ class _Hub(threading.Thread):
         self._main = threading.current_thread().ident
         self._selector = selectors.DefaultSelector()
 
-    def listen(self) -> int:
-        """Open the port that the other processes connect to; return its number."""
-        dual = socket.has_dualstack_ipv6()
+    def listen(self, host: str) -> int:
+        """Open the port that the other processes connect to.
+
+        Args:
+            host: Their name of this machine; a loopback address is not reached from others.
+
+        Returns:
+            Its number.
+        """
+        dual = socket.has_dualstack_ipv6() and host not in _LOOPBACK
         family = socket.AF_INET6 if dual else socket.AF_INET
         backlog = min(self._world_size + 8, 4096)
         server = socket.create_server(("", 0), family=family, dualstack_ipv6=dual, backlog=backlog)
@@ -519,7 +527,7 @@ class Supervisor(Callback):
         store = _open_store(host, port, rank, world_size, min(RENDEZVOUS, limit))
         if rank == 0:
             self._hub = _Hub(world_size, _adopt_children(strategy.launcher), limit)
-            store.set("address", json.dumps([self._hub.listen(), self._hub.token]))
+            store.set("address", json.dumps([self._hub.listen(host), self._hub.token]))
             self._hub.start()
             if not self._hub.complete.wait(min(RENDEZVOUS, limit)):
                 raise InputError(
