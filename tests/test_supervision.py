@@ -63,6 +63,7 @@ class Processes:
             os.setsid()
             os.dup2(self.writing, 1)
             os.dup2(self.writing, 2)
+            os.close(self.writing)
             sys.stderr = os.fdopen(2, "w", buffering=1)  # pytest replaces it
             os.environ.update(names, LIT_HIER_PARENT=str(os.getpid()))
             own = 0
@@ -125,12 +126,12 @@ def sleeping(folder: Path, size: int, **options: Any) -> Processes:
 
 def test_processes_that_come_to_their_end_say_nothing() -> None:
     def work(rank: int) -> None:
-        time.sleep(0.1 * rank)
+        time.sleep(0.05 * rank)
 
     assert Processes(work, range(3), 3).end() == (0, [])
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_all_processes_end_when_one_is_killed(tmp_path: Path, size: int) -> None:
     started = sleeping(tmp_path, size)
     os.kill(started.pids[size - 1], signal.SIGKILL)
@@ -138,6 +139,30 @@ def test_all_processes_end_when_one_is_killed(tmp_path: Path, size: int) -> None
     assert status == 2
     assert len(lines) == 1
     assert re.match(rf"lit-hier: error: process {size - 1} on .* has ended without a", lines[0])
+
+
+def test_what_a_killed_process_has_forked_does_not_hide_its_end(tmp_path: Path) -> None:
+    """As the workers of a data loader, which end a few seconds later."""
+
+    def work(rank: int) -> None:
+        if rank == 1 and not os.fork():
+            for descriptor in (1, 2):
+                os.close(descriptor)
+            with atomic_write(tmp_path / "worker"):
+                pass
+            time.sleep(5)
+            os._exit(0)
+        (tmp_path / str(rank)).touch()
+        sleep(rank)
+
+    started = Processes(work, range(2), 2)
+    wait_for(tmp_path, 3)
+    os.kill(started.pids[1], signal.SIGKILL)
+    begun = time.monotonic()
+    status, lines = started.end()
+    assert status == 2
+    assert len(lines) == 1
+    assert time.monotonic() - begun < 4
 
 
 def test_all_processes_end_when_the_first_is_killed(tmp_path: Path) -> None:
@@ -163,7 +188,7 @@ def test_other_machines_notice_that_the_first_process_is_killed(
     assert "process 0 on 127.0.0.1 has ended without a message; run the same" in lines[0]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 @pytest.mark.parametrize(
     ("error", "line"),
     [
@@ -191,6 +216,7 @@ def test_an_error_of_all_processes_is_reported_once() -> None:
     assert Processes(work, range(3), 3).end() == (2, ["lit-hier: error: data: unusable"])
 
 
+@pytest.mark.slow
 def test_an_unexpected_error_has_one_traceback() -> None:
     def work(rank: int) -> None:
         if rank == 1:
@@ -226,11 +252,11 @@ def test_an_error_due_to_the_end_of_another_process_is_not_reported(
 
 @pytest.mark.usefixtures("_frequent_lines")
 def test_a_stopped_process_is_named_until_the_limit(tmp_path: Path) -> None:
-    started = sleeping(tmp_path, 3, limit=1.5 / 3600)
+    started = sleeping(tmp_path, 3, limit=0.9 / 3600)
     os.kill(started.pids[2], signal.SIGSTOP)
     time.sleep(0.5)
     os.kill(started.pids[2], signal.SIGCONT)
-    time.sleep(0.3)
+    time.sleep(0.1)
     os.kill(started.pids[1], signal.SIGSTOP)
     status, lines = started.end()
     assert status == 2
@@ -251,7 +277,7 @@ def test_a_busy_process_is_named_by_those_that_wait(
     def work(rank: int) -> None:
         (sleep if rank == 2 else collective["wait"])(rank)
 
-    status, lines = Processes(work, range(3), 3, limit=1 / 3600).end()
+    status, lines = Processes(work, range(3), 3, limit=0.6 / 3600).end()
     assert status == 2
     lines = [line for line in lines if " to start since " not in line]
     assert re.match(r"lit-hier: waiting for process 2 on \S* \(pid \d+\) since \d\d:", lines[0])
@@ -289,17 +315,17 @@ def test_a_child_that_ends_before_it_is_connected_ends_the_run(
 
 @pytest.mark.usefixtures("_frequent_lines")
 def test_a_process_that_never_comes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervision, "RENDEZVOUS", 1.0)
+    monkeypatch.setattr(supervision, "RENDEZVOUS", 0.6)
     status, lines = Processes(sleep, (0, 2), 4).end()
     assert status == 2
     assert any("waiting for process 1, 3 to start since" in line for line in lines[:-1])
     assert "num_nodes: of 4 processes, process 1, 3 did not come to 127.0.0.1:" in lines[-1]
 
 
-def test_a_first_process_that_never_comes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervision, "RENDEZVOUS", 0.5)
+@pytest.mark.slow
+def test_a_first_process_that_never_comes_is_named() -> None:
     with pytest.raises(InputError, match=r"MASTER_ADDR: process 0 did not answer at 127\.0"):
-        supervision._open_store("127.0.0.1", free_port(), 1, 2, 0.5)
+        supervision._open_store("127.0.0.1", free_port(), 1, 2, 0.2)
 
 
 def test_a_port_that_is_taken() -> None:

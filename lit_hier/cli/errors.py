@@ -27,6 +27,11 @@ RENAMED: Final = {
 }
 T = TypeVar("T")
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Parts of Lightning that check the trainer's arguments, also against a cluster's environment.
+_CHECKING: Final = (
+    "pytorch_lightning/trainer/connectors",
+    "lightning_fabric/plugins/environments",
+)
 _DELAY: Final = 5.0  # seconds
 _MAX_LINE: Final = 360  # characters
 _MAX_VALUE: Final = 60  # characters of a value in a line
@@ -45,6 +50,8 @@ _TRANSLATIONS: Final = {
     "loading state_dict": "ckpt_path: the weights belong to another model: {}",
     "is not in bounds, numpy accepts": "seed_everything: {}",
     "Early stopping conditioned": "trainer.callbacks: {}",
+    "Timed out waiting": "trainer.strategy: processes waited longer than its timeout ({});"
+    " give a longer one, or find out what the others do",
     "can't allocate memory": "config: not enough memory ({}); reduce the sizes",
 }
 # jsonargparse's names of Python's types, and those of YAML.
@@ -285,7 +292,8 @@ def describe_input_error(error: BaseException) -> str | None:
     if message := _describe_dataset_error(error):
         return message
     frames = traceback.extract_tb(error.__traceback__)
-    if frames and "pytorch_lightning/trainer/connectors" in Path(frames[-1].filename).as_posix():
+    origin = Path(frames[-1].filename).as_posix() if frames else ""
+    if any(f"{part}/" in origin for part in _CHECKING):
         return f"trainer: {_use_yaml_terms(str(error))}"
     for part, message in _TRANSLATIONS.items():
         if part in str(error):

@@ -31,6 +31,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from itertools import count, islice
 from typing import Any, Final, NoReturn
+from weakref import WeakSet
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
@@ -140,6 +141,22 @@ def bound_to_parent() -> Iterator[None]:
 # Connections between the first process and each other one.
 
 
+_ENDPOINTS: Final[WeakSet[socket.socket]] = WeakSet()
+
+
+def _close_endpoints() -> None:
+    """Close what a forked process, such as a data loader's, has inherited.
+
+    It would keep the connection of a process that has ended.
+    """
+    for endpoint in list(_ENDPOINTS):
+        endpoint.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_endpoints)
+
+
 class _Connection:
     """A socket that carries one JSON object per line; several threads may use it."""
 
@@ -149,6 +166,7 @@ class _Connection:
         for name, value in _KEEPALIVE.items():
             if hasattr(socket, name):  # not every system names them
                 endpoint.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        _ENDPOINTS.add(endpoint)
         self._endpoint = endpoint
         self._buffer = b""
         self._sending = threading.Lock()
@@ -258,6 +276,7 @@ class _Hub(threading.Thread):
         backlog = min(self._world_size + 8, 4096)
         server = socket.create_server(("", 0), family=family, dualstack_ipv6=dual, backlog=backlog)
         server.setblocking(False)
+        _ENDPOINTS.add(server)
         self._selector.register(server, selectors.EVENT_READ)
         port: int = server.getsockname()[1]
         return port

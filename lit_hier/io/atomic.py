@@ -14,23 +14,25 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 _LOG: Final = logging.getLogger("lit_hier")
 _UNSUPPORTED: Final = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
-_CHECKS: Final[list[Callable[[], object]]] = []
+_CHECKS: Final[list[tuple[int, Callable[[], object]]]] = []  # and the process of each
 
 
 @contextmanager
 def checked_writes(check: Callable[[], object]) -> Iterator[None]:
     """Call a check before each file is put in its place; what it raises keeps the file out."""
-    _CHECKS.append(check)
+    entry = os.getpid(), check
+    _CHECKS.append(entry)
     try:
         yield
     finally:
-        _CHECKS.remove(check)
+        _CHECKS.remove(entry)
 
 
 def check_writes() -> None:
     """Call the checks that must pass before a file is written."""
-    for check in list(_CHECKS):
-        check()
+    for process, check in list(_CHECKS):
+        if process == os.getpid():  # not in one that was forked from it
+            check()
 
 
 @contextmanager
