@@ -322,17 +322,17 @@ def test_a_process_that_never_comes_is_named(monkeypatch: pytest.MonkeyPatch) ->
     assert "num_nodes: of 4 processes, process 1, 3 did not come to 127.0.0.1:" in lines[-1]
 
 
-@pytest.mark.slow
-def test_a_first_process_that_never_comes_is_named() -> None:
+def test_a_first_process_that_never_comes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervision, "RENDEZVOUS", 0.1)
     with pytest.raises(InputError, match=r"MASTER_ADDR: process 0 did not answer at 127\.0"):
-        supervision._open_store("127.0.0.1", free_port(), 1, 2, 0.2)
+        supervision._open_store("127.0.0.1", free_port(), 1, 2)
 
 
 def test_a_port_that_is_taken() -> None:
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(InputError, match=rf"MASTER_PORT is {port}, on which 127\.0\.0\.1"):
-            supervision._open_store("127.0.0.1", port, 0, 2, 5)
+            supervision._open_store("127.0.0.1", port, 0, 2)
 
 
 @pytest.mark.parametrize(

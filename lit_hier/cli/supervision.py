@@ -33,6 +33,7 @@ from itertools import count, islice
 from typing import Any, Final, NoReturn
 from weakref import WeakSet
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
@@ -377,7 +378,7 @@ class _Hub(threading.Thread):
                     found.append((max(min(begun), m.busy_since), str(m)))
             late, since = bool(found), min(found)[0] if found else now
             who = _enumerate((name for _, name in sorted(found)), len(found))
-        if late and now - since > self._limit:
+        if late and self.complete.is_set() and now - since > self._limit:
             self.end(
                 f"waited for {who} {_since(since)}, longer than wait_limit; run the same command"
                 " again, with a higher wait_limit if it was busy",
@@ -543,21 +544,21 @@ class Supervisor(Callback):
         world_size = trainer.num_nodes * trainer.num_devices
         host, port = environment.main_address, environment.main_port
         limit = wait_limit * 3600
-        store = _open_store(host, port, rank, world_size, min(RENDEZVOUS, limit))
+        store = _open_store(host, port, rank, world_size)
         if rank == 0:
             self._hub = _Hub(world_size, _adopt_children(strategy.launcher), limit)
             store.set("address", json.dumps([self._hub.listen(host), self._hub.token]))
             self._hub.start()
-            if not self._hub.complete.wait(min(RENDEZVOUS, limit)):
+            if not self._hub.complete.wait(RENDEZVOUS):
                 raise InputError(
                     f"trainer.num_nodes: of {world_size} processes, {self._hub.missing()} did not"
-                    f" come to {host}:{port} within {min(RENDEZVOUS, limit) / 60:.0f} minutes;"
+                    f" come to {host}:{port} within {RENDEZVOUS / 60:.0f} minutes;"
                     " start the command on every node"
                 )
         else:
             try:
                 number, token = json.loads(store.get("address"))
-                endpoint = socket.create_connection((host, number), min(RENDEZVOUS, limit))
+                endpoint = socket.create_connection((host, number), RENDEZVOUS)
             except (RuntimeError, OSError, ValueError) as error:
                 raise _unreachable(host, port) from error
             self._link = _Link(_Connection(endpoint), rank, host, limit)
@@ -607,16 +608,21 @@ class Supervisor(Callback):
             self._link.close()
 
 
-def _open_store(host: str, port: int, rank: int, world_size: int, seconds: float) -> PrefixStore:
+def _open_store(host: str, port: int, rank: int, world_size: int) -> PrefixStore:
     """Open the store of key-value pairs that torch opens later; the first process serves it."""
-    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # by torchrun
+    serves = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # torchrun
     try:
+        # Torch itself would write lines of its own.
+        if not serves:
+            _wait_for_port(host, port)
+        elif not torch.distributed.is_initialized():  # by an earlier run in this process
+            socket.create_server(("", port)).close()
         store = TCPStore(
-            host, port, world_size, rank == 0 and not served,
-            timedelta(seconds=seconds), wait_for_workers=False, multi_tenant=not served,
+            host, port, world_size, serves, timedelta(seconds=RENDEZVOUS),
+            wait_for_workers=False, multi_tenant=serves,
         )  # fmt: skip
-    except (RuntimeError, ValueError) as error:
-        if rank == 0 and not served:
+    except (OSError, RuntimeError, ValueError, OverflowError) as error:
+        if serves:
             raise InputError(
                 f"MASTER_PORT is {port}, on which {host} cannot listen; another program may use"
                 " it: set another number in the environment"
@@ -624,6 +630,23 @@ def _open_store(host: str, port: int, rank: int, world_size: int, seconds: float
         raise _unreachable(host, port) from error
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return PrefixStore(f"lit_hier/{attempt}/{next(_RUNS)}", store)
+
+
+def _wait_for_port(host: str, port: int) -> None:
+    """Wait until something listens.
+
+    Raises:
+        OSError: Nothing does for some minutes.
+    """
+    deadline = time.monotonic() + RENDEZVOUS
+    while True:
+        try:
+            socket.create_connection((host, port), _GRACE).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_BEAT / 4)
 
 
 def _unreachable(host: str, port: int) -> InputError:
