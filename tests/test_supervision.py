@@ -43,6 +43,9 @@ def execute(rank: int, world_size: int, port: int, work: Work, wait_limit: float
             strategy.setup_environment()
             work(rank)
             supervisor.close()
+    except KeyboardInterrupt as error:  # as Lightning handles it
+        supervisor.on_exception(trainer, None, error)  # type: ignore[arg-type]
+        sys.exit(1)
     except Exception as error:
         message = describe_input_error(error)
         supervisor.report(message)
@@ -207,6 +210,21 @@ def test_an_error_of_one_process_is_reported_once(rank: int, error: Exception, l
     assert status == 2
     assert len(lines) == 1
     assert lines[0].startswith(line)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_interrupt_of_one_process_ends_all(rank: int) -> None:
+    """Lightning reports that of the first process."""
+
+    def work(own: int) -> None:
+        if own == rank:
+            raise KeyboardInterrupt
+        sleep(own)
+
+    status, lines = Processes(work, range(2), 2).end()
+    assert status == (1, 2)[rank]
+    assert len(lines) == rank
+    assert all("process 1 on" in line and "was interrupted" in line for line in lines)
 
 
 def test_an_error_of_all_processes_is_reported_once() -> None:
