@@ -3,8 +3,10 @@
 import ast
 import difflib
 import errno
+import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +28,12 @@ RENAMED: Final = {
 }
 T = TypeVar("T")
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Parts of Lightning that check the trainer's arguments, also against a cluster's environment.
+_CHECKING: Final = (
+    "pytorch_lightning/trainer/connectors",
+    "lightning_fabric/plugins/environments",
+)
+_DELAY: Final = 5.0  # seconds
 _MAX_LINE: Final = 360  # characters
 _MAX_VALUE: Final = 60  # characters of a value in a line
 # Of several errors about one value, these are the least informative.
@@ -44,6 +52,8 @@ _TRANSLATIONS: Final = {
     "is not in bounds, numpy accepts": "seed_everything: {}",
     "stateful loaders": "ckpt_path: {}",
     "Early stopping conditioned": "trainer.callbacks: {}",
+    "Timed out waiting": "trainer.strategy: processes waited longer than its timeout ({});"
+    " give a longer one, or find out what the others do",
     "can't allocate memory": "config: not enough memory ({}); reduce the sizes",
 }
 # jsonargparse's names of Python's types, and those of YAML.
@@ -72,7 +82,13 @@ def shorten(message: object) -> str:
 
 
 def exit_with_error(message: object) -> NoReturn:
-    """Print an error as one line and exit with status 2."""
+    """Print an error as one line and exit with status 2.
+
+    Of several processes that a cluster or torchrun has started, the first one prints it at once:
+    the same error in others, which then end with it, is not repeated.
+    """
+    if any(os.environ.get(name, "0") != "0" for name in ("RANK", "SLURM_PROCID")):
+        time.sleep(_DELAY)
     sys.stderr.write(f"lit-hier: error: {shorten(message)}\n")
     sys.exit(2)
 
@@ -297,7 +313,7 @@ def describe_input_error(error: BaseException) -> str | None:
         return message
     frames = traceback.extract_tb(error.__traceback__)
     files = [Path(frame.filename).as_posix() for frame in frames]
-    if files and "pytorch_lightning/trainer/connectors" in files[-1]:
+    if files and any(f"{part}/" in files[-1] for part in _CHECKING):
         return f"trainer: {_use_yaml_terms(str(error))}"
     if any(re.search(r"/(pytorch_lightning|lightning_fabric)/loggers/", name) for name in files):
         return f"trainer.logger: {_use_yaml_terms(str(error))}; correct its arguments"

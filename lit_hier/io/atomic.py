@@ -5,7 +5,7 @@ import logging
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
@@ -15,6 +15,25 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 _LOG: Final = logging.getLogger("lit_hier")
 _UNSUPPORTED: Final = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
+_CHECKS: Final[list[tuple[int, Callable[[], object]]]] = []  # and the process of each
+
+
+@contextmanager
+def checked_writes(check: Callable[[], object]) -> Iterator[None]:
+    """Call a check before each file is put in its place; what it raises keeps the file out."""
+    entry = os.getpid(), check
+    _CHECKS.append(entry)
+    try:
+        yield
+    finally:
+        _CHECKS.remove(entry)
+
+
+def check_writes() -> None:
+    """Call the checks that must pass before a file is written."""
+    for process, check in list(_CHECKS):
+        if process == os.getpid():  # not in one that was forked from it
+            check()
 
 
 @contextmanager
@@ -42,6 +61,7 @@ def atomic_write(path: str | PathLike[str], durable: bool = True) -> Iterator[IO
 
 @contextmanager
 def _open_temporary(target: Path, durable: bool) -> Iterator[IO[bytes]]:
+    check_writes()
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
@@ -51,6 +71,7 @@ def _open_temporary(target: Path, durable: bool) -> Iterator[IO[bytes]]:
             if durable:
                 os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
+        check_writes()
         Path(temporary).replace(target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
