@@ -103,7 +103,7 @@ def count(outcomes: Iterable[tuple[int, Outcome]]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for _, outcome in outcomes:
         counts["inputs"] += 1
-        counts.update(outcome.defects)
+        counts.update(list(outcome.defects))
         if outcome.answer and not outcome.defects:
             counts[outcome.answer] += 1
     return counts

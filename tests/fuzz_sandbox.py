@@ -10,10 +10,11 @@ Each input has a folder:
 The process is forked from one that has imported everything. An audit hook reports what it writes,
 removes, starts, imports and connects to. SIGALRM interrupts it after a time, in which waiting for
 a free processor does not count. Memory is the growth of the peak of resident memory (VmHWM, reset
-by `clear_refs`) over what the parent holds; far above the limit, RLIMIT_AS stops it.
+by `clear_refs`), without pages of files; far above the limit, RLIMIT_AS stops it.
 """
 
 import contextlib
+import faulthandler
 import hashlib
 import json
 import os
@@ -29,6 +30,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,7 +40,7 @@ from attack import EXECUTED
 SECONDS: Final = 10.0  # beyond an unchanged input of the same kind
 MEMORY: Final = 2**30  # bytes beyond what importing takes
 _HARD_MEMORY: Final = 4 * 2**30  # of address space beyond what is in use
-_GRACE: Final = 10.0  # seconds from the interruption to SIGKILL
+GRACE: Final = 10.0  # seconds from the interruption to SIGKILL
 _PROGRAMS: Final = (
     *("gs", "gswin32c", "gswin64c", "latex", "pdflatex", "lualatex", "xelatex", "dvipng"),
     *("kpsewhich", "inkscape", "convert", "ffmpeg", "git", "curl", "wget", "ssh", "tar", "unzip"),
@@ -56,8 +59,8 @@ _CONNECTING: Final = ("socket.connect", "socket.getaddrinfo", "socket.sendto",
                       "socket.gethostbyname", "urllib.Request")  # fmt: skip
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _DEVICES: Final = ("/dev/null", "/dev/tty", "/dev/shm/", "/proc/self/")
-# Packages that libraries import only when they need them.
-_LAZY: Final = frozenset(("mpl_toolkits", "transformers", "accelerate", "flax", "onnxruntime"))
+# Modules of Python that do something when they are imported.
+_ACTING: Final = {"this", "antigravity", "idlelib", "turtle", "turtledemo"}
 
 DEFECTS: Final = {
     "wrongly accepted": "accepted although it must be rejected",
@@ -143,6 +146,13 @@ class Trial:
         yield
 
 
+@cache
+def known_packages() -> frozenset[str]:
+    """Return the packages that may be imported: those installed, and Python's own."""
+    loaded = {name.partition(".")[0] for name in sys.modules}
+    return frozenset({*loaded, *packages_distributions(), *sys.stdlib_module_names} - _ACTING)
+
+
 class _Watch:
     """An audit hook that keeps what a process does outside a folder."""
 
@@ -150,9 +160,7 @@ class _Watch:
         self.trial, self.active = trial, False
         self.inside = tuple(f"{os.path.realpath(trial.root / name)}/" for name in ("run", "tmp"))
         self.root = os.path.realpath(trial.root)
-        self.packages = {name.partition(".")[0] for name in sys.modules} | _LAZY
-        self.packages |= set(sys.stdlib_module_names) - {"this", "antigravity", "idlelib",
-                                                         "turtle", "turtledemo"}  # fmt: skip
+        self.packages = known_packages()
         self.touched: list[str] = []
         self.code: list[str] = []
 
@@ -182,7 +190,8 @@ class _Watch:
                 self.code.append(f"import {args[0]!r:.200}")
         elif event in ("exec", "ctypes.dlopen"):
             name = getattr(args[0], "co_filename", args[0])
-            if isinstance(name, str) and os.path.realpath(name).startswith(self.root):
+            is_file = isinstance(name, str) and not name.startswith("<")
+            if is_file and os.path.realpath(name).startswith(self.root):
                 self.code.append(f"{event} {name}")
 
     def _touch(self, event: str, path: Any) -> None:
@@ -263,8 +272,8 @@ def _waited() -> float:
 class _Meter:
     """Limits and measures the program from the moment when it is used."""
 
-    def __init__(self, trial: Trial, idle: float, resident: int) -> None:
-        self.trial, self.limit, self.resident = trial, idle + SECONDS, resident
+    def __init__(self, trial: Trial, idle: float) -> None:
+        self.trial, self.limit, self.resident = trial, idle + SECONDS, 0
         self.watch = _Watch(trial)
         self.before: dict[str, Any] = {}
         self.begin = self.waited = 0.0
@@ -275,7 +284,7 @@ class _Meter:
         self.started = True
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-        self.resident = max(self.resident, _status("VmRSS"))
+        self.resident = _status("VmRSS") - _status("RssFile")
         limit = _status("VmSize") + _HARD_MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
         self.begin, self.waited = time.monotonic(), _waited()
@@ -303,7 +312,8 @@ class _Meter:
     def finish(self, outcome: Outcome) -> None:
         """Add what was measured to an outcome."""
         trial = self.trial
-        outcome.seconds, outcome.memory = self.seconds(), _status("VmHWM") - self.resident
+        outcome.seconds = self.seconds()
+        outcome.memory = _status("VmHWM") - _status("RssFile") - self.resident
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
         if outcome.memory > MEMORY:
             outcome.defects["memory"] = f"{outcome.memory / 2**30:.2f} GiB"
@@ -331,11 +341,11 @@ class _Meter:
             outcome.defects["code"] = "; ".join(dict.fromkeys(code[:8]))
 
 
-def _use(use: Callable[[Trial], None], trial: Trial, idle: float, resident: int,
+def _use(use: Callable[[Trial], None], trial: Trial, idle: float,
          judge: Callable[[str], str], writer: int) -> Outcome:  # fmt: skip
     """Use an input in this process, which ends afterwards."""
     outcome = Outcome()
-    meter = _Meter(trial, idle, resident)
+    meter = _Meter(trial, idle)
 
     def start(trial: Trial) -> None:
         os.write(writer, json.dumps({"change": trial.change}).encode() + b"\n")
@@ -417,15 +427,15 @@ def run_input(use: Callable[[Trial], None], trial: Trial, idle: float,
         judge: Returns what is unclear about the line of a rejection.
     """
     create_sandbox(trial.root)
-    resident = _status("VmRSS")
+    known_packages()  # before the fork, as it takes a while
 
     def child(writer: int) -> None:
         _enter(trial.root)
-        outcome = _use(use, trial, idle, resident, judge, writer)
+        outcome = _use(use, trial, idle, judge, writer)
         os.write(writer, json.dumps(vars(outcome)).encode())
 
     # Waiting for processors is not known from here, so this limit is generous.
-    content, killed_by = run_forked(child, 4 * (idle + SECONDS) + _GRACE)
+    content, killed_by = run_forked(child, 4 * (idle + SECONDS) + GRACE)
     found = Outcome()
     for line in content.splitlines():
         found = Outcome(**json.loads(line))
@@ -439,6 +449,7 @@ def run_input(use: Callable[[Trial], None], trial: Trial, idle: float,
 
 def _enter(root: Path) -> None:
     """Make a process see the folders of an input, an input that never comes, and no output."""
+    faulthandler.disable()  # pytest's; the parent sees the signal
     os.chdir(root / "run")
     os.environ |= {"HOME": str(root / "home"), "TMPDIR": str(root / "tmp"),
                    "PATH": f"{root / 'bin'}:{os.environ.get('PATH', '')}"}  # fmt: skip
