@@ -189,8 +189,15 @@ def main() -> None:
             if outcome.defects:
                 print(describe(name, given.seed, number, outcome)[:3000], flush=True)
             elif given.all:
-                print(name, number, outcome.change, outcome.answer, outcome.message,
-                      f"{outcome.seconds:.2f} s, {outcome.memory / 2**20:.0f} MiB", flush=True)
+                print(
+                    name,
+                    number,
+                    outcome.change,
+                    outcome.answer,
+                    outcome.message,
+                    f"{outcome.seconds:.2f} s, {outcome.memory / 2**20:.0f} MiB",
+                    flush=True,
+                )
 
         with tempfile.TemporaryDirectory() as root:
             found[name] = fuzz(name, every[name], numbers, given.seed, Path(root), log)

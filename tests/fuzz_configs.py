@@ -240,7 +240,8 @@ SYNTAX: tuple[Callable[[random.Random, str], str], ...] = (
     lambda rng, text: text + f"seed_everything: {json.dumps(str(huge(rng)))[:10**5]}\n",
     lambda rng, text: text + f"ckpt_path: {address(rng)}\n",
     lambda rng, text: text + f"{json.dumps(str(odd_type(rng)))}: {json.dumps(odd_type(rng))}\n",
-    lambda rng, text: text + f"x: !!python/object/new:{rng.choice(('os.system', 'harm.Harm'))} [{EXECUTED}]\n",
+    lambda rng, text: text + f"x: !!python/object/new:os.system ['touch {EXECUTED}']\n",
+    lambda rng, text: text + f"x: !!python/object/new:harm.Harm [{EXECUTED}]\n",
 )  # fmt: skip
 
 
@@ -256,8 +257,9 @@ def _argument(rng: random.Random, tree: Any) -> str:
 
 # Arguments that are paths or names, with a place that exists only in some configs.
 PATHS = (
-    "trainer.default_root_dir", "trainer.logger.init_args.save_dir", "trainer.logger.init_args.name",
-    "trainer.logger.init_args.version", "trainer.logger.init_args.sub_dir", "ckpt_path",
+    "trainer.default_root_dir", "trainer.logger.init_args.save_dir", "ckpt_path",
+    "trainer.logger.init_args.name",
+    "trainer.logger.init_args.version", "trainer.logger.init_args.sub_dir",
     "model.init_args.save_to", "model.init_args.samples", "model.init_args.pretrained",
     "model.init_args.weights", "trainer.profiler", "trainer.strategy", "trainer.accelerator",
     "trainer.plugins", "trainer.precision", "trainer.devices", "model.init_args.trained_on",
@@ -270,8 +272,8 @@ ANY = (
     "model.dict_kwargs", "data.dict_kwargs", "trainer.logger.dict_kwargs", "trainer.plugins",
     "trainer.logger.init_args", "data.init_args.held_out.init_args.transform",
     "data.init_args.held_out.init_args.loader", "model.init_args.optimizer",
-    "model.init_args.scheduler", "model.init_args.process", "trainer.callbacks", "trainer.strategy",
-    "trainer.profiler", "optimizer", "lr_scheduler", "model", "data", "trainer.logger",
+    "model.init_args.scheduler", "model.init_args.process", "trainer.callbacks",
+    "trainer.profiler", "trainer.strategy", "optimizer", "lr_scheduler", "model", "data", "trainer.logger",
     "data.init_args.held_out", "data.init_args.train", "data.init_args.rhm",
 )  # fmt: skip
 
@@ -291,8 +293,11 @@ def _change_config(trial: Trial, tree: Any) -> Any:
     """Make one hostile change of a config's values."""
     rng = trial.rng
     tree = mutate_tree(rng, tree, 0)
-    texts = [".".join(map(str, path)) for path in paths(tree)
-             if isinstance(value_at(tree, path), str) and all(isinstance(k, str) for k in path)]
+    texts = [
+        ".".join(map(str, path))
+        for path in paths(tree)
+        if isinstance(value_at(tree, path), str) and all(isinstance(k, str) for k in path)
+    ]
     if trial.change in NAME:
         place = rng.choice((*PATHS, *[x for x in texts if not x.endswith("class_path")]))
         value: Any = change_name(trial)
@@ -307,10 +312,14 @@ def _change_config(trial: Trial, tree: Any) -> Any:
     else:
         return change_tree(trial, tree)
     if rng.random() < 0.15:
-        callback = {"class_path": rng.choice(("ModelCheckpoint", "DeviceStatsMonitor",
-                                              "ActivationSimilarity", "SampleGrid")),
-                    rng.choice(("init_args", "dict_kwargs")): {
-                        rng.choice(("dirpath", "filename", "network", "name", "monitor")): value}}
+        callback = {
+            "class_path": rng.choice(
+                ("ModelCheckpoint", "DeviceStatsMonitor", "ActivationSimilarity", "SampleGrid")
+            ),
+            rng.choice(("init_args", "dict_kwargs")): {
+                rng.choice(("dirpath", "filename", "network", "name", "monitor")): value
+            },
+        }
         tree.setdefault("trainer", {}).setdefault("callbacks", [])
         if isinstance(tree["trainer"]["callbacks"], list):
             tree["trainer"]["callbacks"].append(callback)
@@ -322,8 +331,10 @@ def _change_config(trial: Trial, tree: Any) -> Any:
         local = Path(os.path.expanduser(value.partition("://")[2] or value))
         base = trial.folder / "logs/x/x/x" if place.endswith(("name", "version", "sub_dir")) else (
             trial.folder)  # fmt: skip
-        trial.targets = [Path(os.path.realpath(base / local)),
-                         *(Path(os.path.realpath(base.parents[k] / local)) for k in range(3))]
+        trial.targets = [
+            Path(os.path.realpath(base / local)),
+            *(Path(os.path.realpath(base.parents[k] / local)) for k in range(3)),
+        ]
     return tree
 
 
@@ -361,7 +372,9 @@ def configs(source: Path) -> Use:
                 elif way != "arguments":
                     others = [x for x in folder.rglob("*") if x.suffix in (".ckpt", ".json")]
                     given = change_file(trial, path if rng.random() < 0.6 else rng.choice(others))
-                    given = given if given.endswith(".yaml") or way == "special files" else path.name
+                    given = (
+                        given if given.endswith(".yaml") or way == "special files" else path.name
+                    )
             elif not trial.hostile:
                 write(tree, path)
             elif way in NAME and rng.random() < 0.15:
@@ -450,7 +463,9 @@ def _change_paths(trial: Trial, state: dict[str, Any]) -> None:
             return str(change_name(trial))
         place = trial.outside / rng.choice(places)
         front = {"protocols": ("file://", "local://", "simplecache::file://", "memory://")}
-        inside_best = f"{trial.folder}/logs/best/../../../outside/{place.relative_to(trial.outside)}"
+        inside_best = (
+            f"{trial.folder}/logs/best/../../../outside/{place.relative_to(trial.outside)}"
+        )
         return rng.choice(front.get(trial.change, ("",))) + rng.choice((str(place), inside_best))
 
     for kind in rng.choice(((rng.choice(kinds),), kinds)):
@@ -558,7 +573,8 @@ def data_sets(source: Path) -> Use:
         tree["data"] = {"class_path": "ImageDataModule", "init_args": {
             **create, rng.choice(("held_out", "held_out", "train")): held_out}}  # fmt: skip
         tree["data"]["init_args"].setdefault("held_out", {
-            "class_path": "torchvision.datasets.MNIST", "init_args": {"root": "data"}})  # fmt: skip
+            "class_path": "torchvision.datasets.MNIST", "init_args": {"root": "data"},
+        })  # fmt: skip
         write(tree, folder / "config.yaml")
         if given.get("download"):  # the user's wish: new files below the root
             trial.targets = []

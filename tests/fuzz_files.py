@@ -118,9 +118,19 @@ def samples(source: Path) -> Use:
             for path in rng.sample(texts, 2):
                 path.unlink()
             trial.change = "links"
-            places = [folder / name for name in ("start", "k_0001", "batches", ".lock",
-                                                 "start/00000003.png", "k_0002/00000001.png",
-                                                 "batches/00000000.json", "manifest.json")]
+            places = [
+                folder / name
+                for name in (
+                    "start",
+                    "k_0001",
+                    "batches",
+                    ".lock",
+                    "start/00000003.png",
+                    "k_0002/00000001.png",
+                    "batches/00000000.json",
+                    "manifest.json",
+                )
+            ]
             change_file(trial, rng.choice(places))
         elif way == "formats" and rng.random() < 0.7:
             _change_picture(trial, folder)
@@ -162,7 +172,10 @@ def reference(source: Path) -> Use:
             def harmed(*given: Any) -> Any:
                 return _change_reference(rng, compute(*given))
 
-            with patch.object(reference_module, "_compute", harmed), contextlib.suppress(Exception):
+            with (
+                patch.object(reference_module, "_compute", harmed),
+                contextlib.suppress(Exception),
+            ):
                 _run(trial, callbacks=[ActivationSimilarity(Net(), ["0", "1"])])
         elif trial.hostile:
             change_file(trial, path)

@@ -66,8 +66,8 @@ def odd_type(rng: random.Random) -> Any:
     """Return a value of a type that is rarely meant."""
     return rng.choice((
         "3", "1e3", "nan", True, False, None, math.nan, math.inf, 1e300, float("1e400"), 10**30,
-        -1, -(2**63), 0.5, [], {}, [[]], [None], {"a": 1}, {"": ""}, [1, "a", None], "\0", "\ud7ff",
-        "\x1b[31m", "two\nlines", {1: 2}, [True], [1.0], [math.nan], b"bytes".hex(),
+        -1, -(2**63), 0.5, [], {}, [[]], [None], {"a": 1}, {"": ""}, [1, "a", None],
+        "\0", "\ud7ff", "\x1b[31m", "two\nlines", {1: 2}, [True], [1.0], [math.nan], b"bytes".hex(),
     ))  # fmt: skip
 
 
@@ -102,32 +102,45 @@ def deep(rng: random.Random) -> Any:
 
 
 CLASSES = (
-    *("os.system", "builtins.eval", "builtins.exec", "subprocess.Popen", "importlib.import_module"),
-    *("torch.hub.load", "torch.load", "pickle.loads", "harm.Harm", "runpy.run_path", "harm"),
-    *("this", "antigravity.webbrowser", "idlelib.idle.x", "webbrowser.open", "shutil.rmtree"),
+    *("os.system", "builtins.eval", "builtins.exec", "subprocess.Popen"),
+    *("importlib.import_module", "torch.hub.load", "torch.load", "pickle.loads"),
+    *("harm.Harm", "runpy.run_path", "harm", "this", "antigravity.webbrowser"),
+    *("idlelib.idle.x", "webbrowser.open", "shutil.rmtree"),
     *("lightning_fabric.utilities.registry._register_classes", "lightning_fabric.Fabric"),
-    *("lightning_fabric.utilities.imports.RequirementCache", "torch.nn.utils.prune.BasePruningMethod"),
-    *("lightning_utilities.core.imports.RequirementCache", "pytorch_lightning.cli.LightningCLI"),
-    *("lightning_utilities.core.imports.LazyModule", "lightning_utilities.core.imports.ModuleAvailableCache"),
-    *("lightning_fabric.accelerators.registry._AcceleratorRegistry", "torch.package.PackageImporter"),
-    *("lightning_fabric.loggers.TensorBoardLogger", "lightning_fabric.plugins.io.TorchCheckpointIO"),
-    *("lightning_fabric.strategies.registry._StrategyRegistry", "pytorch_lightning.Trainer"),
-    *("lightning_fabric.plugins.environments.MPIEnvironment", "lightning_fabric.CSVLogger"),
-    *("pytorch_lightning.loggers.WandbLogger", "pytorch_lightning.loggers.MLFlowLogger"),
-    *("pytorch_lightning.loggers.CometLogger", "pytorch_lightning.loggers.NeptuneLogger"),
-    *("pytorch_lightning.callbacks.OnExceptionCheckpoint", "pytorch_lightning.callbacks.LambdaCallback"),
-    *("pytorch_lightning.profilers.AdvancedProfiler", "pytorch_lightning.profilers.PyTorchProfiler"),
+    *("lightning_fabric.utilities.imports.RequirementCache",),
+    *("torch.nn.utils.prune.BasePruningMethod",),
+    *("lightning_utilities.core.imports.RequirementCache",),
+    *("pytorch_lightning.cli.LightningCLI",),
+    *("lightning_utilities.core.imports.LazyModule",),
+    *("lightning_utilities.core.imports.ModuleAvailableCache",),
+    *("lightning_fabric.accelerators.registry._AcceleratorRegistry",),
+    *("torch.package.PackageImporter", "lightning_fabric.loggers.TensorBoardLogger"),
+    *("lightning_fabric.plugins.io.TorchCheckpointIO",),
+    *("lightning_fabric.strategies.registry._StrategyRegistry",),
+    *("pytorch_lightning.Trainer",),
+    *("lightning_fabric.plugins.environments.MPIEnvironment",),
+    *("lightning_fabric.CSVLogger", "pytorch_lightning.loggers.WandbLogger"),
+    *("pytorch_lightning.loggers.MLFlowLogger", "pytorch_lightning.loggers.CometLogger"),
+    *("pytorch_lightning.loggers.NeptuneLogger",),
+    *("pytorch_lightning.callbacks.OnExceptionCheckpoint",),
+    *("pytorch_lightning.callbacks.LambdaCallback",),
+    *("pytorch_lightning.profilers.AdvancedProfiler",),
+    *("pytorch_lightning.profilers.PyTorchProfiler",),
     *("pytorch_lightning.strategies.DeepSpeedStrategy", "pytorch_lightning.tuner.Tuner"),
-    *("pytorch_lightning.plugins.io.AsyncCheckpointIO", "pytorch_lightning.LightningModule"),
-    *("pytorch_lightning.plugins.environments.LSFEnvironment", "torch.nn.Linear", "torch.nn.Module"),
-    *("diffusers.DiffusionPipeline", "diffusers.UNet2DModel", "diffusers.DDIMScheduler"),
-    *("diffusers.AutoencoderKL", "diffusers.ModelMixin.from_pretrained", "timm.create_model"),
-    *("torchvision.datasets.DatasetFolder", "torchvision.datasets.LSUN", "torchvision.datasets.Kinetics"),
-    *("torchvision.datasets.FakeData", "torchvision.transforms.Lambda", "torchvision.models.get_model"),
+    *("pytorch_lightning.plugins.io.AsyncCheckpointIO",),
+    *("pytorch_lightning.LightningModule",),
+    *("pytorch_lightning.plugins.environments.LSFEnvironment", "torch.nn.Linear"),
+    *("torch.nn.Module", "diffusers.DiffusionPipeline", "diffusers.UNet2DModel"),
+    *("diffusers.DDIMScheduler", "diffusers.AutoencoderKL"),
+    *("diffusers.ModelMixin.from_pretrained", "timm.create_model"),
+    *("torchvision.datasets.DatasetFolder", "torchvision.datasets.LSUN"),
+    *("torchvision.datasets.Kinetics", "torchvision.datasets.FakeData"),
+    *("torchvision.transforms.Lambda", "torchvision.models.get_model"),
     *("torchvision.datasets.utils.extract_archive", "torchvision.transforms.v2.Lambda"),
-    *("torch.optim.Adam", "torch.utils.data.DataLoader", "torch.jit.load", "torch.classes.load_library"),
-    *("logging.config.fileConfig", "unittest.mock.patch", "jsonargparse.set_parsing_settings"),
-    *("lit_hier.cli.main", "lit_hier.io.atomic.atomic_write", "pathlib.Path", "io.open"),
+    *("torch.optim.Adam", "torch.utils.data.DataLoader", "torch.jit.load"),
+    *("torch.classes.load_library", "logging.config.fileConfig", "unittest.mock.patch"),
+    *("jsonargparse.set_parsing_settings", "lit_hier.cli.main"),
+    *("lit_hier.io.atomic.atomic_write", "pathlib.Path", "io.open"),
 )  # fmt: skip
 
 
@@ -156,7 +169,8 @@ def contents() -> dict[str, bytes]:
         with io.BytesIO() as file:
             picture.save(file, kind)
             found[kind] = file.getvalue()
-    for name, image in (("deep.png", picture.convert("I;16")), ("palette.png", picture.convert("P")),
+    for name, image in (("deep.png", picture.convert("I;16")),
+                        ("palette.png", picture.convert("P")),
                         ("alpha.png", picture.convert("RGBA")), ("grey.png", picture.convert("L")),
                         ("line.png", Image.new("RGB", (4000, 1)))):  # fmt: skip
         with io.BytesIO() as file:
@@ -166,11 +180,13 @@ def contents() -> dict[str, bytes]:
     picture.save(eps, "EPS")
     found["EPS"] = eps.getvalue()
     found["DOS EPS"] = b"\xc5\xd0\xd3\xc6\x1e\0\0\0" + bytes(22) + eps.getvalue()
-    found["SVG"] = b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>"
+    found["SVG"] = (
+        b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>"
+    )
     found["WMF"] = b"\xd7\xcd\xc6\x9a\0\0" + bytes(40)
     found["FPX"] = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600)
     found["pickle"] = pickle.dumps(Attack())
-    found["pickle of eval"] = b"cbuiltins\neval\n(S'__import__(\"os\").mkdir(\"EXECUTED\")'\ntR."
+    found["pickle of eval"] = b'cbuiltins\neval\n(S\'__import__("os").mkdir("EXECUTED")\'\ntR.'
     with io.BytesIO() as file:
         torch.save(Attack(), file)
         found["torch"] = file.getvalue()
@@ -203,17 +219,16 @@ def _zip_bomb() -> bytes:
         return file.getvalue()
 
 
-def archive(kind: str, mode: str = "", inside: str = "") -> bytes:
+def archive(kind: str, mode: str = "") -> bytes:
     """Return an archive with members that lead outside: by their names, or by links.
 
     Args:
         kind: `zip` or `tar`.
         mode: Compression of a tar, as of `tarfile`.
-        inside: A folder in front of its members.
     """
     file = io.BytesIO()
     names = ("../outside/unpacked.txt", "../../outside/unpacked.txt", "unpacked.txt",
-             "../../../outside/unpacked.txt", f"{inside}x/a.png", "../outside/notes.txt")  # fmt: skip
+             "../../../outside/unpacked.txt", "x/a.png", "../outside/notes.txt")  # fmt: skip
     if kind == "zip":
         with zipfile.ZipFile(file, "w") as packed:
             for name in names:

@@ -59,6 +59,8 @@ _CONNECTING: Final = ("socket.connect", "socket.getaddrinfo", "socket.sendto",
                       "socket.gethostbyname", "urllib.Request")  # fmt: skip
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _DEVICES: Final = ("/dev/null", "/dev/tty", "/dev/shm/", "/proc/self/")
+# jsonargparse's search for stubs asks another Python for its path.
+_ASKING: Final = "import sys, json; print(json.dumps(sys.path))"
 # Modules of Python that do something when they are imported.
 _ACTING: Final = {"this", "antigravity", "idlelib", "turtle", "turtledemo"}
 
@@ -163,6 +165,7 @@ class _Watch:
         self.packages = known_packages()
         self.touched: list[str] = []
         self.code: list[str] = []
+        self.imported: list[str] = []
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
         if not self.active:
@@ -180,17 +183,20 @@ class _Watch:
         elif event in _CHANGING:
             for position in _CHANGING[event]:
                 self._touch(event, args[position])
-        elif event in _STARTING:
+        elif event in _STARTING and _ASKING not in (args[1] if len(args) > 1 else ()):
             self.code.append(f"{event} {args[:2]!r:.200}")
         elif event in _CONNECTING:
             self.code.append(f"{event} {args!r:.200}")
             raise OSError(101, "Network is unreachable")
         elif event == "import":
             if args[0].partition(".")[0] not in self.packages:
-                self.code.append(f"import {args[0]!r:.200}")
+                self.imported.append(args[0])
         elif event in ("exec", "ctypes.dlopen"):
             name = getattr(args[0], "co_filename", args[0])
-            is_file = isinstance(name, str) and not name.startswith("<")
+            # A library without a folder is looked for where the system's are.
+            is_file = (
+                isinstance(name, str) and name[:1] != "<" and ("/" in name or event == "exec")
+            )
             if is_file and os.path.realpath(name).startswith(self.root):
                 self.code.append(f"{event} {name}")
 
@@ -327,7 +333,9 @@ class _Meter:
                     if not (new and any(t in (place, *place.parents) for t in trial.targets)):
                         verb = "created" if new else "changed" if path in after else "removed"
                         touched.append(f"{verb} {name}/{path[-200:]}")
-        code = list(self.watch.code)
+        # What cannot be found runs nothing: libraries try what they would use.
+        found = [name for name in self.watch.imported if name in sys.modules]
+        code = [*self.watch.code, *(f"import {name!r:.200}" for name in found)]
         for mark in (trial.root / EXECUTED, trial.folder / EXECUTED, trial.outside / EXECUTED):
             if mark.exists():
                 code.append(f"left the mark {mark.relative_to(trial.root)}")

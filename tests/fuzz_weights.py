@@ -183,8 +183,8 @@ def pipelines(source: Path) -> Use:
         elif way == "class paths":
             index = json.loads((folder / parts[0]).read_text())
             part = rng.choice(("unet", "scheduler", "_class_name", "other"))
-            index[part] = [rng.choice(("evil", "os", "lit_hier.cli", "torch.nn", "..evil", "harm")),
-                           rng.choice(("evil", "system", "main", "Linear", "Harm"))]  # fmt: skip
+            module = rng.choice(("evil", "os", "lit_hier.cli", "torch.nn", "..evil", "harm"))
+            index[part] = [module, rng.choice(("evil", "system", "main", "Linear", "Harm"))]
             write_json(folder / parts[0], index)
         elif way == "code":
             weights.unlink()

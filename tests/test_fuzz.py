@@ -58,6 +58,11 @@ def link_and_write(trial: Trial) -> None:
     (trial.folder / "link").write_text("x")
 
 
+def wait_without_alarm(trial: Trial) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    time.sleep(60)
+
+
 def touch_as_before(trial: Trial) -> None:
     """Write what a file holds already."""
     path = trial.root / "home/.bashrc"
@@ -81,12 +86,11 @@ def touch_as_before(trial: Trial) -> None:
         (lambda t: subprocess.run(["gs"], check=True), "code", "left the mark EXECUTED"),
         (lambda t: os.system(":"), "code", "os.system"),
         (lambda t: __import__("harm"), "code", "left the mark EXECUTED"),
-        (lambda t: __import__("antigravity_or_other"), "code", "import 'antigravity_or_other'"),
+        (lambda t: __import__("this"), "code", "import 'this'"),
         (connect, "code", "socket.connect"),
         (lambda t: time.sleep(60), "hang", "TooLong"),
         (lambda t: Path("/dev/stdin").read_text(), "hang", "TooLong"),
-        (lambda t: signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM]) and None or
-         time.sleep(60), "hang", "cannot be interrupted"),
+        (wait_without_alarm, "hang", "cannot be interrupted"),
         (lambda t: np.ones(2**25), "memory", "GiB"),
         (lambda t: bytearray(8 * 2**30), "memory", "MemoryError"),
         (lambda t: reject("config: not enough memory"), "memory", "not enough"),
@@ -105,10 +109,8 @@ def test_the_fuzzer_notices_what_an_input_does(
     detail: str,
 ) -> None:
     monkeypatch.setattr(fuzz_sandbox, "SECONDS", 0.2)
-    monkeypatch.setattr(fuzz_sandbox, "GRACE", 0.2)
+    monkeypatch.setattr(fuzz_sandbox, "GRACE", 0.5 if use is wait_without_alarm else 30.0)
     monkeypatch.setattr(fuzz_sandbox, "MEMORY", 2**26)
-    if "read_text" in use.__code__.co_names or defect != "hang":
-        monkeypatch.setattr(fuzz_sandbox, "GRACE", 10.0)
     outcome = used(tmp_path, use)
     assert detail in outcome.defects[defect]
     assert outcome.change == "injected"
