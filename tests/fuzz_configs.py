@@ -273,8 +273,8 @@ ANY = (
     "trainer.logger.init_args", "data.init_args.held_out.init_args.transform",
     "data.init_args.held_out.init_args.loader", "model.init_args.optimizer",
     "model.init_args.scheduler", "model.init_args.process", "trainer.callbacks",
-    "trainer.profiler", "trainer.strategy", "optimizer", "lr_scheduler", "model", "data", "trainer.logger",
-    "data.init_args.held_out", "data.init_args.train", "data.init_args.rhm",
+    "trainer.profiler", "trainer.strategy", "optimizer", "lr_scheduler", "model", "data",
+    "trainer.logger", "data.init_args.held_out", "data.init_args.train", "data.init_args.rhm",
 )  # fmt: skip
 
 

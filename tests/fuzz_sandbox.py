@@ -373,6 +373,8 @@ def _use(use: Callable[[Trial], None], trial: Trial, idle: float,
             outcome.answer, outcome.message = "rejected", str(error)
             if fault := judge(outcome.message):
                 outcome.defects["unclear"] = f"{fault}: {outcome.message:.1000}"
+            if trial.must_reject and "NaN or infinity" in outcome.message:
+                outcome.defects["wrongly accepted"] = f"it ran, although {trial.must_reject}"
             if "not enough memory" in outcome.message:
                 outcome.defects["memory"] = outcome.message
         elif isinstance(error, TooLong):
