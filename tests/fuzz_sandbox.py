@@ -368,7 +368,7 @@ def _use(use: Callable[[Trial], None], trial: Trial, idle: float,
             outcome.defects["wrongly accepted"] = trial.must_reject
     except BaseException as error:
         meter.stop()
-        lines = "".join(traceback.format_exception(error))
+        lines = f"{type(error).__name__}: {error!s:.300}\n" + traceback.format_exc()[-2500:]
         if isinstance(error, Rejected):
             outcome.answer, outcome.message = "rejected", str(error)
             if fault := judge(outcome.message):
@@ -378,11 +378,11 @@ def _use(use: Callable[[Trial], None], trial: Trial, idle: float,
             if "not enough memory" in outcome.message:
                 outcome.defects["memory"] = outcome.message
         elif isinstance(error, TooLong):
-            outcome.defects["hang"] = lines[-1500:]
+            outcome.defects["hang"] = lines
         elif isinstance(error, MemoryError):
-            outcome.defects["memory"] = lines[-1500:]
+            outcome.defects["memory"] = lines
         else:
-            outcome.defects["traceback"] = lines[-2500:]
+            outcome.defects["traceback"] = lines
     outcome.change = trial.change
     if meter.started:
         meter.finish(outcome)
