@@ -31,7 +31,7 @@ LIMIT: Final = 400  # characters of a clear line
 INTERNALS: Final = re.compile(
     r"<class '|<function|object at 0x|NoneType|has no attribute|object is not|Union subtypes"
     r"|Parser key|positional argument|Traceback|typing\.|collections\.abc|not supported between"
-    r"|Namespace\(|NestedArg|unhashable|is not iterable|is not subscriptable|codec can't"
+    r"|Namespace\(|NestedArg|unhashable|is not iterable|is not subscriptable"
     r"|c10::|Error\(s\) in"
 )
 WEIGHTS: Final = {"configs": 3.0, "resumption": 2.0, "samples": 1.5, "pipelines": 1.5}
