@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from fuzz_hostile import contents
 from fuzz_sandbox import DEFECTS, Outcome, Trial, remove_sandbox, run_input
 
 LIMIT: Final = 400  # characters of a clear line
@@ -73,6 +74,7 @@ def fuzz(
     folder = root / name.replace(" ", "_")
     (folder / "source").mkdir(parents=True)
     use = kind(folder / "source")
+    contents()  # before the forks, as it takes a while
 
     def run(number: int, idle: float) -> Outcome:
         trial = Trial(random.Random(f"{seed} {name} {number}"), folder / "input", number >= 0)

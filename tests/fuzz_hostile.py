@@ -212,9 +212,9 @@ def _objects() -> bytes:
 def _zip_bomb() -> bytes:
     with io.BytesIO() as file:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
-            for name in ("archive/data.pkl", "counts.npy", "mean_0.npy"):
+            for name in ("archive/data.pkl", "counts.npy"):
                 with packed.open(name, "w", force_zip64=True) as member:
-                    for _ in range(40):
+                    for _ in range(20):
                         member.write(bytes(2**22))
         return file.getvalue()
 

@@ -105,14 +105,14 @@ def pictures() -> dict[str, bytes]:
 
 def images(source: Path) -> Use:
     """Files of images."""
-    whole = pictures()
+    whole, unpacking = pictures(), bombs()
 
     def use(trial: Trial) -> None:
         rng = trial.rng
         name, content = rng.choice(list(whole.items()))
         way = trial.choose("sizes", "sizes", "bytes", "bytes", *FILE)
         if way == "sizes":
-            name, content = rng.choice(list(bombs().items()))
+            name, content = rng.choice(list(unpacking.items()))
         path = trial.folder / name
         path.write_bytes(content)
         if way == "bytes":
@@ -192,7 +192,7 @@ def labels(source: Path) -> Use:
         synsets[number] = (number + 1, wnid, 0)
     (source / "devkit").mkdir()
     savemat(source / "devkit/meta.mat", {"synsets": synsets})
-    savemat(source / "large.mat", {"synsets": np.zeros(2 * 10**8, dtype=np.uint8)},
+    savemat(source / "large.mat", {"synsets": np.zeros(10**8, dtype=np.uint8)},
             do_compression=True)  # fmt: skip
     truth = "ILSVRC2012_validation_ground_truth.txt"
     (source / "devkit" / truth).write_text("1\n2\n3\n3\n2\n1\n")
