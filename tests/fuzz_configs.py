@@ -24,7 +24,7 @@ from fuzz_hostile import address, archive, class_path, contents, deep, huge, lau
 from fuzz_mutations import ODD, mutate_bytes, mutate_tree, paths, value_at
 from fuzz_sandbox import Rejected, Trial, run_forked
 from fuzz_use import FILE, NAME, Use, change_file, change_name, change_tree, change_value
-from fuzz_weights import change_state
+from fuzz_weights import change_state, save
 from images import mnist
 from PIL import Image
 from pytorch_lightning import Trainer
@@ -420,6 +420,7 @@ def resumption(source: Path) -> Use:
         shutil.copytree(source, folder, dirs_exist_ok=True)
         write(tree, folder / "config.yaml")
         content = torch.load(source / last, weights_only=True)
+        content["callbacks"] = _moved(content["callbacks"], str(source), str(folder))
         way = trial.choose(*["paths"] * 4, "protocols", "protocols", "addresses", "types", "types",
                            "sizes", "nesting", "keys", "keys", "code", *FILE)  # fmt: skip
         given = str(last)
@@ -432,12 +433,12 @@ def resumption(source: Path) -> Use:
             place = rng.choice(list(content))
             content[place] = rng.choice((Attack(), {"x": Attack()}, [Attack()]))
             trial.must_reject = "it holds code"
-        name = rng.choice((given, given, "last", "hpc", "best"))
+        name = rng.choice((*[given] * 8, "last", "last", "hpc", "best"))
         if name == "hpc":
             (folder / "logs").mkdir(exist_ok=True)
-            torch.save(content, folder / "hpc_ckpt_1.ckpt")
-        if way in (*NAME, "types", "keys", "sizes", "nesting", "code"):
-            torch.save(content, folder / last)
+            save(content, folder / "hpc_ckpt_1.ckpt")
+        if way in ("unchanged", *NAME, "types", "keys", "sizes", "nesting", "code"):
+            save(content, folder / last)
         elif trial.hostile:
             given = change_file(trial, folder / last)
         name = given if name == str(last) or not trial.hostile else name
@@ -450,23 +451,33 @@ def resumption(source: Path) -> Use:
     return use
 
 
+def _moved(value: Any, old: str, new: str) -> Any:
+    """Return the states of callbacks as a run in another folder has them."""
+    if isinstance(value, str):
+        return value.replace(old, new)
+    if isinstance(value, dict):
+        return {_moved(key, old, new): _moved(item, old, new) for key, item in value.items()}
+    return value
+
+
 def _change_paths(trial: Trial, state: dict[str, Any]) -> None:
     """Change the paths in the state of a ModelCheckpoint: one of them, or all."""
     rng, places = trial.rng, ("checkpoints", "checkpoints/a.ckpt", "weights.ckpt", "pipeline", "")
     kinds = ("best_model_path", "last_model_path", "kth_best_model_path", "dirpath",
              "best_k_models")  # fmt: skip
 
+    before = state["dirpath"]
+
     def odd() -> str:
-        if rng.random() < 0.5:
+        if rng.random() < 0.3:
             return str(change_name(trial))
         place = trial.outside / rng.choice(places)
         front = {"protocols": ("file://", "local://", "simplecache::file://", "memory://")}
-        inside_best = (
-            f"{trial.folder}/logs/best/../../../outside/{place.relative_to(trial.outside)}"
-        )
-        return rng.choice(front.get(trial.change, ("",))) + rng.choice((str(place), inside_best))
+        below = f"{before}/{os.path.relpath(place, before)}"  # as its text goes
+        texts = (str(place), below, below)
+        return rng.choice(front.get(trial.change, ("",))) + rng.choice(texts)
 
-    for kind in rng.choice(((rng.choice(kinds),), kinds)):
+    for kind in rng.choice(((rng.choice(kinds),), [x for x in kinds if x != "dirpath"])):
         if kind == "best_k_models":
             scores = list(state[kind].values()) or [torch.tensor(0.5)]
             state[kind] = {odd(): score for score in scores}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,14 @@ def change_state(
     return state
 
 
+def save(content: Any, path: Path) -> None:
+    """Save a checkpoint, however deeply it is nested."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(20_000)
+    torch.save(content, path)
+    sys.setrecursionlimit(limit)
+
+
 def _change_checkpoint(trial: Trial, content: dict[str, Any], path: Path) -> str:
     """Write a checkpoint with one hostile change, and return the path that names it."""
     rng = trial.rng
@@ -103,7 +112,7 @@ def _change_checkpoint(trial: Trial, content: dict[str, Any], path: Path) -> str
         place = rng.choice(("code", "hyper_parameters", "state_dict", "lit_hier", "epoch"))
         content = {**content, place: rng.choice((Attack(), {"a": Attack()}, torch.load))}
         trial.must_reject = "it holds code"
-    torch.save(content, path)
+    save(content, path)
     return change_file(trial, path) if trial.change in PLACES else path.name
 
 
