@@ -116,6 +116,7 @@ class Trial:
         targets: Places outside that the input names, openly, to write to: new files there are no
             defect.
         change: The kind of change.
+        may_connect: Whether the input asks for a download, openly; it fails.
     """
 
     rng: random.Random
@@ -124,6 +125,7 @@ class Trial:
     must_reject: str = ""
     targets: list[Path] = field(default_factory=list)
     change: str = "unchanged"
+    may_connect: bool = False
     _started: Callable[["Trial"], None] = lambda trial: None
 
     @property
@@ -186,7 +188,8 @@ class _Watch:
         elif event in _STARTING and _ASKING not in (args[1] if len(args) > 1 else ()):
             self.code.append(f"{event} {args[:2]!r:.200}")
         elif event in _CONNECTING:
-            self.code.append(f"{event} {args!r:.200}")
+            if not self.trial.may_connect:
+                self.code.append(f"{event} {args!r:.200}")
             raise OSError(101, "Network is unreachable")
         elif event == "import":
             if args[0].partition(".")[0] not in self.packages:
