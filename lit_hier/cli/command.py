@@ -33,6 +33,7 @@ from lit_hier.cli.checkpoint_io import AtomicCheckpointIO, check_trainer
 from lit_hier.cli.class_values import check_class, check_class_values
 from lit_hier.cli.errors import blaming, describe_input_error, exit_with_error
 from lit_hier.cli.parser import OneLineParser, check_arguments
+from lit_hier.cli.process import safe_path
 from lit_hier.cli.run_folder import RunFolder
 from lit_hier.cli.supervision import Supervisor, bound_to_parent
 from lit_hier.cli.trust import trusted_classes
@@ -99,9 +100,20 @@ class LitHierCLI(LightningCLI):
             "data.training_set", "model.init_args.trained_on", apply_on="instantiate"
         )
 
+    def setup_parser(self, *args: Any) -> None:
+        """Set up the parser; jsonargparse asks another Python where stubs are."""
+        with safe_path():
+            super().setup_parser(*args)
+
+    def instantiate_classes(self) -> None:
+        """Instantiate the classes; jsonargparse may ask another Python where stubs are."""
+        with safe_path():
+            super().instantiate_classes()
+
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the arguments; hide the checkpoint, whose hyperparameters would replace them."""
-        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+        with safe_path():
+            self.config = parser.parse_args(args)  # type: ignore[arg-type]
         config = self.config[self.config.subcommand]
         self.ckpt_path, config.ckpt_path = config.ckpt_path, None
         check_class(config.model, "model")
