@@ -261,7 +261,7 @@ def change(old: str, new: str) -> Callable[[str], str]:
         (change("num_train: 60000", "num_train: 10"), "num_train=60000, .* num_train=10, "),
         (change("num_layers: 5", "num_layers: 2"), "num_train .* = 66000, but .* has only 1024"),
         (change('"layers.*"', '"layers"'), r"layers: 'layers' \(ModuleList\) does not run"),
-        (change("num_layers: 5", "num_layers: 30"), "num_layers and num_train amount to"),
+        (change("num_layers: 5", "num_layers: 30"), "num_layers=30 give s.L leaves"),
         (
             change("num_predict:", "num_predct:"),
             r"data.init_args.num_predct: RHMDataModule has no argument num_predct \(did you mean"

@@ -76,7 +76,7 @@ def test_every_class_that_a_config_may_name_was_reviewed() -> None:
             f"model: {{init_args: {{times: [{', '.join(['0.5'] * 501)}]}}}}",
             "config: not valid YAML: a list with numbers has 501 entries; shorten it to 500",
         ),
-        ("trainer: {accelerator: cpu, devices: -3}", "trainer: "),
+        ("trainer: {accelerator: cpu, devices: -3}", "trainer.devices is -3; "),
     ],
 )
 def test_one_line_rejects(
