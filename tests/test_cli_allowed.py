@@ -155,6 +155,6 @@ def test_the_command_for_tensorboard_imports_nothing_from_the_working_directory(
 def test_a_type_that_only_type_checkers_import_names_classes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scheduler = "{class_path: diffusers.DDIMScheduler}"
-    text = f"model: {{class_path: DDPMSampler, init_args: {{pretrained: x.pt, scheduler: {scheduler}}}}}"
+    arguments = "{pretrained: x.pt, scheduler: {class_path: diffusers.DDIMScheduler}}"
+    text = f"model: {{class_path: DDPMSampler, init_args: {arguments}}}"
     assert "pretrained" in rejection(tmp_path, capsys, text)
