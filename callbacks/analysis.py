@@ -1,17 +1,23 @@
-"""The base class of all analyses: when they measure, reduce and write."""
+"""The base class of all analyses: when they measure, reduce, write and draw."""
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final
 
 import torch
+from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from lit_hier.callbacks.tensorboard import log_figure
 from lit_hier.diffusion import IMAGE_COUNTS, ForwardBackward, num_levels
-from lit_hier.errors import InputError
+from lit_hier.errors import InputError, one_line
+from lit_hier.figures import figure_style
+from lit_hier.io.figures import write_figure
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.rhm.parameters import GrammarParameters
 
+_LOG: Final = logging.getLogger("lit_hier")
 _ARGUMENTS: Final = {
     "v": "num_features",
     "n": "num_classes",
@@ -25,7 +31,8 @@ class Analysis(Callback, ABC):
     """Measures the records of a `predict` run and writes into the logger's directory at its end.
 
     The measurements of all processes are reduced once, after the last batch. Rank zero writes;
-    a file appears complete or not at all.
+    a file appears complete or not at all. Figures are drawn after all analyses have written their
+    tables; one that cannot be drawn or saved is a warning in the log.
     """
 
     name: str
@@ -38,6 +45,7 @@ class Analysis(Callback, ABC):
     """Parameters in which the grammars of a run may differ, besides the seed of their rules."""
     image_counts: Mapping[str, int]
     """After a run on images from files, the numbers that `IMAGE_COUNTS` lists; else empty."""
+    _draw: Callable[[], Mapping[str, Figure]] | None = None
 
     @abstractmethod
     def update(
@@ -51,7 +59,18 @@ class Analysis(Callback, ABC):
 
     @abstractmethod
     def write(self, trainer: Trainer, folder: str, measured: Any) -> None:
-        """Write what `compute` returned; called on rank zero."""
+        """Write the tables of what `compute` returned; called on rank zero.
+
+        Figures are left to `draw_later`.
+        """
+
+    def draw_later(self, draw: Callable[[], Mapping[str, Figure]]) -> None:
+        """Draw, save and log figures once all analyses have written their tables.
+
+        Args:
+            draw: Returns the figures, by the name of their file.
+        """
+        self._draw = draw
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the sampler's properties; reject runs that this analysis cannot measure.
@@ -156,3 +175,18 @@ class Analysis(Callback, ABC):
         assert folder is not None
         if trainer.is_global_zero:
             self.write(trainer, folder, measured)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the figures, which no table waits for."""
+        draw, self._draw = self._draw, None
+        folder = trainer.log_dir  # a collective operation
+        if draw is None or folder is None:
+            return
+        try:
+            with figure_style():
+                for name, figure in draw().items():
+                    write_figure(folder, name, figure)
+                    log_figure(trainer.loggers, name, figure)
+        except Exception as error:  # matplotlib raises errors of many types
+            reason = one_line(error)[:200] or type(error).__name__
+            _LOG.warning("figure: cannot draw %s: %s; its tables are complete", self.name, reason)

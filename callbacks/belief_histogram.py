@@ -13,12 +13,10 @@ from torch.nn.functional import one_hot
 from lit_hier.callbacks.analysis import Analysis
 from lit_hier.callbacks.axes import Floats
 from lit_hier.callbacks.beliefs import MESSAGES, belief_in_truth, latents_of, messages_of
-from lit_hier.callbacks.tensorboard import log_figure
 from lit_hier.diffusion import ForwardBackward, num_levels
 from lit_hier.errors import InputError
 from lit_hier.figures import histogram_figure
 from lit_hier.inference.theory import predict
-from lit_hier.io.figures import write_figure
 from lit_hier.io.tables import write_table
 from lit_hier.metrics import Histogram, SampleTable, average
 from lit_hier.modules import ForwardBackwardModule
@@ -109,7 +107,7 @@ class BeliefHistogram(Analysis):
     def write(
         self, trainer: Trainer, folder: str, measured: tuple[Tensor, Floats, NDArray[Any]]
     ) -> None:
-        """Write the tables and the figure."""
+        """Write the tables."""
         counts, groups = measured[0].numpy(), measured[2]
         found = average(measured[1], groups)
         mean = found.mean
@@ -144,12 +142,14 @@ class BeliefHistogram(Analysis):
         }
         write_table(folder, f"{self.name}_deviation", DataFrame(deviations))
         shown = slice(0, self.num_levels)
-        figure = histogram_figure(
-            counts[:, shown],
-            mean[:, shown],
-            theory[:, shown],
-            [f"{message} belief" for message in MESSAGES],
-            f"{self.axis.label} = {self.time:g}",
+        self.draw_later(
+            lambda: {
+                self.name: histogram_figure(
+                    counts[:, shown],
+                    mean[:, shown],
+                    theory[:, shown],
+                    [f"{message} belief" for message in MESSAGES],
+                    f"{self.axis.label} = {self.time:g}",
+                )
+            }
         )
-        write_figure(folder, self.name, figure)
-        log_figure(trainer.loggers, self.name, figure)

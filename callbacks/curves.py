@@ -15,13 +15,12 @@ from torch import Tensor
 
 from lit_hier.callbacks.analysis import Analysis
 from lit_hier.callbacks.axes import CurveAxis, Floats
-from lit_hier.callbacks.tensorboard import log_curves, log_figure
+from lit_hier.callbacks.tensorboard import log_curves
 from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
 from lit_hier.figures import Panel, curve_figure
 from lit_hier.inference.theory import Prediction
 from lit_hier.io.arrays import write_samples
-from lit_hier.io.figures import write_figure
 from lit_hier.io.tables import write_table
 from lit_hier.metrics import SampleTable, deviation
 from lit_hier.modules import ForwardBackwardModule
@@ -247,7 +246,7 @@ class CurveAnalysis(Analysis):
         return [computed[0][0], *(values for _, values in computed)]
 
     def write(self, trainer: Trainer, folder: str, measured: list[NDArray[Any]]) -> None:
-        """Summarize the samples, and write all files."""
+        """Summarize the samples, and write all files but the figures."""
         index, values, source_indices, *gathered = measured
         if not len(index):
             raise InputError("data: none of the images can be read; check the files")
@@ -261,10 +260,8 @@ class CurveAnalysis(Analysis):
         samples: dict[str, Any] = {"time": self.times, "curve": self.curve_names()}
         samples |= {"index": index, "source": results.source_indices}
         samples |= zip(self.quantities, values, strict=True)
+        self.draw_later(lambda: self.figures(results, tables))
         write_samples(folder, self.name, samples)
-        for name, figure in self.figures(results, tables).items():
-            write_figure(folder, name, figure)
-            log_figure(trainer.loggers, name, figure)
         for name, table in tables.items():
             write_table(folder, name, table)
         write_table(folder, self.name, results.table)

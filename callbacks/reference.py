@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,12 +16,14 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lit_hier.errors import InputError
 from lit_hier.io.arrays import write_samples
-from lit_hier.io.safe_read import check_file
+from lit_hier.io.safe_read import open_regular
 from lit_hier.metrics import Moments, MomentTree, channel_moments
 from lit_hier.nn import Probe
 
-_REFERENCE_FORMAT: Final = 2  # of the cached files; those of another version are recomputed
+_REFERENCE_FORMAT: Final = 3  # of the cached files; those of another version are recomputed
 _TOP: Final = 5
+_DIGEST: Final = "sha256"  # the array with the digest of the others
+_MAX_SIZE: Final = 2**28  # bytes of all arrays of a cached file
 # Libraries whose version may change the statistics.
 _LIBRARIES: Final = ("lit-hier", "pillow", "timm", "torch", "torchvision")
 
@@ -75,6 +77,36 @@ class Reference:
         counts, accuracy = (torch.from_numpy(arrays[name]) for name in ("counts", "accuracy"))
         return cls(moments, flat, counts, accuracy, int(arrays["num_classes"]))
 
+    def is_plausible(self) -> bool:
+        """Return whether shapes, types and values are possible; no image was skipped."""
+        counts, accuracy, count = self.counts, self.accuracy, int(self.counts.flatten()[0])
+        shapes = [part.mean.shape for part in self.moments]
+        return (
+            all(len(shape) == 1 for shape in shapes)
+            and [part.squares.shape for part in self.moments] == shapes
+            and all(part.size.shape == () for part in self.moments)
+            and all(x.dtype == torch.float64 for part in self.moments for x in part)
+            and self.without_positions == [flag is True for flag in self.without_positions]
+            and (counts.shape, counts.dtype) == ((4,), torch.int64)
+            and (accuracy.shape, accuracy.dtype) == ((2,), torch.float64)
+            and count > 0
+            and not counts[1]
+            and bool(((counts >= 0) & (counts <= count)).all())
+            and all(bool(x.isfinite().all()) for part in self.moments for x in part)
+            and all(bool((part.squares >= 0).all()) for part in self.moments)
+            and all(float(part.size) >= count for part in self.moments)
+            and all(float(part.size) % count == 0 for part in self.moments)
+            and all(
+                not flat or part.size == count
+                for flat, part in zip(self.without_positions, self.moments, strict=True)
+            )
+            and (
+                bool((accuracy >= 0).all() and (accuracy[0] <= accuracy[1]) and accuracy[1] <= 1)
+                if self.num_classes > 0
+                else self.num_classes == 0 and bool(accuracy.isnan().all())
+            )
+        )
+
 
 def load_or_compute(
     trainer: Trainer, probe: Probe, datamodule: LightningDataModule, split: str
@@ -98,46 +130,65 @@ def load_or_compute(
             activation is NaN or infinite.
     """
     loader = getattr(datamodule, f"{split}_dataloader")()
-    fingerprint = getattr(datamodule, "fingerprint", None)
-    data = fingerprint(split) if fingerprint is not None else None
-    if data is None:
-        return _compute(trainer, probe, loader, split)
-    versions = [version(name) for name in _LIBRARIES]
-    parts = (_REFERENCE_FORMAT, probe.identity, data, loader.sampler.batch_size, versions)
-    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-    assert trainer.logger is not None
-    folder = Path(trainer.logger.save_dir or trainer.default_root_dir, "reference")
-    arrays = load(folder / f"{key}.npz", len(probe.layers)) if trainer.is_global_zero else None
-    arrays = trainer.strategy.broadcast(arrays)
+    path = None
+    if trainer.is_global_zero:  # the others need not read the data
+        fingerprint = getattr(datamodule, "fingerprint", None)
+        if (data := fingerprint(split) if fingerprint is not None else None) is not None:
+            versions = [version(name) for name in _LIBRARIES]
+            parts = (_REFERENCE_FORMAT, probe.identity, data, loader.sampler.batch_size, versions)
+            key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+            assert trainer.logger is not None
+            save_dir = trainer.logger.save_dir or trainer.default_root_dir
+            path = Path(save_dir, "reference", f"{key}.npz")
+    arrays = trainer.strategy.broadcast(load(path, len(probe.layers)) if path else None)
     if arrays is not None:
         return Reference.unpack(arrays)
     reference = _compute(trainer, probe, loader, split)
-    if trainer.is_global_zero and not reference.counts[1]:
-        write_samples(str(folder), key, reference.pack())
+    if path is not None and not reference.counts[1]:
+        save(path, reference)
     return reference
 
 
+def save(path: Path, reference: Reference) -> None:
+    """Cache statistics, with the digest of their arrays.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    arrays = reference.pack()
+    write_samples(str(path.parent), path.stem, {**arrays, _DIGEST: _hash(arrays)})
+
+
 def load(path: Path, num_layers: int) -> dict[str, Any] | None:
-    """Load cached statistics, as plain arrays; None if they are missing, damaged or do not fit."""
+    """Load cached statistics, as plain arrays.
+
+    The digest and the plausible ranges guard against damage, not against someone who writes
+    another mean and its digest.
+
+    Returns:
+        The arrays; None if they are missing, damaged or implausible, or do not fit.
+    """
     try:
-        check_file(path)
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as cached:
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as cached:
+            if sum(member.file_size for member in cached.zip.infolist()) > _MAX_SIZE:
+                return None
             arrays = dict(cached)
+        digest = arrays.pop(_DIGEST)
         found = Reference.unpack(arrays)
+        fits = arrays.keys() == found.pack().keys() and len(found.moments) == num_layers
+        valid = np.array_equal(digest, _hash(arrays)) and fits and found.is_plausible()
     except Exception:  # numpy raises almost any error on a damaged file, which is recomputed
         return None
-    shapes = [part.mean.shape for part in found.moments]
-    valid = (
-        len(shapes) == num_layers
-        and all(len(shape) == 1 for shape in shapes)
-        and [part.squares.shape for part in found.moments] == shapes
-        and all(part.size.shape == () for part in found.moments)
-        and all(x.dtype == torch.float64 for part in found.moments for x in part)
-        and found.without_positions == [flag is True for flag in found.without_positions]
-        and (found.counts.shape, found.counts.dtype) == ((4,), torch.int64)
-        and (found.accuracy.shape, found.accuracy.dtype) == ((2,), torch.float64)
-    )
     return arrays if valid else None
+
+
+def _hash(arrays: Mapping[str, Any]) -> Any:
+    """Return the SHA-256 of arrays, their names, types and shapes; uint8, shape (32,)."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return np.frombuffer(digest.digest(), dtype=np.uint8)
 
 
 def _reject(layer: str, output: Tensor, index: Tensor, split: str) -> NoReturn:

@@ -8,11 +8,9 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lit_hier.callbacks.analysis import Analysis
-from lit_hier.callbacks.tensorboard import log_figure
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.figures import grid_figure
-from lit_hier.io.figures import write_figure
 from lit_hier.io.pixels import to_levels
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.rhm.parameters import GrammarParameters
@@ -103,7 +101,7 @@ class SampleGrid(Analysis):
         return rows[order][first].cpu().numpy()
 
     def write(self, trainer: Trainer, folder: str, measured: NDArray[np.uint8]) -> None:
-        """Draw the grid.
+        """Leave the grid to be drawn.
 
         Raises:
             InputError: No image could be read.
@@ -111,9 +109,8 @@ class SampleGrid(Analysis):
         if not measured.size:
             raise InputError("data: none of the images can be read; check the files")
         titles = ["start", *(f"{self.axis.symbol} = {self.times[k]:g}" for k in self._shown)]
-        figure = grid_figure(np.moveaxis(measured, 2, -1), titles)
-        write_figure(folder, self.name, figure)
-        log_figure(trainer.loggers, self.name, figure)
+        images = np.moveaxis(measured, 2, -1)
+        self.draw_later(lambda: {self.name: grid_figure(images, titles)})
 
 
 def _check_images(shape: tuple[int, ...]) -> None:

@@ -1,207 +1,226 @@
-"""Feed malformed configs and files to the program: it must accept or clearly reject each one.
+"""Feed hostile configs and files to the program: it must accept or clearly reject each one.
 
 python tests/fuzz.py [--inputs 2000] [--seed 0] [--kind configs --kind images ...] [--only NUMBER]
+                     [--write docs/promises.md]
 
-Each input is used in this process. It is `accepted` if the program runs with it, and `rejected` if
-one clear line reports what is wrong. Anything else is a defect: a `crash` is any other exception,
-an input that takes too long or too much memory; an `unclear` line is too long, or contains
-internals of the program.
+Every input is valid but for one change: a path, a link, a protocol, a type, a size, a missing or
+unexpected key, nesting, another format, code. Each is used in a process of its own, whose folders,
+actions, time and memory are watched, see `fuzz_sandbox`. It is `accepted` if the program runs with
+it, and `rejected` if one clear line reports what is wrong. `DEFECTS` lists what else may happen.
+
+`--kind K --only N --seed S` uses one input again. `--write FILE` replaces what stands between the
+markers in a file by the report.
 """
 
 import argparse
-import contextlib
+import datetime
 import os
 import random
 import re
-import resource
-import signal
 import sys
 import tempfile
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+from fuzz_hostile import contents
+from fuzz_sandbox import DEFECTS, Outcome, Trial, remove_sandbox, run_input
 
 LIMIT: Final = 400  # characters of a clear line
-SECONDS: Final = 30  # per input
-MEMORY: Final = 6 * 2**30  # bytes per input
 # Internals that only a reader of the source understands.
 INTERNALS: Final = re.compile(
     r"<class '|<function|object at 0x|NoneType|has no attribute|object is not|Union subtypes"
     r"|Parser key|positional argument|Traceback|typing\.|collections\.abc|not supported between"
-    r"|Namespace\(|NestedArg|unhashable"
+    r"|Namespace\(|NestedArg|unhashable|is not iterable|is not subscriptable"
+    r"|c10::|Error\(s\) in"
 )
+WEIGHTS: Final = {"configs": 3.0, "resumption": 2.0, "samples": 1.5, "pipelines": 1.5}
+BEGIN: Final = "<!-- written by tests/fuzz.py -->"
+END: Final = "<!-- end of what tests/fuzz.py writes -->"
+COLUMNS: Final = ("accepted", "rejected", *DEFECTS)
+
+Kind = Callable[[Path], Callable[[Trial], None]]
 
 
-class Rejected(Exception):
-    """The program has rejected its input with a line that says why."""
-
-
-class TooLong(BaseException):
-    """An input took too long; a BaseException, so that `except Exception` does not catch it."""
-
-
-@dataclass
-class Outcome:
-    """The outcome of an input: `accepted`, `rejected`, `crash` or `unclear`."""
-
-    verdict: str
-    message: str = ""
-
-
-@dataclass
-class Kind:
-    """A kind of input.
-
-    Attributes:
-        prepare: Creates, in a folder, what all inputs are derived from; returns a function that
-            creates one input and uses it, in its own folder.
-        weight: Number of inputs of this kind per input of a kind of weight 1.
-    """
-
-    prepare: Callable[[Path], Callable[[random.Random, Path], None]]
-    weight: float = 1.0
-
-
-@contextlib.contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """Raise `TooLong` after some seconds."""
-
-    def stop(*_: Any) -> None:
-        raise TooLong(f"it takes more than {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-@contextlib.contextmanager
-def limited_memory() -> Iterator[None]:
-    """Limit the memory, where the system reports how much is in use."""
-    statm = Path("/proc/self/statm")
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    if statm.exists():
-        used = int(statm.read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-
-
-def judge(message: str) -> Outcome:
-    """Return the outcome of a rejection: `rejected` if its line is clear, else `unclear`."""
+def judge(message: str) -> str:
+    """Return what is unclear about the line of a rejection; empty if nothing is."""
     if "\n" in message or not message.isprintable():
-        return Outcome("unclear", f"not one printable line: {message!r}")
+        return "not one printable line"
     if len(message) > LIMIT:
-        return Outcome("unclear", f"too long: {message}")
-    if INTERNALS.search(message):
-        return Outcome("unclear", message)
-    return Outcome("rejected", message)
-
-
-def outcome(use: Callable[[], None]) -> Outcome:
-    """Use an input and return its outcome."""
-    try:
-        with within(SECONDS), limited_memory():
-            use()
-    except Rejected as error:
-        return judge(str(error))
-    except (Exception, TooLong, SystemExit) as error:
-        lines = traceback.format_exception(error)
-        return Outcome("crash", "".join(lines[-1:]).strip() + "\n" + "".join(lines)[-1500:])
-    return Outcome("accepted")
-
-
-@dataclass
-class Report:
-    """The outcomes of the inputs of a kind."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    defects: list[str] = field(default_factory=list)
-
-
-def fuzz(
-    name: str, kind: Kind, numbers: Iterator[int] | range, seed: int, root: Path,
-    log: Callable[[str], None] = lambda text: None,
-) -> Report:  # fmt: skip
-    """Use inputs of one kind; the same numbers and seed reproduce the same inputs."""
-    (root / name).mkdir()
-    use = kind.prepare(root / name)
-    report = Report()
-    for number in numbers:
-        rng = random.Random(f"{seed} {name} {number}")
-        with tempfile.TemporaryDirectory(dir=root) as folder:
-            found = outcome(lambda rng=rng, folder=folder: use(rng, Path(folder)))
-        report.counts[found.verdict] += 1
-        text = f"{name} {number}: {found.verdict}: {found.message}"
-        if found.verdict in ("crash", "unclear"):
-            report.defects.append(text)
-        log(text)
-    return report
+        return "too long"
+    return "internals" if INTERNALS.search(message) else ""
 
 
 def kinds() -> dict[str, Kind]:
-    """Return every kind, by name."""
+    """Return every kind, by name: it prepares a folder, and returns what uses one input."""
     from fuzz_configs import CONFIGS
     from fuzz_files import FILES
 
     return CONFIGS | FILES
 
 
+def fuzz(
+    name: str, kind: Kind, numbers: Iterable[int], seed: int, root: Path,
+    log: Callable[[int, Outcome], None] = lambda number, outcome: None,
+) -> list[tuple[int, Outcome]]:  # fmt: skip
+    """Use inputs of one kind; the same numbers and seed give the same inputs.
+
+    First, input -1 changes nothing: it must be accepted, and its time is that of an idle command.
+
+    Raises:
+        AssertionError: The unchanged input is not accepted.
+    """
+    folder = root / name.replace(" ", "_")
+    (folder / "source").mkdir(parents=True)
+    use = kind(folder / "source")
+    contents()  # before the forks, as it takes a while
+
+    def run(number: int, idle: float) -> Outcome:
+        trial = Trial(random.Random(f"{seed} {name} {number}"), folder / "input", number >= 0)
+        try:
+            return run_input(use, trial, idle, judge)
+        finally:
+            remove_sandbox(trial.root)
+
+    unchanged = run(-1, 50.0)
+    assert unchanged.answer == "accepted", f"{name}: {unchanged}"
+    assert not unchanged.defects, f"{name}: {unchanged.defects}"
+    outcomes = []
+    for number in numbers:
+        outcome = run(number, unchanged.seconds)
+        outcomes.append((number, outcome))
+        log(number, outcome)
+    return outcomes
+
+
+def describe(name: str, seed: int, number: int, outcome: Outcome) -> str:
+    """Describe the defects of an input, and how to see them again."""
+    again = f"--kind '{name}' --only {number} --seed {seed}"
+    texts = [f"{defect}: {detail}" for defect, detail in outcome.defects.items()]
+    return f"{again} ({outcome.change}): " + "; ".join(texts)
+
+
+def count(outcomes: Iterable[tuple[int, Outcome]]) -> Counter[str]:
+    """Count answers and defects."""
+    counts: Counter[str] = Counter()
+    for _, outcome in outcomes:
+        counts["inputs"] += 1
+        counts.update(list(outcome.defects))
+        if outcome.answer and not outcome.defects:
+            counts[outcome.answer] += 1
+    return counts
+
+
+def _row(cells: Iterable[object]) -> str:
+    return f"| {' | '.join(f'{x:,}' if isinstance(x, int) else str(x) for x in cells)} |"
+
+
+def report(found: dict[str, list[tuple[int, Outcome]]], seed: int) -> str:
+    """Return the report: outcomes by kind and change, and the attacks with their seeds."""
+    total = count(pair for outcomes in found.values() for pair in outcomes)
+    lines = [
+        f"`python tests/fuzz.py --inputs {total['inputs']} --seed {seed}`"
+        f" ({datetime.date.today()}, {os.cpu_count()} CPU cores). Each input is valid but for one"
+        " change, and has a process and folders of its own.",
+        "",
+        *(f"- {name}: {text}" for name, text in DEFECTS.items()),
+        "",
+        _row(("input", "change", "inputs", *COLUMNS)),
+        _row(["---"] * (len(COLUMNS) + 3)),
+    ]
+    for name, outcomes in found.items():
+        for change in sorted({outcome.change for _, outcome in outcomes}):
+            counts = count(pair for pair in outcomes if pair[1].change == change)
+            lines.append(_row((name, change, counts["inputs"], *(counts[x] for x in COLUMNS))))
+    lines += [_row(("all", "", total["inputs"], *(total[x] for x in COLUMNS))), ""]
+    lines += ["The attacks, each with the numbers of its inputs for `--only`:", ""]
+    for name, outcomes in found.items():
+        numbers: dict[str, list[int]] = {}
+        for number, outcome in outcomes:
+            numbers.setdefault(outcome.change, []).append(number)
+        parts = (f"{change} {_ranges(numbers[change])}" for change in sorted(numbers))
+        lines.append(f"- `--kind '{name}' --seed {seed}`: " + "; ".join(parts))
+    failed = [(name, pair) for name in found for pair in found[name] if pair[1].defects]
+    if failed:
+        lines += ["", "Defects:", ""]
+    for name, (number, outcome) in failed:
+        text = " ".join(describe(name, seed, number, outcome).split())
+        lines.append(f"- `{text[:500].replace('`', ' ')}`")
+    return "\n".join(lines) + "\n"
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Write the first numbers of a list, and how many follow."""
+    shown = ", ".join(map(str, numbers[:12]))
+    return shown if len(numbers) <= 12 else f"{shown} and {len(numbers) - 12} more"
+
+
+def write_report(path: Path, text: str) -> None:
+    """Replace what stands between the markers of a file.
+
+    Raises:
+        ValueError: The file has no markers.
+    """
+    before, begin, rest = path.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{path} has no lines {BEGIN} and {END}")
+    path.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
+
+
 def main() -> None:
-    """Use inputs of every kind and print a table of outcomes."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["DIFFUSERS_VERBOSITY"] = "critical"
+    """Use inputs of every kind and report what became of them."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "DIFFUSERS_VERBOSITY": "critical"}
     every = kinds()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=2000, help="over all kinds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", action="append", choices=every, help="a kind; may be repeated")
     parser.add_argument("--only", type=int, help="the number of one input")
-    parser.add_argument(
-        "--all", action="store_true", help="print each input, not the defects only"
-    )
+    parser.add_argument("--all", action="store_true", help="print each input, not only defects")
+    parser.add_argument("--write", type=Path, help="a file with markers, for the report")
     given = parser.parse_args()
-    chosen = {name: kind for name, kind in every.items() if name in (given.kind or every)}
-    weights = sum(kind.weight for kind in chosen.values())
-    table = [
-        f"{'kind':<12} {'inputs':>7} {'accepted':>9} {'rejected':>8} {'crashes':>8} {'unclear':>8}"
-    ]
-    total: Counter[str] = Counter()
+    chosen = [name for name in every if name in (given.kind or every)]
+    weights = {name: WEIGHTS.get(name, 1.0) for name in chosen}
+    shares = _shares(given.inputs, weights)
+    found = {}
+    for name in chosen:
+        numbers = range(shares[name]) if given.only is None else [given.only]
 
-    def log(text: str) -> None:
-        if given.all or ": crash: " in text[:60] or ": unclear: " in text[:60]:
-            print(text[:3000], flush=True)
+        def log(number: int, outcome: Outcome, name: str = name) -> None:
+            if outcome.defects:
+                print(describe(name, given.seed, number, outcome)[:3000], flush=True)
+            elif given.all:
+                print(
+                    name,
+                    number,
+                    outcome.change,
+                    outcome.answer,
+                    outcome.message,
+                    f"{outcome.seconds:.2f} s, {outcome.memory / 2**20:.0f} MiB",
+                    flush=True,
+                )
 
-    for name, kind in chosen.items():
-        number = max(1, round(given.inputs * kind.weight / weights))
-        numbers = range(number) if given.only is None else range(given.only, given.only + 1)
         with tempfile.TemporaryDirectory() as root:
-            counts = fuzz(name, kind, numbers, given.seed, Path(root), log).counts
-        total += counts
-        table.append(row(name, counts))
-        print(table[-1], flush=True)
-    print("\n".join([*table, row("all", total)]))
-    sys.exit(bool(total["crash"] + total["unclear"]))
+            found[name] = fuzz(name, every[name], numbers, given.seed, Path(root), log)
+        print(name, dict(count(found[name])), flush=True)
+    text = report(found, given.seed)
+    print(text)
+    if given.write:
+        write_report(given.write, text)
+    sys.exit(any(outcome.defects for outcomes in found.values() for _, outcome in outcomes))
 
 
-def row(name: str, counts: Counter[str]) -> str:
-    """Return a row of the table."""
-    numbers = [counts[verdict] for verdict in ("accepted", "rejected", "crash", "unclear")]
-    widths = (9, 8, 8, 8)
-    cells = " ".join(f"{number:>{width}}" for number, width in zip(numbers, widths, strict=True))
-    return f"{name:<12} {sum(numbers):>7} {cells}"
+def _shares(inputs: int, weights: dict[str, float]) -> dict[str, int]:
+    """Share a number of inputs among kinds, so that the sum is right."""
+    total, before, shares = sum(weights.values()), 0.0, {}
+    for name, weight in weights.items():
+        after = before + weight
+        shares[name] = round(inputs * after / total) - round(inputs * before / total)
+        before = after
+    return shares
 
 
 if __name__ == "__main__":
-    # The kinds raise exceptions of the module `fuzz`, not of the script `__main__`.
-    from fuzz import main as run
-
-    run()
+    main()

@@ -1,8 +1,7 @@
-"""Malformed images, folders of them, their labels, and data sets of images."""
+"""Hostile images, folders of them, and their labels."""
 
 import io
 import os
-import random
 import shutil
 import struct
 import zlib
@@ -12,17 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from attack import EXECUTED, assert_not_executed
-from conftest import inside
-from fuzz import LIMIT, Rejected
-from fuzz_mutations import replace_path
-from fuzz_use import Use, as_reported, corrupt_file, logged
-from images import mnist
+from fuzz_hostile import contents
+from fuzz_sandbox import Rejected, Trial
+from fuzz_use import FILE, NAME, Use, change_file, change_name, corrupt_bytes, logged, used
 from PIL import Image
 from scipy.io import savemat
-from torchvision import datasets
 
-from lit_hier.cli.errors import instantiate
 from lit_hier.data import ImageDataModule, ImageFiles
 
 
@@ -36,6 +30,13 @@ def _png(width: int, height: int, *chunks: bytes) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     parts = (_chunk(b"IHDR", header), *chunks, _chunk(b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def _thin(width: int, height: int) -> bytes:
+    """Write a valid picture whose sides are very unequal."""
+    with io.BytesIO() as file:
+        Image.new("L", (width, height)).save(file, "PNG")
+        return file.getvalue()
 
 
 @cache
@@ -60,6 +61,9 @@ def bombs() -> dict[str, bytes]:
         "giant.ppm": b"P6 2147483647 2147483647 255\n",
         "many.pgm": b"P2 9999999 9 255\n" + b"1 " * 99,
         "giant.tiff": giant.getvalue(),
+        "line.png": contents()["line.png"],
+        "thin.png": _thin(1, 12_000),
+        "long.png": _thin(60_000, 2),
         "script.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
     }  # fmt: skip
 
@@ -103,26 +107,28 @@ def images(source: Path) -> Use:
     """Files of images."""
     whole, unpacking = pictures(), bombs()
 
-    def use(rng: random.Random, folder: Path) -> None:
+    def use(trial: Trial) -> None:
+        rng = trial.rng
         name, content = rng.choice(list(whole.items()))
-        way = rng.random()
-        if way < 0.12:
+        way = trial.choose("sizes", "sizes", "bytes", "bytes", *FILE)
+        if way == "sizes":
             name, content = rng.choice(list(unpacking.items()))
-        elif way < 0.2:
-            content = rng.choice(list(whole.values()))
-        (folder / name).write_bytes(content)
-        if way >= 0.2:
-            corrupt_file(rng, folder / name)
-        (folder / "whole.png").write_bytes(whole["a.png"])
-        channels = rng.choice((1, 3))
-        with as_reported(), logged() as log:
-            found = ImageDataModule(ImageFiles(str(folder)), size=8, channels=channels,
+        path = trial.folder / name
+        path.write_bytes(content)
+        if way == "bytes":
+            corrupt_bytes(rng, path)
+        elif way in FILE:
+            change_file(trial, path)
+        (trial.folder / "whole.png").write_bytes(whole["a.png"])
+        channels, size = rng.choice((1, 3)), rng.choice((8, 256))
+        with used(trial), logged() as log:
+            found = ImageDataModule(ImageFiles("."), size=size, channels=channels,
                                     num_per_class=None)  # fmt: skip
             read = found._splits["predict"][torch.arange(len(found.held_out))]
             assert len(read["x"]) + len(log.lines) == len(found.held_out)
             assert read["x"].isfinite().all()
             if log.lines:
-                raise Rejected(log.lines[0][-LIMIT:])  # a path may be long
+                raise Rejected(log.lines[0])
 
     return use
 
@@ -130,42 +136,46 @@ def images(source: Path) -> Use:
 NAMES = (
     *("a", "cat", "n01440764", "ILSVRC2012_val_00000001", "ILSVRC2012_val_00000002_n01440764"),
     *("two\nlines", "\x1b[31mred", "ünïcödé", "name with, comma", '"quoted"', " ", "..a"),
-    *(".hidden", "-1", "0", "1", "99999999999", "x" * 200),
+    *(".hidden", "-1", "0", "1", "99999999999", "x" * 200, "file:", "C:", "a\\b", "%s", "..."),
     b"\xff\xfe".decode(errors="surrogateescape"),
 )
-ENDINGS = (".png", ".PNG", ".JPEG", ".jpg", ".txt", "", ".png.png", ".pt", ".zip")
+ENDINGS = (".png", ".PNG", ".JPEG", ".jpg", ".txt", "", ".png.png", ".pt", ".zip", ".eps")
 
 
 def folders(source: Path) -> Use:
     """Layouts of folders of images, with strange names, links and files."""
     whole = list(pictures().values())
 
-    def use(rng: random.Random, folder: Path) -> None:
-        root = folder / "images"
-        root.mkdir()
-        (folder / "outside.png").write_bytes(whole[0])
-        inner = rng.sample(NAMES, rng.randrange(4))
-        for name in [*inner, "./."] if rng.random() < 0.5 else inner:
-            if name != "./." and os.path.lexists(root / name):
-                continue
+    def use(trial: Trial) -> None:
+        rng = trial.rng
+        root = trial.folder / "images"
+        (root / "cat").mkdir(parents=True)
+        (root / "cat/whole.png").write_bytes(whole[0])
+        way = trial.choose("names", *FILE, *NAME)
+        inner = rng.sample(NAMES, rng.randrange(4)) if way == "names" else ["cat", "dog"]
+        for name in inner if trial.hostile else []:
             (root / name).mkdir(exist_ok=True)
             for _ in range(rng.randrange(4)):
-                path = root / name / f"{rng.choice(NAMES)}{rng.choice(ENDINGS)}"
+                stem = rng.choice(NAMES) if way == "names" else rng.choice("abc")
+                path = root / name / f"{stem}{rng.choice(ENDINGS)}"
                 if os.path.lexists(path):
                     continue
                 path.write_bytes(rng.choice(whole))
-                if rng.random() < 0.2:
-                    path.unlink()
-                    replace_path(rng, path)
-        if rng.random() < 0.2:
-            (root / "link").symlink_to(rng.choice(("..", ".", "../outside.png", "/proc/self")))
-        with as_reported(), logged() as log:
-            data = ImageDataModule(ImageFiles(str(root)), size=8, num_per_class=None)
+                if way in FILE:
+                    change_file(trial, path)
+        given = "images"
+        if way in FILE and rng.random() < 0.4:
+            given = change_file(trial, rng.choice((root, root / "cat")))
+            given = given if given.count("/") == 0 else "images"
+        elif way in NAME:
+            given = change_name(trial)
+        with used(trial), logged() as log:
+            data = ImageDataModule(ImageFiles(given), size=8, num_per_class=None)
             for start in range(0, min(len(data.held_out), 9), 3):
                 data._splits["predict"][torch.arange(start, min(start + 3, len(data.held_out)))]
             data.fingerprint("predict")
             if log.lines:
-                raise Rejected(log.lines[0][-LIMIT:])  # a path may be long
+                raise Rejected(log.lines[0])
 
     return use
 
@@ -182,6 +192,8 @@ def labels(source: Path) -> Use:
         synsets[number] = (number + 1, wnid, 0)
     (source / "devkit").mkdir()
     savemat(source / "devkit/meta.mat", {"synsets": synsets})
+    savemat(source / "large.mat", {"synsets": np.zeros(10**8, dtype=np.uint8)},
+            do_compression=True)  # fmt: skip
     truth = "ILSVRC2012_validation_ground_truth.txt"
     (source / "devkit" / truth).write_text("1\n2\n3\n3\n2\n1\n")
     tables = {
@@ -191,56 +203,35 @@ def labels(source: Path) -> Use:
         + "".join(f"{name[:-5]},n01440764 1 2 3 4\n" for name in names),
     }
 
-    def use(rng: random.Random, folder: Path) -> None:
-        if rng.random() < 0.5:
-            shutil.copytree(source / "devkit", folder / "devkit")
-            corrupt_file(rng, folder / "devkit" / rng.choice((truth, "meta.mat")))
-            given = rng.choice(("devkit", f"devkit/{truth}"))
-        else:
-            given, text = rng.choice(list(tables.items()))
-            (folder / given).write_text(text)
-            corrupt_file(rng, folder / given)
-            if (path := folder / given).is_file() and not path.is_symlink():
-                cells = (
-                    b",",
-                    b"\n",
-                    b'"',
-                    b"../../x.png",
-                    b"\x1b",
-                    b"-1",
-                    b"1e9",
-                    b"\0",
-                    b"9" * 400,
-                )
-                content = path.read_bytes()
-                where = rng.randrange(len(content) + 1)
-                if rng.random() < 0.5:
-                    path.write_bytes(content[:where] + rng.choice(cells) + content[where:])
-        with as_reported():
-            ImageFiles(str(source / "images"), str(folder / given))
-
-    return use
-
-
-def downloads(source: Path) -> Use:
-    """Files of torchvision's MNIST and CIFAR-10."""
-    mnist(source, 30)
-    archive = source / "cifar-10-batches-py"
-    archive.mkdir()
-    for name, _ in (*datasets.CIFAR10.train_list, *datasets.CIFAR10.test_list):
-        (archive / name).write_bytes(f"cos\nmkdir\n(S'{EXECUTED}'\ntR.".encode())
-
-    def use(rng: random.Random, folder: Path) -> None:
-        shutil.copytree(source, folder, dirs_exist_ok=True)
-        kind = rng.choice((datasets.MNIST, datasets.MNIST, datasets.CIFAR10))
-        for path in rng.sample(sorted(folder.rglob("*-ubyte")), 3):
-            corrupt_file(rng, path)
-        with inside(folder), as_reported():
-            try:
-                data = instantiate(kind, root=".", train=rng.random() < 0.5)
-                found = instantiate(ImageDataModule, data, size=8, channels=1, num_per_class=1)
-                found._splits["predict"][torch.arange(1)]
-            finally:
-                assert_not_executed(folder)
+    def use(trial: Trial) -> None:
+        rng = trial.rng
+        shutil.copytree(source / "devkit", trial.folder / "devkit")
+        for name, text in tables.items():
+            (trial.folder / name).write_text(text)
+        way = trial.choose("cells", "cells", "sizes", "bytes", "bytes", *FILE, *NAME)
+        given = rng.choice(("devkit", f"devkit/{truth}", *tables))
+        path = trial.folder / given
+        if path.is_dir():
+            path /= rng.choice((truth, "meta.mat"))
+        if way == "cells":
+            cells = (b",", b"\n", b'"', b"../../x.png", b"\x1b", b"-1", b"1e9", b"\0", b"9" * 400,
+                     str(trial.outside).encode(), b"x" * 10**6)  # fmt: skip
+            content = path.read_bytes()
+            where = rng.randrange(len(content) + 1)
+            path.write_bytes(content[:where] + rng.choice(cells) + content[where:])
+        elif way == "sizes":
+            if path.suffix == ".mat":
+                shutil.copy(source / "large.mat", path)
+            else:
+                line = rng.choice((f"{names[0]},1\n", "1\n", ",\n", f"{'x' * 10**5},1\n"))
+                path.write_text(line * (3 * 10**7 // len(line)))
+        elif way == "bytes":
+            corrupt_bytes(rng, path)
+        elif way in NAME:
+            given = change_name(trial, path.suffix)
+        elif trial.hostile:
+            change_file(trial, path)
+        with used(trial):
+            ImageFiles(str(source / "images"), given)
 
     return use

@@ -1,12 +1,9 @@
-"""How the fuzzer mutates its inputs: bytes, trees of plain values, and files in a folder."""
+"""How the fuzzer mutates bytes and trees of plain values."""
 
 import copy
 import math
-import os
 import random
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 ODD: tuple[Any, ...] = (
@@ -67,10 +64,10 @@ def _deep(levels: int) -> Any:
     return tree
 
 
-def mutate_tree(rng: random.Random, tree: Any) -> Any:
-    """Return a copy of a tree of plain values, mutated at one to three paths."""
+def mutate_tree(rng: random.Random, tree: Any, number: int | None = None) -> Any:
+    """Return a copy of a tree of plain values, mutated at some paths, by default one to three."""
     tree = copy.deepcopy(tree)
-    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+    for _ in range(rng.choice((1, 1, 1, 2, 3)) if number is None else number):
         path = rng.choice(list(paths(tree)))
         if not path:
             if rng.random() < 0.9:
@@ -166,41 +163,3 @@ def mutate_bytes(rng: random.Random, data: bytes) -> bytes:
                 position = rng.choice(spots)
                 data = data[:position] + rng.choice(numbers) + data[position + 1 :]
     return data
-
-
-def _become_folder(path: Path) -> None:
-    path.mkdir()
-
-
-def _become_pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def _link(target: str) -> Callable[[Path], None]:
-    return lambda path: path.symlink_to(target)
-
-
-def _nothing(path: Path) -> None:
-    pass
-
-
-STRANGE: tuple[Callable[[Path], None], ...] = (
-    _become_folder,
-    _become_pipe,
-    _nothing,
-    _link("/dev/zero"),
-    _link("/dev/null"),
-    _link("nowhere"),
-    _link("/etc/passwd"),
-    _link(".."),
-    lambda path: path.symlink_to(path),
-)
-
-
-def replace_path(rng: random.Random, path: Path) -> None:
-    """Replace a file or a folder by something else: a folder, a pipe, a link, nothing."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-    rng.choice(STRANGE)(path)

@@ -4,18 +4,22 @@
 another and so import their libraries once. `fork` is faster but cannot train.
 """
 
+import contextlib
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import numpy as np
 from conftest import ROOT, random_pipeline
 from PIL import Image
+from pytorch_lightning.strategies.launchers import subprocess_script
 
 from lit_hier.cli import main
 
@@ -112,7 +116,7 @@ def launch(folder: Path, names: Iterable[str], nodes: int = 1, per_node: int = 1
     Raises:
         AssertionError: One of them fails.
     """
-    port = _free_port()
+    port = free_port()
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -142,7 +146,7 @@ def fork(folder: Path, arguments: Sequence[str], num: int) -> None:
     Raises:
         AssertionError: One of them fails.
     """
-    torchrun = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()),
+    torchrun = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
                 "TORCHELASTIC_RUN_ID": "fork", "GROUP_RANK": "0", "WORLD_SIZE": str(num),
                 "LOCAL_WORLD_SIZE": str(num)}  # fmt: skip
     started = []
@@ -150,21 +154,58 @@ def fork(folder: Path, arguments: Sequence[str], num: int) -> None:
         if process := os.fork():
             started.append(process)
             continue
-        status = 1
-        try:
-            os.environ.update(torchrun, RANK=str(rank), LOCAL_RANK=str(rank))
-            os.chdir(folder)
-            sys.argv = ["lit-hier", *arguments, "--trainer.accelerator=cpu",
-                        "--trainer.strategy=ddp", f"--trainer.devices={num}", *QUIET]  # fmt: skip
-            main()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
+        os.environ.update(torchrun, RANK=str(rank), LOCAL_RANK=str(rank))
+        os.chdir(folder)
+        sys.argv = ["lit-hier", *arguments, "--trainer.accelerator=cpu",
+                    "--trainer.strategy=ddp", f"--trainer.devices={num}", *QUIET]  # fmt: skip
+        run_and_exit(main)
+    assert not any([os.waitpid(process, 0)[1] for process in started])
+
+
+class ForkedPopen(subprocess.Popen[bytes]):
+    """Forks a run of `sys.argv` where Lightning's launcher starts a process for it."""
+
+    run: Callable[[], object] = main
+
+    def _execute_child(self, *given: Any, **named: Any) -> None:
+        environment = self._environment
+        self.pid = os.fork()
+        self._child_created = True
+        if self.pid:
+            return
+        os.environ.update(environment)
+        run_and_exit(type(self).run)
+
+    def __init__(self, command: Sequence[str], env: dict[str, str], cwd: None) -> None:
+        self._environment = env
+        super().__init__(command)
+
+
+def fork_children(run: Callable[[], object]) -> None:
+    """Let Lightning's launcher fork processes that need not import anything.
+
+    Args:
+        run: What they execute.
+    """
+    ForkedPopen.run = staticmethod(run)
+    subprocess_script.subprocess = SimpleNamespace(Popen=ForkedPopen)
+
+
+def run_and_exit(run: Callable[[], object]) -> NoReturn:
+    """Execute a run, and end this process with its status."""
+    status = 1
+    try:
+        run()
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(status)
-    assert not any([os.waitpid(process, 0)[1] for process in started])
+        os._exit(status)
 
 
 def tables(folder: Path) -> dict[str, bytes]:
@@ -188,7 +229,8 @@ def trained(source: Path, target: Path) -> None:
             shutil.copytree(source / "logs" / path, target / "logs" / path)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return the number of a port that no program uses."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]

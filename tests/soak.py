@@ -4,9 +4,11 @@ python tests/soak.py [--trials 30] [--seed 0] [--only images training ...]      
 
 Each trial starts a run of the command line and disturbs it at a random moment of its duration
 (statistics, sampling, similarity, writing): SIGTERM, SIGINT or SIGKILL, a disk that is full or
-read-only, another run in the same folder. Then the same command is run again to its end. Tables,
-samples, weights and the optimizer's state must equal those of an undisturbed run, no finished
-batch may be recomputed, and a run that ends in an error must report it in one line.
+read-only, another run in the same folder. Of 2 and 3 processes one is killed, stopped for a
+moment, or stopped while another one is killed; none may be left after ten seconds. Then the same
+command is run again to its end. Tables, samples, weights and the optimizer's state must equal
+those of an undisturbed run, no finished batch may be recomputed, and a run that ends in an error
+must report it in one line.
 
 Runs are forked from one process that has imported all libraries but computed nothing.
 """
@@ -22,8 +24,7 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -55,8 +56,16 @@ RUNS = {
     "diffusion": [*processes.command("digits_ddpm"), *LAST, "--trainer.max_epochs=3"],
 }  # fmt: skip
 
+PREDICTED = ("images", "rhm")
+NAMES = [*RUNS, "processes"]
 
-def start(folder: Path, name: str, obstruct: Callable[[], object] = lambda: None) -> int:
+
+def start(
+    folder: Path,
+    name: str,
+    obstruct: Callable[[], object] = lambda: None,
+    more: Sequence[str] = (),
+) -> int:
     """Fork a run in a folder; return its process. A pipe, unlike a file, can always be written."""
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 2**20)
@@ -64,25 +73,32 @@ def start(folder: Path, name: str, obstruct: Callable[[], object] = lambda: None
         os.close(writing)
         PIPES[folder] = reading
         return process
-    status = 1
-    try:
-        os.setsid()
-        os.dup2(writing, 1)
-        os.dup2(writing, 2)
-        torch.set_num_threads(1)
-        os.chdir(folder)
-        obstruct()
-        sys.argv = ["lit-hier", *(RUNS[name] if name in RUNS else processes.command(name)), *QUIET]
-        lit_hier()
-        status = 0
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.flush()
-        os._exit(status)
+    os.setsid()
+    os.dup2(writing, 1)
+    os.dup2(writing, 2)
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    obstruct()
+    given = RUNS[name] if name in RUNS else processes.command(name)
+    sys.argv = ["lit-hier", *given, *QUIET, *more]
+    processes.run_and_exit(lit_hier)
+
+
+def start_processes(folder: Path, name: str, num: int) -> int:
+    """Fork a run of several processes in a folder; return the first, which starts the others."""
+    devices = ("--trainer.strategy=ddp", f"--trainer.devices={num}")
+    return start(folder, name, partial(processes.fork_children, lit_hier), devices)
+
+
+def session(leader: int) -> list[int]:
+    """Return the living processes of a session in the order of their start."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, _, owner = (path / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(owner) == leader and state != "Z":
+                found.append(int(path.name))
+    return sorted(found)
 
 
 def wait(process: int) -> int:
@@ -140,6 +156,7 @@ class Count:
     lost: int = 0
     differences: int = 0
     unclear: int = 0
+    orphans: int = 0
     where: dict[str, int] = field(default_factory=dict)
 
 
@@ -151,7 +168,9 @@ class Soak:
         self.counts: dict[str, Count] = {}
         self.number = 0
         base = self.folder()
-        for name in TRAINED if {"images", "rhm"} & set(names) else ():
+        names = [*({*names, *PREDICTED} if "processes" in names else names)]
+        names = [name for name in RUNS if name in names]
+        for name in TRAINED if set(PREDICTED) & set(names) else ():
             assert wait(start(base, name)) == 0, read_output(base)
             read_output(base)
         self.trained = base
@@ -173,10 +192,18 @@ class Soak:
             processes.trained(self.trained, folder)
         return folder
 
-    def resume(self, kind: str, name: str, folder: Path, before: dict[str, int]) -> None:
-        """Run the same command again, and compare."""
+    def resume(
+        self, kind: str, name: str, folder: Path, before: dict[str, int], num: int = 1
+    ) -> None:
+        """Run the same command again, on as many processes, and compare."""
+        process = start(folder, name) if num == 1 else start_processes(folder, name, num)
+        self.compare(kind, name, folder, before, wait(process))
+
+    def compare(
+        self, kind: str, name: str, folder: Path, before: dict[str, int], status: int
+    ) -> None:
+        """Compare what a run that has ended left behind with an undisturbed one."""
         count = self.counts[kind]
-        status = wait(start(folder, name))
         text = read_output(folder)
         count.unclear += status != 0
         after, found = finished(folder), results(folder)
@@ -210,6 +237,52 @@ class Soak:
         phase = self.phase(name, folder)
         count.where[phase] = count.where.get(phase, 0) + running
         self.resume(kind, name, folder, before)
+        shutil.rmtree(folder)
+
+    def disturbed(self, name: str, num: int) -> None:
+        """Kill one of several processes, stop it for a while, or stop it and kill another one."""
+        fault = self.rng.choice(("one killed", "one killed", "one stopped", "stopped, one killed"))
+        kind, folder = f"{num} processes, {fault}, {name}", self.folder(name)
+        count, victim = self.count(kind), self.rng.randrange(num)
+        leader = start_processes(folder, name, num)
+        time.sleep((0.1 + 0.9 * self.rng.random()) * self.length[name] * 0.75 * num)
+        running = session(leader)
+        begun = len(running) == num
+        count.in_time += begun
+        if running:  # maybe fewer at the very start
+            victim, num_running = victim % len(running), len(running)
+        with contextlib.suppress(ProcessLookupError, IndexError):
+            if fault != "one killed":
+                os.kill(running[victim], signal.SIGSTOP)
+                time.sleep(self.rng.uniform(0, 3))
+            if fault != "one stopped":
+                dead = victim if fault == "one killed" else (victim + 1) % num_running
+                os.kill(running[dead], signal.SIGKILL)
+            if fault == "one stopped" or victim == 0:  # a first process ends no others meanwhile
+                os.kill(running[victim], signal.SIGCONT)
+        phase = self.phase(name, folder)
+        count.where[phase] = count.where.get(phase, 0) + begun
+        if fault == "one stopped":
+            self.compare(kind, name, folder, finished(folder), wait(leader))
+            shutil.rmtree(folder)
+            return
+        deadline = time.monotonic() + 10
+        while session(leader) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        left = session(leader)
+        count.orphans += len(left)
+        for process in left:
+            os.kill(process, signal.SIGKILL)
+        status, text = wait(leader), read_output(folder)
+        lines = [line for line in text.splitlines() if "lit-hier: error:" in line]
+        clear = len(lines) == 1 if status == 2 else status in (0, -signal.SIGKILL)
+        if left or not clear or "Traceback" in text:
+            count.unclear += not clear or "Traceback" in text
+            print(
+                f"  {kind}: {victim}, status {status}, {len(left)} left\n{text[-1500:]}",
+                flush=True,
+            )
+        self.resume(kind, name, folder, finished(folder), num)
         shutil.rmtree(folder)
 
     def count(self, kind: str) -> Count:
@@ -326,17 +399,24 @@ class Soak:
     def run(self, names: list[str], trials: int) -> None:
         """Run the trials of all kinds of faults."""
         for name in names:
-            for _ in range(trials):
-                self.interrupted(name)
-            for _ in range(trials // 3 + 1):
-                self.full(name)
-            for _ in range(trials // 3 if os.geteuid() == 0 else 0):
-                self.mounted(name)
-            if name in ("images", "rhm"):
-                self.twice(name)
-        if names == list(RUNS):
+            if name != "processes":
+                self.run_alone(name, trials)
+        for number in range(trials if "processes" in names else 0):
+            self.disturbed(self.rng.choice(PREDICTED), 2 + number % 2)
+        if names == NAMES:
             self.shared(1, 3)
             self.shared(2, 2)
+
+    def run_alone(self, name: str, trials: int) -> None:
+        """Run the trials of one process."""
+        for _ in range(trials):
+            self.interrupted(name)
+        for _ in range(trials // 3 + 1):
+            self.full(name)
+        for _ in range(trials // 3 if os.geteuid() == 0 else 0):
+            self.mounted(name)
+        if name in PREDICTED:
+            self.twice(name)
 
 
 def main() -> None:
@@ -344,19 +424,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=30, help="interruptions of each kind of run")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", choices=RUNS, default=list(RUNS))
+    parser.add_argument("--only", nargs="*", choices=NAMES, default=NAMES)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         soak = Soak(Path(root), random.Random(given.seed), given.only)
         with contextlib.suppress(KeyboardInterrupt):  # the outcomes until then are printed
             soak.run(given.only, given.trials)
-    print("| fault | trials | in time | lost | differences | unclear | where |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print(f"`python tests/soak.py {' '.join(sys.argv[1:])}`, seed {given.seed}\n")
+    print("| fault | trials | in time | orphans | lost | differences | unclear | where |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for kind, count in soak.counts.items():
         where = ", ".join(f"{number} {phase}" for phase, number in sorted(count.where.items()))
-        print(f"| {kind} | {count.trials} | {count.in_time} | {count.lost} | {count.differences}"
-              f" | {count.unclear} | {where} |")  # fmt: skip
-    bad = (count.lost + count.differences + count.unclear for count in soak.counts.values())
+        print(f"| {kind} | {count.trials} | {count.in_time} | {count.orphans} | {count.lost}"
+              f" | {count.differences} | {count.unclear} | {where} |")  # fmt: skip
+    bad = (
+        count.orphans + count.lost + count.differences + count.unclear
+        for count in soak.counts.values()
+    )
     sys.exit(any(bad))
 
 

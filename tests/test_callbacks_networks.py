@@ -1,10 +1,14 @@
 """Analyses of networks: kept statistics of the reference set, similarity, classes kept."""
 
 import copy
+import dataclasses
+import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -14,10 +18,12 @@ from image_runs import SIZE, Net, predict, sampler
 from torch import nn
 
 from lit_hier.callbacks import ActivationSimilarity, ClassKept, reference
+from lit_hier.callbacks.reference import Reference
 from lit_hier.data import DigitsDataModule
 from lit_hier.data.hierarchy import read_hierarchy
 from lit_hier.errors import InputError
-from lit_hier.metrics import Standardization, channel_moments
+from lit_hier.figures import figure_style
+from lit_hier.metrics import Moments, Standardization, channel_moments
 from lit_hier.modules import DDPMSampler, StoredSamples
 from lit_hier.nn import Probe
 from lit_hier.nn.fingerprint import fingerprint
@@ -266,6 +272,101 @@ def test_invalid_hierarchy_files_are_rejected(
         path.write_bytes(content)
     with pytest.raises(InputError, match=rf"^{message}"):
         read_hierarchy(path, ["x", "y"])
+
+
+def test_a_deep_hierarchy_takes_little_time_and_memory(tmp_path: Path) -> None:
+    """A chain of 400 KiB took 5 GiB; this one took 300 MiB."""
+    path = tmp_path / "tree.txt"
+    path.write_text("".join(f"{k} {k + 1}\n" for k in range(9_000)))
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"^hierarchy: class '8000' of .* is 8000 deep; give a"):
+        read_hierarchy(path, ["8000", "3"])
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()
+
+
+def cached() -> Reference:
+    parts = [Moments(*(torch.tensor(x).double() for x in (8.0, [1.0, 2.0], [3.0, 4.0])))] * 2
+    accuracy = torch.tensor([0.5, 1.0]).double()
+    return Reference(parts, [False, False], torch.tensor([4, 0, 1, 0]), accuracy, 3)
+
+
+def test_cached_statistics_of_which_an_array_changed_are_recomputed(tmp_path: Path) -> None:
+    path = tmp_path / "key.npz"
+    reference.save(path, cached())
+    with np.load(path) as file:
+        arrays = dict(file)
+    assert reference.load(path, 2) is not None
+    assert reference.load(path, 3) is None
+    for name, value in arrays.items():
+        np.savez(path, **arrays | {name: value + np.ones_like(value)})
+        assert reference.load(path, 2) is None, name
+    reference.save(path, cached())
+    with patch.object(reference, "_MAX_SIZE", 2**10):  # of what it decompresses to
+        assert reference.load(path, 2) is None
+    path.unlink()
+    os.mkfifo(path)
+    assert reference.load(path, 2) is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"counts": torch.tensor([4, 1, 0, 0])},
+        {"counts": torch.tensor([4, 0, 0, -1])},
+        {"counts": torch.tensor([3, 0, 0, 0])},
+        {"counts": torch.tensor([0, 0, 0, 0])},
+        {"accuracy": torch.tensor([0.5, 1.1]).double()},
+        {"accuracy": torch.tensor([0.9, 0.5]).double()},
+        {"accuracy": torch.tensor([torch.nan, torch.nan]).double()},
+        {"num_classes": 0},
+        {"num_classes": -1},
+        {"without_positions": [True, False]},
+        *({"moments": [Moments(*(torch.tensor(x).double() for x in part))] * 2} for part in (
+            (8.0, [torch.nan, 1.0], [1.0, 1.0]), (8.0, [1.0, 1.0], [-1.0, 1.0]),
+            (8.0, [1.0, 1.0], [1.0, torch.inf]), (9.0, [1.0, 1.0], [1.0, 1.0]),
+        )),
+    ],
+)  # fmt: skip
+def test_implausible_statistics_are_recomputed_whatever_their_digest(
+    tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    reference.save(tmp_path / "key.npz", dataclasses.replace(cached(), **changed))
+    assert reference.load(tmp_path / "key.npz", 2) is None
+
+
+def test_a_figure_that_cannot_be_drawn_costs_a_warning_and_no_table(
+    pipeline: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = []
+
+    def fail(*args: Any) -> None:
+        seen.extend(sorted(path.name for path in tmp_path.rglob("version_0/*.*")))
+        raise RuntimeError("latex was\nnot found")
+
+    analyses = [ClassKept(Net(), name="one"), ClassKept(Net(), name="two")]
+    with patch.object(analyses[0], "figures", fail), matplotlib.rc_context({"lines.marker": "s"}):
+        folder = predict(tmp_path, sampler(pipeline, None, times=[0, 2]), list(analyses))
+    assert {"one.csv", "one.npz", "two.csv", "two.npz"} <= set(seen)
+    assert "two.png" not in seen
+    assert (folder / "two.png").is_file()
+    lines = [record.getMessage() for record in caplog.records if "figure" in record.getMessage()]
+    assert lines == ["figure: cannot draw one: latex was not found; its tables are complete"]
+
+
+def test_the_style_of_figures_does_not_depend_on_settings_that_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with matplotlib.rc_context({"text.usetex": True, "figure.dpi": 7}):
+        monkeypatch.delenv("MATPLOTLIBRC", raising=False)
+        with figure_style():
+            assert not matplotlib.rcParams["text.usetex"]
+        (tmp_path / "matplotlibrc").write_text("lines.linewidth: 9")
+        monkeypatch.setenv("MATPLOTLIBRC", str(tmp_path))
+        with figure_style():
+            assert matplotlib.rcParams["lines.linewidth"] == 9
+            assert not matplotlib.rcParams["text.usetex"]
+        assert matplotlib.rcParams["figure.dpi"] == 7
 
 
 class Scale(nn.Module):

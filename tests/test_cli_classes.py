@@ -141,8 +141,8 @@ def test_nothing_else_of_its_package_may_be_named(
         ),
         (
             "--model=lit_hier.modules.BPDenoisr",
-            "model: lit_hier.modules has no class BPDenoisr (did you mean BPDenoiser?); write the"
-            " name of a class that it has",
+            "model: lit_hier.modules has no BPDenoisr (did you mean BPDenoiser?); name a class"
+            " listed by --help",
         ),
         (
             "--model=a_module_that_is_missing.Net",
@@ -207,8 +207,8 @@ MODULES = {
         (
             "",
             "lit_hier.callbacks.curves.CurveAnalysis",
-            "lit_hier.callbacks.curves.CurveAnalysis is abstract; name a subclass of it, as listed"
-            " by --help",
+            "lit_hier.callbacks.curves.CurveAnalysis is not an allowed class; name one that is"
+            " listed by --help",
         ),
         ("", "lit_hier.nosuch.X", "lit_hier has no nosuch; name a class listed by --help"),
         (
@@ -273,7 +273,7 @@ def test_trust_ends_with_the_run(
     line = rejection(tmp_path, capsys, "--trainer.callbacks+=trusted_once.Mag")
     assert "trusted_once.Mag is not an allowed class" in line
     line = rejection(tmp_path, capsys, "--trainer.callbacks+=torchvision.datasets.utils.Any")
-    assert "is not an allowed class" in line
+    assert "is not an allowed data set" in line
     line = rejection(tmp_path, capsys, "--trainer.callbacks+=torch.nn.Linear")
     assert line.startswith("trainer.callbacks: torch.nn.Linear is not a subclass of Callback;")
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import tomllib
 import warnings
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -188,15 +189,44 @@ def test_sigterm_interrupts_a_prediction() -> None:
     assert trainer.interrupted
 
 
-def test_processes_wait_for_each_other_for_days() -> None:
+def test_processes_wait_for_each_other_beyond_the_limit() -> None:
+    """Of `wait_limit`, which ends a run by itself."""
     before = dict(StrategyRegistry)
     names = [name for name in before if issubclass(before[name]["strategy"], DDPStrategy)]
     assert "ddp" in names
-    with command._long_timeouts(True):
+    timeout = command._get_timeout(720)
+    assert timeout == timedelta(hours=721)
+    assert command._get_timeout(1e300) == timedelta(hours=24 * 365 + 1)
+    with command._long_timeouts(True, timeout):
         for name in names:
-            assert StrategyRegistry[name]["init_params"]["timeout"].days == 30
+            assert StrategyRegistry[name]["init_params"]["timeout"] == timeout
         assert isinstance(StrategyRegistry.get("ddp"), DDPStrategy)
     assert dict(StrategyRegistry) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "hours"), [("find_unused_parameters=true", 3), ("timeout=7:00:00", 7)]
+)
+def test_a_timeout_of_torch_that_is_given_stays(
+    given: str, hours: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def stop(self: Any, **arguments: Any) -> Any:
+        found.append(self.config.predict.trainer.strategy.init_args.timeout)
+        raise SystemExit
+
+    monkeypatch.setattr(command.LitHierCLI, "instantiate_trainer", stop)
+    with inside(tmp_path), pytest.raises(SystemExit):
+        main(
+            [
+                *SMALL,
+                "--trainer.strategy=DDPStrategy",
+                f"--trainer.strategy.{given}",
+                "--wait_limit=2",
+            ]
+        )
+    assert found == [timedelta(hours=hours)]
 
 
 def test_a_caller_may_have_set_tf32_by_its_newer_names() -> None:

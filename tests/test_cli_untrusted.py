@@ -1,10 +1,11 @@
 """A config can name only the classes that the command line allows."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, inside, run_command
+from conftest import ROOT, inside, rejection, run_command
 
 FIT = f"{ROOT}/configs/digits_classifier.yaml"
 PREDICT = f"{ROOT}/configs/digits.yaml"
@@ -175,3 +176,15 @@ def test_the_environment_cannot_name_classes(
         run(tmp_path, "fit", "-c", FIT, "--print_config")
     assert not stopped.value.code
     assert "os.system" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", ["-c=pipe", "-c=-", "-c=/dev/zero", "-c=in.yaml", "--data=pipe"])
+def test_pipes_devices_and_standard_input_are_not_read_as_configs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "in.yaml").write_text("data: '-'")
+    line = rejection(tmp_path, capsys, "predict", given)
+    name = "data" if "data" in given else "config"
+    assert line.startswith(f"{name}: ")
+    assert line.endswith(" is not a regular file; give a file")

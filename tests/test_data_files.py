@@ -4,14 +4,16 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
-from PIL import Image
-from scipy.io import savemat
+from PIL import EpsImagePlugin, Image
+from scipy.io import loadmat, savemat
+from torchvision.datasets import ImageFolder
 from torchvision.models import ResNet50_Weights
 
-from lit_hier.data import ImageFiles
+from lit_hier.data import ImageDataModule, ImageFiles, imagenet
 from lit_hier.data.imagenet import imagenet_classes
 from lit_hier.errors import InputError
 
@@ -159,7 +161,12 @@ def test_the_fingerprint_depends_on_names_contents_and_labels_only(tmp_path: Pat
     fingerprints.append(ImageFiles(str(moved)).fingerprint([1, 0]))
     labels = write(tmp_path / "labels.csv", "a,0\nb,1\nc,1")
     fingerprints.append(ImageFiles(str(moved), labels).fingerprint([0, 1]))
+    status = (moved / "a.png").stat()
+    content = (moved / "a.png").read_bytes()
     os.utime(moved / "a.png", ns=(0, 1))
+    assert ImageFiles(str(moved)).fingerprint([0, 1]) == fingerprints[0]
+    (moved / "a.png").write_bytes(content[:-1] + b"?")  # of the same size and time
+    os.utime(moved / "a.png", ns=(status.st_atime_ns, status.st_mtime_ns))
     fingerprints.append(ImageFiles(str(moved)).fingerprint([0, 1]))
     with (moved / "b.png").open("ab") as file:
         file.write(b"more")
@@ -259,7 +266,7 @@ def without_images(folder: Path) -> ImageFiles:
         (kit([1, 2, 3, 4]), rf"labels: the class of {VAL[3]} is 'n00001740', which is not one"),
         (kit([1], VAL[1]), rf"labels: \S+ has no line for {VAL[1]}; names must number the images"),
         (kit([1], "a.png"), r"labels: \S+ has no line for a\.png; names must number the images"),
-        (kit([1, 2, 3, 1], meta=None), r"labels: cannot read \S+meta\.mat; give the unpacked"),
+        (kit([1, 2, 3, 1], meta=None), r"labels: cannot read \S+meta\.mat: No such file or"),
         (kit([1, 2, 3, 1], meta=b"nonsense" * 40), r"labels: \S+meta\.mat is not ImageNet's met"),
     ],
 )
@@ -268,3 +275,49 @@ def test_invalid_folders_and_labels_are_rejected(
 ) -> None:
     with pytest.raises(InputError, match=rf"^{message}[^\n]*$"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.png," + "9" * 5000, "classes are numbered"),
+        ("a.png" + "," * 70_000, "has more than 65536 characters"),
+        ("a.png,x,y" + "z" * 5000, "give two columns"),
+        ("x" * 5000 + ".png,1", "which is not in root"),
+    ],
+    ids=range(4),
+)
+def test_long_lines_of_labels_are_rejected_in_one_short_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    root, labels = fill(tmp_path / "in", "a.png"), write(tmp_path / "labels.csv", text)
+    with pytest.raises(InputError, match=rf"^labels: (?=.*{message})[^\n]{{,350}}$"):
+        ImageFiles(str(root), labels)
+
+
+def test_a_table_of_classes_that_decompresses_to_too_much_is_rejected(tmp_path: Path) -> None:
+    root, kit = fill(tmp_path / "val", *VAL), devkit(tmp_path / "kit", [2, 3, 1, 3])
+    savemat(kit / "data/meta.mat", {"other": np.zeros(2**18)}, do_compression=True)
+    assert (kit / "data/meta.mat").stat().st_size < 2**17
+    message = r"^labels: \S+meta\.mat is damaged; give the unpacked"
+    with patch.object(imagenet, "_MAX_META", 2**20), pytest.raises(InputError, match=message):
+        ImageFiles(str(root), str(kit))
+
+
+def test_a_table_of_classes_may_be_compressed(tmp_path: Path) -> None:
+    root, kit = fill(tmp_path / "val", *VAL), devkit(tmp_path / "kit", [2, 3, 1, 3])
+    synsets = loadmat(kit / "data/meta.mat")["synsets"]
+    savemat(kit / "data/meta.mat", {"synsets": synsets}, do_compression=True)
+    assert ImageFiles(str(root), str(kit)).targets == [999, 0, 1, 0]
+
+
+def test_other_formats_are_not_read_by_data_sets_of_torchvision(tmp_path: Path) -> None:
+    """PIL would run Ghostscript on PostScript, whatever its suffix."""
+    fill(tmp_path, "cat/a.png")
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 6\n%%EndComments\nx\n%%EOF\n"
+    (tmp_path / "cat/b.png").write_bytes(script)
+    os.mkfifo(tmp_path / "cat/c.png")
+    images = ImageDataModule(ImageFolder(str(tmp_path)), size=4, num_per_class=None)
+    with patch.object(EpsImagePlugin, "Ghostscript", side_effect=AssertionError):
+        (batch,) = images.predict_dataloader()
+    assert batch["index"].tolist() == [0]

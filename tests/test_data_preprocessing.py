@@ -1,11 +1,14 @@
 """Preprocessing of images against the published algorithm in integer arithmetic."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
 from images import noise, published
 from PIL import Image
 
+from lit_hier.data import preprocessing
 from lit_hier.data.preprocessing import prepare
 
 
@@ -51,3 +54,22 @@ def test_an_image_of_the_target_size_and_mode_is_unchanged() -> None:
     flat = noise(8, 8)
     assert np.array_equal(prepare(flat, 8, 1).levels[..., 0], flat)
     assert np.array_equal(prepare(torch.from_numpy(flat), 8, 1).levels[..., 0], flat)
+
+
+@pytest.mark.parametrize("shape", [(1, 4000), (4000, 1), (2, 3001), (70_000, 3)])
+def test_narrow_images_take_little_memory_and_keep_their_bits(shape: tuple[int, int]) -> None:
+    """Only the central square is kept; here, of strips of a few lines."""
+    levels, size = noise(*shape, 3), 16
+    with patch.object(preprocessing, "_STRIP", 2**12):
+        found = prepare(levels, size, 3).levels
+    scale = size / min(shape)
+    height, width = (round(side * scale) for side in shape)
+    image = Image.fromarray(levels).resize((width, shape[0]), Image.Resampling.BICUBIC)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    top, left = (height - size) // 2, (width - size) // 2
+    assert np.array_equal(found, np.array(image)[top : top + size, left : left + size])
+
+
+def test_an_image_that_is_too_narrow_is_rejected() -> None:
+    with pytest.raises(ValueError, match=r"^it is too narrow: once scaled, it has 5120000 x 256"):
+        prepare(noise(1, 20_000, 1), 256, 1)

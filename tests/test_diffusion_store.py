@@ -1,13 +1,18 @@
 """A folder of samples: they are restored exactly, or the error says why not."""
 
+import hashlib
+import io
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from sample_stores import SETTINGS, STEPS, batch, filled, images
 
 from lit_hier.diffusion.images import DamagedSampleError
@@ -111,7 +116,7 @@ def test_samples_of_another_run_or_of_other_images_are_rejected(tmp_path: Path) 
             SampleStore.create(tmp_path, *other)
     assert torch.equal(store.load(batch(x_start, [4, 5])), x_reversed[:, :2])
     for others in (x_start[1:6], x_start[:5, :1], x_start[:5] + 2 / 255):
-        with pytest.raises(InputError, match=r"^samples: .* holds samples of other images"):
+        with pytest.raises(InputError, match=r"^samples: .* samples of other images"):
             store.load(batch(others, [4, 5, 6, 7, 8]))
 
 
@@ -168,3 +173,150 @@ def test_invalid_folders_are_rejected(tmp_path: Path) -> None:
     for folder in (tmp_path / "file", tmp_path / "file/inside"):
         with pytest.raises(InputError, match=r"^samples: cannot (write into|read) .*file.*; give"):
             SampleStore.create(folder, STEPS, 25, SETTINGS)
+
+
+def replace(folder: Path, content: bytes) -> None:
+    """Replace an image file of sample 9, and its SHA-256."""
+    (folder / "k_0003/00000009.png").write_bytes(content)
+    path = folder / "batches/00000009.json"
+    record = json.loads(path.read_text())
+    record["sha256"]["k_0003"][0] = hashlib.sha256(content).hexdigest()
+    path.write_text(json.dumps(record))
+
+
+def encoded(mode: str, size: tuple[int, int], kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, size).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 6\n%%EndComments\n(x) print\n%%EOF\n",
+        *(encoded("RGB", (5, 6), kind) for kind in ("BMP", "GIF", "JPEG", "TIFF")),
+        encoded("RGB", (5, 6))[:40],
+        *(encoded(mode, (5, 6)) for mode in ("1", "L", "P", "RGBA", "I;16")),
+        *(encoded("RGB", size) for size in ((6, 5), (4000, 4000))),
+    ],
+    ids=range(13),
+)  # fmt: skip
+def test_only_png_of_the_images_size_and_mode_is_decoded(tmp_path: Path, content: bytes) -> None:
+    """Whatever its SHA-256: PIL would run Ghostscript on PostScript, whatever its suffix."""
+    store, x_start, _ = filled(tmp_path)
+    replace(tmp_path, content)
+    with (
+        patch.object(EpsImagePlugin, "Ghostscript", side_effect=AssertionError),
+        pytest.raises(InputError, match=r"^samples: \S+k_0003/00000009\.png [^\n]{,300}$"),
+    ):
+        store.load(batch(x_start, [9, 10], [9, 10, 11]))
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("name", ["k_0003/00000009.png", "batches/00000009.json"])
+def test_links_to_files_inside_are_replaced_and_not_followed(
+    tmp_path: Path, name: str, broken: bool
+) -> None:
+    store, x_start, x_reversed = filled(tmp_path / "samples")
+    outside, link = tmp_path / "outside", tmp_path / "samples" / name
+    link.rename(outside)
+    if broken:
+        outside.unlink()
+    link.symlink_to(outside)
+    before = None if broken else outside.read_bytes()
+    given = batch(x_start, [9, 10], [9, 10, 11])
+    with pytest.raises(DamagedSampleError):
+        store.load(given)
+    store.save(given, x_reversed[:, 5:])
+    assert torch.equal(store.load(given), x_reversed[:, 5:])
+    assert not link.is_symlink()
+    assert (outside.read_bytes() if outside.exists() else None) == before
+
+
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize("name", ["start", "k_0025", "batches"])
+def test_links_to_folders_inside_are_rejected(tmp_path: Path, name: str, exists: bool) -> None:
+    store, x_start, x_reversed = filled(tmp_path / "samples")
+    outside, link = tmp_path / "outside", tmp_path / "samples" / name
+    link.rename(outside if exists else tmp_path / "moved")
+    link.symlink_to(outside)
+    before = sorted(tmp_path.glob("outside/*"))
+    given = batch(x_start, [9, 10], [9, 10, 11])
+    for use in (
+        lambda: SampleStore.open(tmp_path / "samples"),
+        lambda: SampleStore.create(tmp_path / "samples", STEPS, 25, SETTINGS),
+        lambda: store.load(given),
+        lambda: store.save(given, x_reversed[:, 5:]),
+    ):
+        with pytest.raises(InputError, match=rf"^samples: \S+{name} is a link or a file, where"):
+            use()
+    assert sorted(tmp_path.glob("outside/*")) == before
+
+
+def test_links_to_the_folder_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "logs").symlink_to("disk")
+    store, x_start, x_reversed = filled(tmp_path / "logs/samples")
+    SampleStore.lock(tmp_path / "logs/samples").release(force=True)
+    assert torch.equal(store.load(batch(x_start, [5])), x_reversed[:, 1:2])
+    assert (tmp_path / "disk/samples/.lock").is_file()
+
+
+@pytest.mark.parametrize("make", [
+    lambda path: path.symlink_to(path.parent.parent / "outside"),
+    os.mkfifo,
+    Path.mkdir,
+])  # fmt: skip
+def test_a_lock_or_manifest_that_is_no_file_is_rejected(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    make(folder / ".lock")
+    with pytest.raises(InputError, match=r"^samples: cannot write into .*not a regular file"):
+        SampleStore.lock(folder)
+    make(folder / "manifest.json")
+    with pytest.raises(InputError, match=r"^samples: cannot read \S+manifest\.json: "):
+        SampleStore.create(folder, STEPS, 25, SETTINGS)
+    assert not (tmp_path / "outside").exists()
+
+
+def test_batches_without_a_manifest_are_not_adopted(tmp_path: Path) -> None:
+    filled(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(InputError, match=r"^samples: .* has batches of samples, but no manifest"):
+        SampleStore.create(tmp_path, STEPS, 25, SETTINGS)
+
+
+DEEP = "[" * 100_000
+VALUES = ("true", "null", "-1", "1e400", "1e9", '"x"', "[[0]]", "{}", "9" * 400, "9" * 9000, DEEP)
+
+
+@pytest.mark.parametrize("key", ["format", "steps", "num_steps", "seed"])
+@pytest.mark.parametrize("value", [*VALUES, "[0, true]", "[3, 0]", "[0, 0]", "[0, 6]", "[0, 1.0]"],
+                         ids=range(16))  # fmt: skip
+def test_odd_values_in_a_manifest_are_rejected(tmp_path: Path, key: str, value: str) -> None:
+    values = {"format": "1", "steps": "[0, 3]", "num_steps": "5", "seed": "0", key: value}
+    text = ", ".join(f'"{name}": {given}' for name, given in values.items())
+    (tmp_path / "manifest.json").write_text(f"{{{text}}}")
+    with pytest.raises(InputError, match=r"^samples: [^\n]{,340}$"):
+        SampleStore.create(tmp_path, (0, 3), 5, {"seed": 7})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("planned", x) for x in ([], [True], [9.0], [9, 9], [10], [-9], [2**70], "9", [[9]])),
+        *(("index", x) for x in ([9], [9, 9], [9, 12], [9, True], ["9", 10], None, {})),
+        *(("label", x) for x in ([0], [0, None], [0, 1e400], 0)),
+        *(("name", x) for x in (["a"], ["a", 1], "ab", ["x" * 4, []])),
+        *(("sha256", x) for x in ({}, [], None, {"start": []})),
+    ],
+)
+def test_odd_values_in_a_batch_make_it_unfinished(tmp_path: Path, key: str, value: Any) -> None:
+    store, x_start, _ = filled(tmp_path)
+    path = tmp_path / "batches/00000009.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    assert not store.finished(torch.arange(9, 12))
+    with pytest.raises(DamagedSampleError):
+        store.load(batch(x_start, [9, 10], [9, 10, 11]))

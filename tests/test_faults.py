@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT, rejection, run_in
 
 from lit_hier.cli import process
-from lit_hier.cli.run_folder import AtomicCheckpointIO
+from lit_hier.cli.checkpoint_io import AtomicCheckpointIO
 from lit_hier.io import atomic
 from lit_hier.io.atomic import atomic_write
 

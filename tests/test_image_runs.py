@@ -14,9 +14,11 @@ import torch
 from conftest import ROOT, RecordCollector, rows
 from image_runs import analyses, predict, same_tables, sampler
 from PIL import Image
+from pytorch_lightning import Callback
 
 from lit_hier.callbacks import SampleGrid, TimeProgressBar
 from lit_hier.diffusion import store
+from lit_hier.diffusion.store import SampleStore
 from lit_hier.errors import InputError
 from lit_hier.io.pixels import to_levels
 from lit_hier.modules import StoredSamples
@@ -144,6 +146,35 @@ def test_two_runs_cannot_write_to_one_folder(pipeline: str, tmp_path: Path) -> N
         process.wait()
     for _ in range(2):
         predict(tmp_path, sampler(pipeline, samples), analyses())
+
+
+class Losing(Callback):
+    """Takes the lock of a folder of samples away before the second batch."""
+
+    def __init__(self, samples: Path, again: bool) -> None:
+        self.samples, self.again = samples, again
+
+    def on_predict_batch_start(self, *args: Any) -> None:
+        if len(list(self.samples.glob("batches/*.json"))) == 1:
+            self.samples.rename(self.samples.with_name("moved"))
+            if self.again:
+                SampleStore.lock(self.samples).release()
+
+
+@pytest.mark.parametrize(
+    "again", [pytest.param(False, id="removed", marks=pytest.mark.slow), True], ids=str
+)
+def test_a_run_that_has_lost_its_lock_writes_no_more(
+    again: bool, pipeline: str, tmp_path: Path
+) -> None:
+    samples = tmp_path / "samples"
+    losing = [Losing(samples, again), SampleGrid(3)]
+    with pytest.raises(
+        InputError, match=r"^samples: .*\.lock was removed or replaced, so another"
+    ):
+        predict(tmp_path, sampler(pipeline, samples), losing)
+    assert not [path for path in samples.rglob("*") if path.is_file() and path.name != ".lock"]
+    assert not list((tmp_path / "logs").rglob("*.[cp][sn][vg]"))
 
 
 def test_a_truncated_image_file_is_recomputed(

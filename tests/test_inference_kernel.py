@@ -4,6 +4,7 @@ import ctypes
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -87,6 +88,32 @@ def test_threads_change_no_bit() -> None:
         answers.append(posterior.query(*QUERIES, draws=draws))
     for other in answers[1:]:
         assert_equal_bits(answers[0], other)
+
+
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize("switch", "01")
+def test_a_forked_process_gets_the_same_bits(switch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threads of torch, which do not survive the fork, have worked before in this process."""
+    monkeypatch.setenv("LIT_HIER_KERNEL", switch)
+    rhm = RandomHierarchyModel(8, 3, 2, 6)
+    messages = messages_of_different_sharpness(rhm, 128, 0, torch.float64)
+    draws = random_draws(rhm, 128)
+    torch.set_num_threads(2)
+    torch.rand(1_000_000).exp()
+    expected = BeliefPropagation(rhm).condition(messages).query(*QUERIES, draws=draws)
+    process = os.fork()
+    if not process:
+        status = 1
+        try:
+            signal.alarm(20)
+            found = BeliefPropagation(rhm).condition(messages).query(*QUERIES, draws=draws)
+            assert torch.get_num_threads() == 2
+            torch.set_num_threads(1)
+            assert_equal_bits(expected, found)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
 
 
 @pytest.mark.parametrize("switch", "01")

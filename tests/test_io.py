@@ -1,6 +1,7 @@
 """Format versions of what runs write, and locks of folders."""
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,10 @@ import torch
 from filelock import FileLock
 
 from lit_hier.errors import InputError
-from lit_hier.io.atomic import lock_folder
+from lit_hier.io.atomic import atomic_write, lock_folder
 from lit_hier.io.checkpoints import read_checkpoint
 from lit_hier.io.formats import check_run
+from lit_hier.io.safe_read import only_regular_files, open_regular, read_file, read_json
 
 HOLD_LOCK = (
     "import sys, time; from lit_hier.io.atomic import lock_folder;"
@@ -79,3 +81,45 @@ def test_other_errors_of_locking_are_raised(tmp_path: Path, number: int) -> None
     ):
         lock_folder(tmp_path)
     assert raised.value.errno == number
+
+
+def test_a_link_is_replaced_and_what_it_points_to_stays(tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("kept")
+    (tmp_path / "link").symlink_to("outside")
+    (tmp_path / "hard").hardlink_to(tmp_path / "outside")
+    for name in ("link", "hard"):
+        with atomic_write(tmp_path / name) as file:
+            file.write(b"new")
+        assert (tmp_path / name).read_bytes() == b"new"
+        assert not (tmp_path / name).is_symlink()
+    assert (tmp_path / "outside").read_text() == "kept"
+
+
+def test_pipes_and_devices_are_neither_opened_nor_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    paths = [tmp_path / "pipe", tmp_path / "link", Path("/dev/zero"), Path("/dev/tty")]
+    for path in paths:
+        with pytest.raises(OSError, match="Not a regular file"):
+            open_regular(path)
+        with only_regular_files(), pytest.raises(OSError, match="Not a regular file"):
+            path.open("rb")
+    with only_regular_files(), open(os.devnull) as file:
+        assert file.read() == ""
+    with pytest.raises(OSError, match="File too large"):
+        read_file(__file__, limit=9)
+
+
+def test_json_is_checked_against_its_schema() -> None:
+    schema = {"a": int, "b": [str]}
+    assert read_json(b'{"a": 1, "b": ["x"], "c": 0}', schema)["b"] == ["x"]
+    for text in (
+        '{"a": true, "b": []}',
+        '{"a": 1}',
+        '{"a": 1, "b": [1]}',
+        "[]",
+        "[" * 10**5,
+        "9" * 9999,
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            read_json(text.encode(), schema)

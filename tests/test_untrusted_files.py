@@ -54,7 +54,7 @@ def test_pickled_weights_of_a_pipeline_are_not_executed(tmp_path: Path) -> None:
     folder = Path(random_pipeline(tmp_path / "pipeline", channels=1))
     (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
     torch.save(Attack(), folder / "unet/diffusion_pytorch_model.bin")
-    with inside(tmp_path), pytest.raises(InputError, match=r"^pretrained: cannot load "):
+    with inside(tmp_path), pytest.raises(InputError, match="is not a tensors-only"):
         load_pretrained(str(folder))
     assert_not_executed(tmp_path)
 

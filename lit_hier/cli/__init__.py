@@ -1,8 +1,9 @@
 """The command `lit-hier`; libraries are imported only when it runs."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, suppress
 
 __all__ = ["main", "run"]
 
@@ -22,6 +23,7 @@ def main(args: Sequence[str] | None = None) -> None:
             the run was interrupted, and 0 for `--help`.
     """
     with _interrupts_as_status():
+        _import_matplotlib()
         from lit_hier.cli import command, process
 
         with process.preserved():
@@ -35,10 +37,20 @@ def run() -> None:
         SystemExit: See `main`.
     """
     with _interrupts_as_status():
+        _import_matplotlib()
         from lit_hier.cli import command, process
 
         process.configure()
         command.execute(callbacks=[process.SigtermInterrupts()])
+
+
+def _import_matplotlib() -> None:
+    """Import matplotlib elsewhere: as it is imported, it reads the working directory's settings.
+
+    A `matplotlibrc` there may be damaged, or a pipe. `lit_hier.figures.figure_style` is the style.
+    """
+    with suppress(FileNotFoundError), chdir(os.sep):  # if the working directory is gone
+        import matplotlib  # noqa: F401
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """The command `lit-hier`: LightningCLI over this project's modules, data and callbacks."""
 
 import copy
+import inspect
+import os
 import re
 import shlex
 import sys
@@ -11,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+from jsonargparse.typing import PositiveFloat
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
@@ -25,13 +29,18 @@ import lit_hier.modules
 import lit_hier.nn
 import lit_hier.processes
 import lit_hier.rhm
-from lit_hier.cli.errors import describe_input_error, exit_with_error
+from lit_hier.cli.checkpoint_io import AtomicCheckpointIO, check_trainer
+from lit_hier.cli.class_values import check_class, check_class_values
+from lit_hier.cli.errors import blaming, describe_input_error, exit_with_error
 from lit_hier.cli.parser import OneLineParser, check_arguments
-from lit_hier.cli.run_folder import AtomicCheckpointIO, RunFolder
+from lit_hier.cli.process import safe_path
+from lit_hier.cli.run_folder import RunFolder
+from lit_hier.cli.supervision import Supervisor, bound_to_parent
 from lit_hier.cli.trust import trusted_classes
 from lit_hier.errors import InputError
 from lit_hier.io.checkpoints import read_checkpoint
 from lit_hier.io.formats import check_run
+from lit_hier.io.safe_read import only_regular_files
 from lit_hier.rhm import Grammars
 
 _COMMANDS: Final = {
@@ -44,7 +53,10 @@ _LOGGER: Final = {
     "class_path": "pytorch_lightning.loggers.TensorBoardLogger",
     "init_args": {"save_dir": "logs", "name": "run", "default_hp_metric": False},
 }
-_TIMEOUT: Final = timedelta(days=30)
+_DEFAULT_TIMEOUT: Final = inspect.signature(DDPStrategy).parameters["timeout"].default
+_MAX_TIMEOUT: Final = 24 * 365.0  # hours
+# In the environment, where a cluster or a user names the first node.
+_ADDRESSES: Final = ("MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE")
 _OWN_CHECKPOINTS: Final = ("best", "last", "hpc")  # keywords of Lightning's, not paths
 _DESCRIPTION: Final = (
     "Probe what diffusion models and deep networks learn about hierarchical data."
@@ -71,15 +83,42 @@ class LitHierCLI(LightningCLI):
                 compute_fn=partial(_get_size, name),
                 apply_on="instantiate",
             )
+        parser.add_argument(
+            "--wait_limit",
+            type=PositiveFloat,
+            default=720.0,
+            help="Hours that the processes of a run wait for one that is busy or stopped; who is"
+            " waited for is named every few minutes. At the start they wait for minutes only.",
+        )
+        parser.add_argument(
+            "--processes_per_core",
+            type=PositiveFloat,
+            default=4.0,
+            help="Processes that trainer.devices may start per core of a machine, on CPUs.",
+        )
         parser.link_arguments(
             "data.training_set", "model.init_args.trained_on", apply_on="instantiate"
         )
 
+    def setup_parser(self, *args: Any) -> None:
+        """Set up the parser; jsonargparse asks another Python where stubs are."""
+        with safe_path():
+            super().setup_parser(*args)
+
+    def instantiate_classes(self) -> None:
+        """Instantiate the classes; jsonargparse may ask another Python where stubs are."""
+        with safe_path():
+            super().instantiate_classes()
+
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the arguments; hide the checkpoint, whose hyperparameters would replace them."""
-        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+        with safe_path():
+            self.config = parser.parse_args(args)  # type: ignore[arg-type]
         config = self.config[self.config.subcommand]
         self.ckpt_path, config.ckpt_path = config.ckpt_path, None
+        check_class(config.model, "model")
+        check_class(config.data, "data")
+        check_class_values(config.trainer, Trainer, "trainer")
         for path in config.config or []:  # may be the config of an earlier run
             check_run(Path(str(path)).parent, "config")
 
@@ -104,10 +143,11 @@ class LitHierCLI(LightningCLI):
             )
         if not is_own:
             read_checkpoint(config.ckpt_path, "ckpt_path")
-        if not re.fullmatch(r"auto|-?\d+|\[.*\]|\d+(,\d+)*", str(config.trainer.devices)):
+        if config.trainer.model_registry is not None:
             raise InputError(
-                f"trainer.devices is {config.trainer.devices!r}; give a number, a list or auto"
+                "trainer.model_registry uploads checkpoints; leave it out, and copy them yourself"
             )
+        _check_processes(config.trainer, config.processes_per_core)
         if config.trainer.overfit_batches:
             raise InputError("trainer.overfit_batches: leave it out; lower data.num_train instead")
         if config.trainer.logger in (False, None):
@@ -116,8 +156,8 @@ class LitHierCLI(LightningCLI):
                 " TensorBoardLogger"
             )
         options = getattr(config.trainer.strategy, "init_args", {})
-        if self.subcommand != "fit" and "timeout" in options:
-            options["timeout"] = _TIMEOUT
+        if self.subcommand != "fit" and options.get("timeout") == _DEFAULT_TIMEOUT:
+            options["timeout"] = _get_timeout(config.wait_limit)
         given = config.trainer.callbacks or []
         given = given if isinstance(given, list) else [given]  # a single one needs no list
         bars = [c for c in given if str(c.get("class_path", "")).endswith("ProgressBar")]
@@ -125,14 +165,19 @@ class LitHierCLI(LightningCLI):
             self.trainer_defaults["callbacks"].append(lit_hier.callbacks.TimeProgressBar())
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Write checkpoints atomically; except in `fit`, let processes wait for each other."""
-        with _long_timeouts(self.subcommand != "fit"):
+        """Write checkpoints atomically; let processes wait for each other, and supervise them."""
+        wait_limit: float = self.config[self.subcommand].wait_limit
+        timeout = _get_timeout(wait_limit)
+        with _long_timeouts(self.subcommand != "fit", timeout), blaming("trainer"):
             trainer: Trainer = super().instantiate_trainer(**kwargs)
-        trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        check_trainer(trainer, resumes=self.ckpt_path is not None)
+        trainer.strategy.checkpoint_io = AtomicCheckpointIO(trainer)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunFolder):
                 # Once its version is read, a logger keeps it.
                 callback.unnumbered = copy.copy(trainer.logger)
+            if isinstance(callback, Supervisor):
+                callback.attach(trainer, wait_limit)
         return trainer
 
     def before_predict(self) -> None:
@@ -158,9 +203,55 @@ class LitHierCLI(LightningCLI):
                 for file in sorted(folder.iterdir())
                 if file.suffix in kinds
             ]
-            view = shlex.join([sys.executable, "-m", "tensorboard.main", "--logdir", str(folder)])
+            # With -P, Python imports nothing from the working directory.
+            command = [sys.executable, "-P", "-m", "tensorboard.main", "--logdir", str(folder)]
+            view = shlex.join(command)
             lines.append(f"{'view':<8} {view}")
             sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _check_processes(trainer: Any, per_core: float) -> None:
+    """Reject numbers of processes and nodes that cannot be started, or not reasonably.
+
+    Args:
+        trainer: The trainer's part of the config.
+        per_core: The most processes per core, on CPUs.
+
+    Raises:
+        InputError: They are invalid, too many for the cores of this machine, or nodes that have
+            no address.
+    """
+    devices = str(trainer.devices).strip()
+    if not re.fullmatch(
+        r"auto|-?\d{1,9}|\[ *\d{1,9}( *, *\d{1,9})* *\]|(\d{1,9},)+\d{0,9}", devices
+    ):
+        raise InputError(
+            f"trainer.devices is {trainer.devices!r}; give a number, a list of GPUs or auto"
+        )
+    on_cpu = trainer.accelerator == "cpu" or (
+        trainer.accelerator == "auto" and not torch.accelerator.is_available()
+    )
+    if on_cpu and devices != "auto":
+        if not devices.isdecimal() or not int(devices):
+            raise InputError(
+                f"trainer.devices is {trainer.devices!r}; on CPUs it is a number of processes, at"
+                " least 1"
+            )
+        cores = os.cpu_count() or 1
+        if int(devices) > max(1, per_core * cores):
+            raise InputError(
+                f"trainer.devices is {devices}, more than {per_core:g} processes per core of this"
+                f" machine, which has {cores}; give fewer, or raise processes_per_core"
+            )
+    if trainer.num_nodes < 1:
+        raise InputError(f"trainer.num_nodes is {trainer.num_nodes}; give at least 1")
+    started = any(name in os.environ for name in _ADDRESSES)
+    if trainer.num_nodes > 1 and not started:
+        raise InputError(
+            f"trainer.num_nodes is {trainer.num_nodes}, but no other node can find this one; set"
+            " MASTER_ADDR, MASTER_PORT and NODE_RANK on each, or start the command with torchrun"
+            " or srun"
+        )
 
 
 def _get_size(name: str, rhm: Grammars) -> int:
@@ -169,9 +260,14 @@ def _get_size(name: str, rhm: Grammars) -> int:
     return size
 
 
+def _get_timeout(wait_limit: float) -> timedelta:
+    """Return a timeout of torch that is beyond a limit in hours, so that this limit ends a run."""
+    return timedelta(hours=min(wait_limit, _MAX_TIMEOUT) + 1)
+
+
 @contextmanager
-def _long_timeouts(enabled: bool) -> Iterator[None]:
-    """Register the strategies of several processes with a timeout that no run reaches.
+def _long_timeouts(enabled: bool, timeout: timedelta) -> Iterator[None]:
+    """Register the strategies of several processes with a timeout.
 
     In `predict`, one process may finish hours before another.
     """
@@ -179,7 +275,7 @@ def _long_timeouts(enabled: bool) -> Iterator[None]:
     try:
         for name, entry in registered.items():
             if enabled and issubclass(entry["strategy"], DDPStrategy):
-                options = {**entry["init_params"], "timeout": _TIMEOUT}
+                options = {**entry["init_params"], "timeout": timeout}
                 StrategyRegistry.register(
                     name, entry["strategy"], entry["description"], override=True, **options
                 )
@@ -199,9 +295,10 @@ def execute(args: Sequence[str] | None = None, callbacks: Sequence[Callback] = (
         SystemExit: With status 2 and one line on standard error if the input is invalid.
     """
     given = sys.argv[1:] if args is None else args
+    supervisor = Supervisor()
     try:
         check_arguments(given)
-        with trusted_classes(given):
+        with bound_to_parent(), only_regular_files(), trusted_classes(given):
             LitHierCLI(
                 LightningModule,
                 LightningDataModule,
@@ -218,13 +315,16 @@ def execute(args: Sequence[str] | None = None, callbacks: Sequence[Callback] = (
                 trainer_defaults={
                     "logger": _LOGGER,
                     "deterministic": "warn",
-                    "callbacks": list(callbacks),
+                    "callbacks": [supervisor, *callbacks],
                 },
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
                 args=args,  # type: ignore[arg-type]
             )
+            supervisor.close()
     except Exception as error:
-        if (message := describe_input_error(error)) is None:
+        message = describe_input_error(error)
+        supervisor.report(message)
+        if message is None:
             raise
         exit_with_error(message)

@@ -3,10 +3,13 @@
 import ast
 import difflib
 import errno
+import os
 import re
 import sys
+import time
 import traceback
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -25,6 +28,12 @@ RENAMED: Final = {
 }
 T = TypeVar("T")
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Parts of Lightning that check the trainer's arguments, also against a cluster's environment.
+_CHECKING: Final = (
+    "pytorch_lightning/trainer/connectors",
+    "lightning_fabric/plugins/environments",
+)
+_DELAY: Final = 5.0  # seconds
 _MAX_LINE: Final = 360  # characters
 _MAX_VALUE: Final = 60  # characters of a value in a line
 # Of several errors about one value, these are the least informative.
@@ -41,7 +50,10 @@ _KIND: Final = re.compile(
 _TRANSLATIONS: Final = {
     "loading state_dict": "ckpt_path: the weights belong to another model: {}",
     "is not in bounds, numpy accepts": "seed_everything: {}",
+    "stateful loaders": "ckpt_path: {}",
     "Early stopping conditioned": "trainer.callbacks: {}",
+    "Timed out waiting": "trainer.strategy: processes waited longer than its timeout ({});"
+    " give a longer one, or find out what the others do",
     "can't allocate memory": "config: not enough memory ({}); reduce the sizes",
 }
 # jsonargparse's names of Python's types, and those of YAML.
@@ -70,7 +82,13 @@ def shorten(message: object) -> str:
 
 
 def exit_with_error(message: object) -> NoReturn:
-    """Print an error as one line and exit with status 2."""
+    """Print an error as one line and exit with status 2.
+
+    Of several processes that a cluster or torchrun has started, the first one prints it at once:
+    the same error in others, which then end with it, is not repeated.
+    """
+    if any(os.environ.get(name, "0") != "0" for name in ("RANK", "SLURM_PROCID")):
+        time.sleep(_DELAY)
     sys.stderr.write(f"lit-hier: error: {shorten(message)}\n")
     sys.exit(2)
 
@@ -159,6 +177,11 @@ def _describe_denied_class(path: str, unusable: Mapping[str, str]) -> str:
         return unusable[path]
     if path.startswith("lit_hier."):
         return _describe_own_path(path)
+    if path.startswith("torchvision.datasets."):
+        return (
+            f"{path} is not an allowed data set, as it may open what has no checksum; unpack its"
+            " images and name the folder with ImageFiles"
+        )
     return (
         f"{path} is not an allowed class; if you trust it, set"
         f" {TRUST_VARIABLE}={path.rpartition('.')[0]} in the environment"
@@ -241,17 +264,30 @@ def instantiate(class_type: type[T], *args: Any, **kwargs: Any) -> T:
     Raises:
         InputError: It rejects its arguments, by an exception of any type; the class is named.
     """
-    try:
+    with blaming(class_type.__name__):
         return class_type(*args, **kwargs)
+
+
+@contextmanager
+def blaming(name: str) -> Iterator[None]:
+    """Report any error of code that uses a user's values, and nothing else, as theirs.
+
+    Args:
+        name: The class or the option that has these values.
+
+    Raises:
+        InputError: Any exception was raised; libraries raise exceptions of many types.
+    """
+    try:
+        yield
     except InputError:
         raise
-    except Exception as error:  # libraries raise exceptions of many types
+    except Exception as error:
         if (message := describe_input_error(error)) is not None:
-            is_library_error = isinstance(error, MisconfigurationException)
-            prefix = f"{class_type.__name__}: " if is_library_error else ""
+            prefix = f"{name}: " if isinstance(error, MisconfigurationException) else ""
             raise InputError(prefix + message) from error
         reason = _use_yaml_terms(str(error)) or type(error).__name__
-        raise InputError(f"{class_type.__name__}: invalid arguments: {reason}") from error
+        raise InputError(f"{name}: invalid arguments: {reason}") from error
 
 
 def describe_input_error(error: BaseException) -> str | None:
@@ -276,12 +312,29 @@ def describe_input_error(error: BaseException) -> str | None:
     if message := _describe_dataset_error(error):
         return message
     frames = traceback.extract_tb(error.__traceback__)
-    if frames and "pytorch_lightning/trainer/connectors" in Path(frames[-1].filename).as_posix():
+    files = [Path(frame.filename).as_posix() for frame in frames]
+    if files and any(f"{part}/" in files[-1] for part in _CHECKING):
         return f"trainer: {_use_yaml_terms(str(error))}"
+    if any(re.search(r"/(pytorch_lightning|lightning_fabric)/loggers/", name) for name in files):
+        return f"trainer.logger: {_use_yaml_terms(str(error))}; correct its arguments"
     for part, message in _TRANSLATIONS.items():
         if part in str(error):
             return message.format(error)
+    if any(_restores(frame) for frame in frames):
+        reason = _shorten_value(one_line(error), 3 * _MAX_VALUE) or type(error).__name__
+        return (
+            f"ckpt_path: the checkpoint does not fit this run: {type(error).__name__}: {reason};"
+            " give another one, or leave out ckpt_path"
+        )
     return None
+
+
+def _restores(frame: traceback.FrameSummary) -> bool:
+    """Return whether a frame is Lightning's restoring of a checkpoint."""
+    name = frame.name.lstrip("_")
+    return frame.filename.endswith("checkpoint_connector.py") and name.startswith(
+        ("restore", "resume")
+    )
 
 
 def _describe_dataset_error(error: BaseException) -> str:

@@ -1,5 +1,7 @@
 """How the command line reads configs: how large they may be, and how it reports their errors."""
 
+import os
+import stat
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
@@ -7,13 +9,18 @@ import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 from pytorch_lightning.cli import LightningArgumentParser
 
+from lit_hier.cli.allowed import get_own_classes
 from lit_hier.cli.errors import describe_parser_error, exit_with_error, instantiate
 from lit_hier.cli.options import describe_unknown_option
-from lit_hier.cli.trust import get_given, get_own_classes, get_unusable, list_names, read_values
+from lit_hier.cli.trust import get_given, get_unusable, list_names, read_values
 from lit_hier.errors import InputError, one_line
 
-_MAX_VALUES: Final = 100_000  # in a config; an alias counts as all values that it repeats
+_MAX_VALUES: Final = 5_000  # in a config; an alias counts as all values that it repeats
+# Entries of a list of numbers, of one with texts, which may be classes, and of one with mappings
+# or lists: jsonargparse copies a list once per entry, so its time grows as the length squared.
+_MAX_ENTRIES: Final = {"numbers": 500, "texts": 100, "mappings or lists": 50}
 _MAX_DEPTH: Final = 50  # levels of values
+_MAX_PATH: Final = 4096  # characters
 _MAX_SHOWN: Final = 60  # characters of an invalid value
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -72,8 +79,10 @@ def check_arguments(args: Sequence[str]) -> None:
     Raises:
         InputError: One exceeds the limits, or cannot be built; the argument is named.
     """
-    for argument in args:
+    for before, argument in zip(("", *args), args, strict=False):
         name, _, value = argument.partition("=") if argument[:1] == "-" else ("", "", argument)
+        option = name or (before if before[:1] == "-" and "=" not in before else "")
+        check_paths(argument if argument == "-" else value, option.lstrip("-"))
         try:
             _load_checked(value)
         except _InvalidValueError as error:
@@ -82,11 +91,38 @@ def check_arguments(args: Sequence[str]) -> None:
             continue
 
 
+def check_paths(value: Any, argument: str = "") -> None:
+    """Check that no text in a value names standard input, a pipe or a device.
+
+    jsonargparse reads the file that the value of an option names, and would wait for these.
+
+    Args:
+        value: The value of an argument or of a config.
+        argument: Its option, if it is the value of an argument.
+
+    Raises:
+        InputError: One does.
+    """
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            check_paths(part, argument)
+    elif isinstance(value, str):
+        try:
+            # No path is longer; a text with a null byte is not one.
+            mode = os.stat(value).st_mode if 0 < len(value) < _MAX_PATH else stat.S_IFREG
+        except (OSError, ValueError):
+            mode = stat.S_IFREG
+        if value == "-" or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            name = "config" if argument in ("", "c") else argument
+            raise InputError(f"{name}: {value} is not a regular file; give a file")
+
+
 _load_yaml: Final = get_loader("yaml")
 
 
 def _load_within_limits(text: str) -> Any:
     value = _load_checked(text)
+    check_paths(value)
     read_values(value)
     return value
 
@@ -112,7 +148,9 @@ def _load_checked(text: str) -> Any:
 def _load_value(text: str) -> Any:
     try:
         _check_size(text)
-        return _load_yaml(text)
+        value = _load_yaml(text)
+        _check_lists(value)
+        return value
     except (yaml.YAMLError, MemoryError):
         raise
     except Exception as error:  # PyYAML lets errors of many types through
@@ -174,6 +212,26 @@ def _check_size(text: str) -> None:
             raise _InvalidValueError(
                 f"values are nested more than {_MAX_DEPTH} levels deep; flatten them"
             )
+
+
+def _check_lists(value: Any) -> None:
+    """Check the lengths of the lists in a value.
+
+    Raises:
+        YAMLError: One is too long.
+    """
+    entries = list(value.values()) if isinstance(value, dict) else value
+    if not isinstance(entries, list):
+        return
+    nested = [entry for entry in entries if isinstance(entry, list | dict)]
+    has_texts = any(isinstance(entry, str) for entry in entries)
+    kind = "mappings or lists" if nested else "texts" if has_texts else "numbers"
+    if isinstance(value, list) and len(value) > _MAX_ENTRIES[kind]:
+        raise _InvalidValueError(
+            f"a list with {kind} has {len(value)} entries; shorten it to {_MAX_ENTRIES[kind]}"
+        )
+    for entry in nested:
+        _check_lists(entry)
 
 
 # Without the exceptions, invalid YAML would end in a traceback.

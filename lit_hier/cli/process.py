@@ -28,6 +28,7 @@ _TORCH_FLAGS: Final = (
     (torch.backends.cuda.matmul, "allow_tf32"),
     (torch.utils.deterministic, "fill_uninitialized_memory"),
 )
+_SAFE_PATH: Final = "PYTHONSAFEPATH"
 _UNHELPFUL_WARNINGS: Final = (
     # Lightning's own use of torch's trees.
     r".*isinstance\(treespec, LeafSpec\)",
@@ -85,6 +86,20 @@ def preserved() -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         if torch.get_num_threads() != num_threads:
             torch.set_num_threads(num_threads)
+
+
+@contextmanager
+def safe_path() -> Iterator[None]:
+    """Keep Python processes that libraries start from importing files of the working directory."""
+    before = os.environ.get(_SAFE_PATH)
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_SAFE_PATH]
+        else:
+            os.environ[_SAFE_PATH] = before
 
 
 class SigtermInterrupts(Callback):

@@ -3,45 +3,28 @@
 import copy
 import json
 import re
-from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import Logger
+from torch import Tensor
 
 from lit_hier import __version__
+from lit_hier.cli.checkpoint_io import check_optimizers, get_folders
 from lit_hier.cli.errors import RENAMED
-from lit_hier.errors import InputError
-from lit_hier.io.atomic import atomic_write
+from lit_hier.errors import InputError, one_line
+from lit_hier.io.atomic import atomic_write, check_writable
 from lit_hier.io.checkpoints import write_record
 from lit_hier.io.formats import RUN_FILE, RUN_FORMAT
 
 _CONFIG: Final = "config.yaml"
 _TRAINING_KEY: Final = "lit_hier_run"  # in a checkpoint: what determines the training
+_NUM_TENSORS: Final = "lit_hier_tensors"  # in a checkpoint: how many its optimizers' states have
 _DETERMINING: Final = ("data", "model", "trainer")
 _DETERMINING_TRAINER: Final = ("accumulate_grad_batches", "gradient_clip_val", "precision")
 _WITHOUT_EFFECT: Final = ("eval_batch_size", "num_workers", "save_to")  # on what is learned
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints atomically, so that a run can always resume from one."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | PathLike[str], storage_options: Any = None
-    ) -> None:
-        """Replace a checkpoint."""
-        with atomic_write(path) as file:
-            try:
-                torch.save(checkpoint, file)
-            except RuntimeError as error:
-                # If a file cannot grow, torch raises this, with the cause as its context.
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise
 
 
 class RunFolder(SaveConfigCallback):
@@ -60,16 +43,20 @@ class RunFolder(SaveConfigCallback):
     """
 
     unnumbered: Logger | None = None
+    _resumed: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Claim the folder.
 
         Raises:
-            InputError: It holds another run, or it cannot be written.
+            InputError: It holds another run, or it or another folder of the trainer cannot be
+                written.
         """
         if self.already_saved:
             return
-        problem = self._claim(trainer) if trainer.is_global_zero else ""
+        problem = ""
+        if trainer.is_global_zero:
+            problem = _find_unwritable(trainer) or self._claim(trainer)
         if problem := trainer.strategy.broadcast(problem):
             raise InputError(problem)
         self.already_saved = True
@@ -77,7 +64,10 @@ class RunFolder(SaveConfigCallback):
     def _claim(self, trainer: Trainer) -> str:
         """Write the config; return an error message, empty on success."""
         logger: Any = trainer.logger
-        config = self.parser.dump(self.config, skip_none=False).encode()
+        try:
+            config = self.parser.dump(self.config, skip_none=False).encode()
+        except (TypeError, ValueError) as error:  # a class's default is not of its type
+            return f"config: cannot be saved: {one_line(error)[-200:]}; give this argument a value"
         run = json.dumps({"format": RUN_FORMAT, "lit_hier": __version__}).encode()
         while True:
             folder = Path(logger.log_dir or logger.save_dir)
@@ -115,6 +105,7 @@ class RunFolder(SaveConfigCallback):
         """Store the format and what determines the training."""
         write_record(checkpoint)  # tasks add the network to it
         checkpoint[_TRAINING_KEY] = self._get_training_config()
+        checkpoint[_NUM_TENSORS] = _count_tensors(checkpoint.get("optimizer_states"))
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -126,16 +117,61 @@ class RunFolder(SaveConfigCallback):
         """
         if trainer.state.fn != "fit":
             return
-        mine, theirs = map(
-            _rename, (self._get_training_config(), checkpoint.get(_TRAINING_KEY, {}))
-        )
+        theirs = checkpoint.get(_TRAINING_KEY, {})
+        if not isinstance(theirs, dict) or not all(
+            isinstance(text, str) for pair in theirs.items() for text in pair
+        ):
+            raise InputError("ckpt_path: the checkpoint has a damaged config; give another one")
+        mine, theirs = map(_rename, (self._get_training_config(), theirs))
         for name in sorted(mine.keys() | theirs.keys()):
             if theirs and mine.get(name) != theirs.get(name):
                 raise InputError(
-                    f"ckpt_path: that run has {name}={theirs.get(name)}, this one"
-                    f" {mine.get(name)}; use the same value to resume, or leave out ckpt_path to"
-                    " restart"
+                    f"ckpt_path: that run has {name:.80}={theirs.get(name)!s:.60}, this one"
+                    f" {mine.get(name)!s:.60}; use the same value to resume, or leave out"
+                    " ckpt_path to restart"
                 )
+        found = _count_tensors(checkpoint["optimizer_states"])
+        if checkpoint.get(_NUM_TENSORS, found) != found:
+            raise InputError(
+                "ckpt_path: the checkpoint lacks a part of the optimizer's state; give another one"
+            )
+        self._resumed = checkpoint
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reject states of optimizers that do not fit, before they are restored.
+
+        Raises:
+            InputError: See `check_optimizers`.
+        """
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None:
+            progress = resumed["loops"]["fit_loop"][
+                "epoch_loop.automatic_optimization.optim_progress"
+            ]
+            num_steps = progress["optimizer"]["step"]["total"]["completed"]
+            check_optimizers(trainer, resumed, num_steps)
+
+
+def _find_unwritable(trainer: Trainer) -> str:
+    """Return an error message about a folder that cannot be written; empty if there is none."""
+    for argument, folder in get_folders(trainer):
+        # Nothing is written to the working directory unless something names it.
+        if Path(folder).absolute() == Path.cwd():
+            continue
+        try:
+            check_writable(folder)
+        except OSError as error:
+            return f"{argument}: cannot write to {folder}: {error.strerror}; choose another folder"
+    return ""
+
+
+def _count_tensors(value: Any) -> int:
+    """Count the tensors in nested containers."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return sum(map(_count_tensors, value))
+    return int(isinstance(value, Tensor))
 
 
 def _rename(config: dict[str, str]) -> dict[str, str]:

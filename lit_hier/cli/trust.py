@@ -6,45 +6,26 @@ packages declare is allowed during a run only, and imported only when it is name
 
 import importlib
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
 from jsonargparse import set_parsing_settings
+from PIL import EpsImagePlugin
 
-import lit_hier
+from lit_hier.cli.allowed import (
+    ALLOWED,
+    LAZY,
+    check_address,
+    find_paths,
+    get_allowed_prefix,
+    get_own_classes,
+)
 from lit_hier.cli.errors import TRUST_VARIABLE, shorten
 from lit_hier.errors import InputError
 
 ENTRY_POINTS: Final = "lit_hier"  # the group in which packages declare their classes
-_OWN: Final = tuple(
-    f"lit_hier.{name}"
-    for name in ("callbacks", "data", "gaussian", "modules", "nn", "processes", "rhm")
-)
-# Modules of the classes that a config may name; importing any other might run code.
-_ALLOWED: Final = (
-    *_OWN,
-    *(f"lit_hier.{name}" for name in lit_hier.__all__),
-    "diffusers",
-    "lightning_fabric",
-    "pytorch_lightning",
-    "torch.nn",
-    "torch.optim",
-    "torchvision.datasets",
-    "torchvision.transforms",
-)
-# Parts of these whose functions fetch, unpack, unpickle or import what an argument names: a config
-# may also name a function where a class takes one, such as a data set's `loader`.
-_DENIED: Final = (
-    "*",
-    *(f"diffusers.{part}" for part in ("commands", "loaders", "pipelines", "utils")),
-    "lightning_fabric.utilities",
-    *(f"pytorch_lightning.{part}" for part in ("cli", "core.saving", "demos", "utilities")),
-    "torchvision.datasets.lsun",
-    "torchvision.datasets.utils",
-)
 
 
 class _Run:
@@ -136,16 +117,7 @@ class _Run:
                 f"{declaration} is not a class of this name; correct the entry point of {package}"
             )
             return
-        # Shorter paths may lead to it too; saved configs then contain one of these.
-        parts = [module.split(".") for module in (point.module, declared.__module__)]
-        modules = {".".join(names[:k]) for names in parts for k in range(1, len(names) + 1)}
-        self.allow(
-            [
-                f"{module}.{name}"
-                for module in modules
-                if getattr(sys.modules.get(module), name, None) is declared
-            ]
-        )
+        self.allow(find_paths(declared, point.module))
 
     def import_trusted(self, path: str) -> None:
         """Import the module of a trusted path; deny the path if that fails."""
@@ -179,6 +151,10 @@ class _Run:
             top = self.declared[last].module.partition(".")[0]
             if not package or package.partition(".")[0] == top:
                 self.import_declared(last)
+        if (module := LAZY.get(last)) and package.partition(".")[0] in ("", module):
+            self.allow(find_paths(getattr(importlib.import_module(module), last), module))
+        if prefix := get_allowed_prefix(name):  # of a method, or of a module that it imports
+            self.deny(name, f"{name} is part of {prefix}; name the class itself")
         is_trusted = any(f"{name}.".startswith(f"{entry}.") for entry in self.trusted)
         if is_trusted and all(part.isidentifier() for part in name.split(".")):
             self.import_trusted(name)
@@ -215,26 +191,32 @@ def trusted_classes(args: Sequence[str]) -> Iterator[None]:
     finally:
         changed, _run = _run.changed, outer
         set_parsing_settings(
-            import_path_allowlist=[path for path in changed if _is_allowed(path)],
-            import_path_denylist=[path for path in changed if not _is_allowed(path)],
+            import_path_allowlist=[path for path in changed if path in ALLOWED],
+            import_path_denylist=[path for path in changed if path not in ALLOWED],
         )
 
 
 def read_values(value: Any) -> None:
-    """Import the declared and trusted classes that a value of a config names, if in a run."""
+    """Import the declared and trusted classes that a value of a config names, if in a run.
+
+    Raises:
+        InputError: A text in it is an address.
+    """
     if _run is not _idle:
         _run.given.append(value)
-        _import_named(value)
+        _read_value(value, "config")
 
 
-def _import_named(value: Any) -> None:
+def _read_value(value: Any, key: str) -> None:
     if isinstance(value, str):
+        check_address(key, value)
         _run.import_name(value)
     elif isinstance(value, dict):
-        _import_named(list(value.values()))
+        for name, item in value.items():
+            _read_value(item, str(name))
     elif isinstance(value, list):
         for item in value:
-            _import_named(item)
+            _read_value(item, key)
 
 
 def get_given() -> list[Any]:
@@ -245,13 +227,6 @@ def get_given() -> list[Any]:
 def get_unusable() -> dict[str, str]:
     """Return why a class cannot be named in this run, by its name and by its path."""
     return _run.unusable
-
-
-def get_own_classes() -> dict[str, type]:
-    """Return this project's classes by their short names."""
-    modules = [importlib.import_module(name) for name in _OWN]
-    values = {name: value for module in modules for name, value in vars(module).items()}
-    return {name: value for name, value in values.items() if isinstance(value, type)}
 
 
 def list_names() -> set[str]:
@@ -267,15 +242,11 @@ def _get_path(point: EntryPoint) -> str:
     return f"{point.module}.{point.attr}"
 
 
-def _is_allowed(path: str) -> bool:
-    """Return whether a path may be named in every run: its longest listed part decides."""
-    parts = path.split(".")
-    listed = [".".join(parts[:k]) for k in range(len(parts), 0, -1)]
-    return next((name in _ALLOWED for name in listed if name in (*_ALLOWED, *_DENIED)), False)
-
-
 set_parsing_settings(
-    import_path_denylist=list(_DENIED),
-    import_path_allowlist=list(_ALLOWED),
+    import_path_denylist=["*"],
+    import_path_allowlist=sorted(ALLOWED),
     config_read_mode_fsspec_enabled=False,
+    # A class is built only where an argument's type names it.
+    instantiate_subclass_spec_in_any=False,
 )
+EpsImagePlugin.gs_binary = False  # by default, PIL starts Ghostscript for a file of any name

@@ -5,26 +5,36 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 from torchvision.datasets import VisionDataset
 
-from lit_hier.data.imagenet import WNID, imagenet_classes, is_devkit, read_devkit, read_text
+from lit_hier.data.imagenet import (
+    LABELS_HINT,
+    WNID,
+    imagenet_classes,
+    is_devkit,
+    read_devkit,
+)
 from lit_hier.errors import InputError
-from lit_hier.io.safe_read import check_file
+from lit_hier.io.safe_read import hash_file, open_regular, read_file, reading
 
 _SUFFIXES: Final = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp"),
     *(".tif", ".tiff", ".ppm", ".pgm"),
 )
-# The formats of these suffixes only: PIL runs an external program on PostScript, whatever the name
-# of the file.
-_FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+"""The formats of these suffixes only: on PostScript, PIL runs a program, whatever the suffix."""
 _WNID_PART: Final = re.compile(rf"(?:^|_)({WNID.pattern})(?=[_.])")  # in a file name
 _MAX_LABEL: Final = 100_000  # largest class number in a CSV
+_MAX_TABLE: Final = 2**27  # bytes of a CSV
+_MAX_LINE: Final = 2**16  # characters of a line
+_MAX_IMAGE: Final = 2**29  # bytes of an image file
+_MAX_PIXELS: Final = 10**8  # of an image, decoded at once
 
 
 class ImageFiles(VisionDataset):
@@ -73,13 +83,15 @@ class ImageFiles(VisionDataset):
         Raises:
             Exception: The file cannot be read; PIL raises exceptions of many types.
         """
-        path = Path(self.root, self.names[index])
-        check_file(path)
-        with path.open("rb") as file:
+        with open_regular(Path(self.root, self.names[index])) as file:
+            if os.fstat(file.fileno()).st_size > _MAX_IMAGE:
+                raise ValueError(f"it has more than {_MAX_IMAGE >> 20} MiB")
             try:
-                image = Image.open(file, formats=_FORMATS)
+                image = Image.open(file, formats=FORMATS)
             except UnidentifiedImageError:
                 raise ValueError("it is not an image in a supported format") from None
+            if image.width * image.height > _MAX_PIXELS:
+                raise ValueError(f"it has {image.width} x {image.height} pixels: too many")
             image.load()
         return image, self.targets[index]
 
@@ -88,16 +100,20 @@ class ImageFiles(VisionDataset):
         return self.names[index]
 
     def fingerprint(self, selected: Iterable[int]) -> str:
-        """Hash, in hexadecimal, the names, sizes, modification times and labels of files."""
-        digest = hashlib.sha256()
-        for index in selected:
-            try:
-                status = Path(self.root, self.names[index]).stat()
-                stamp = f"{status.st_size} {status.st_mtime_ns}"
-            except OSError:
-                stamp = "gone"
-            digest.update(os.fsencode(f"{self.names[index]}\0{stamp} {self.targets[index]}\0"))
+        """Hash, in hexadecimal, the names, contents and labels of files, reading all of them."""
+        digest, indices = hashlib.sha256(), list(selected)
+        with ThreadPoolExecutor() as threads:
+            contents = threads.map(self._hash, indices)
+            for index, content in zip(indices, contents, strict=True):
+                line = f"{self.names[index]}\0{content} {self.targets[index]}\0"
+                digest.update(os.fsencode(line))
         return digest.hexdigest()
+
+    def _hash(self, index: int) -> str:
+        try:
+            return hash_file(Path(self.root, self.names[index]))
+        except OSError:
+            return "unreadable"
 
 
 def _find_images(root: Path) -> list[str]:
@@ -188,32 +204,55 @@ def _read_folders(root: Path, names: list[str]) -> tuple[dict[str, str], list[st
 
 def _read_table(path: Path, names: list[str]) -> dict[str, str]:
     """Read the class of each file from a CSV."""
-    try:
-        file = io.StringIO(read_text(path), newline="")
-        rows = list(csv.reader(file, skipinitialspace=True, strict=True))
-    except csv.Error as error:
-        raise InputError(
-            f"labels: {path} is not a CSV: {error}; give columns file name, class"
-        ) from error
     known = {PurePosixPath(name).with_suffix("").as_posix(): name for name in names}
     known |= {name: name for name in names}
-    kaggle = rows[0] == ["ImageId", "PredictionString"]  # its column has the class, then boxes
+    kaggle = False
     class_of: dict[str, str] = {}
-    for line, row in enumerate(rows, start=1):
+    for line, row in enumerate(_read_rows(path), start=1):
+        if line == 1:  # Kaggle's column has the class, then boxes
+            kaggle = row == ["ImageId", "PredictionString"]
         where = f"labels: line {line} of {path}"
         name, *rest = (cell.strip() for cell in row or [""])
         if not row or (line == 1 and name not in known and not name.lower().endswith(_SUFFIXES)):
             continue  # an empty line, or a header
         if len(rest) != 1 or not rest[0]:
-            raise InputError(f"{where} is {','.join(row)!r}; give two columns, file name, class")
+            shown = ",".join(row[:9])
+            raise InputError(f"{where} is {shown!r:.60}; give two columns, file name, class")
         if name not in known:
-            raise InputError(f"{where} has {name!r}, which is not in root; remove the line")
+            raise InputError(f"{where} has {name!r:.60}, which is not in root; remove the line")
         if known[name] in class_of:
-            raise InputError(f"{where} repeats {name!r}; keep one line per image")
+            raise InputError(f"{where} repeats {name!r:.60}; keep one line per image")
         class_of[known[name]] = rest[0].split()[0] if kaggle else rest[0]
     if missing := next((name for name in names if name not in class_of), None):
         raise InputError(f"labels: {path} has no line for {missing}; add it, or remove the image")
     return class_of
+
+
+def _read_rows(path: Path) -> Iterator[list[str]]:
+    """Read the rows of a CSV one by one: all of them would take many times the file's size."""
+    with reading("labels", path, LABELS_HINT):
+        content = read_file(path, _MAX_TABLE)
+        if not content.strip():
+            raise InputError(f"labels: {path} is empty; {LABELS_HINT}")
+        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
+        try:
+            yield from csv.reader(_short_lines(text, path), skipinitialspace=True, strict=True)
+        except UnicodeDecodeError as error:
+            raise InputError(f"labels: {path} is not UTF-8 text; {LABELS_HINT}") from error
+        except csv.Error as error:
+            raise InputError(
+                f"labels: {path} is not a CSV: {error}; give columns file name, class"
+            ) from error
+
+
+def _short_lines(text: Iterable[str], path: Path) -> Iterator[str]:
+    for number, line in enumerate(text, start=1):
+        if len(line) > _MAX_LINE:
+            raise InputError(
+                f"labels: line {number} of {path} has more than {_MAX_LINE} characters; give two"
+                " columns, file name, class"
+            )
+        yield line
 
 
 def _order_classes(class_of: dict[str, str], argument: str) -> list[str]:
@@ -222,14 +261,15 @@ def _order_classes(class_of: dict[str, str], argument: str) -> list[str]:
     if any(map(WNID.fullmatch, classes)):
         known = imagenet_classes()
         if unknown := next((file for file, name in class_of.items() if name not in known), None):
+            name = class_of[unknown]
             raise InputError(
-                f"{argument}: the class of {unknown} is {class_of[unknown]!r}, which is not one of"
+                f"{argument}: the class of {unknown} is {name!r:.60}, which is not one of"
                 " ImageNet's 1000 wnids, although other classes are; correct it"
             )
         return list(known)
     if not all(re.fullmatch(r"-?\d+", name) for name in classes):
         return classes
-    numbers = [int(name) for name in classes]
+    numbers = [int(name[:10]) for name in classes]  # Python limits the digits of an int
     if min(numbers) < 0 or max(numbers) > _MAX_LABEL or {str(n) for n in numbers} != set(classes):
         raise InputError(
             f"{argument}: classes are numbered {min(numbers)} to {max(numbers)}; number them from"

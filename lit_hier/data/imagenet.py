@@ -1,6 +1,9 @@
 """The classes of ImageNet, and the labels in its development kit."""
 
+import io
 import re
+import struct
+import zlib
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -9,12 +12,17 @@ import numpy as np
 from scipy.io import loadmat
 
 from lit_hier.errors import InputError
-from lit_hier.io.safe_read import check_file, read_file
+from lit_hier.io.safe_read import read_file, reading
 
 WNID: Final = re.compile(r"n\d{8}")  # WordNet's identifier of a class
 _TRUTH: Final = "ILSVRC2012_validation_ground_truth.txt"
 _NUMBER: Final = re.compile(r"(?:^|_)(\d{8})(?:_|$)")  # number of an image in its file name
-_HINT: Final = f"give the unpacked devkit, with meta.mat and {_TRUTH}, or a CSV"
+LABELS_HINT: Final = f"give the unpacked devkit, with meta.mat and {_TRUTH}, or a CSV"
+"""What to give as labels."""
+_MAX_KIT: Final = 2**24  # bytes of a file of the development kit
+_MAX_META: Final = 2**25  # bytes of the table of classes, decompressed
+_HEADER: Final = 128  # bytes of a MATLAB file before its elements
+_COMPRESSED: Final = 15  # type of an element
 
 
 @cache
@@ -23,23 +31,6 @@ def imagenet_classes() -> dict[str, int]:
     from timm.data.imagenet_info import ImageNetInfo  # takes seconds; only ImageNet needs it
 
     return {wnid: number for number, wnid in enumerate(ImageNetInfo().label_names())}
-
-
-def read_text(path: Path) -> str:
-    """Read a file of labels.
-
-    Raises:
-        InputError: The file cannot be read, is not UTF-8 text or is empty.
-    """
-    try:
-        text = read_file(path).decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"labels: cannot read {path}: {error.strerror}; {_HINT}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"labels: {path} is not UTF-8 text; {_HINT}") from error
-    if not text.strip():
-        raise InputError(f"labels: {path} is empty; {_HINT}")
-    return text
 
 
 def is_devkit(path: Path) -> bool:
@@ -65,7 +56,8 @@ def read_devkit(path: Path, names: list[str]) -> dict[str, str]:
     if (folder / "data").is_dir():
         folder = folder / "data"
     truth = folder / _TRUTH if path.is_dir() else path
-    lines = read_text(truth).split()
+    with reading("labels", truth, LABELS_HINT):
+        lines = read_file(truth, _MAX_KIT).decode("utf-8-sig").split()
     wnids = _read_meta(folder / "meta.mat")
     if len(lines) != len(names):
         raise InputError(
@@ -84,7 +76,7 @@ def read_devkit(path: Path, names: list[str]) -> dict[str, str]:
         labels[name] = wnids.get(lines[number - 1], "")
         if not labels[name]:
             raise InputError(
-                f"labels: line {number} of {truth} is {lines[number - 1]!r}, which is not an"
+                f"labels: line {number} of {truth} is {lines[number - 1]!r:.60}, which is not an"
                 " ILSVRC2012_ID of meta.mat; give the devkit's own file"
             )
     return labels
@@ -92,12 +84,36 @@ def read_devkit(path: Path, names: list[str]) -> dict[str, str]:
 
 def _read_meta(path: Path) -> dict[str, str]:
     """Read the wnid of each ILSVRC2012_ID from the devkit's table of classes."""
-    try:
-        check_file(path)
-        synsets = np.atleast_1d(loadmat(str(path), squeeze_me=True)["synsets"])
-        pairs = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True)
-        return {str(int(number)): str(wnid) for number, wnid in pairs}
-    except OSError as error:
-        raise InputError(f"labels: cannot read {path}; {_HINT}") from error
-    except Exception as error:  # scipy may raise anything on a malformed file
-        raise InputError(f"labels: {path} is not ImageNet's meta.mat; {_HINT}") from error
+    with reading("labels", path, LABELS_HINT):
+        content = _decompress(read_file(path, _MAX_KIT))
+        try:
+            synsets = loadmat(content, squeeze_me=True, variable_names=["synsets"])["synsets"]
+            synsets = np.atleast_1d(synsets)
+            pairs = zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True)
+            return {str(int(number)): str(wnid) for number, wnid in pairs}
+        except Exception as error:  # scipy may raise anything on a malformed file
+            raise InputError(
+                f"labels: {path} is not ImageNet's meta.mat; {LABELS_HINT}"
+            ) from error
+
+
+def _decompress(content: bytes) -> io.BytesIO:
+    """Decompress the elements of a MATLAB file, up to a limit that scipy does not have.
+
+    Raises:
+        ValueError: It is larger, or malformed.
+    """
+    order = ">" if content[_HEADER - 2 : _HEADER] == b"MI" else "<"
+    parts, size, start = [content[:_HEADER]], 0, _HEADER
+    while start + 8 <= len(content):
+        kind, length = struct.unpack_from(f"{order}II", content, start)
+        end = start + 8 + length
+        element = content[start:end]
+        if kind == _COMPRESSED:
+            element = zlib.decompressobj().decompress(element[8:], _MAX_META - size + 1)
+        parts.append(element)
+        size += len(element)
+        if size > _MAX_META:
+            raise ValueError("too large")
+        start = end
+    return io.BytesIO(b"".join(parts))

@@ -3,24 +3,40 @@
 import hashlib
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import VisionDataset
 
 from lit_hier.data.batches import Batch
-from lit_hier.data.files import ImageFiles
+from lit_hier.data.files import FORMATS, ImageFiles
 from lit_hier.data.preprocessing import PreparedImage, prepare
 from lit_hier.data.selection import read_labels, select_per_class
 from lit_hier.data.splits import Split, SplitDataModule
 from lit_hier.errors import InputError, one_line
 from lit_hier.io.pixels import from_levels
+from lit_hier.io.safe_read import only_regular_files
 
 _LOG: Final = logging.getLogger("lit_hier")
+
+
+@contextmanager
+def _limited_formats() -> Iterator[None]:
+    """Limit the formats that PIL reads by default: data sets of torchvision open files with it."""
+    Image.init()
+    before = Image.ID[:]
+    Image.ID[:] = FORMATS
+    try:
+        yield
+    finally:
+        Image.ID[:] = before
 
 
 class PreparedImages(Dataset[Batch]):
@@ -90,7 +106,8 @@ class PreparedImages(Dataset[Batch]):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of PIL, on unusual files that it can read
-                return prepare(self.dataset[number][0], self.size, self.channels)
+                with _limited_formats(), only_regular_files():
+                    return prepare(self.dataset[number][0], self.size, self.channels)
         except InputError:
             raise
         except Exception as error:  # PIL may raise anything on a damaged file

@@ -21,7 +21,8 @@ from torch import Tensor
 from lit_hier.errors import InputError
 
 _MODES: Final = {1: "L", 3: "RGB"}
-_MAX_PIXELS: Final = 2**28  # a strip one pixel high, once scaled, can exceed any memory
+_MAX_LENGTH: Final = 2**22  # pixels of the long side, once scaled; PIL has 40 bytes for each
+_STRIP: Final = 2**24  # pixels that are resampled at a time
 
 
 class PreparedImage(NamedTuple):
@@ -38,33 +39,80 @@ class PreparedImage(NamedTuple):
     enlarged: bool
 
 
-def center_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
+def center_crop(image: Image.Image, size: int, mode: str | None = None) -> NDArray[np.uint8]:
     """Scale the short side of an image to `size` and crop the central square.
 
+    What is cropped is never kept, so that memory is bounded by the image itself.
+
     Args:
-        image: Image of mode L or RGB.
+        image: The image.
         size: Pixels per side.
+        mode: L or RGB, to which the image is converted first; by default, it has one of these.
 
     Returns:
         Pixel levels, uint8, shape (size, size) or (size, size, 3).
 
     Raises:
-        ValueError: The image is so narrow that it would not fit into memory once scaled.
+        ValueError: The image is so narrow that its long side would be too long once scaled, or it
+            cannot be converted.
     """
+    mode = mode or image.mode
     while min(image.size) >= 2 * size:
-        image = _resize(image, image.width // 2, image.height // 2, Image.Resampling.BOX)
+        image = _resize(image, (image.width // 2, image.height // 2), Image.Resampling.BOX, mode)
     scale = size / min(image.size)
     width, height = round(image.width * scale), round(image.height * scale)
-    if width * height > _MAX_PIXELS:
+    if max(width, height) > _MAX_LENGTH:
         raise ValueError(f"it is too narrow: once scaled, it has {width} x {height} pixels")
-    scaled = np.array(_resize(image, width, height, Image.Resampling.BICUBIC))
-    top, left = (height - size) // 2, (width - size) // 2
-    return scaled[top : top + size, left : left + size]
+    return np.array(_resize(image, (width, height), Image.Resampling.BICUBIC, mode, size))
 
 
-def _resize(image: Image.Image, width: int, height: int, kind: Image.Resampling) -> Image.Image:
-    """Resize rows, round, then resize columns; from version 13, Pillow may change the order."""
-    return image.resize((width, image.height), kind).resize((width, height), kind)
+def _resize(
+    image: Image.Image,
+    shape: tuple[int, int],
+    kind: Image.Resampling,
+    mode: str,
+    size: int | None = None,
+) -> Image.Image:
+    """Resize rows, round, then resize columns; from version 13, Pillow may change the order.
+
+    Args:
+        image: The image, of any mode.
+        shape: Width and height of the result.
+        kind: The filter.
+        mode: L or RGB, to which the image is converted first.
+        size: Pixels per side of the central square, all that is kept; by default everything is.
+    """
+    for axis in (0, 1):
+        image = _resize_axis(image, axis, shape[axis], kind, mode, size)
+    return image
+
+
+def _resize_axis(
+    image: Image.Image,
+    axis: int,
+    length: int,
+    kind: Image.Resampling,
+    mode: str,
+    size: int | None,
+) -> Image.Image:
+    """Resize one axis, 0 for the width or 1 for the height, strip by strip of the other one."""
+    others = image.size[1 - axis]
+    kept = length if size is None else size
+    first = (length - kept) // 2
+    resized = Image.new(mode, _along(axis, kept, others))
+    thickness = max(1, _STRIP // max(length, image.size[axis]))
+    for start in range(0, others, thickness):
+        end = min(start + thickness, others)
+        box = (*_along(axis, 0, start), *_along(axis, image.size[axis], end))
+        strip = _convert(image.crop(box), mode).resize(_along(axis, length, end - start), kind)
+        box = (*_along(axis, first, 0), *_along(axis, first + kept, end - start))
+        resized.paste(strip.crop(box), _along(axis, 0, start))
+    return resized
+
+
+def _along(axis: int, value: int, other: int) -> tuple[int, int]:
+    """Return x and y, of which `value` belongs to the axis."""
+    return (value, other) if axis == 0 else (other, value)
 
 
 def prepare(image: Any, size: int, channels: int) -> PreparedImage:
@@ -87,9 +135,7 @@ def prepare(image: Any, size: int, channels: int) -> PreparedImage:
     mode = _MODES[channels]
     converted = image.mode != mode
     enlarged = min(image.size) < size
-    if image.mode[0] in "IF":
-        image = _upper_byte(image)
-    levels = center_crop(image.convert(mode), size)
+    levels = center_crop(image, size, mode)
     return PreparedImage(levels.reshape(size, size, channels), converted, enlarged)
 
 
@@ -107,6 +153,10 @@ def _from_levels(levels: Any) -> Image.Image:
     if levels.ndim == 3 and levels.shape[2] not in (1, 3, 4):
         raise ValueError(f"it has {levels.shape[2]} channels")
     return Image.fromarray(levels[..., 0] if levels.shape[2:] == (1,) else levels)
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    return (_upper_byte(image) if image.mode[0] in "IF" else image).convert(mode)
 
 
 def _upper_byte(image: Image.Image) -> Image.Image:

@@ -1,6 +1,7 @@
 """Data of a Random Hierarchy Model, for classification and for forward-backward."""
 
 import hashlib
+import operator
 from collections.abc import Sequence
 from typing import Final
 
@@ -12,11 +13,13 @@ from torch.utils.data import DataLoader, Dataset
 from lit_hier.data.batches import Batch
 from lit_hier.data.splits import Split, SplitDataModule
 from lit_hier.errors import InputError
+from lit_hier.io.memory import check_memory
 from lit_hier.rhm import Grammars, RandomHierarchyModel, whitened_one_hot
-from lit_hier.rhm.sampling import sample_distinct_words
+from lit_hier.rhm.sampling import count_words, sample_distinct_words
 
-_MAX_SYMBOLS: Final = 10**10  # leaves of all data; more do not fit into most memories
-_CHUNK_SIZE: Final = 65536  # data derived at a time, which bounds the memory of the latents
+# Data derived at a time and numbers in their latents, which bound the memory; changes no bit.
+_CHUNK_SIZE: Final = 65536
+_CHUNK_NUMBERS: Final = 2**23
 
 
 class RHMDataset(Dataset[Batch]):
@@ -60,6 +63,15 @@ class RHMDataset(Dataset[Batch]):
         return {"x": x, "label": label, "leaves": leaves, "index": index, "source": source}
 
 
+def _radices(rhm: RandomHierarchyModel) -> list[int]:
+    """Return the number of choices of the class and of each rule that derives a datum."""
+    return [rhm.num_classes] + [rhm.num_synonyms] * rhm.num_choices
+
+
+def _leaf_type(rhm: RandomHierarchyModel) -> torch.dtype:
+    return torch.uint8 if rhm.num_features <= 256 else torch.int64
+
+
 class RHMDataModule(SplitDataModule):
     """Disjoint training, validation, test and prediction data.
 
@@ -83,7 +95,8 @@ class RHMDataModule(SplitDataModule):
         seed: Seed of the data and of the shuffles.
 
     Raises:
-        InputError: A number is too small, or the grammar has fewer data than the splits need.
+        InputError: A number is too small, the grammar has fewer data than the splits need, or the
+            data or a batch would not fit into the machine's memory.
     """
 
     def __init__(
@@ -114,19 +127,29 @@ class RHMDataModule(SplitDataModule):
             if value < 1:
                 raise InputError(f"{name} is {value}; give at least 1")
         num = sum(self.sizes.values())
-        if num * sum(grammar.num_leaves for grammar in self.grammars) > _MAX_SYMBOLS:
-            raise InputError(
-                f"num_layers and num_train amount to {num} data of"
-                f" {max(grammar.num_leaves for grammar in self.grammars)} leaves; give smaller"
-                f" numbers, at most {_MAX_SYMBOLS} leaves fit into memory"
-            )
+        numbers = " + ".join(f"num_{split}" for split in self.sizes)
         for grammar in self.grammars:
-            if num > grammar.num_data:
+            if num > count_words(_radices(grammar)):
                 raise InputError(
-                    f"num_train + num_val + num_test + num_predict = {num}, but {grammar} has"
-                    f" only {grammar.num_data} data, too few for disjoint splits; give smaller"
-                    " numbers or a larger num_synonyms, tuple_size or num_layers"
+                    f"{numbers} = {num}, but {grammar} has only {grammar.num_data} data, too few"
+                    " for disjoint splits; give smaller numbers or a larger num_synonyms,"
+                    " tuple_size or num_layers"
                 )
+        # A datum is drawn twice as its choices of rules, then kept as its leaves.
+        each = [_leaf_type(grammar).itemsize + 2 for grammar in self.grammars]
+        leaves = [grammar.num_leaves for grammar in self.grammars]
+        check_memory(
+            num * sum(map(operator.mul, each, leaves)),
+            f"{numbers} = {num} data of up to {max(leaves)} leaves",
+            "give smaller numbers or a smaller num_layers",
+        )
+        batch = min(max(batch_size, eval_batch_size), num)
+        symbols = max(grammar.num_features * grammar.num_leaves for grammar in self.grammars)
+        check_memory(
+            4 * batch * symbols,
+            f"batches of {batch} data with {symbols} numbers each",
+            "give a smaller eval_batch_size and batch_size",
+        )
         if seed < 0:
             raise InputError(f"seed is {seed}; give at least 0")
 
@@ -166,14 +189,15 @@ class RHMDataModule(SplitDataModule):
         words = sample_distinct_words(
             np.random.default_rng([self.seed, index]),
             sum(self.sizes.values()),
-            [rhm.num_classes] + [rhm.num_synonyms] * rhm.num_choices,
+            _radices(rhm),
             what="data",
         )
         label = torch.from_numpy(words[:, 0].astype(np.int64))
-        dtype = torch.uint8 if rhm.num_features <= 256 else torch.int64
+        dtype = _leaf_type(rhm)
         leaves = torch.empty(len(words), rhm.num_leaves, dtype=dtype)
-        for start in range(0, len(words), _CHUNK_SIZE):
-            part = slice(start, start + _CHUNK_SIZE)
+        size = max(1, min(_CHUNK_SIZE, _CHUNK_NUMBERS // rhm.num_leaves))
+        for start in range(0, len(words), size):
+            part = slice(start, start + size)
             choices = torch.from_numpy(words[part, 1:].astype(np.int64))
             leaves[part] = rhm.derive(label[part], choices)[0].to(dtype)
         return leaves, label

@@ -36,7 +36,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor
 
-from lit_hier.diffusion.pipelines import write_pipeline
+from lit_hier.diffusion.pipelines import check_target_writable, write_pipeline
 from lit_hier.errors import InputError, one_line
 from lit_hier.io.checkpoints import load_state, read_state_dict
 
@@ -222,10 +222,12 @@ def save_pipeline(path: str | PathLike[str], folder: str | PathLike[str]) -> Non
 
     Raises:
         InputError: The checkpoint cannot be used, or the folder is not empty.
+        OSError: The folder cannot be written; nothing was read.
     """
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"folder: {target} is not empty; give a new one")
+    check_target_writable(target)
     write_pipeline(load_adm(path), adm_scheduler(), target)
 
 

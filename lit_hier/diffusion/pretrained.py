@@ -3,8 +3,9 @@
 import inspect
 import json
 import re
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import diffusers
 import torch
@@ -15,9 +16,14 @@ from torch.func import functional_call
 
 from lit_hier.diffusion.adm import adm_scheduler, load_adm
 from lit_hier.errors import InputError, one_line
+from lit_hier.io.checkpoints import read_header, read_state_dict
 from lit_hier.io.safe_read import check_file, read_file
 
 _SUFFIXES = (".pt", ".pth")
+_KINDS: Final = (".safetensors", ".bin")  # of weights; the first is preferred
+_WEIGHTS: Final = "diffusion_pytorch_model"
+_MAX_SETTINGS: Final = 2**21  # bytes
+_MAX_NUMBER: Final = 10**6  # of layers, channels, steps or pixels
 _HINT = "give an unconditional model of pixels, such as a DDPMPipeline"
 
 
@@ -48,7 +54,7 @@ def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any
     try:
         if not folder.is_dir():
             folder = Path(DiffusionPipeline.download(source))
-        index = json.loads(read_file(folder / "model_index.json"))
+        index = _read_json(folder / "model_index.json")
         parts = {name: part for name, part in index.items() if name[:1] != "_" and any(part or ())}
         _check_parts(parts, f"{argument}: {source}")
         scheduler_class = _scheduler_class(parts["scheduler"][1])
@@ -56,9 +62,13 @@ def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any
         _check_config(scheduler_class, scheduler_folder / "scheduler_config.json")
         model_folder = _part(folder, "unet")
         _check_config(UNet2DModel, model_folder / "config.json")
-        for weights in model_folder.glob("diffusion_pytorch_model*"):
-            check_file(weights)
-        model = UNet2DModel.from_pretrained(model_folder, low_cpu_mem_usage=False)
+        _check_weights(model_folder, argument)
+        model, found = UNet2DModel.from_pretrained(
+            model_folder, low_cpu_mem_usage=False, output_loading_info=True
+        )
+        for kind in ("missing", "unexpected", "mismatched"):
+            if names := found[f"{kind}_keys"]:
+                raise ValueError(f"its weights do not fit: {min(map(str, names)):.80} is {kind}")
         _dry_run(model)
         return model.eval(), scheduler_class.from_pretrained(scheduler_folder)
     except InputError:
@@ -74,18 +84,22 @@ def _check_parts(parts: dict[str, Any], where: str) -> None:
     if not parts:
         raise ValueError("its model_index.json names no parts")
     if set(parts) != {"unet", "scheduler"}:
-        raise InputError(f"{where} consists of {', '.join(sorted(parts))}; {_HINT}")
+        raise InputError(f"{where} consists of {', '.join(sorted(parts)):.120}; {_HINT}")
     for name, part in parts.items():
         if not (isinstance(part, list) and len(part) == 2 and part[0] == "diffusers"):
-            raise InputError(f"{where}: its {name} is {part}, not a class of diffusers; {_HINT}")
+            raise InputError(
+                f"{where}: its {name} is {part!s:.80}, not a class of diffusers; {_HINT}"
+            )
     if parts["unet"][1] != "UNet2DModel":
-        raise InputError(f"{where}: its unet is {parts['unet'][1]}, not UNet2DModel; {_HINT}")
+        raise InputError(
+            f"{where}: its unet is {parts['unet'][1]!s:.80}, not UNet2DModel; {_HINT}"
+        )
 
 
 def _scheduler_class(name: Any) -> Any:
     found = getattr(diffusers, str(name), None)
     if not (inspect.isclass(found) and issubclass(found, SchedulerMixin)):
-        raise ValueError(f"{name} is not a scheduler of diffusers")
+        raise ValueError(f"{name!s:.80} is not a scheduler of diffusers")
     return found
 
 
@@ -109,9 +123,13 @@ def _check_config(kind: Any, path: Path) -> None:
     Raises:
         ValueError: One has another type.
     """
-    config = json.loads(read_file(path))
-    if not isinstance(config, dict):
-        raise ValueError(f"{path.name} does not hold settings")
+    config = _read_json(path)
+    if "quantization_config" in config:
+        raise ValueError(f"{path.name} describes quantized weights; give those of full precision")
+    for name, value in config.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and abs(number) > _MAX_NUMBER:
+                raise ValueError(f"{path.name}: {name:.80} is above {_MAX_NUMBER}")
     for name, parameter in inspect.signature(kind.__init__).parameters.items():
         default, value = parameter.default, config.get(name)
         if value is None or default is None or default is inspect.Parameter.empty:
@@ -121,4 +139,65 @@ def _check_config(kind: Any, path: Path) -> None:
         )
         if not isinstance(value, types) or isinstance(value, bool) != isinstance(default, bool):
             expected = type(default).__name__
-            raise ValueError(f"{path.name}: {name} is {value!r}; give a value of type {expected}")
+            raise ValueError(
+                f"{path.name}: {name} is {value!r:.60}; give a value of type {expected}"
+            )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Read settings.
+
+    Raises:
+        ValueError: There are none, or too many.
+    """
+    if check_file(path) > _MAX_SETTINGS:
+        raise ValueError(f"{path.name} is larger than {_MAX_SETTINGS} bytes")
+    config = json.loads(read_file(path))
+    if not isinstance(config, dict):
+        raise ValueError(f"{path.name} does not hold settings")
+    return config
+
+
+def _check_weights(folder: Path, argument: str) -> None:
+    """Check that a model's files hold all its numbers, before memory is allocated for these.
+
+    Raises:
+        InputError: A file cannot be read.
+        ValueError: The settings need more numbers than the files hold.
+    """
+    shapes = _read_shapes(folder, argument)
+    config = _read_json(folder / "config.json")
+    num_blocks = len(config.get("down_block_types") or "") + len(
+        config.get("block_out_channels") or ""
+    )
+    if num_blocks * (config.get("layers_per_block") or 1) > len(shapes):
+        raise ValueError("its config.json names more layers than its weights have")
+    with torch.device("meta"):
+        outline = UNet2DModel.from_config(config).state_dict()
+    if sum(x.numel() for x in outline.values()) > sum(map(prod, shapes.values())):
+        missing = next((name for name in outline if shapes.get(name) != outline[name].shape), "")
+        raise ValueError(f"its weights do not fit: {missing} is missing, or has another shape")
+
+
+def _read_shapes(folder: Path, argument: str) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a model's tensors by name, from the files that diffusers chooses."""
+    for path in folder.glob(f"{_WEIGHTS}*"):
+        check_file(path)
+    index = folder / f"{_WEIGHTS}.safetensors.index.json"
+    names = [name for kind in _KINDS if (folder / (name := f"{_WEIGHTS}{kind}")).exists()][:1]
+    if index.exists():
+        names = sorted(set(_read_json(index)["weight_map"].values()))
+        if not all(re.fullmatch(rf"{_WEIGHTS}[\w.-]*\.safetensors", name) for name in names):
+            raise ValueError(f"{index.name} names files that are not its own")
+    if not names:
+        raise ValueError(f"{folder} has no {_WEIGHTS}{_KINDS[0]}")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in names:
+        if name.endswith(_KINDS[0]):
+            shapes |= read_header(folder / name, argument, _HINT)
+        else:
+            state = read_state_dict(folder / name, argument, _HINT)
+            if any(x.is_complex() for x in state.values()):
+                raise ValueError("its weights are complex numbers")
+            shapes |= {key: tuple(value.shape) for key, value in state.items()}
+    return shapes

@@ -6,9 +6,14 @@
 - `batches/00000000.json`: a finished batch, named after the first sample index planned for it: its
   sample indices, classes and names, and the SHA-256 of each image file. It is written last, so an
   unfinished batch is recomputed as a whole.
+
+Links to the folder are followed, inside it none is. The SHA-256 guards against damage, not against
+someone who writes both files.
 """
 
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,14 +27,45 @@ import torch
 from filelock import BaseFileLock
 from torch import Tensor
 
-from lit_hier.diffusion.images import DamagedSampleError, ImageBatch, read_png, write_png
-from lit_hier.errors import InputError
+from lit_hier.diffusion.images import MODES, DamagedSampleError, ImageBatch, read_png, write_png
+from lit_hier.errors import InputError, one_line
 from lit_hier.io.atomic import atomic_write, lock_folder
 from lit_hier.io.formats import SAMPLES_FORMAT, check_format
 from lit_hier.io.pixels import from_levels, to_levels
-from lit_hier.io.safe_read import read_file
+from lit_hier.io.safe_read import fits, read_file, read_json, reading
 
-_CHANNELS: Final = (1, 3, 4)  # that an image file can have
+_MANIFEST_NAME: Final = "manifest.json"
+_MAX_MANIFEST: Final = 2**20  # bytes
+_MAX_BATCH: Final = 2**25  # bytes of a record
+_MAX_STEP: Final = 10**6
+
+
+def _is_index(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _MAX_STEP
+
+
+def _are_steps(value: Any) -> bool:
+    return bool(value) and fits(value, [_is_step]) and value == sorted(set(value))
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _is_setting(value: Any, depth: int = 3) -> bool:
+    """Return whether a value is plain, or a list or dict of such values."""
+    if isinstance(value, list | dict):
+        values = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(_is_setting(part, depth - 1) for part in values)
+    return True
+
+
+_MANIFEST: Final = {"format": int, "steps": _are_steps, "num_steps": _is_step}
+_BATCH: Final = {"planned": [_is_index], "index": [_is_index], "label": [int], "name": [str]}
 
 
 @dataclass(frozen=True)
@@ -82,20 +118,28 @@ class SampleStore:
         """
         path = Path(folder).expanduser()
         store = cls(path, tuple(steps), num_steps, _plain(settings))
-        manifest = path / "manifest.json"
-        if not manifest.exists():
+        manifest = path / _MANIFEST_NAME
+        begun = any((path / "batches").glob("*.json"))  # the manifest is older than any batch
+        if not os.path.lexists(manifest):
+            if begun:
+                raise InputError(
+                    f"samples: {folder} has batches of samples, but no {_MANIFEST_NAME} that tells"
+                    " their run; give another folder"
+                )
             try:
                 store._write(manifest, store._description())
             except OSError as error:
                 raise _unwritable(folder, error) from error
+            store._check_folders()
             return store
         found = cls.open(folder)
         new, old = store._description(), found._description()
         for name in new.keys() | old.keys():
             if new.get(name) != old.get(name):
                 raise InputError(
-                    f"samples: {folder} holds samples of another run, with"
-                    f" {name}={old.get(name)}, not {new.get(name)}; give another folder"
+                    f"samples: {folder} holds samples of another run, with {one_line(name):.60}="
+                    f"{one_line(old.get(name)):.60}, not {one_line(new.get(name)):.60}; give"
+                    " another folder"
                 )
         return found
 
@@ -104,28 +148,37 @@ class SampleStore:
         """Open a folder to read from it.
 
         Raises:
-            InputError: There is no such folder, or its manifest is damaged or of another format.
+            InputError: There is no such folder, its manifest is damaged or of another format, or
+                a subfolder is a link.
         """
         path = Path(folder).expanduser()
-        try:
-            manifest = json.loads(read_file(path / "manifest.json"))
-            source = f"samples: {path / 'manifest.json'}"
-            check_format(manifest.pop("format"), SAMPLES_FORMAT, source)
-            steps = tuple(int(k) for k in manifest.pop("steps"))
-            if not steps or min(steps) < 0:
+        source = path / _MANIFEST_NAME
+        with reading("samples", source, "give the folder that a DDPMSampler filled"):
+            manifest = read_json(read_file(source, _MAX_MANIFEST, follow=False), dict)
+            check_format(manifest["format"], SAMPLES_FORMAT, f"samples: {source}")
+            if not fits(manifest, _MANIFEST) or not all(map(_is_setting, manifest.values())):
                 raise ValueError
-            return cls(path, steps, int(manifest.pop("num_steps")), manifest)
-        except OSError as error:
-            raise InputError(
-                f"samples: cannot read {path / 'manifest.json'}: {error.strerror}; give the folder"
-                " that a DDPMSampler filled"
-            ) from error
-        except InputError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"samples: {path / 'manifest.json'} is damaged; give another folder"
-            ) from error
+            del manifest["format"]
+            steps, num_steps = tuple(manifest.pop("steps")), manifest.pop("num_steps")
+            if steps[-1] > num_steps:
+                raise ValueError
+        store = cls(path, steps, num_steps, manifest)
+        store._check_folders()
+        return store
+
+    def _check_folders(self) -> None:
+        """Check that no subfolder is a link, through which the run would read or write elsewhere.
+
+        Raises:
+            InputError: One is a link, or not a folder.
+        """
+        for name in ("batches", *self._subfolders):
+            path = self.folder / name
+            if path.is_symlink() or (path.exists() and not path.is_dir()):
+                raise InputError(
+                    f"samples: {path} is a link or a file, where the samples need a folder of"
+                    " their own; remove it, or give another folder"
+                )
 
     @property
     def _subfolders(self) -> list[str]:
@@ -171,7 +224,7 @@ class SampleStore:
             InputError: Image files do not support this number of channels.
         """
         x_start = images.x_start
-        if x_start.shape[1] not in _CHANNELS:
+        if x_start.shape[1] not in MODES:
             raise InputError(
                 f"samples: image files have 1, 3 or 4 channels, not {x_start.shape[1]}; leave out"
                 " samples"
@@ -183,6 +236,7 @@ class SampleStore:
             for row, subfolder in enumerate(self._subfolders)
             for column, sample in enumerate(index)
         ]
+        self._check_folders()
         for subfolder in self._subfolders:
             (self.folder / subfolder).mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor() as threads:
@@ -212,14 +266,17 @@ class SampleStore:
             x_reversed, float32, shape (T, B, C, H, W).
 
         Raises:
-            DamagedSampleError: An image file is missing or damaged.
+            DamagedSampleError: An image file is missing, damaged or a link, or does not have the
+                size of the images.
             InputError: The folder has samples of other images.
         """
+        self._check_folders()
         chosen = self.steps if steps is None else steps
         subfolders = ["start", *map(_subfolder, chosen)]
         digests = self._digests_of(images)
+        shape = tuple(images.x_start.shape[1:])
         jobs = [
-            (self._path(subfolder, sample), digests[sample][subfolder])
+            (self._path(subfolder, sample), digests[sample][subfolder], shape)
             for subfolder in subfolders
             for sample in images.index.tolist()
         ]
@@ -266,16 +323,23 @@ class SampleStore:
         }
 
     def _batch(self, first: int) -> dict[str, Any] | None:
-        """Read the record of a finished batch; None if it is not finished."""
+        """Read the record of a finished batch; None if it is not finished, or damaged."""
+        digests = {subfolder: [_is_digest] for subfolder in self._subfolders}
         try:
-            batch: dict[str, Any] = json.loads(read_file(self._batch_path(first)))
-            num = len(batch["index"])
-            complete = all(type(sample) is int for sample in batch["index"]) and all(
-                len(batch["sha256"][subfolder]) == num for subfolder in self._subfolders
-            )
-        except (OSError, ValueError, KeyError, TypeError):
+            content = read_file(self._batch_path(first), _MAX_BATCH, follow=False)
+            batch: dict[str, Any] = read_json(content, {**_BATCH, "sha256": digests})
+        except (OSError, ValueError):
             return None
-        return batch if complete and batch.get("planned") else None
+        planned, index = batch["planned"], batch["index"]
+        columns = [batch["label"], batch["name"] or index, *batch["sha256"].values()]
+        complete = (
+            planned[:1] == [first]
+            and len(set(planned)) == len(planned)
+            and len(set(index)) == len(index)
+            and set(index) <= set(planned)
+            and all(len(column) == len(index) for column in columns)
+        )
+        return batch if complete else None
 
     def _batch_path(self, first: int) -> Path:
         return self.folder / "batches" / f"{first:08d}.json"
@@ -284,9 +348,15 @@ class SampleStore:
         return self.folder / subfolder / f"{sample:08d}.png"
 
     @staticmethod
-    def _write(path: Path, content: Mapping[str, Any]) -> None:
+    def _write(path: Path, values: Mapping[str, Any]) -> None:
+        content = json.dumps(values, indent=1).encode() + b"\n"
+        if len(content) > _MAX_BATCH:  # it would not be read again
+            raise InputError(
+                "samples: a batch has too many samples and times to be kept; give a smaller"
+                " eval_batch_size, or leave out samples"
+            )
         with atomic_write(path) as file:
-            file.write(json.dumps(content, indent=1).encode() + b"\n")
+            file.write(content)
 
 
 def _unwritable(folder: str | PathLike[str], error: OSError) -> InputError:

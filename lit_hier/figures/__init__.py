@@ -5,11 +5,13 @@ from lit_hier.figures.grids import grid_figure
 from lit_hier.figures.histograms import histogram_figure
 from lit_hier.figures.maps import MapCurve, map_figure
 from lit_hier.figures.phase_diagram import phase_figure
+from lit_hier.figures.style import figure_style
 
 __all__ = [
     "MapCurve",
     "Panel",
     "curve_figure",
+    "figure_style",
     "grid_figure",
     "histogram_figure",
     "level_figure",

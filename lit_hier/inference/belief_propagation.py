@@ -23,6 +23,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from lit_hier.errors import InputError
+from lit_hier.inference.forked import one_thread_if_forked
 from lit_hier.inference.posterior import Posterior
 from lit_hier.inference.tables import RuleTables, normalize_prior
 from lit_hier.rhm.grammar import RandomHierarchyModel
@@ -61,6 +62,7 @@ class BeliefPropagation(nn.Module):
 
     tables: RuleTables
 
+    @one_thread_if_forked()
     def __init__(self, rhm: RandomHierarchyModel, class_prior: Tensor | None = None) -> None:
         super().__init__()
         if class_prior is None:
@@ -84,6 +86,7 @@ class BeliefPropagation(nn.Module):
         """A copy of the grammar whose rules are in use, on the CPU."""
         return copy.deepcopy(self.tables.grammar)
 
+    @one_thread_if_forked()
     def condition(self, leaf_messages: Tensor) -> Posterior:
         """Return the posterior given leaf messages, for several queries about it.
 

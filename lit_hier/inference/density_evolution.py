@@ -124,9 +124,8 @@ def _evolve_once(
         down.append(population.descend(down[-1], up[level], rules[level]))
     levels = []
     for upward, downward in zip(up, reversed(down), strict=True):
-        num = downward.shape[1]
-        drawn = population.draw(num, upward, downward)
-        posterior = _normalize(drawn[0] * drawn[1])
+        below, above = population.draw(downward.shape[1], upward, downward)
+        posterior = _normalize(below * above)
         entropy = -torch.special.xlogy(posterior, posterior).sum(-1)
         beliefs = (upward[..., 0], downward[..., 0], posterior[..., 0], posterior.amax(-1))
         levels.append(torch.stack([part.mean(1) for part in (*beliefs, entropy)]))

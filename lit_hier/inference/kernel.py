@@ -41,8 +41,7 @@ def _pointers(count: int) -> type[ctypes.Array[ctypes.c_void_p]]:
 def _openmp_parallel() -> Any:
     """GOMP_parallel of torch's OpenMP library, or None if that is not GNU-compatible.
 
-    Its threads do not survive a fork: in a forked process call torch.set_num_threads(1), as data
-    loaders do. If the system cannot start a thread, OpenMP
+    Its threads do not survive a fork; see `forked`. If the system cannot start a thread, OpenMP
     ends the process.
     """
     return getattr(ctypes.CDLL(None), "GOMP_parallel", None)

@@ -233,7 +233,7 @@ def _critical_loss(v: Numbers, m: Numbers, s: Numbers) -> Float64[np.ndarray, ".
 def _certainty_attracts(v: float, m: float, s: float) -> bool:
     """Tell whether F'(1) < 1: s m (v - 1) < v^s - 1."""
     symbols, branching = int(v), int(s)
-    return branching * Fraction(m) * (symbols - 1) < symbols**branching - 1
+    return bool(branching * Fraction(m) * (symbols - 1) < symbols**branching - 1)
 
 
 @partial(np.vectorize, otypes=[bool])
@@ -241,7 +241,7 @@ def _ignorance_attracts(v: float, m: float, s: float) -> bool:
     """Tell whether F'(1/v) < 1: s (v - 1) v^(s-1) < m (v^s - 1)."""
     symbols, branching = int(v), int(s)
     slope = branching * (symbols - 1) * symbols ** (branching - 1)
-    return slope < Fraction(m) * (symbols**branching - 1)
+    return bool(slope < Fraction(m) * (symbols**branching - 1))
 
 
 def critical_belief(v: Numbers, m: Numbers, s: Numbers) -> FloatOrArray:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lit_hier.errors import InputError
 from lit_hier.inference import kernel, native_library
+from lit_hier.inference.forked import one_thread_if_forked
 from lit_hier.inference.passes import Passes, Query
 from lit_hier.inference.semirings import LinearSemiring, LogSemiring
 from lit_hier.inference.tables import RuleTables
@@ -57,6 +58,7 @@ class Posterior:
         self._tables = tables
         self._leaf_messages = leaf_messages.detach()
 
+    @one_thread_if_forked()
     def query(
         self,
         *queries: Query,

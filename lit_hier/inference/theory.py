@@ -84,7 +84,7 @@ def predict(
         exact = np.where(np.isnan(marginal), np.nan, 0.0)
         return Prediction("quadrature", unknown, unknown, marginal, exact, unknown)
     unknown = np.empty((len(times), 0))
-    return Prediction("theory", *[unknown] * 5)
+    return Prediction("theory", unknown, unknown, unknown, unknown, unknown)
 
 
 def _predict_grammar(
@@ -95,7 +95,8 @@ def _predict_grammar(
 ) -> Prediction:
     v, n, m, s, L = grammar
     if process is None:
-        return Prediction("theory", *[np.full((len(times), L + 1), np.nan)] * 5)
+        unknown = np.full((len(times), L + 1), np.nan)
+        return Prediction("theory", unknown, unknown, unknown, unknown, unknown)
     if mean_field_applies(process):
         up, down = mean_field.beliefs(times, v, m, s, L, n)
         marginal = mean_field.marginals(times, v, m, s, L, n).T

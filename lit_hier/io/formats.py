@@ -3,18 +3,19 @@
 Files from before format versions existed have none; they are read as format 1.
 """
 
-import json
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
 from lit_hier.errors import InputError
-from lit_hier.io.safe_read import read_file
+from lit_hier.io.safe_read import read_file, read_json, reading
 
 RUN_FORMAT: Final = 1  # a run's folder
 CHECKPOINT_FORMAT: Final = 2  # format 1 names no network
 SAMPLES_FORMAT: Final = 1  # a folder of kept samples
 RUN_FILE: Final = "run.json"  # in a run's folder
+_MAX_SIZE: Final = 2**20  # bytes of it
 
 
 def check_format(found: Any, newest: int, source: str) -> int:
@@ -38,7 +39,7 @@ def check_format(found: Any, newest: int, source: str) -> int:
     if found > newest:
         known = f"format {newest}" if newest == 1 else f"formats 1 to {newest}"
         raise InputError(
-            f"{source} has format {found}, but this version of lit-hier reads {known};"
+            f"{source} has format {found!r:.20}, but this version of lit-hier reads {known};"
             " update lit-hier"
         )
     return found
@@ -51,10 +52,7 @@ def check_run(folder: str | PathLike[str], argument: str) -> None:
         InputError: It is newer than this version reads, or `run.json` is damaged.
     """
     path = Path(folder, RUN_FILE)
-    try:
-        found = json.loads(read_file(path))["format"]
-    except FileNotFoundError:
-        found = None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{argument}: {path} is damaged; run it again") from error
+    found = None
+    with reading(argument, path, "run it again"), suppress(FileNotFoundError):
+        found = read_json(read_file(path, _MAX_SIZE), {"format": int})["format"]
     check_format(found, RUN_FORMAT, f"{argument}: {folder}")

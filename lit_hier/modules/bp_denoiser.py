@@ -1,11 +1,14 @@
 """The exact denoiser of RHM data, as a sampler of the forward-backward experiment."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from lit_hier.diffusion import ForwardBackward, Latents
 from lit_hier.errors import InputError
 from lit_hier.inference import BeliefPropagation, Query, UnexplainedEvidenceError
+from lit_hier.io.memory import check_memory
 from lit_hier.modules.forward_backward import ForwardBackwardModule
 from lit_hier.processes import NoiseProcess
 from lit_hier.rhm import Grammars, RandomHierarchyModel, Tree, whitened_one_hot
@@ -50,6 +53,24 @@ class BPDenoiser(ForwardBackwardModule):
         self.messages = messages
         self.belief_propagations = nn.ModuleList(map(BeliefPropagation, rhm.grammars))
         self.sources = tuple(map(GrammarParameters.of, rhm.grammars))
+        self._grammars = rhm.grammars
+
+    def setup(self, stage: str) -> None:
+        """Check that the record of a batch fits into memory.
+
+        Raises:
+            InputError: It does not.
+        """
+        data: Any = getattr(self.trainer, "datamodule", None)
+        size = min(getattr(data, "eval_batch_size", 1), getattr(data, "sizes", {}).get(stage, 1))
+        num_symbols = max(map(_count_symbols, self._grammars))
+        kinds = 3 if self.messages else 1
+        itemsize = 8 if self.dtype == torch.float64 else 4
+        check_memory(
+            itemsize * kinds * num_symbols * size * len(self.times),
+            f"times: {len(self.times)} inversion times of {size} data",
+            "give fewer times or a smaller data.init_args.eval_batch_size",
+        )
 
     def forward_backward(self, batch: dict[str, Tensor]) -> ForwardBackward:
         """Corrupt a batch to each time, condition on it, and sample a tree.
@@ -111,6 +132,11 @@ class BPDenoiser(ForwardBackwardModule):
             effective_noise=torch.stack(effective_noise),
             source_index=source,
         )
+
+
+def _count_symbols(rhm: RandomHierarchyModel) -> int:
+    """Count the numbers in a distribution over symbols at every node of a tree, at most."""
+    return (rhm.num_leaves + rhm.num_choices) * max(rhm.num_features, rhm.num_classes)
 
 
 def _name_sample(error: InputError, messages: Tensor, index: Tensor, place: str) -> InputError:

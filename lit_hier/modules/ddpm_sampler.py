@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
@@ -13,6 +15,7 @@ from lit_hier.diffusion.images import DamagedSampleError, ImageBatch
 from lit_hier.diffusion.reverse import Convention, ReverseProcess, learns_variance
 from lit_hier.diffusion.store import SampleStore
 from lit_hier.errors import InputError
+from lit_hier.io.atomic import check_writes, checked_writes
 from lit_hier.io.pixels import quantise
 from lit_hier.modules.image_sampler import ImageSampler
 from lit_hier.nn.fingerprint import fingerprint
@@ -95,6 +98,7 @@ class DDPMSampler(ImageSampler):
         self.samples = samples
         self._store: SampleStore | None = None
         self._lock: BaseFileLock | None = None
+        self._checks = ExitStack()
         if samples is not None:
             self._settings = {
                 "model": fingerprint(model),
@@ -124,12 +128,37 @@ class DDPMSampler(ImageSampler):
                 "precision": self.trainer.precision,
                 "device": self.trainer.strategy.root_device.type,
             }
-            if self.trainer.is_global_zero:
-                self._lock = SampleStore.lock(self.samples)
+            self._lock_folder()
             self._store = SampleStore.create(self.samples, self.steps, self.num_steps, settings)
+
+    def _lock_folder(self) -> None:
+        """Lock the folder on the first process; on all, write nothing once the lock is lost."""
+        assert self.samples is not None
+        file = Path(self.samples, ".lock").expanduser()
+        problem, held = "", None
+        if self.trainer.is_global_zero:
+            try:
+                self._lock = SampleStore.lock(self.samples)
+                held = _identify(file)
+            except InputError as error:
+                problem = str(error)
+        problem, held = self.trainer.strategy.broadcast((problem, held))
+        if problem:
+            raise InputError(problem)
+
+        def check() -> None:
+            # After an exception Lightning calls no `teardown`.
+            if not self.trainer.interrupted and _identify(file) != held:
+                raise InputError(
+                    f"samples: {file} was removed or replaced, so another run may fill the"
+                    " folder; run the same command again when no other run uses it"
+                )
+
+        self._checks.enter_context(checked_writes(check))
 
     def teardown(self, stage: str) -> None:
         """Release the folder of samples."""
+        self._checks.close()
         if self._lock is not None:
             self._lock.release(force=True)
             self._lock = None
@@ -168,6 +197,7 @@ class DDPMSampler(ImageSampler):
         self.check_finite(x, images.index, "pretrained: the model", remedy)
         x_reversed = quantise(x)
         if self._store is not None:
+            check_writes()
             self._store.save(images, x_reversed)
         return x_reversed
 
@@ -177,6 +207,14 @@ class DDPMSampler(ImageSampler):
             x = x.contiguous(memory_format=torch.channels_last)
         output: Tensor = self.model(x, timesteps).sample
         return output
+
+
+def _identify(path: Path) -> int | None:
+    """Return a number that another file of the same name does not have; None for no file."""
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
 
 
 def _ancestral(trained: Any) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lit_hier.diffusion.pipelines import check_target, write_pipeline
+from lit_hier.diffusion.pipelines import check_target, check_target_writable, write_pipeline
 from lit_hier.errors import InputError
 from lit_hier.modules.task import Task
 from lit_hier.streams import Purpose, generators
@@ -87,6 +87,26 @@ class DDPMTask(Task):
         self.scheduler = DDPMScheduler(num_train_timesteps)
         self.save_to = save_to
         self.seed = seed
+
+    def setup(self, stage: str) -> None:
+        """Check, before training, that the pipeline can be written after it.
+
+        Raises:
+            InputError: It cannot; on all processes.
+        """
+        problem = ""
+        if stage == "fit" and self.trainer.is_global_zero:
+            try:
+                check_target(self.save_to, "save_to")  # again, as the logger has written by now
+                check_target_writable(self.save_to)
+            except InputError as error:
+                problem = str(error)
+            except OSError as error:
+                problem = (
+                    f"save_to: cannot write {self.save_to}: {error.strerror}; give another folder"
+                )
+        if problem := self.trainer.strategy.broadcast(problem):
+            raise InputError(problem)
 
     def _loss(self, model: Any, batch: dict[str, Tensor], epoch: int, purpose: Purpose) -> Tensor:
         """Return the squared error of the noise, mean over pixels, summed over the batch."""

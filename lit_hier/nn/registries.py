@@ -11,13 +11,12 @@ from pickle import UnpicklingError
 from typing import Any, Final, NamedTuple
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 
 from lit_hier.errors import InputError, one_line
 from lit_hier.io.checkpoints import load_state, read_state_dict
-from lit_hier.io.safe_read import check_file
+from lit_hier.io.safe_read import reading
 from lit_hier.nn.published_transform import PublishedTransform
 
 _SUFFIXES: Final = (".pth", ".pt", ".safetensors")
@@ -111,23 +110,22 @@ def _load_file(build: Callable[..., nn.Module], path: Path, name: str) -> nn.Mod
     """Build a model, with the number of classes of a file, and load the file."""
     state = _read_state(path)
     model = build()
-    *_, last = model.state_dict()  # the logits' weight or bias
+    expected = model.state_dict()
+    *_, last = expected  # the logits' weight or bias
     with suppress(RuntimeError, ValueError, TypeError):  # raised for files of other models
-        if last in state and state[last].shape != model.state_dict()[last].shape:
-            model = build(num_classes=len(state[last]))
+        num_classes = len(state[last]) if last in state else 0
+        # The file must hold all tensors of that size before memory is allocated for them.
+        layer = [name for name in expected if name.rpartition(".")[0] == last.rpartition(".")[0]]
+        sizes = {name: (num_classes, *expected[name].shape[1:]) for name in layer}
+        is_whole = all(name in state and state[name].shape == sizes[name] for name in layer)
+        if num_classes != len(expected[last]) and is_whole:
+            model = build(num_classes=num_classes)
     load_state(model, state, f"weights: {path}", name, f"give {_FILE}")
     return model
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
     """Read a state dict without running code."""
-    if path.suffix == ".safetensors":
-        try:
-            check_file(path)
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            reason = one_line(error)
-            raise InputError(f"weights: cannot read {path}: {reason}; give {_FILE}") from error
     state = read_state_dict(path, "weights", f"give {_FILE}")
     if any(re.search(r"denselayer\d+\.norm\.1\.", key) for key in state):
         # torchvision renamed the layers of DenseNets after it published their files.
@@ -145,7 +143,7 @@ def _check_hash(path: Path) -> None:
     expected = path.stem.rpartition("-")[2]
     if not path.is_file():
         return
-    with path.open("rb") as file:
+    with reading("weights", path, f"give {_FILE}"), path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if not found.startswith(expected):
         raise InputError(

@@ -86,6 +86,8 @@ class TrainedNetwork(nn.Module):
             )
         kind = NETWORKS[name]
         try:
+            if any(len(x) > len(state) for x in arguments.values() if isinstance(x, list | tuple)):
+                raise ValueError  # more layers than tensors
             with torch.device("meta"):  # a damaged number must not allocate memory
                 outline = kind(**arguments)
         except Exception as error:  # damaged arguments may fail anywhere in torch
@@ -166,17 +168,24 @@ def training_set_of(checkpoint: Mapping[str, Any], source: str) -> str:
 def _describe_checkpoint(checkpoint: Mapping[str, Any], source: str) -> dict[str, Any]:
     unknown: dict[str, Any] = {"network": None, "arguments": {}, "trained_on": ""}
     if record := read_record(checkpoint, source):
-        return unknown | record
+        return _check_texts(unknown | record, source)
     # Format 1 has the hyperparameters of an RHMClassifier or an ImageClassifier instead.
     given = checkpoint.get("hyper_parameters")
     if not isinstance(given, dict):
         return unknown
-    found = unknown | {"trained_on": given.get("trained_on", "")}
+    found = _check_texts(unknown | {"trained_on": given.get("trained_on", "")}, source)
     for name, kind in NETWORKS.items():
         names = list(signature(kind).parameters)
         if given.keys() >= set(names):
             return found | {"network": name, "arguments": {key: given[key] for key in names}}
     return found
+
+
+def _check_texts(description: dict[str, Any], source: str) -> dict[str, Any]:
+    """Check the part of a description that messages repeat."""
+    if not isinstance(description["trained_on"], str):
+        raise InputError(f"{source} has a damaged name of its training set; give another one")
+    return description
 
 
 def check_training_set(trained_on: str, training_set: str, argument: str) -> None:
@@ -192,7 +201,7 @@ def check_training_set(trained_on: str, training_set: str, argument: str) -> Non
     """
     if trained_on and training_set and trained_on != training_set:
         raise InputError(
-            f"{argument}: the network was trained on {trained_on}, but the data are"
+            f"{argument}: the network was trained on {trained_on:.120}, but the data are"
             f" {training_set}: a different grammar, or held-out data that it was trained on;"
             " give the data module the arguments of the training run"
         )

@@ -1,14 +1,18 @@
 """Ensembles of grammars, for averages over rules and for phase diagrams."""
 
+import math
 from collections.abc import Sequence
 from itertools import product
+from typing import Final
 
 from lit_hier.errors import InputError
 from lit_hier.rhm.grammar import Grammars, RandomHierarchyModel
 
+_MAX_GRAMMARS: Final = 5000
+
 
 class GrammarEnsemble(Grammars):
-    """One random grammar for each combination of m, L and seed of the rules.
+    """One random grammar for each combination of m, L and seed of the rules; at most 5000.
 
     Args:
         num_features: v.
@@ -19,7 +23,8 @@ class GrammarEnsemble(Grammars):
         seeds: Seeds of the rules, without repeats.
 
     Raises:
-        InputError: A list is empty or repeats a number, or the numbers do not define an RHM.
+        InputError: A list is empty or repeats a number, there are too many combinations, or the
+            numbers do not define an RHM.
     """
 
     def __init__(
@@ -41,6 +46,11 @@ class GrammarEnsemble(Grammars):
                 raise InputError(f"{name}: the list is empty; give at least one")
             if len(set(values)) < len(values):
                 raise InputError(f"{name}: {values} repeats a number; give each number once")
+        if (num := math.prod(map(len, choices.values()))) > _MAX_GRAMMARS:
+            raise InputError(
+                f"num_synonyms, num_layers and seeds give {num} grammars; give shorter lists, for"
+                f" at most {_MAX_GRAMMARS}"
+            )
         self._grammars = tuple(
             RandomHierarchyModel(num_features, m, tuple_size, L, num_classes, seed)
             for m, L, seed in product(*choices.values())

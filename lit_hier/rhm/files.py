@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from lit_hier.errors import InputError, one_line
-from lit_hier.io.safe_read import read_file
+from lit_hier.io.safe_read import read_file, reading
 from lit_hier.rhm.grammar import RandomHierarchyModel
 
 
@@ -40,9 +40,11 @@ def read_rules(path: str | PathLike[str]) -> RandomHierarchyModel:
         InputError: The file cannot be read, is not plain YAML or does not define an RHM.
     """
     try:
-        content = yaml.load(read_file(path).decode(), Loader=_PlainLoader)
-    except OSError as error:
-        raise InputError(f"path: cannot read rules from {path}: {error.strerror}") from error
+        with reading("path", path, "give a file of rules"):
+            text = read_file(path)
+        content = yaml.load(text.decode(), Loader=_PlainLoader)
+    except InputError:
+        raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"path: {path} is not plain YAML: {one_line(error)}") from error
     if not isinstance(content, dict) or not isinstance(content.get("rules"), list):

@@ -17,7 +17,7 @@ Data: The Random Hierarchy Model" (2023).
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import torch
@@ -25,7 +25,11 @@ from torch import Tensor
 
 from lit_hier.errors import InputError
 from lit_hier.rhm.parsing import LevelParser
-from lit_hier.rhm.sampling import sample_distinct_words
+from lit_hier.rhm.sampling import count_words, sample_distinct_words
+
+MAX_LEAVES: Final = 2**20
+MAX_FEATURES: Final = 2**12  # networks see a symbol as a vector of v numbers
+MAX_RULES: Final = 2**22  # symbols on the right-hand sides of all rules of a grammar
 
 Tree = tuple[Tensor, ...]
 """One int64 tensor per level, leaves first: tree[l] has shape (num, s**(L-l))."""
@@ -44,10 +48,11 @@ class RandomHierarchyModel(Grammars):
     """A random grammar: sampling and counting of its data, and parsing of data into latents.
 
     Args:
-        num_features: v, number of symbols at every level below the root; at least 2.
+        num_features: v, number of symbols at every level below the root; 2 to 2^12.
         num_synonyms: m, rules per symbol; m v <= v^s and m n <= v^s.
         tuple_size: s, the branching; at least 2.
-        num_layers: L, the depth; at least 1.
+        num_layers: L, the depth; at least 1, and s^L is at most 2^20. The rules of all levels have
+            at most 2^22 symbols, m s (v (L - 1) + n).
         num_classes: n, number of symbols at the root; defaults to v.
         seed: Seed of the rules. The rules of a level depend on (seed, level, v, m, s) only.
 
@@ -80,9 +85,10 @@ class RandomHierarchyModel(Grammars):
         ):
             if value < least:
                 raise InputError(f"{name} is {value}; give at least {least}")
+        _check_size(v, num_parents, m, s, num_layers)
         for name, parents in (("num_features", v), ("num_classes", num_parents)):
             needed = name == "num_classes" or num_layers > 1
-            if needed and m * parents > v**s:
+            if needed and m * parents > count_words([v] * s):
                 raise InputError(
                     f"num_synonyms={m} with {name}={parents} needs {m * parents} different tuples,"
                     f" but num_features={v} and tuple_size={s} allow only v^s = {v**s};"
@@ -128,11 +134,12 @@ class RandomHierarchyModel(Grammars):
             several = len(levels) > 1
             num_features = levels[0].shape[0] if several else int(levels[0].max()) + 1
         v = num_features
-        if not isinstance(v, int) or v < 1:
+        if isinstance(v, bool) or not isinstance(v, int) or v < 1:
             raise InputError(f"num_features is {v!r}; give the number of symbols, an integer")
         m, s = levels[0].shape[1:]
         if s < 2:
             raise InputError(f"rules[0] has tuples of {s} symbol; give tuples of at least 2")
+        _check_size(v, levels[-1].shape[0], m, s, len(levels))
         for level, rule in enumerate(levels):
             is_root = level == len(levels) - 1
             wanted = (rule.shape[0] if is_root else v, m, s)
@@ -290,3 +297,24 @@ class RandomHierarchyModel(Grammars):
     def __repr__(self) -> str:
         """Return the class and the parameters."""
         return f"{type(self).__name__}{self.notation}"
+
+
+def _check_size(v: int, n: int, m: int, s: int, num_layers: int) -> None:
+    """Check that a grammar fits into memory, before any of it is built.
+
+    Raises:
+        InputError: It has too many symbols, leaves or rules.
+    """
+    if v > MAX_FEATURES:
+        raise InputError(f"num_features is {v}; give at most {MAX_FEATURES}")
+    # s >= 2, so the power of a large depth need not be computed.
+    if s > MAX_LEAVES or num_layers > math.log2(MAX_LEAVES) or s**num_layers > MAX_LEAVES:
+        raise InputError(
+            f"tuple_size={s} and num_layers={num_layers} give s^L leaves; give smaller numbers,"
+            f" for at most {MAX_LEAVES}"
+        )
+    if (num_symbols := m * s * (v * (num_layers - 1) + n)) > MAX_RULES:
+        raise InputError(
+            f"num_synonyms={m}, num_features={v}, num_classes={n} and tuple_size={s} give rules"
+            f" with {num_symbols} symbols; give smaller numbers, for at most {MAX_RULES}"
+        )

@@ -1,0 +1,109 @@
+"""Where a config may name a class: only as an argument whose type says which classes it takes.
+
+jsonargparse would build a class wherever a type accepts any value, and pass on one among the
+arguments that a signature does not list.
+"""
+
+import inspect
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from jsonargparse import Namespace
+
+from lit_hier.errors import InputError
+
+_CLASS_KEY: Final = "class_path"
+# Types that accept a value of any kind, or contain one.
+_OPEN: Final = (Any, object, type, inspect.Parameter.empty, dict, list, tuple, set)
+# The same in a type that is imported for type checkers only, so that its text is known.
+_OPEN_TEXT: Final = re.compile(
+    r"\b(Any|object|type)\b|\b(dict|list|tuple|set|Sequence|Mapping|Iterable)\b(?!\[)"
+)
+
+
+def check_class_values(config: Namespace, owner: type, place: str) -> None:
+    """Check that every class stands where a type names it.
+
+    Args:
+        config: Parsed arguments of a class.
+        owner: The class.
+        place: The user's name for these arguments.
+
+    Raises:
+        InputError: A class is the value, or inside the value, of another argument.
+    """
+    for name, value in vars(config).items():
+        inner = list(_find_classes(value))
+        if inner and _accepts_any(_get_annotation(owner, name)):
+            raise InputError(
+                f"{place}.{name}: {owner.__name__} does not say which classes {name} takes, so"
+                f" {str(inner[0][_CLASS_KEY])[:60]} cannot be built; give plain values"
+            )
+        for given in inner:
+            check_class(given, f"{place}.{name}")
+
+
+def check_class(given: Any, place: str) -> None:
+    """Check the arguments of a class that a config names.
+
+    Args:
+        given: Its `class_path`, `init_args` and `dict_kwargs`.
+        place: The user's name for the value.
+
+    Raises:
+        InputError: See `check_class_values`.
+    """
+    path = str(given[_CLASS_KEY])
+    for found in _find_classes(given.get("dict_kwargs")):
+        raise InputError(
+            f"{place}.dict_kwargs: {str(found[_CLASS_KEY])[:60]} cannot be built here; give plain"
+            " values"
+        )
+    arguments = given.get("init_args")
+    if arguments:
+        module, _, name = path.rpartition(".")
+        owner = getattr(sys.modules.get(module), name, None)
+        if not isinstance(owner, type):
+            raise InputError(f"{place}: {path[:60]} is not a class; name one listed by --help")
+        arguments = arguments if isinstance(arguments, Namespace) else Namespace(arguments)
+        check_class_values(arguments, owner, place)
+
+
+def _find_classes(value: Any) -> Iterator[Any]:
+    """Find the outermost classes in a value."""
+    if isinstance(value, Namespace | dict):
+        if _CLASS_KEY in value:
+            yield value
+            return
+        value = list((vars(value) if isinstance(value, Namespace) else value).values())
+    if isinstance(value, list | tuple | set):
+        for item in value:
+            yield from _find_classes(item)
+
+
+def _get_annotation(owner: type, name: str) -> Any:
+    """Return the type of an argument, also of one that is passed on to a base class."""
+    for base in inspect.getmro(owner):
+        function = vars(base).get("__init__")
+        if inspect.isfunction(function) and name in inspect.signature(function).parameters:
+            try:
+                return typing.get_type_hints(function).get(name, Any)
+            except (NameError, TypeError):  # a type that is imported for type checkers only
+                return inspect.signature(function).parameters[name].annotation
+    return Any
+
+
+def _accepts_any(annotation: Any) -> bool:
+    """Return whether a type accepts values of any type, or contains such a type."""
+    if isinstance(annotation, str):
+        return _OPEN_TEXT.search(annotation) is not None
+    kind, arguments = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    if kind is Callable:
+        return False  # of the allowed classes only
+    if not arguments:
+        is_container = getattr(kind, "__module__", "") == "collections.abc"
+        return is_container or isinstance(kind, typing.TypeVar) or kind in _OPEN
+    return any(map(_accepts_any, arguments[1:] if kind in (dict, Mapping) else arguments))

@@ -1,0 +1,160 @@
+"""The classes that configs may name, what they may be given, and what all that costs."""
+
+import inspect
+import io
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT, inside, run_command
+
+import lit_hier.rhm.sampling as sampling
+from lit_hier.cli.allowed import ALLOWED, LAZY
+from lit_hier.data import RHMDataModule
+from lit_hier.errors import InputError
+from lit_hier.io.memory import check_memory
+from lit_hier.rhm import GrammarEnsemble, RandomHierarchyModel
+
+REVIEWED = Path(__file__).with_name("reachable.txt")
+IMAGES = "data: {{class_path: ImageDataModule, init_args: {{held_out: {}}}}}"
+STRATEGY = "trainer: {{strategy: {{class_path: DDPStrategy, dict_kwargs: {}}}}}"
+CLASS = "{class_path: torch.nn.Identity}"
+
+
+def rejection(folder: Path, capsys: pytest.CaptureFixture[str], text: str, *arguments: str) -> str:
+    (folder / "overlay.yaml").write_text(text)
+    given = ("predict", "-c", f"{ROOT}/configs/fig5.yaml", "-c", "overlay.yaml", *arguments)
+    with inside(folder), pytest.raises(SystemExit) as end:
+        run_command(*given)
+    assert end.value.code == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "Seed set" not in x]
+    assert len(line) <= 400
+    return line.removeprefix("lit-hier: error: ")
+
+
+def test_every_class_that_a_config_may_name_was_reviewed() -> None:
+    reviewed = {line for line in REVIEWED.read_text().splitlines() if line[:1] not in ("", "#")}
+    found = {f"{c.__module__}.{c.__qualname__}" for c in ALLOWED.values()}
+    found |= {f"{module}.{name}" for name, module in LAZY.items()}
+    assert sorted(found - reviewed) == []
+    for class_type in set(ALLOWED.values()):
+        for name in inspect.signature(class_type).parameters:
+            assert not re.search(r"url|mirror|host|address|endpoint|repo_id", name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            STRATEGY.format(f"{{x: {CLASS}}}"),
+            "trainer.strategy.dict_kwargs: torch.nn.Identity can",
+        ),
+        (STRATEGY.format(f"{{x: [[{{a: {CLASS}}}]]}}"), "trainer.strategy.dict_kwargs: torch"),
+        ("trainer: {plugins: lightning_fabric.utilities.registry._load}", "trainer.plugins: "),
+        ("trainer: {default_root_dir: 's3://a/b'}", "default_root_dir is 's3://a/b', an address"),
+        ("ckpt_path: 'simplecache::x'", "ckpt_path is 'simplecache::x', an address"),
+        ("trainer: {logger: {init_args: {save_dir: 'memory://x'}}}", "save_dir is 'memory://x'"),
+        ("trainer: {model_registry: x}", "trainer.model_registry uploads"),
+        (IMAGES.format("{class_path: Cityscapes, init_args: {root: .}}"), "held_out: torchvision"),
+        (
+            IMAGES.format(
+                "{class_path: torchvision.datasets.MNIST, init_args: {root: .,"
+                " transform: torchvision.datasets.MNIST.download}}"
+            ),
+            "transform: torchvision.datasets.MNIST.download is part of",
+        ),
+        (
+            f"model: {{init_args: {{times: [{', '.join(['0.5'] * 8000)}]}}}}",
+            "config: not valid YAML: more than 5000 values",
+        ),
+        (
+            f"model: {{init_args: {{times: [{', '.join(['0.5'] * 501)}]}}}}",
+            "config: not valid YAML: a list with numbers has 501 entries; shorten it to 500",
+        ),
+        ("trainer: {accelerator: cpu, devices: -3}", "trainer.devices is -3; "),
+    ],
+)
+def test_one_line_rejects(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    assert rejection(tmp_path, capsys, text).startswith(message)
+
+
+def test_an_archive_in_the_folder_of_a_data_set_is_not_unpacked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tarfile.open(tmp_path / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo("../HARM")
+        archive.addfile(member, io.BytesIO())
+    for name in ("ImageNet", "USPS"):
+        text = IMAGES.format(
+            f"{{class_path: torchvision.datasets.{name}, init_args: {{root: .}}}}"
+        )
+        assert "is not an allowed data set" in rejection(tmp_path, capsys, text)
+    assert not (tmp_path.parent / "HARM").exists()
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"num_layers": 1_000_000},
+        {"num_layers": 21},
+        {"tuple_size": 10**9},
+        {"num_features": 10**12},
+        {"num_synonyms": 10**15},
+        {"num_classes": 10**12},
+        {"num_features": 4096, "num_synonyms": 4096},
+    ],
+)
+def test_a_grammar_that_is_too_large_is_rejected_at_once(sizes: dict[str, int]) -> None:
+    given: dict[str, Any] = {"num_features": 4, "num_synonyms": 2, "tuple_size": 2}
+    with pytest.raises(InputError, match=r"at most \d+"):
+        RandomHierarchyModel(**{**given, "num_layers": 2, **sizes})
+
+
+def test_data_and_ensembles_are_bounded() -> None:
+    with pytest.raises(InputError, match="at most 5000"):
+        GrammarEnsemble(4, 2, 2, [1, 2, 3], seeds=range(2000))
+    rhm = RandomHierarchyModel(4, 2, 2, 12)
+    with pytest.raises(InputError, match=r"num_train .* GiB of memory"):
+        RHMDataModule(rhm, num_predict=10**12)
+    with pytest.raises(InputError, match="more than 10\\^6 GiB"):
+        check_memory(10**4000, "data", "less")
+
+
+def test_the_size_of_blocks_changes_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = [(5000, [3] * 12), (900, [7, 2, 300, 4, 9, 2, 5]), (4, [8] * 3000)]
+    draws = []
+    for numbers in (sampling._BLOCK_NUMBERS, 177):
+        monkeypatch.setattr(sampling, "_BLOCK_NUMBERS", numbers)
+        draws.append(
+            [
+                sampling.sample_distinct_words(np.random.default_rng(1), num, radices, "words")
+                for num, radices in given
+            ]
+        )
+    for one, other in zip(*draws, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_the_command_for_tensorboard_imports_nothing_from_the_working_directory(
+    tmp_path: Path,
+) -> None:
+    source = (ROOT / "lit_hier/cli/command.py").read_text()
+    assert '[sys.executable, "-P", "-m", "tensorboard.main"' in source
+    (tmp_path / "probe.py").write_text("raise SystemExit(7)")
+    done = subprocess.run([sys.executable, "-P", "-m", "probe"], cwd=tmp_path, capture_output=True)
+    assert b"No module named probe" in done.stderr
+
+
+def test_a_type_that_only_type_checkers_import_names_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = "{pretrained: x.pt, scheduler: {class_path: diffusers.DDIMScheduler}}"
+    text = f"model: {{class_path: DDPMSampler, init_args: {arguments}}}"
+    assert "pretrained" in rejection(tmp_path, capsys, text)
