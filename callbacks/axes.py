@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
@@ -73,13 +74,19 @@ class CurveAxis(ABC):
         """Convert a critical inversion time to this axis; NaN if there is none."""
 
     def predict(
-        self, source: Source, process: NoiseProcess | None, times: tuple[float, ...], x: Floats
+        self,
+        source: Source,
+        process: NoiseProcess | None,
+        times: tuple[float, ...],
+        x: Floats,
+        cache: Path,
     ) -> Prediction:
         """Predict what is drawn at this axis's values `x`, shape (T,): the process at its times.
 
-        The critical time is an inversion time; see `critical_value`.
+        The critical time is an inversion time; see `critical_value`. Results that take long are
+        kept in the folder `cache`.
         """
-        return predict(source, process, times)
+        return predict(source, process, times, cache)
 
 
 class InversionTimes(CurveAxis):
@@ -142,11 +149,16 @@ class EffectiveNoiseAxis(CurveAxis):
         return process.effective_noise(time, source.v)
 
     def predict(
-        self, source: Source, process: NoiseProcess | None, times: tuple[float, ...], x: Floats
+        self,
+        source: Source,
+        process: NoiseProcess | None,
+        times: tuple[float, ...],
+        x: Floats,
+        cache: Path,
     ) -> Prediction:
         """Predict the process at its times, or the epsilon-process at equal noise."""
         if not self.compare:
-            return super().predict(source, process, times, x)
+            return super().predict(source, process, times, x, cache)
         compared = predict(source, EpsilonNoise(), np.clip(x, 0, 1))
         return replace(compared, name=f"{compared.name}, ε-process", critical_time=math.nan)
 

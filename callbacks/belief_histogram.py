@@ -13,6 +13,7 @@ from torch.nn.functional import one_hot
 from lit_hier.callbacks.analysis import Analysis
 from lit_hier.callbacks.axes import Floats
 from lit_hier.callbacks.beliefs import MESSAGES, belief_in_truth, latents_of, messages_of
+from lit_hier.callbacks.curves import find_cache
 from lit_hier.diffusion import ForwardBackward, num_levels
 from lit_hier.errors import InputError
 from lit_hier.figures import histogram_figure
@@ -125,7 +126,7 @@ class BeliefHistogram(Analysis):
             "other": counts[message, level, 1, k],
         }
         write_table(folder, self.name, DataFrame(columns))
-        prediction = predict(self.sources[0], self.noise_process, self.times)
+        prediction = predict(self.sources[0], self.noise_process, self.times, find_cache(trainer))
         theory = np.stack([getattr(prediction, name)[self._time] for name in MESSAGES])
         message, level = np.indices(mean.shape).reshape(2, -1)
         deviations = {

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -30,6 +31,12 @@ Curves = Mapping[str, Floats]
 Columns = Mapping[str, ArrayLike]
 """Values over times, shape (T,), or one value for all times, by the column's name."""
 _T = TypeVar("_T")
+
+
+def find_cache(trainer: Trainer) -> Path:
+    """Return the folder in which theory that takes long to compute is kept."""
+    assert trainer.logger is not None
+    return Path(trainer.logger.save_dir or trainer.default_root_dir, "theory")
 
 
 def transpose(rows: Sequence[Mapping[str, _T]]) -> dict[str, list[_T]]:
@@ -251,8 +258,9 @@ class CurveAnalysis(Analysis):
         if not len(index):
             raise InputError("data: none of the images can be read; check the files")
         x = self.x_axis.values(self.times, gathered[0] if gathered else None)
+        cache = find_cache(trainer)
         self._predictions = {
-            source: self.x_axis.predict(source, self.noise_process, self.times, x)
+            source: self.x_axis.predict(source, self.noise_process, self.times, x, cache)
             for source in set(map(self._source, self.lines()))
         }
         results = self._summarize(x, values, source_indices.astype(np.int64))

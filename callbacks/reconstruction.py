@@ -15,6 +15,7 @@ from lit_hier.callbacks.beliefs import belief_in_truth, latents_of
 from lit_hier.callbacks.curves import Columns, CurveAnalysis, Line, Results, transpose
 from lit_hier.diffusion import ForwardBackward, num_levels
 from lit_hier.figures import Panel
+from lit_hier.inference.theory import Prediction
 from lit_hier.metrics import average, curve_inversion, inversion, wilson
 from lit_hier.modules import ForwardBackwardModule
 
@@ -31,14 +32,17 @@ def measure_truth(record: ForwardBackward, level: int) -> Tensor:
     return torch.stack([x.mean(-1) for x in (marginal, unchanged, beliefs.amax(-1))])
 
 
-def summarize_truth(samples: Floats, source_indices: NDArray[np.int64], theory: Floats) -> Columns:
+def summarize_truth(
+    samples: Floats, source_indices: NDArray[np.int64], prediction: Prediction, level: int
+) -> Columns:
     """Compute the columns on the true symbols.
 
     Args:
         samples: Probability of the true symbols, share of unchanged ones and largest probability,
             float64, shape (3, T, N).
         source_indices: Index of each sample's source, shape (N,).
-        theory: The predicted probability, shape (T,).
+        prediction: The theory.
+        level: The level.
     """
     marginal, largest = (average(samples[k], source_indices) for k in (0, 2))
     unchanged = average(samples[1], source_indices, shares=True)
@@ -48,7 +52,7 @@ def summarize_truth(samples: Floats, source_indices: NDArray[np.int64], theory: 
         "unchanged": unchanged.mean,
         "sem": marginal.sem,
         "count": len(source_indices),
-        "theory": theory,
+        "theory": prediction.marginal[:, level],
         "unchanged_sem": unchanged.sem,
         "grammars": len(np.unique(source_indices)),
         "grammar_std": marginal.grammar_std,
@@ -59,6 +63,8 @@ def summarize_truth(samples: Floats, source_indices: NDArray[np.int64], theory: 
         "largest": largest.mean,
         "largest_sem": largest.sem,
         "largest_sem_within": largest.sem_within,
+        "theory_sem": prediction.marginal_error[:, level],
+        "largest_theory": prediction.largest[:, level],
     }
 
 
@@ -82,6 +88,8 @@ def truth_panels(results: Results, what: str, theory_label: str) -> list[Panel]:
             "largest probability",
             results.curves("largest"),
             bands=results.curves("largest_sem"),
+            theory=results.curves("largest_theory"),
+            theory_label=theory_label,
         ),
         Panel(
             f"share unchanged ({what})",
@@ -110,7 +118,8 @@ class Reconstruction(CurveAnalysis):
       grammars, grammar_std (standard deviation of `marginal` between grammars; NaN for one),
       sem_within (standard error within these grammars), unchanged_sem_within, unchanged_low and
       unchanged_high (95 % confidence interval, see `lit_hier.metrics.wilson`), largest,
-      largest_sem, largest_sem_within.
+      largest_sem, largest_sem_within, theory_sem (standard error of `theory`; 0 for a closed
+      form), largest_theory.
     - `reconstruction_inversion.csv`, for several levels, with a row per level above the leaves:
       process, level, inversion (where the curve of `marginal` falls below that of the leaves, on
       the x axis; NaN if that is not significant, see `lit_hier.metrics.functional.inversion`),
@@ -159,8 +168,7 @@ class Reconstruction(CurveAnalysis):
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute averages over data and grammars, standard errors and theory."""
-        theory = self.prediction(line).marginal[:, line.level]
-        return summarize_truth(samples, source_indices, theory)
+        return summarize_truth(samples, source_indices, self.prediction(line), line.level)
 
     def tables(self, results: Results) -> dict[str, DataFrame]:
         """Add where each level's curve crosses that of the leaves."""

@@ -92,8 +92,7 @@ class Transition(CurveAnalysis):
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute averages over data and grammars, standard errors and theory."""
-        predicted = self.prediction(line).marginal[:, line.level]
-        return summarize_truth(samples, source_indices, predicted)
+        return summarize_truth(samples, source_indices, self.prediction(line), line.level)
 
     def tables(self, results: Results) -> dict[str, DataFrame]:
         """Add the places and widths of the transitions, measured and predicted."""
@@ -129,6 +128,7 @@ class Transition(CurveAnalysis):
             "exponent": [
                 theory.critical_exponent(grammar, self.noise_process) for grammar in grammars
             ],
+            "critical_sem": [self.prediction(line).critical_error for line in lines],
             "place_sem": place_sem,
             "width_sem": width_sem,
         }
