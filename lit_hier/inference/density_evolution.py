@@ -56,8 +56,8 @@ _FORMAT: Final = 1  # of kept results; those of another version are computed aga
 _RESULTS: Final[dict[str, Float64[np.ndarray, "..."]]] = {}  # of this process, by digest
 _FIRST_TIME: Final = 0.0625  # tried
 
-Messages = Float64[Tensor, "replicas population symbols"]
-Rules = Int64[Tensor, "sets rules s"]
+Messages = Float64[Tensor, "replicas _ _"]  # of a population, over symbols
+Rules = Int64[Tensor, "_ _ s"]  # sets, rules, positions
 
 
 @dataclass(frozen=True)
@@ -277,7 +277,7 @@ class _Population:
             rules[0] = 0
         return torch.from_numpy(drawn)
 
-    def _choose(self, num_sets: int, num: int, total: int) -> Int64[Tensor, "sets rules"]:
+    def _choose(self, num_sets: int, num: int, total: int) -> Int64[Tensor, "_ _"]:
         """Choose tuples without replacement, by their rank: 0, then others in random order."""
         keys = torch.rand(num_sets, total - 1, generator=self.generator)
         others = 1 + keys.argsort(dim=1)[:, :num]
@@ -320,7 +320,7 @@ def _num_nodes(rules: Rules) -> int:
     return len(rules) // NUM_REPLICAS * _NODES_PER_RULES
 
 
-def _weigh(children: Sequence[Messages], rules: Rules) -> Float64[Tensor, "sets nodes rules"]:
+def _weigh(children: Sequence[Messages], rules: Rules) -> Float64[Tensor, "_ _ _"]:
     """Multiply the children's messages, for each rule."""
     weights = torch.ones((), dtype=torch.float64)
     for child, symbols in zip(children, rules.unbind(-1), strict=True):
@@ -329,11 +329,11 @@ def _weigh(children: Sequence[Messages], rules: Rules) -> Float64[Tensor, "sets 
     return weights
 
 
-def _group(messages: Messages, rules: Rules) -> Float64[Tensor, "sets nodes symbols"]:
+def _group(messages: Messages, rules: Rules) -> Float64[Tensor, "_ _ _"]:
     return messages.reshape(len(rules), _NODES_PER_RULES, -1)
 
 
-def _ungroup(messages: Float64[Tensor, "sets nodes symbols"]) -> Messages:
+def _ungroup(messages: Float64[Tensor, "_ _ _"]) -> Messages:
     return _normalize(messages.reshape(NUM_REPLICAS, -1, messages.shape[-1]))
 
 
