@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from jsonargparse import Namespace
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
@@ -45,6 +46,7 @@ _LOGGER: Final = {
     "init_args": {"save_dir": "logs", "name": "run", "default_hp_metric": False},
 }
 _TIMEOUT: Final = timedelta(days=30)
+_INHERITING: Final = "model.init_args.scheduler"  # takes what is not given from the model
 _OWN_CHECKPOINTS: Final = ("best", "last", "hpc")  # keywords of Lightning's, not paths
 _DESCRIPTION: Final = (
     "Probe what diffusion models and deep networks learn about hierarchical data."
@@ -79,6 +81,9 @@ class LitHierCLI(LightningCLI):
         """Parse the arguments; hide the checkpoint, whose hyperparameters would replace them."""
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
         config = self.config[self.config.subcommand]
+        if config.get(_INHERITING) is not None:
+            given = parser.parse_args(args, defaults=False)  # type: ignore[arg-type]
+            _drop_defaults(config[_INHERITING], given[self.config.subcommand][_INHERITING])
         self.ckpt_path, config.ckpt_path = config.ckpt_path, None
         for path in config.config or []:  # may be the config of an earlier run
             check_run(Path(str(path)).parent, "config")
@@ -161,6 +166,14 @@ class LitHierCLI(LightningCLI):
             view = shlex.join([sys.executable, "-m", "tensorboard.main", "--logdir", str(folder)])
             lines.append(f"{'view':<8} {view}")
             sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _drop_defaults(config: Namespace, given: Namespace) -> None:
+    """Remove the arguments of a class that the parser filled in, not the user."""
+    kept = vars(given.get("init_args", Namespace()))
+    arguments = vars(config.get("init_args", Namespace()))
+    for name in arguments.keys() - kept.keys():
+        del arguments[name]
 
 
 def _get_size(name: str, rhm: Grammars) -> int:
