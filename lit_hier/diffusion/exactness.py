@@ -18,9 +18,8 @@ of 1,000 steps and sigma = 0.5, the standard deviation of DDIM's samples is low 
 about 2.8 / S, that of the ancestral sampler by about 2.1 / S^0.75.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -33,7 +32,7 @@ _VARIANCES: Final = torch.tensor([0.05, 0.25, 1.0], dtype=torch.float64)
 _SIZE: Final = 0.1  # of a perturbation: no scheduler clips images this close to 0
 _FACTOR, _FLOOR = 1.25, 0.01  # of the deviation of a first-order solver, and for rounding
 _NORMALS: Final = (torch.randn, torch.randn_like, torch.normal, torch.Tensor.normal_)
-_FEW_STEPS: Final = 50
+_FEW_STEPS: Final = 20
 _MAX_DRAWS: Final = 2  # random numbers per pixel and step
 
 
@@ -59,32 +58,20 @@ class Solver(Protocol):
         """Run forward-backward."""
 
 
-@dataclass(frozen=True)
-class Moments:
-    """Moments of x_reversed over data and noise, one value per variance of the data.
-
-    Attributes:
-        mean: Mean, in standard deviations of the data.
-        std: Standard deviation, as a fraction of that of the exact solver.
-        correlation: Correlation with x_0.
-    """
+class Moments(NamedTuple):
+    """Moments of x_reversed over data and noise, each of one value per variance of the data."""
 
     mean: Tensor
-    std: Tensor
+    standard_deviation: Tensor
     correlation: Tensor
-
-    def __sub__(self, other: "Moments") -> "Moments":
-        """Return differences."""
-        return Moments(
-            *(getattr(self, name) - getattr(other, name) for name in self.__match_args__)
-        )
+    """Its correlation with x_0."""
 
 
 def check_exactness(solver: Solver) -> None:
     """Check that a solver samples Gaussian data as a solver of its kind must.
 
-    It is checked from a few inversion steps, the first and the last among them, which takes less
-    than a second for S = 250.
+    It is checked from all inversion steps if S is small, else from the first two, a quarter and the
+    last, which takes less than a second for S = 250.
 
     Args:
         solver: A reverse process.
@@ -93,10 +80,7 @@ def check_exactness(solver: Solver) -> None:
         InputError: It fails, or its samples deviate by more than a first-order solver's would.
     """
     num = solver.num_steps
-    steps = {1, max(num // 4, 1), num}
-    if num <= _FEW_STEPS:
-        steps |= {num // 2, max(3 * num // 4, 1)}
-    for k in sorted(steps):
+    for k in range(1, num + 1) if num <= _FEW_STEPS else (1, 2, num // 4, num):
         _check_step(solver, k)
 
 
@@ -112,45 +96,48 @@ def measure(solver: Solver, k: int) -> tuple[Moments, Moments, Moments]:
     """
     num = solver.num_evaluations(k)
     alphas = [solver.alphas_cumprod[step] for step in solver.timesteps[:num]]
-    alpha_k = solver.alphas_cumprod[solver.timesteps[k]] if k < solver.num_steps else None
-    variance, alpha = _VARIANCES, alphas[-1]
-    start = (0.0, 1.0) if alpha_k is None else (float(alpha_k**0.5), float((1 - alpha_k) ** 0.5))
-    x, is_random = _perturb(solver, k, num)
-    mean, slopes = x[0] - _MEAN, (x[1:] - x[0]) / _SIZE
-    total = alpha * variance + 1 - alpha
-    gain, rest = (variance / total).sqrt(), torch.zeros_like(variance)
-    references = [_first_order(alphas, None)]
-    if is_random:
-        gain, rest = variance * alpha.sqrt() / total, variance * (1 - alpha) / total
-        references = [_first_order(alphas, name) for name in ("small", "large")]
-    scale = (gain**2 * (start[0] ** 2 * variance + start[1] ** 2) + rest).sqrt()
+    signal = torch.zeros((), dtype=torch.float64)  # of x_k
+    if k < solver.num_steps:
+        signal = solver.alphas_cumprod[solver.timesteps[k]]
 
-    def moments(mean: Tensor, slope: Tensor, square: Tensor) -> Moments:
-        std = (slope**2 * variance + square).sqrt()
-        return Moments(
-            mean / variance.sqrt(), std / scale, slope * variance.sqrt() / std.clamp(min=1e-12)
-        )
+    def moments(gain: Tensor, added: Tensor) -> Moments:
+        """Of samples mu + gain (x_k - sqrt(alpha) mu) + noise of a variance."""
+        offset = gain * (signal.sqrt() - alphas[-1].sqrt()) * _MEAN
+        return _moments(offset, gain * signal.sqrt(), gain**2 * (1 - signal) + added)
 
-    def linear(gain: Tensor, rest: Tensor) -> Moments:
-        offset = gain * (start[0] - alpha.sqrt()) * _MEAN
-        return moments(offset, gain * start[0], (gain * start[1]) ** 2 + rest)
-
-    found = moments(mean, slopes[0], (slopes[1:] ** 2).sum(0))
-    exact = linear(gain, rest)
-    deviations = [linear(*reference) - exact for reference in references]
+    x = _perturb(solver, k, num)
+    slopes = (x[1:] - x[0]) / _SIZE
+    found = _moments(x[0] - _MEAN, slopes[0], (slopes[1:] ** 2).sum(0))
+    if slopes[2:].any():  # the solver adds noise
+        x_0, eta = _denoiser(alphas[-1])
+        exact = moments(x_0, (1 - alphas[-1]).sqrt() * eta * _VARIANCES)
+        references = [moments(*_first_order(alphas, kind)) for kind in ("small", "large")]
+    else:
+        total = alphas[-1] * _VARIANCES + 1 - alphas[-1]
+        exact = moments((_VARIANCES / total).sqrt(), torch.zeros_like(_VARIANCES))
+        references = [moments(*_first_order(alphas, None))]
+    units = Moments(_VARIANCES.sqrt(), exact.standard_deviation, torch.ones_like(_VARIANCES))
     allowed = Moments(
         *(
-            _FACTOR * torch.stack([getattr(d, name).abs() for d in deviations]).amax(0) + _FLOOR
-            for name in Moments.__match_args__
+            _FACTOR * torch.stack([(value - right).abs() for value in values]).amax(0)
+            + _FLOOR * unit
+            for right, unit, *values in zip(exact, units, *references, strict=True)
         )
     )
     return found, exact, allowed
 
 
+def _moments(offset: Tensor, slope: Tensor, rest: Tensor) -> Moments:
+    """Return the moments of mu + offset + slope (x_0 - mu) + something of a variance `rest`."""
+    spread = (slope**2 * _VARIANCES + rest).sqrt()
+    correlation = slope * _VARIANCES.sqrt() / spread.clamp(min=1e-12)
+    return Moments(_MEAN + offset, spread, correlation)
+
+
 def _check_step(solver: Solver, k: int) -> None:
     kind = type(solver.scheduler).__name__
     try:
-        found, exact, allowed = measure(solver, k)
+        measured = measure(solver, k)
     except InputError:
         raise
     except Exception as error:  # of schedulers, which may be the user's own
@@ -158,26 +145,16 @@ def _check_step(solver: Solver, k: int) -> None:
             f"scheduler: {kind} fails from step {k} of {solver.num_steps}:"
             f" {type(error).__name__}: {one_line(error)[:150]}; give another scheduler"
         ) from error
-    deviations = found - exact
-    for name, text in _NAMES.items():
-        values, limits = getattr(deviations, name), getattr(allowed, name)
-        wrong = ~(values.abs() <= limits)  # so that NaN is wrong
-        if wrong.any():
-            worst = int((values.abs() / limits).nan_to_num(torch.inf).argmax())
+    for name, found, exact, allowed in zip(Moments._fields, *measured, strict=True):
+        excess = ((found - exact).abs() / allowed).nan_to_num(torch.inf)
+        if excess.max() > 1:
+            i = int(excess.argmax())
             raise InputError(
-                f"scheduler: {kind} is wrong for this model: on Gaussian data, from step {k} of"
-                f" {solver.num_steps}, {text} is {float(getattr(found, name)[worst]):.3g} where"
-                f" {float(getattr(exact, name)[worst]):.3g} is exact and"
-                f" {float(limits[worst]):.2g} more or less is allowed; give another scheduler or"
-                " num_steps"
+                f"scheduler: {kind} is wrong for this model: on Gaussian data with a deviation of"
+                f" {float(_VARIANCES[i].sqrt()):.3g}, from step {k} of {solver.num_steps}, the"
+                f" {name.replace('_', ' ')} is {float(found[i]):.3g}, not {float(exact[i]):.3g}"
+                f" within {float(allowed[i]):.2g}; give another scheduler or num_steps"
             )
-
-
-_NAMES: Final[Mapping[str, str]] = {
-    "std": "the relative standard deviation",
-    "correlation": "the correlation with x_0",
-    "mean": "the mean in standard deviations",
-}
 
 
 class _Perturbation(TorchFunctionMode):
@@ -187,11 +164,9 @@ class _Perturbation(TorchFunctionMode):
         super().__init__()
         self._kind = kind
         self._rows = rows
-        self.draws = 0
+        self._row = 1
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function; replace what it draws."""
         result = func(*args, **(kwargs or {}))
         if func not in _NORMALS:
@@ -201,54 +176,63 @@ class _Perturbation(TorchFunctionMode):
                 f"scheduler: {self._kind} draws noise without the generator that it is given, so"
                 " samples would not depend on the seed alone; give another scheduler"
             )
-        row = 2 + self.draws
-        self.draws += 1
-        if row >= self._rows:
+        self._row += 1
+        if self._row >= self._rows:
             raise InputError(
                 f"scheduler: {self._kind} draws noise more than {_MAX_DRAWS} times per step; give"
                 " another scheduler"
             )
-        result.zero_()[..., row, :] = _SIZE
+        result.zero_()[..., self._row, :] = _SIZE
         return result
 
 
-def _perturb(solver: Solver, k: int, num: int) -> tuple[Tensor, bool]:
+def _perturb(solver: Solver, k: int, num: int) -> Tensor:
     """Run a solver on the mean of the data, and with each of its inputs perturbed.
 
     Returns:
         Samples, one row for the mean, x_0, the noise of x_k and each random number, one column
-        per variance; and whether the solver draws random numbers.
+        per variance.
     """
-    learned = solver.scheduler.config.get("variance_type")
-    prediction = solver.scheduler.config.get("prediction_type", "epsilon")
+    config = solver.scheduler.config
+    prediction, learned = config.get("prediction_type", "epsilon"), config.get("variance_type")
     before = dict(zip(solver.timesteps[1:], solver.timesteps, strict=False))
 
     def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
         step = int(timesteps[0])
         alpha = solver.alphas_cumprod[step]
-        gain = _VARIANCES * alpha.sqrt() / (alpha * _VARIANCES + 1 - alpha)
-        x_0 = _MEAN + gain * (x - alpha.sqrt() * _MEAN)
-        # E[eta | x_t], written so that it holds without noise too
-        eta = (1 - alpha).sqrt() / (alpha * _VARIANCES + 1 - alpha) * (x - alpha.sqrt() * _MEAN)
-        output = {"sample": x_0, "v_prediction": alpha.sqrt() * eta - (1 - alpha).sqrt() * x_0}
-        output = output.get(prediction, eta)
+        y = x - alpha.sqrt() * _MEAN
+        x_0, eta = (factor * y for factor in _denoiser(alpha))
+        outputs = {"epsilon": eta, "sample": _MEAN + x_0}
+        outputs["v_prediction"] = alpha.sqrt() * eta - (1 - alpha).sqrt() * outputs["sample"]
+        output = outputs[prediction]
         if learned not in ("learned", "learned_range"):
             return output
         previous = solver.alphas_cumprod[before[step]] if step in before else alpha.new_ones(())
-        beta = 1 - alpha / previous
-        low = ((1 - previous) / (1 - alpha) * beta).clamp(min=1e-20)
-        rest = _VARIANCES * (1 - alpha) / (alpha * _VARIANCES + 1 - alpha)
-        true = low + previous * (beta / (1 - alpha)) ** 2 * rest
+        variance, low, high = _posterior(alpha, previous)
         if learned == "learned_range":
-            true = 2 * (true / low).log() / (beta / low).log() - 1
-        return torch.cat((output, true.expand_as(output)), 1)
+            variance = 2 * (variance / low).log() / (high / low).log() - 1
+        return torch.cat((output, variance.expand_as(output)), 1)
 
     rows = 3 + _MAX_DRAWS * num
     x_0 = torch.full((1, 1, rows, len(_VARIANCES)), _MEAN)
     x_0[..., 1, :] += _SIZE
-    with _Perturbation(type(solver.scheduler).__name__, rows) as perturbation:
+    with _Perturbation(type(solver.scheduler).__name__, rows):
         x = solver.sample(denoise, x_0, [k], [[torch.Generator()]], 1)
-    return x[0, 0, 0].double(), perturbation.draws > 1
+    return x[0, 0, 0].double()
+
+
+def _denoiser(alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what takes x_t - sqrt(alpha) mu to E[x_0 | x_t] - mu, and to E[eta | x_t]."""
+    total = alpha * _VARIANCES + 1 - alpha
+    return alpha.sqrt() * _VARIANCES / total, (1 - alpha).sqrt() / total
+
+
+def _posterior(alpha: Tensor, previous: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the variance of the step before, given x_t; given x_0 too; and its upper bound."""
+    beta = 1 - alpha / previous
+    low = ((1 - previous) / (1 - alpha) * beta).clamp(min=1e-20)
+    rest = _VARIANCES * (1 - alpha) / (alpha * _VARIANCES + 1 - alpha)  # of x_0
+    return low + previous * (beta / (1 - alpha)) ** 2 * rest, low, beta
 
 
 def _first_order(alphas: Sequence[Tensor], noise: str | None) -> tuple[Tensor, Tensor]:
@@ -258,19 +242,15 @@ def _first_order(alphas: Sequence[Tensor], noise: str | None) -> tuple[Tensor, T
         alphas: Cumulative products of alpha at the steps, ascending.
         noise: None for DDIM; `small` or `large` for the ancestral sampler of this variance.
     """
-    gain, rest = torch.ones_like(_VARIANCES), torch.zeros_like(_VARIANCES)
+    gain, added = torch.ones_like(_VARIANCES), torch.zeros_like(_VARIANCES)
     one = alphas[0].new_ones(())
     for alpha, previous in zip(reversed(alphas), [*reversed(alphas[:-1]), one], strict=True):
-        total = alpha * _VARIANCES + 1 - alpha
-        x_0, eta = _VARIANCES * alpha.sqrt() / total, (1 - alpha).sqrt() / total
-        if noise is None:
-            factor, added = previous.sqrt() * x_0 + (1 - previous).sqrt() * eta, one * 0
-        else:
-            beta = 1 - alpha / previous
-            factor = previous.sqrt() * beta / (1 - alpha) * x_0
-            factor = factor + (1 - beta).sqrt() * (1 - previous) / (1 - alpha)
-            added = beta * (1 - previous) / (1 - alpha)
-            if noise == "large" and previous < 1:
-                added = beta
-        gain, rest = factor * gain, factor**2 * rest + added
-    return gain, rest
+        x_0, eta = _denoiser(alpha)
+        _, low, high = _posterior(alpha, previous)
+        kept = 1 - previous  # variance along eta
+        if noise is not None:
+            kept = kept - low
+        factor = previous.sqrt() * x_0 + kept.clamp(min=0).sqrt() * eta
+        variance = {None: 0 * one, "small": low, "large": high if previous < 1 else low}[noise]
+        gain, added = factor * gain, factor**2 * added + variance
+    return gain, added

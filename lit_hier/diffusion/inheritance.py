@@ -51,8 +51,8 @@ def inherit(scheduler: Any, trained: Any) -> Any:
         if scheduler is None:
             return trained
         raise InputError(
-            f"scheduler: the model comes with {type(trained).__name__}, which has no noise schedule"
-            " to inherit; give a model that was trained to denoise images noised with alpha_t"
+            f"scheduler: the model comes with {type(trained).__name__}, which has no noise"
+            " schedule to inherit; give a model that denoises images noised with alpha_t"
         )
     if scheduler is None:
         if isinstance(trained, DDPMScheduler):
@@ -92,8 +92,7 @@ def _list_given(scheduler: Any) -> set[str]:
     return {
         name
         for name, parameter in parameters.items()
-        if name in config
-        and not (name in unset and _equal(config[name], parameter.default))
+        if name in config and not (name in unset and _equal(config[name], parameter.default))
     }
 
 

@@ -18,6 +18,9 @@ from lit_hier.errors import InputError, one_line
 from lit_hier.io.safe_read import check_file, read_file
 
 _SUFFIXES = (".pt", ".pth")
+_WEIGHTS = re.compile(
+    r"diffusion_pytorch_model(\.(?P<variant>.+?))?(-\d+-of-\d+)?\.(safetensors|bin)"
+)
 _HINT = "give an unconditional model of pixels, such as a DDPMPipeline"
 
 
@@ -58,7 +61,11 @@ def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any
         _check_config(UNet2DModel, model_folder / "config.json")
         for weights in model_folder.glob("diffusion_pytorch_model*"):
             check_file(weights)
-        model = UNet2DModel.from_pretrained(model_folder, low_cpu_mem_usage=False)
+        model = UNet2DModel.from_pretrained(
+            model_folder, low_cpu_mem_usage=False, variant=_find_variant(model_folder)
+        )
+        if model.class_embedding is not None:
+            raise InputError(f"{argument}: {source} is a class-conditional model; {_HINT}")
         _dry_run(model)
         return model.eval(), scheduler_class.from_pretrained(scheduler_folder)
     except InputError:
@@ -68,6 +75,15 @@ def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any
         reason = one_line(error)[:200] if plain else "its files are damaged"
         reason = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", reason)
         raise InputError(f"{argument}: cannot load {source}: {reason}") from error
+
+
+def _find_variant(folder: Path) -> str | None:
+    """Return the variant of the weights in a folder, such as `fp16`; None if they have no name."""
+    matches = [_WEIGHTS.fullmatch(path.name) for path in folder.iterdir()]
+    variants = {match["variant"] for match in matches if match}
+    if len(variants) > 1 and None not in variants:
+        raise ValueError(f"it has weights of {', '.join(sorted(variants))}; keep those of one")
+    return None if None in variants else next(iter(variants), None)
 
 
 def _check_parts(parts: dict[str, Any], where: str) -> None:

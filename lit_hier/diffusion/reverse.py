@@ -104,7 +104,9 @@ class ReverseProcess:
         try:
             with _no_advice():
                 if "timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
-                    steps = [round(j * (num_train - 1) / (num_steps - 1)) for j in range(num_steps)]
+                    steps = [
+                        round(j * (num_train - 1) / (num_steps - 1)) for j in range(num_steps)
+                    ]
                     self.scheduler.set_timesteps(timesteps=steps[::-1])
                 else:
                     self.scheduler.set_timesteps(num_steps)
@@ -121,7 +123,9 @@ class ReverseProcess:
         log_snr = torch.logit(self.alphas_cumprod[self.timesteps])
         lengths = (log_snr[:-1] - log_snr[1:]).tolist()  # from each step to the one below
         self.restarts = frozenset(
-            j + 1 for j, (now, before) in enumerate(pairwise(lengths)) if now > before * _MAX_GROWTH
+            j + 1
+            for j, (now, before) in enumerate(pairwise(lengths))
+            if now > before * _MAX_GROWTH
         )
         check_exactness(self)
 
