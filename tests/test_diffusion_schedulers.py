@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ from diffusers import (
     SASolverScheduler,
     UNet2DModel,
 )
+from pytorch_lightning import Trainer
 from torch import Tensor
 
 from lit_hier.cli.command import execute
-from lit_hier.diffusion.exactness import Moments, measure
+from lit_hier.data import DigitsDataModule
+from lit_hier.diffusion import Latents
+from lit_hier.diffusion.exactness import measure
 from lit_hier.diffusion.inheritance import inherit
 from lit_hier.diffusion.reverse import ReverseProcess
 from lit_hier.errors import InputError
@@ -59,7 +63,7 @@ def build(name: str, **kwargs: Any) -> Any:
 def reconstruct(process: ReverseProcess, covariance: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Run the exact denoiser of N(0.1, covariance) on many samples; return x_0 and x_reversed."""
     dim, mean = len(covariance), 0.1
-    numbers = torch.randn(4, 1, 8000, dim, generator=torch.Generator().manual_seed(0))
+    numbers = torch.randn(4, 1, 4000, dim, generator=torch.Generator().manual_seed(0))
     x_0 = mean + numbers @ torch.linalg.cholesky(covariance).T
 
     def denoise(x: Tensor, timesteps: Tensor) -> Tensor:
@@ -88,8 +92,8 @@ def test_correlated_gaussian_data_come_back_as_they_must(
 ) -> None:
     """Against the closed form in matrices: the posterior, or the probability flow."""
     options = {"algorithm_type": "sde-dpmsolver++"} if stochastic else {}
-    process = ReverseProcess(DPMSolverMultistepScheduler(**options), 60, convention)
-    covariance, k = torch.tensor([[0.25, 0.15], [0.15, 0.25]]), 18
+    process = ReverseProcess(DPMSolverMultistepScheduler(**options), 40, convention)
+    covariance, k = torch.tensor([[0.25, 0.15], [0.15, 0.25]]), 12
     x_0, x = reconstruct(process, covariance, k)
     noised = process.alphas_cumprod[process.timesteps[k]].float()
     told = process.alphas_cumprod[process.timesteps[k - (convention == "released")]].float()
@@ -104,15 +108,15 @@ def test_correlated_gaussian_data_come_back_as_they_must(
     cross = noised.sqrt() * covariance @ gain
     expected = gain @ (noised * covariance + (1 - noised) * torch.eye(2)) @ gain + added
     found = torch.cov(torch.cat((x_0, x), 1).T)
-    assert (x.mean(0) - 0.1).abs().max() < 0.015
-    assert (found[2:, 2:] - expected).abs().max() < 0.015
-    assert (found[:2, 2:] - cross).abs().max() < 0.015
+    assert (x.mean(0) - 0.1).abs().max() < 0.02
+    assert (found[2:, 2:] - expected).abs().max() < 0.02
+    assert (found[:2, 2:] - cross).abs().max() < 0.02
 
 
 def worst(process: ReverseProcess, steps: Sequence[int]) -> float:
     """Return the largest deviation, as a fraction of what is allowed."""
     return max(
-        float(((found - exact).abs() / allowed).max())
+        float((abs(found - exact) / allowed).max())
         for k in steps
         for found, exact, allowed in zip(*measure(process, k), strict=True)
     )
@@ -121,11 +125,11 @@ def worst(process: ReverseProcess, steps: Sequence[int]) -> float:
 @pytest.mark.parametrize("convention", CONVENTIONS)
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_what_is_accepted_is_exact_from_every_step(name: str, convention: Any) -> None:
-    assert worst(ReverseProcess(build(name), 10, convention), range(1, 11)) < 1
+    assert worst(ReverseProcess(build(name), 5, convention), range(1, 6)) < 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_steps", [20, 50, 100, 250])
+@pytest.mark.parametrize("num_steps", [10, 20, 50, 100, 250])
 @pytest.mark.parametrize("convention", CONVENTIONS)
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_what_is_accepted_is_exact_at_any_number_of_steps(
@@ -139,11 +143,10 @@ def test_what_is_accepted_is_exact_at_any_number_of_steps(
 def test_the_allowed_deviation_shrinks_with_the_number_of_steps() -> None:
     for options, power in (({}, 1.0), ({"algorithm_type": "sde-dpmsolver++"}, 0.75)):
         allowed = []
-        for num in (10, 50, 250):
+        for num in (4, 20):
             process = ReverseProcess(DPMSolverMultistepScheduler(**options), num)
             allowed.append(measure(process, num)[2].standard_deviation[1] / 0.5 - 0.01)
-        for few, many in zip(allowed, allowed[1:], strict=False):
-            assert float(many / few) < 5 ** (-0.8 * power)
+        assert allowed[1] / allowed[0] < 5 ** (-0.6 * power)
 
 
 def test_moments_are_those_of_samples() -> None:
@@ -152,15 +155,16 @@ def test_moments_are_those_of_samples() -> None:
     x_0, x = reconstruct(process, torch.tensor([[0.25]]), 4)
     found = [float(value[1]) for value in measure(process, 4)[0]]
     correlation = float(torch.corrcoef(torch.cat((x_0, x), 1).T)[0, 1])
-    sampled = Moments(*map(torch.tensor, (float(x.mean()), float(x.std()), correlation)))
-    assert found == pytest.approx([float(value) for value in sampled], abs=0.02)
+    assert found == pytest.approx([float(x.mean()), float(x.std()), correlation], abs=0.02)
 
 
 @pytest.mark.parametrize("name", REJECTED)
 def test_what_cannot_be_exact_is_named(name: str) -> None:
-    with warnings.catch_warnings(), pytest.raises(InputError) as caught:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ReverseProcess(build(name), 30)
+        scheduler = build(name)
+    with pytest.raises(InputError) as caught:
+        ReverseProcess(scheduler, 30)
     message = str(caught.value)
     assert message.startswith("scheduler: ")
     assert f"{name}Scheduler" in message
@@ -239,9 +243,13 @@ TRAINED = DDPMScheduler(
 def test_a_scheduler_inherits_the_training(name: str) -> None:
     scheduler = inherit(build(name), TRAINED)
     assert scheduler.config.prediction_type == "v_prediction"
-    assert torch.equal(scheduler.betas, TRAINED.betas)
+    assert torch.allclose(scheduler.betas, TRAINED.betas, rtol=1e-6)
     assert scheduler.config.get("clip_sample_range", 2.0) == 2.0
-    ReverseProcess(scheduler, 10)
+    if "rescale_betas_zero_snr" in scheduler.config:
+        ReverseProcess(scheduler, 10)
+    else:  # it divides by sqrt(alpha), which is 0 at the end
+        with pytest.raises(InputError, match=f"^scheduler: {name}Scheduler is wrong for this mod"):
+            ReverseProcess(scheduler, 10)
 
 
 def test_what_the_user_chooses_stays() -> None:
@@ -275,7 +283,7 @@ def test_what_contradicts_the_training_is_rejected(given: dict[str, Any], messag
 
 
 def test_an_argument_given_by_position_is_given() -> None:
-    with pytest.raises(InputError, match="^scheduler: num_train_timesteps is 500"):
+    with pytest.raises(InputError, match=r"^scheduler: num_train_timesteps is 500"):
         inherit(DDIMScheduler(500), TRAINED)
 
 
@@ -294,9 +302,9 @@ def test_the_defaults_of_the_models_own_scheduler_are_inherited() -> None:
 
 def test_a_model_without_such_a_noise_schedule_is_named() -> None:
     trained = build("FlowMatchEulerDiscrete")
-    with pytest.raises(InputError, match="^scheduler: the model comes with FlowMatchEulerDiscr"):
+    with pytest.raises(InputError, match=r"^scheduler: the model comes with FlowMatchEulerDisc"):
         inherit(DDIMScheduler(), trained)
-    with pytest.raises(InputError, match="^scheduler: FlowMatchEulerDiscreteScheduler does not"):
+    with pytest.raises(InputError, match=r"^scheduler: FlowMatchEulerDiscreteScheduler does "):
         ReverseProcess(inherit(None, trained), 10)
 
 
@@ -310,8 +318,9 @@ trainer: {accelerator: cpu, enable_progress_bar: false, enable_model_summary: fa
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.parametrize("slow", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_config_inherits_what_it_does_not_spell_out(
-    pipeline: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pipeline: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], slow: bool
 ) -> None:
     unet = UNet2DModel.from_pretrained(pipeline, subfolder="unet", low_cpu_mem_usage=False)
     DDPMPipeline(unet, TRAINED).save_pretrained(tmp_path / "model")
@@ -320,25 +329,45 @@ def test_a_config_inherits_what_it_does_not_spell_out(
     spelled = "{class_path: diffusers.DDIMScheduler, init_args: {prediction_type: epsilon}}"
     option = "--model.init_args.scheduler.init_args.prediction_type=epsilon"
     with inside(tmp_path):
-        for scheduler, more in ((spelled, []), (ddim, [option])):
-            config.write_text(CONFIG.replace("SCHEDULER", scheduler))
-            with pytest.raises(SystemExit, match="2"):
-                execute(["predict", "-c", "config.yaml", *more])
-            error = capsys.readouterr().err.splitlines()[-1]
-            assert error.endswith(
-                "scheduler: prediction_type is 'epsilon', but the model was trained with"
-                " 'v_prediction'; leave prediction_type out"
-            )
-            assert not os.path.exists("logs")
+        config.write_text(CONFIG.replace("SCHEDULER", spelled if slow else ddim))
+        with pytest.raises(SystemExit, match="2"):
+            execute(["predict", "-c", "config.yaml", *([] if slow else [option])])
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.endswith(
+            "scheduler: prediction_type is 'epsilon', but the model was trained with"
+            " 'v_prediction'; leave prediction_type out"
+        )
+        assert not os.path.exists("logs")
         config.write_text(CONFIG.replace("SCHEDULER", ddim))
         execute(["predict", "-c", "config.yaml"])
         saved = "logs/run/version_0/config.yaml"
         model = yaml.safe_load(Path(saved).read_text())["model"]
         assert model["init_args"]["scheduler"]["init_args"] == {"set_alpha_to_one": False}
-        execute(["predict", "-c", saved])  # the run may be repeated
+        if slow:
+            execute(["predict", "-c", saved])  # the run may be repeated
 
 
-# Models that are not plain.
+# Models that are not plain, and records.
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_predict_returns_records(pipeline: str) -> None:
+    """Lightning moves what it returns to the CPU, and rejected a frozen record after the run."""
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    sampler = DDPMSampler(pipeline, [0, 1], num_steps=3)
+    data = DigitsDataModule(num_predict=3, eval_batch_size=2)
+    records: Any = trainer.predict(sampler, data)
+    assert [record.x_reversed.shape for record in records] == [(2, 2, 1, 8, 8), (2, 1, 1, 8, 8)]
+    given = records[0]
+    moved = given.to("meta")
+    assert moved.axis is given.axis
+    assert all(value.is_meta for value in (moved.x_start, moved.times, moved.index, moved.label))
+    latents = Latents((given.x_start,), (given.x_start,), (given.x_start,))
+    moved = replace(given, latents=latents).to("meta")
+    assert moved.latents.tree_start[0].is_meta
+    assert moved.latents.upward is None
 
 
 def save(folder: Path, unet: Any, **kwargs: Any) -> str:
@@ -376,7 +405,7 @@ def test_a_variant_of_the_weights_is_found(tmp_path: Path, options: dict[str, An
 def test_weights_of_several_variants_are_ambiguous(tmp_path: Path) -> None:
     folder = save(tmp_path, tiny(), variant="fp16")
     save(tmp_path, tiny(), variant="ema")
-    with pytest.raises(InputError, match="it has weights of ema, fp16; keep those of one$"):
+    with pytest.raises(InputError, match=r"it has weights of ema, fp16; keep those of one$"):
         DDPMSampler(folder, [1], num_steps=3)
 
 
@@ -386,7 +415,7 @@ def test_weights_of_another_precision_run_in_that_of_the_trainer(
 ) -> None:
     sampler = DDPMSampler(save(tmp_path, tiny().to(dtype)), [1], num_steps=3)
     assert sampler.model.dtype == torch.float32
-    batch = {"x": torch.zeros(1, 1, 8, 8), "label": torch.zeros(1), "index": torch.zeros(1)}
+    batch = {"x": torch.zeros(1, 1, 8, 8), "label": torch.tensor([0]), "index": torch.tensor([0])}
     assert sampler.predict_step(batch, 0).x_reversed.isfinite().all()
 
 
