@@ -81,9 +81,9 @@ class LitHierCLI(LightningCLI):
         """Parse the arguments; hide the checkpoint, whose hyperparameters would replace them."""
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
         config = self.config[self.config.subcommand]
-        if config.get(_INHERITING) is not None:
+        if isinstance(scheduler := config.get(_INHERITING), Namespace):
             given = parser.parse_args(args, defaults=False)  # type: ignore[arg-type]
-            _drop_defaults(config[_INHERITING], given[self.config.subcommand][_INHERITING])
+            _drop_defaults(scheduler, given[self.config.subcommand].get(_INHERITING))
         self.ckpt_path, config.ckpt_path = config.ckpt_path, None
         for path in config.config or []:  # may be the config of an earlier run
             check_run(Path(str(path)).parent, "config")
@@ -168,8 +168,10 @@ class LitHierCLI(LightningCLI):
             sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _drop_defaults(config: Namespace, given: Namespace) -> None:
-    """Remove the arguments of a class that the parser filled in, not the user."""
+def _drop_defaults(config: Namespace, given: Any) -> None:
+    """Remove the arguments of a class that the parser filled in, not the user who named it."""
+    if not isinstance(given, Namespace):
+        return
     kept = vars(given.get("init_args", Namespace()))
     arguments = vars(config.get("init_args", Namespace()))
     for name in arguments.keys() - kept.keys():
