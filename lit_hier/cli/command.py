@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from jsonargparse import Namespace
 from jsonargparse.typing import PositiveFloat
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -57,6 +58,7 @@ _DEFAULT_TIMEOUT: Final = inspect.signature(DDPStrategy).parameters["timeout"].d
 _MAX_TIMEOUT: Final = 24 * 365.0  # hours
 # In the environment, where a cluster or a user names the first node.
 _ADDRESSES: Final = ("MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE")
+_INHERITING: Final = "model.init_args.scheduler"  # takes what is not given from the model
 _OWN_CHECKPOINTS: Final = ("best", "last", "hpc")  # keywords of Lightning's, not paths
 _DESCRIPTION: Final = (
     "Probe what diffusion models and deep networks learn about hierarchical data."
@@ -115,6 +117,10 @@ class LitHierCLI(LightningCLI):
         with safe_path():
             self.config = parser.parse_args(args)  # type: ignore[arg-type]
         config = self.config[self.config.subcommand]
+        if isinstance(scheduler := config.get(_INHERITING), Namespace):
+            with safe_path():
+                given = parser.parse_args(args, defaults=False)  # type: ignore[arg-type]
+            _drop_defaults(scheduler, given[self.config.subcommand].get(_INHERITING))
         self.ckpt_path, config.ckpt_path = config.ckpt_path, None
         check_class(config.model, "model")
         check_class(config.data, "data")
@@ -252,6 +258,16 @@ def _check_processes(trainer: Any, per_core: float) -> None:
             " MASTER_ADDR, MASTER_PORT and NODE_RANK on each, or start the command with torchrun"
             " or srun"
         )
+
+
+def _drop_defaults(config: Namespace, given: Any) -> None:
+    """Remove the arguments of a class that the parser filled in, not the user who named it."""
+    if not isinstance(given, Namespace):
+        return
+    kept = vars(given.get("init_args", Namespace()))
+    arguments = vars(config.get("init_args", Namespace()))
+    for name in arguments.keys() - kept.keys():
+        del arguments[name]
 
 
 def _get_size(name: str, rhm: Grammars) -> int:

@@ -24,6 +24,9 @@ _KINDS: Final = (".safetensors", ".bin")  # of weights; the first is preferred
 _WEIGHTS: Final = "diffusion_pytorch_model"
 _MAX_SETTINGS: Final = 2**21  # bytes
 _MAX_NUMBER: Final = 10**6  # of layers, channels, steps or pixels
+_WEIGHT_FILE: Final = re.compile(
+    r"diffusion_pytorch_model(\.(?P<variant>.+?))?(-\d+-of-\d+)?\.(safetensors|bin)"
+)
 _HINT = "give an unconditional model of pixels, such as a DDPMPipeline"
 
 
@@ -62,13 +65,16 @@ def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any
         _check_config(scheduler_class, scheduler_folder / "scheduler_config.json")
         model_folder = _part(folder, "unet")
         _check_config(UNet2DModel, model_folder / "config.json")
-        _check_weights(model_folder, argument)
+        variant = _find_variant(model_folder)
+        _check_weights(model_folder, argument, variant)
         model, found = UNet2DModel.from_pretrained(
-            model_folder, low_cpu_mem_usage=False, output_loading_info=True
+            model_folder, low_cpu_mem_usage=False, output_loading_info=True, variant=variant
         )
         for kind in ("missing", "unexpected", "mismatched"):
             if names := found[f"{kind}_keys"]:
                 raise ValueError(f"its weights do not fit: {min(map(str, names)):.80} is {kind}")
+        if model.class_embedding is not None:
+            raise InputError(f"{argument}: {source} is a class-conditional model; {_HINT}")
         _dry_run(model)
         return model.eval(), scheduler_class.from_pretrained(scheduler_folder)
     except InputError:
@@ -78,6 +84,15 @@ def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any
         reason = one_line(error)[:200] if plain else "its files are damaged"
         reason = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", reason)
         raise InputError(f"{argument}: cannot load {source}: {reason}") from error
+
+
+def _find_variant(folder: Path) -> str | None:
+    """Return the variant of the weights in a folder, such as `fp16`; None if they have no name."""
+    matches = [_WEIGHT_FILE.fullmatch(path.name) for path in folder.iterdir()]
+    variants = {match["variant"] for match in matches if match}
+    if len(variants) > 1 and None not in variants:
+        raise ValueError(f"it has weights of {', '.join(sorted(variants))}; keep those of one")
+    return None if None in variants else next(iter(variants), None)
 
 
 def _check_parts(parts: dict[str, Any], where: str) -> None:
@@ -158,14 +173,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     return config
 
 
-def _check_weights(folder: Path, argument: str) -> None:
+def _check_weights(folder: Path, argument: str, variant: str | None) -> None:
     """Check that a model's files hold all its numbers, before memory is allocated for these.
 
     Raises:
         InputError: A file cannot be read.
         ValueError: The settings need more numbers than the files hold.
     """
-    shapes = _read_shapes(folder, argument)
+    shapes = _read_shapes(folder, argument, variant)
     config = _read_json(folder / "config.json")
     num_blocks = len(config.get("down_block_types") or "") + len(
         config.get("block_out_channels") or ""
@@ -179,12 +194,14 @@ def _check_weights(folder: Path, argument: str) -> None:
         raise ValueError(f"its weights do not fit: {missing} is missing, or has another shape")
 
 
-def _read_shapes(folder: Path, argument: str) -> dict[str, tuple[int, ...]]:
+def _read_shapes(folder: Path, argument: str, variant: str | None) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a model's tensors by name, from the files that diffusers chooses."""
     for path in folder.glob(f"{_WEIGHTS}*"):
         check_file(path)
-    index = folder / f"{_WEIGHTS}.safetensors.index.json"
-    names = [name for kind in _KINDS if (folder / (name := f"{_WEIGHTS}{kind}")).exists()][:1]
+    infix = "" if variant is None else f".{variant}"
+    index = folder / f"{_WEIGHTS}.safetensors.index{infix}.json"
+    candidates = [f"{_WEIGHTS}{infix}{kind}" for kind in _KINDS]
+    names = [name for name in candidates if (folder / name).exists()][:1]
     if index.exists():
         names = sorted(set(_read_json(index)["weight_map"].values()))
         if not all(re.fullmatch(rf"{_WEIGHTS}[\w.-]*\.safetensors", name) for name in names):

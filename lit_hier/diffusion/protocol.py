@@ -3,9 +3,10 @@ r"""The record of a forward-backward experiment (Section 2.2).
 .. math:: x_0 \to x_t \sim q(x_t \mid x_0) \to \hat x_0(t) \sim p(\hat x_0 \mid x_t)
 """
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
 
+import torch
 from torch import Tensor
 
 from lit_hier.gaussian import Distribution
@@ -76,3 +77,22 @@ class ForwardBackward:
     effective_noise: Tensor | None = None
     source_index: int = 0
     image_counts: Tensor | None = None
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "ForwardBackward":
+        """Return a copy on another device; Lightning collects such copies."""
+        moved: ForwardBackward = _move(self, device, non_blocking)
+        return moved
+
+
+def _move(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
+    """Move all tensors of a record."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=non_blocking)
+    if isinstance(value, tuple):
+        return tuple(_move(item, device, non_blocking) for item in value)
+    if isinstance(value, ForwardBackward | Latents):
+        parts = {field.name: getattr(value, field.name) for field in fields(value)}
+        return replace(
+            value, **{name: _move(part, device, non_blocking) for name, part in parts.items()}
+        )
+    return value

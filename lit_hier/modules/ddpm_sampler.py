@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lit_hier.diffusion.images import DamagedSampleError, ImageBatch
+from lit_hier.diffusion.inheritance import inherit
 from lit_hier.diffusion.reverse import Convention, ReverseProcess, learns_variance
 from lit_hier.diffusion.store import SampleStore
 from lit_hier.errors import InputError
@@ -42,8 +43,8 @@ class DDPMSampler(ImageSampler):
             `num_steps` from 0 to 1.
         num_steps: Respaced steps of the reverse process.
         convention: Steps at which the model is evaluated, see `lit_hier.diffusion.reverse`.
-        scheduler: A diffusers scheduler, see `ReverseProcess`; by default the ancestral sampler
-            with the noise schedule of the model's training.
+        scheduler: A diffusers scheduler, see `ReverseProcess`; by default the ancestral sampler.
+            What the model was trained with it takes from the pipeline (`inherit`).
         batch_size: Images per model evaluation; the last evaluation of a batch of data may have
             fewer.
             The data module's `eval_batch_size` should be at least as large.
@@ -76,7 +77,7 @@ class DDPMSampler(ImageSampler):
         from lit_hier.diffusion.pretrained import load_pretrained  # diffusers takes seconds
 
         model, trained = load_pretrained(pretrained)
-        scheduler = scheduler or _ancestral(trained)
+        scheduler = inherit(scheduler, trained)
         process = ReverseProcess(scheduler, num_steps, convention)
         if not times or not all(map(math.isfinite, times)):
             raise InputError(f"times is {times}; give one or more finite inversion times")
@@ -215,15 +216,6 @@ def _identify(path: Path) -> int | None:
         return path.stat().st_ino
     except OSError:
         return None
-
-
-def _ancestral(trained: Any) -> Any:
-    """Return the ancestral sampler with the noise schedule of a model's training."""
-    from diffusers import DDPMScheduler
-
-    if isinstance(trained, DDPMScheduler) or "beta_schedule" not in trained.config:
-        return trained
-    return DDPMScheduler.from_config(trained.config)
 
 
 def _check_channels(model: Any, scheduler: Any) -> None:
