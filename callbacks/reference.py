@@ -20,7 +20,7 @@ from lit_hier.io.safe_read import check_file
 from lit_hier.metrics import Moments, MomentTree, channel_moments
 from lit_hier.nn import Probe
 
-_REFERENCE_FORMAT: Final = 2  # of the cached files; those of another version are recomputed
+_REFERENCE_FORMAT: Final = 3  # of the cached files; those of another version are recomputed
 _TOP: Final = 5
 # Libraries whose version may change the statistics.
 _LIBRARIES: Final = ("lit-hier", "pillow", "timm", "torch", "torchvision")

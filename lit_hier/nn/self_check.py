@@ -41,7 +41,8 @@ from lit_hier.nn.layers import hook_layers, named_layers
 _NUM_SAMPLES: Final = 3
 _OUTPUT: Final = ""  # the name of the network's own output
 _SIZES: Final = ("out_features", "out_channels", "num_features", "num_channels", "embedding_dim")
-_DISTINCT: Final = 0.2  # difference of overlaps, of which each is 0 to 1
+_ALIKE: Final = 0.5  # least overlap, of 0 to 1, of two effects along channels
+_DISTINCT: Final = 0.3  # largest overlap along positions
 
 
 class Layout(NamedTuple):
@@ -79,12 +80,12 @@ class Checked:
 
     def __str__(self) -> str:
         """Describe it in one line."""
-        shape = list(map(str, self.shape))
-        shape[self.layout.batch] = "B"
-        channels = shape.pop(self.layout.batch) and shape[self.layout.channels - 1]
-        shape.insert(self.layout.batch, "B")
-        what = self.name or "output"
-        return f"{what}: {' x '.join(shape)}, {channels} channels, rounding {self.rounding:.0e}"
+        names = list(map(str, self.shape))
+        names[self.layout.batch] = "B"
+        axes = [k for k in range(len(names)) if k != self.layout.batch]
+        channels = self.shape[axes[self.layout.channels - 1]]
+        shape = f"{self.name or 'output'}: {' x '.join(names)}, {channels} channels"
+        return f"{shape}, rounding {self.rounding:.0e}"
 
 
 def check_network(
@@ -179,6 +180,7 @@ class _Subject:
     epsilon: float
 
     def reject(self, name: str, reason: str) -> InputError:
+        """Return the error that names the network, the layer and what was seen."""
         kind = type(self.network).__name__
         if not name:
             return InputError(f"network: {kind}: its output {reason}")
@@ -186,6 +188,7 @@ class _Subject:
         return InputError(f"layers: {name!r} ({layer}) of {kind}: its output {reason}")
 
     def check_values(self, name: str, output: Tensor) -> None:
+        """Reject outputs that are not finite floating-point numbers."""
         if not output.is_floating_point():
             dtype = str(output.dtype).removeprefix("torch.")
             raise self.reject(name, f"is {dtype}; choose one with floating-point numbers")
@@ -231,11 +234,12 @@ class _Subject:
                         name, f"has the samples on axis {axis}; return them on axis 0"
                     )
                 return axis
-            if len(varied) == 1 and sizes[varied[0]] == tuple(k * alone.shape[varied[0]] for k in (3, 2, 1)):  # fmt: skip
+            rows = sizes[varied[0]][2] if varied else 0
+            if len(varied) == 1 and sizes[varied[0]] == (3 * rows, 2 * rows, rows):
                 raise self.reject(
                     name,
-                    f"has {alone.shape[varied[0]]} rows for every sample on axis {varied[0]}, such"
-                    " as windows or heads; choose a layer around it",
+                    f"has {rows} rows for every sample on axis {varied[0]}, such as windows or"
+                    " heads; choose a layer around it",
                 )
         shown = ", ".join(" x ".join(map(str, shape)) for shape in shapes)
         raise self.reject(
@@ -372,8 +376,7 @@ def _by_effect(effects: Tensor | None) -> int | None:
         profile = effects.sum(others)
         profile = profile / profile.sum(1, keepdim=True)
         overlaps[axis] = float(profile.amin(0).sum())
-    first, last = overlaps.values()
-    if abs(first - last) < _DISTINCT:
+    if min(overlaps.values()) > _DISTINCT or max(overlaps.values()) < _ALIKE:
         return None
     return max(overlaps, key=lambda axis: overlaps[axis])
 
