@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,9 +11,11 @@ from typing import Any, Final, NoReturn
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from lit_hier.callbacks.networks import first_samples
 from lit_hier.errors import InputError
 from lit_hier.io.arrays import write_samples
 from lit_hier.io.safe_read import check_file
@@ -85,7 +87,8 @@ def load_or_compute(
     network, its weights, its transform, the layers, the data (the data module's `fingerprint`;
     without one, nothing is cached), their batches and the libraries' versions. Both kinds of
     standardization follow from the same moments. If an image cannot be read, nothing is
-    cached: the next run may be able to read it.
+    cached: the next run may be able to read it. With the statistics, the file has a summary of the
+    layers' outputs for the first samples; where these are others now, all is computed again.
 
     Args:
         trainer: The run.
@@ -107,14 +110,32 @@ def load_or_compute(
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
     assert trainer.logger is not None
     folder = Path(trainer.logger.save_dir or trainer.default_root_dir, "reference")
-    arrays = load(folder / f"{key}.npz", len(probe.layers)) if trainer.is_global_zero else None
+    arrays, x = None, torch.empty(0)
+    if trainer.is_global_zero:
+        arrays = load(folder / f"{key}.npz", len(probe.layers))
+        x = first_samples(loader).to(trainer.strategy.root_device)
+        if arrays is not None and not probe.recognizes(x, _signs(arrays)):
+            rank_zero_warn(
+                f"reference: {folder / key}.npz has statistics of a network with other outputs;"
+                " they are computed again"
+            )
+            arrays = None
     arrays = trainer.strategy.broadcast(arrays)
     if arrays is not None:
         return Reference.unpack(arrays)
     reference = _compute(trainer, probe, loader, split)
     if trainer.is_global_zero and not reference.counts[1]:
-        write_samples(str(folder), key, reference.pack())
+        signs = {f"check_{k}": sign.numpy() for k, sign in enumerate(probe.sign(x))}
+        write_samples(str(folder), key, reference.pack() | signs)
     return reference
+
+
+def _signs(arrays: Mapping[str, Any]) -> list[Tensor]:
+    """Return the summaries of the layers' outputs; none for those that are damaged."""
+    num = sum(name.startswith("check_") for name in arrays)
+    signs = [arrays.get(f"check_{k}") for k in range(num)]
+    valid = all(sign is not None and (sign.dtype, sign.ndim) == ("float64", 1) for sign in signs)
+    return [torch.from_numpy(sign) for sign in signs] if valid else []
 
 
 def load(path: Path, num_layers: int) -> dict[str, Any] | None:

@@ -118,7 +118,7 @@ class _Walk:
         if isinstance(value, Tensor):
             self._note("tensor", value.dtype, tuple(value.shape))
             with suppress(RuntimeError, NotImplementedError):  # on no device, or sparse
-                self.parts.append(_bytes(value))
+                self.parts.append(bytes(_bytes(value)))
         elif isinstance(value, np.ndarray | np.generic):
             self._note("array", value.dtype, value.shape)
             if not value.dtype.hasobject:

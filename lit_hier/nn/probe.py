@@ -1,14 +1,19 @@
 """Outputs of chosen layers of a network, with channels on axis 1."""
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Final
 
+import torch
 from torch import Tensor, nn
 
 from lit_hier.errors import InputError
-from lit_hier.nn.evaluation import evaluate
+from lit_hier.nn.evaluation import evaluate, floating_type
 from lit_hier.nn.fingerprint import fingerprint
 from lit_hier.nn.layers import hook_layers, match_layers
-from lit_hier.nn.self_check import Checked, check_network
+from lit_hier.nn.self_check import Checked, check_network, relative_difference
+
+_NUM_VALUES: Final = 1000  # of a layer's output that are stored to recognize a network
 
 
 class Probe:
@@ -92,6 +97,35 @@ class Probe:
 
         with hook_layers(self._hooked, self.layers, with_channels_first):
             return evaluate(self.network, x)
+
+    def sign(self, x: Tensor) -> list[Tensor]:
+        """Summarize the layers' outputs for a few samples, to recognize the network by them.
+
+        Args:
+            x: Samples, shape (B, ...).
+
+        Returns:
+            For each layer the mean of every channel, its mean square and some single values,
+            float64, in one dimension, on the CPU.
+        """
+        signs: dict[str, Tensor] = {}
+
+        def summarize(name: str, output: Tensor) -> None:
+            values = output.double().flatten(2) if output.ndim > 2 else output.double()[..., None]
+            some = values.flatten()[:: max(1, values.numel() // _NUM_VALUES)]
+            moments = [values.mean((0, 2)), values.square().mean((0, 2))]
+            signs[name] = torch.cat((*moments, some)).cpu()
+
+        self(x, summarize)
+        return [signs[name] for name in self.layers]
+
+    def recognizes(self, x: Tensor, signs: Sequence[Tensor]) -> bool:
+        """Return whether `sign` gives the same as before, but for rounding."""
+        found = self.sign(x)
+        tolerance = math.sqrt(torch.finfo(floating_type(self.network)).eps)
+        return [len(sign) for sign in found] == [len(sign) for sign in signs] and all(
+            relative_difference(*pair) <= tolerance for pair in zip(found, signs, strict=True)
+        )
 
     @property
     def identity(self) -> str:

@@ -17,7 +17,8 @@ Channels are on axis 1 or on the last axis of an output (B, ...). Up to three wi
 
 - the effect of a change at one end of the input and of one at the other end, which are alike along
   channels and not along positions;
-- the number of channels of the last linear map, convolution or normalization that ran;
+- the number of channels of the last linear map, convolution or normalization that ran, and if both
+  axes have it the axis on which that has them;
 - the positions, if neither of these can tell: as many as the input has, or a square of them.
 
 A layer for which they contradict each other, or that has none of them, is rejected.
@@ -28,6 +29,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -41,8 +43,21 @@ from lit_hier.nn.layers import hook_layers, named_layers
 _NUM_SAMPLES: Final = 3
 _OUTPUT: Final = ""  # the name of the network's own output
 _SIZES: Final = ("out_features", "out_channels", "num_features", "num_channels", "embedding_dim")
+_CHANNELS_FIRST: Final = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm),
+)
+_CHANNELS_LAST: Final = (nn.Linear, nn.LayerNorm, nn.Embedding)  # but not their subclasses
 _ALIKE: Final = 0.5  # least overlap, of 0 to 1, of two effects along channels
 _DISTINCT: Final = 0.3  # largest overlap along positions
+
+
+class _Channels(NamedTuple):
+    """The channels that a linear map or the like returns: their number, and whether last."""
+
+    size: int
+    last: bool | None
 
 
 class Layout(NamedTuple):
@@ -116,7 +131,7 @@ def check_network(
     x = _three_samples(x)
     with _other_random_numbers(x.device):
         with _watch_channels(hooked) as watched:
-            sizes: dict[str, int | None] = {}
+            sizes: dict[str, _Channels | None] = {}
             together = _run(network, hooked, layers, x, sizes, watched)
         subject = _Subject(network, named_layers(hooked), _epsilon(network, together.values()))
         for name, output in together.items():
@@ -160,8 +175,8 @@ _REPEATED: Final = (
     " the input; turn off dropout and other random numbers or state in eval mode"
 )
 _ACCOMPANIED: Final = (
-    "differs by {0:.2g} of its size for a sample in another batch: it depends on the other samples;"
-    " use running statistics (eval mode), not those of a batch"
+    "differs by {0:.2g} of its size for a sample in another batch: it depends on the other"
+    " samples; use running statistics (eval mode), not those of a batch"
 )
 
 
@@ -243,7 +258,8 @@ class _Subject:
                 )
         shown = ", ".join(" x ".join(map(str, shape)) for shape in shapes)
         raise self.reject(
-            name, f"is {shown} for 3, 2, 1 samples: no axis holds the samples; choose another layer"
+            name,
+            f"is {shown} for 3, 2, 1 samples: no axis holds the samples; choose another layer",
         )
 
     def find_channels(
@@ -264,6 +280,11 @@ class _Subject:
             f"is {shape}, and whether channels are on its axis 1 or last cannot be told; set"
             " channels_last: true for the last axis or false for axis 1, or choose other layers",
         )
+
+
+def relative_difference(one: Tensor, other: Tensor) -> float:
+    """Return the root mean square of a difference, relative to that of the first."""
+    return _size(one - other) / (_size(one) or 1)
 
 
 def _size(x: Tensor) -> float:
@@ -289,8 +310,8 @@ def _run(
     hooked: nn.Module,
     layers: Sequence[str],
     x: Tensor,
-    sizes: dict[str, int | None] | None = None,
-    watched: Sequence[int] = (),
+    sizes: dict[str, _Channels | None] | None = None,
+    watched: Sequence[_Channels] = (),
 ) -> dict[str, Tensor]:
     """Return copies of all outputs, as later layers may change them."""
     torch.randint(2**31, ())  # a network that restores the state of a generator meets another one
@@ -307,9 +328,9 @@ def _run(
 
 
 @contextmanager
-def _watch_channels(hooked: nn.Module) -> Iterator[list[int]]:
+def _watch_channels(hooked: nn.Module) -> Iterator[list[_Channels]]:
     """Record the number of output channels of linear maps and the like, in the order they run."""
-    watched: list[int] = []
+    watched: list[_Channels] = []
     handles = []
     for module in hooked.modules():
         weight = getattr(module, "weight", None)
@@ -319,16 +340,18 @@ def _watch_channels(hooked: nn.Module) -> Iterator[list[int]]:
             if size is None and weight.ndim == 1:
                 size = len(weight)
             if size is not None:
-                # Bound now, as the loop goes on.
-                def record(*_: Any, size: int = size) -> None:
-                    watched.append(size)
-
-                handles.append(module.register_forward_hook(record))
+                last = True if type(module) in _CHANNELS_LAST else None
+                found = _Channels(size, False if isinstance(module, _CHANNELS_FIRST) else last)
+                handles.append(module.register_forward_hook(partial(_record, watched, found)))
     try:
         yield watched
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _record(watched: list[_Channels], found: _Channels, *_: object) -> None:
+    watched.append(found)
 
 
 @contextmanager
@@ -357,7 +380,7 @@ def _change_ends(
         return None
     changed = x.repeat(2, *(1 for _ in x.shape[1:]))
     for k in range(2):
-        changed[(k, slice(None), *(half[k] for half in halves))] *= -1
+        changed[k][..., *(half[k] for half in halves)] *= -1
     try:
         return _run(network, hooked, layers, changed)
     except InputError:
@@ -381,9 +404,13 @@ def _by_effect(effects: Tensor | None) -> int | None:
     return max(overlaps, key=lambda axis: overlaps[axis])
 
 
-def _by_size(output: Tensor, size: int | None) -> int | None:
-    """Return the one of the two axes that has a size."""
-    axes = [axis for axis in (1, output.ndim - 1) if output.shape[axis] == size]
+def _by_size(output: Tensor, channels: _Channels | None) -> int | None:
+    """Return the one of the two axes that has the channels' number, or where they belong."""
+    if channels is None:
+        return None
+    axes = [axis for axis in (1, output.ndim - 1) if output.shape[axis] == channels.size]
+    if len(axes) == 2 and channels.last is not None:
+        return axes[channels.last]
     return axes[0] if len(axes) == 1 else None
 
 
