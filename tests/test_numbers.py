@@ -36,6 +36,10 @@ class Failing(Net):
         self.call -= 1
 
 
+# Evaluations of a few samples before the run; for logits one more, of their shape.
+CHECK = 5
+
+
 # Four batches of the reference set, then x_start, then x_reversed at each of four times.
 @pytest.mark.parametrize(
     ("call", "message"),
@@ -46,7 +50,7 @@ class Failing(Net):
     ],
 )
 def test_non_finite_activations(pipeline: str, tmp_path: Path, call: int, message: str) -> None:
-    similarity = ActivationSimilarity(Failing(call, 3, layer=1), ["0", "1", "3"])
+    similarity = ActivationSimilarity(Failing(CHECK + call, 3, layer=1), ["0", "1", "3"])
     with pytest.raises(InputError, match=f"^network: {message}"):
         predict(tmp_path, sampler(pipeline, None), [similarity])
     assert not list(tmp_path.rglob("*.csv"))
@@ -60,7 +64,9 @@ def test_non_finite_logits(pipeline: str, tmp_path: Path, call: int, message: st
     number = 13 if call == 5 else 3
     message = f"^network: class_kept: its logits are NaN or infinite for sample {number} {message}"
     with pytest.raises(InputError, match=message):
-        predict(tmp_path, sampler(pipeline, None), [ClassKept(Failing(call, 3, layer=3))])
+        predict(
+            tmp_path, sampler(pipeline, None), [ClassKept(Failing(CHECK + 1 + call, 3, layer=3))]
+        )
 
 
 class Wrong(EpsilonNoise):

@@ -25,6 +25,7 @@ import lit_hier.modules
 import lit_hier.nn
 import lit_hier.processes
 import lit_hier.rhm
+from lit_hier.cli.check_only import CheckOnly, NoFiles
 from lit_hier.cli.errors import describe_input_error, exit_with_error
 from lit_hier.cli.parser import OneLineParser, check_arguments
 from lit_hier.cli.run_folder import AtomicCheckpointIO, RunFolder
@@ -74,12 +75,19 @@ class LitHierCLI(LightningCLI):
         parser.link_arguments(
             "data.training_set", "model.init_args.trained_on", apply_on="instantiate"
         )
+        parser.add_argument(
+            "--check-only",
+            action="store_true",
+            help="Check the arguments, the data and the networks on a few samples, print what was"
+            " found, and run nothing.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the arguments; hide the checkpoint, whose hyperparameters would replace them."""
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
         config = self.config[self.config.subcommand]
         self.ckpt_path, config.ckpt_path = config.ckpt_path, None
+        self.check_only = bool(config.pop("check_only"))  # not a part of a run's config
         for path in config.config or []:  # may be the config of an earlier run
             check_run(Path(str(path)).parent, "config")
 
@@ -123,12 +131,16 @@ class LitHierCLI(LightningCLI):
         bars = [c for c in given if str(c.get("class_path", "")).endswith("ProgressBar")]
         if config.trainer.enable_progress_bar is not False and not bars:
             self.trainer_defaults["callbacks"].append(lit_hier.callbacks.TimeProgressBar())
+        if self.check_only:
+            self.trainer_defaults["callbacks"].append(CheckOnly())
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Write checkpoints atomically; except in `fit`, let processes wait for each other."""
         with _long_timeouts(self.subcommand != "fit"):
             trainer: Trainer = super().instantiate_trainer(**kwargs)
         trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        if self.check_only:
+            trainer.loggers = [NoFiles()]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunFolder):
                 # Once its version is read, a logger keeps it.

@@ -15,8 +15,8 @@ perturbation of :math:`\sqrt\epsilon` changes a cosine by :math:`\epsilon`.
 
 Channels are on axis 1 or on the last axis of an output (B, ...). Up to three witnesses tell which:
 
-- the effect of a change at one end of the input and of one at the other end, which are alike along
-  channels and not along positions;
+- the effects of the same values at the one end and at the other end of an empty input, which are
+  alike along channels and not along positions;
 - the number of channels of the last linear map, convolution or normalization that ran, and if both
   axes have it the axis on which that has them;
 - the positions, if neither of these can tell: as many as the input has, or a square of them.
@@ -158,7 +158,8 @@ def check_network(
             if first.ndim > 2 and name:
                 effects = None
                 if changed is not None:
-                    effects = (changed[name].movedim(axis, 0) - first[:1]).double().square()
+                    empty, *ends = changed[name].movedim(axis, 0).double()
+                    effects = (torch.stack(ends) - empty).square()
                 if channels_last is not None:
                     found = first.ndim - 1 if channels_last else 1
                 else:
@@ -370,19 +371,23 @@ def _other_random_numbers(device: torch.device) -> Iterator[None]:
 def _change_ends(
     network: nn.Module, hooked: nn.Module, layers: Sequence[str], x: Tensor
 ) -> dict[str, Tensor] | None:
-    """Evaluate a sample with its first half negated, and with its last half.
+    """Evaluate an empty sample, and the first half of a sample at its one end and at its other.
 
     Returns:
-        Outputs for the two; None if the data have no positions, or the network fails on these.
+        Outputs for the three; None if the data have no positions, or the network fails on these.
     """
-    halves = [[slice(0, n // 2), slice(n - n // 2, n)] for n in x.shape[2:]]
-    if not halves:
+    if x.ndim < 3:
         return None
-    changed = x.repeat(2, *(1 for _ in x.shape[1:]))
-    for k in range(2):
-        changed[k][..., *(half[k] for half in halves)] *= -1
+    samples = torch.zeros_like(x[:1]).repeat(3, *(1 for _ in x.shape[1:]))
+    _, first, last = samples  # views
+    part = x[0]
+    for axis, n in enumerate(x.shape[2:], start=1):
+        part, first = (values.narrow(axis, 0, n // 2) for values in (part, first))
+        last = last.narrow(axis, n - n // 2, n // 2)
+    first.copy_(part)
+    last.copy_(part)
     try:
-        return _run(network, hooked, layers, changed)
+        return _run(network, hooked, layers, samples)
     except InputError:
         return None
 
