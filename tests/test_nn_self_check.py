@@ -1,6 +1,7 @@
-"""What a network outputs is a function of each sample, whose axes are found; else it is refused."""
+"""What a network outputs is a function of each sample, whose axes are found, or refused."""
 
 import random
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -167,9 +168,9 @@ def test_networks_run_in_their_own_precision(dtype: torch.dtype) -> None:
 
 
 def test_random_numbers_and_the_input_stay_as_they_are() -> None:
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
     x = IMAGES.clone()
     network = around(lambda x: x.mul_(2), nn.ReLU(inplace=True), nn.Flatten())
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
     Probe(network, ["0", "1", "2"]).check(x)
     evaluate(Apply(lambda x: x.sub_(0.3).mul_(2)), x)
     assert torch.equal(x, IMAGES)
@@ -195,11 +196,12 @@ def test_any_error_of_a_network_is_one_line() -> None:
     def fail(x: Tensor) -> Tensor:
         raise KeyError("not\nhere " + 1000 * "x")
 
-    with pytest.raises(InputError, match="^network: Apply does not take x of shape") as raised:
+    with pytest.raises(InputError, match=r"^network: Apply does not take x of shape") as raised:
         evaluate(Apply(fail), IMAGES)
     assert len(str(raised.value)) <= 360
 
 
+@pytest.mark.slow  # importing the compiler takes seconds
 @pytest.mark.parametrize("compiled", [lambda net: torch.compile(net), lambda net: net])
 def test_layers_of_compiled_networks(compiled: Callable[[nn.Module], Any]) -> None:
     network = HierarchicalCNN(16, 4, 2, 3, width=8)
@@ -216,14 +218,11 @@ def test_layers_of_compiled_networks(compiled: Callable[[nn.Module], Any]) -> No
 def test_a_layer_with_two_names() -> None:
     torch.manual_seed(0)
     block = nn.Linear(8, 8)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), block)
-    network.alias = block
-    assert Probe(network, ["*"]).layers == ["0", "1", "2"]
-    del network[2]
-    network.add_module("first", block)
-    network.add_module("second", nn.Identity())
-    assert Probe(network, ["first"]).layers == ["first"]
-    assert Probe(network, ["alias"]).layers == ["alias"]
+    network = nn.Sequential(OrderedDict(flat=nn.Flatten(), embed=nn.Linear(64, 8), block=block))
+    network.readout = nn.Module()
+    network.readout.alias = network.embed
+    assert Probe(network, ["*"]).layers == ["flat", "embed", "block", "readout"]
+    assert Probe(network, ["readout.alias"]).layers == ["readout.alias"]
     twice = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), block, nn.ReLU(), block)
     with pytest.raises(InputError, match=r"'4' .* runs more than once .*, also as '2', so its"):
         Probe(twice, ["4"]).check(IMAGES)
