@@ -27,7 +27,7 @@ from lit_hier.nn.layers import named_layers
 
 SIZES = (224, 256)
 MAX_CANDIDATES = 6  # of a family, whose parameters are counted
-MAX_REFUSED = 12  # layers of a model
+MAX_REFUSED = 40  # layers of a model
 
 
 def photographs() -> Tensor:
