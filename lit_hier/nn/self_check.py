@@ -163,7 +163,7 @@ def check_network(
                 if channels_last is not None:
                     found = first.ndim - 1 if channels_last else 1
                 else:
-                    declared = bool(getattr(network, "channels_last_layers", False))
+                    declared = getattr(network, "channels_last_layers", None)
                     votes = (_by_effect(effects), _by_size(first, sizes[name]))
                     found = subject.find_channels(name, first, votes, x, declared)
             layout = Layout(axis, found)
@@ -264,15 +264,20 @@ class _Subject:
         )
 
     def find_channels(
-        self, name: str, output: Tensor, votes: Sequence[int | None], x: Tensor, declared: bool
+        self,
+        name: str,
+        output: Tensor,
+        votes: Sequence[int | None],
+        x: Tensor,
+        declared: bool | None,
     ) -> int:
         """Return the axis of the channels of an output (B, ...) as the witnesses have it."""
         found = {vote for vote in votes if vote is not None}
         if not found:
             vote = _by_positions(output, x)
             found = {vote} if vote is not None else set()
-        if not found and declared:
-            found = {output.ndim - 1}
+        if not found and declared is not None:
+            found = {output.ndim - 1 if declared else 1}
         if len(found) == 1:
             return found.pop()
         shape = " x ".join(("B", *map(str, output.shape[1:])))
