@@ -81,10 +81,17 @@ def check(name: str, x: Tensor) -> tuple[str, str]:
             checked = Probe(network, layers).check(x)
         except InputError as error:
             found = re.match(r"layers: '([\w.]+)'", str(error))
+            if found and not default and "does not run" in str(error):
+                # A container whose parts the network calls itself.
+                layers.remove(found[1])
+                parts = network.hooked.get_submodule(found[1]).named_children()
+                layers += [f"{found[1]}.{part}" for part, _ in parts]
+                if layers:
+                    continue
             refused.append(str(error))
             if default or found is None or len(refused) > MAX_REFUSED:
                 return ", ".join(layers), "**refused**: " + "; ".join(refused)
-            layers.remove(found[1])
+            layers = [layer for layer in layers if layer != found[1]]
             continue
         rounding = max(layer.rounding for layer in checked)
         result = f"{len(checked) - 1} layers and the logits, rounding {rounding:.0e}"
