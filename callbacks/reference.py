@@ -11,16 +11,19 @@ from typing import Any, Final, NoReturn
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from lit_hier.callbacks.networks import first_samples
 from lit_hier.errors import InputError
 from lit_hier.io.arrays import write_samples
 from lit_hier.io.safe_read import open_regular
 from lit_hier.metrics import Moments, MomentTree, channel_moments
 from lit_hier.nn import Probe
 
-_REFERENCE_FORMAT: Final = 3  # of the cached files; those of another version are recomputed
+_REFERENCE_FORMAT: Final = 4  # of the cached files; those of another version are recomputed
+_SIGN: Final = "check_"  # and the number of a layer: what its output was
 _TOP: Final = 5
 _DIGEST: Final = "sha256"  # the array with the digest of the others
 _MAX_SIZE: Final = 2**28  # bytes of all arrays of a cached file
@@ -117,7 +120,8 @@ def load_or_compute(
     network, its weights, its transform, the layers, the data (the data module's `fingerprint`;
     without one, nothing is cached), their batches and the libraries' versions. Both kinds of
     standardization follow from the same moments. If an image cannot be read, nothing is
-    cached: the next run may be able to read it.
+    cached: the next run may be able to read it. With the statistics, the file has a summary of the
+    layers' outputs for the first samples; where these are others now, all is computed again.
 
     Args:
         trainer: The run.
@@ -130,32 +134,63 @@ def load_or_compute(
             activation is NaN or infinite.
     """
     loader = getattr(datamodule, f"{split}_dataloader")()
-    path = None
+    path, arrays, x = None, None, torch.empty(0)
     if trainer.is_global_zero:  # the others need not read the data
-        fingerprint = getattr(datamodule, "fingerprint", None)
-        if (data := fingerprint(split) if fingerprint is not None else None) is not None:
-            versions = [version(name) for name in _LIBRARIES]
-            parts = (_REFERENCE_FORMAT, probe.identity, data, loader.sampler.batch_size, versions)
-            key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-            assert trainer.logger is not None
-            save_dir = trainer.logger.save_dir or trainer.default_root_dir
-            path = Path(save_dir, "reference", f"{key}.npz")
-    arrays = trainer.strategy.broadcast(load(path, len(probe.layers)) if path else None)
+        path = _find_path(trainer, probe, datamodule, split, loader.sampler.batch_size)
+    if path is not None:
+        x = first_samples(loader).to(trainer.strategy.root_device)
+        arrays = load(path, len(probe.layers))
+        if arrays is not None and not probe.recognizes(x, _signs(arrays)):
+            rank_zero_warn(
+                f"reference: {path} has statistics of a network with other outputs; they are"
+                " computed again"
+            )
+            arrays = None
+    arrays = trainer.strategy.broadcast(arrays)
     if arrays is not None:
         return Reference.unpack(arrays)
     reference = _compute(trainer, probe, loader, split)
     if path is not None and not reference.counts[1]:
-        save(path, reference)
+        save(path, reference, probe.sign(x))
     return reference
 
 
-def save(path: Path, reference: Reference) -> None:
+def _find_path(
+    trainer: Trainer, probe: Probe, datamodule: LightningDataModule, split: str, batch_size: int
+) -> Path | None:
+    """Return the file that caches statistics; None if the contents of the data are unknown."""
+    fingerprint = getattr(datamodule, "fingerprint", None)
+    data = fingerprint(split) if fingerprint is not None else None
+    if data is None:
+        return None
+    versions = [version(name) for name in _LIBRARIES]
+    parts = (_REFERENCE_FORMAT, probe.identity, data, batch_size, versions)
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+    assert trainer.logger is not None
+    return Path(trainer.logger.save_dir or trainer.default_root_dir, "reference", f"{key}.npz")
+
+
+def _signs(arrays: Mapping[str, Any]) -> list[Tensor]:
+    """Return the summaries of the layers' outputs; none for those that are damaged."""
+    num = sum(name.startswith(_SIGN) for name in arrays)
+    signs = [arrays.get(f"{_SIGN}{k}") for k in range(num)]
+    valid = all(sign is not None and (sign.dtype, sign.ndim) == ("float64", 1) for sign in signs)
+    return [torch.from_numpy(sign) for sign in signs] if valid else []
+
+
+def save(path: Path, reference: Reference, signs: Sequence[Tensor] = ()) -> None:
     """Cache statistics, with the digest of their arrays.
+
+    Args:
+        path: The file.
+        reference: The statistics.
+        signs: A summary of each layer's output for the first samples; see `Probe.sign`.
 
     Raises:
         OSError: The file cannot be written.
     """
     arrays = reference.pack()
+    arrays |= {f"{_SIGN}{k}": sign.numpy() for k, sign in enumerate(signs)}
     write_samples(str(path.parent), path.stem, {**arrays, _DIGEST: _hash(arrays)})
 
 
@@ -175,7 +210,8 @@ def load(path: Path, num_layers: int) -> dict[str, Any] | None:
             arrays = dict(cached)
         digest = arrays.pop(_DIGEST)
         found = Reference.unpack(arrays)
-        fits = arrays.keys() == found.pack().keys() and len(found.moments) == num_layers
+        names = {name for name in arrays if not name.startswith(_SIGN)}
+        fits = names == found.pack().keys() and len(found.moments) == num_layers
         valid = np.array_equal(digest, _hash(arrays)) and fits and found.is_plausible()
     except Exception:  # numpy raises almost any error on a damaged file, which is recomputed
         return None

@@ -21,6 +21,7 @@ from lit_hier.figures import Panel
 from lit_hier.metrics import SimilarityTo, Standardization, StandardizationKind, summarize
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.nn import Probe
+from lit_hier.nn.self_check import Checked
 
 
 class ActivationSimilarity(NetworkAnalysis):
@@ -58,6 +59,8 @@ class ActivationSimilarity(NetworkAnalysis):
         standardization: `paper` or `released`, see `lit_hier.metrics.StandardizationKind`.
         against: The x axis, see `CurveAnalysis`.
         name: Replaces `similarity` in files and tags: for several networks in one run.
+        channels_last: Whether channels are on the last axis of the layers' outputs (true) or on
+            axis 1 (false); by default that is found out, layer by layer.
 
     Raises:
         InputError: A pattern matches no layer; during the run, `x` does not fit the network, or an
@@ -77,9 +80,10 @@ class ActivationSimilarity(NetworkAnalysis):
         standardization: StandardizationKind = "paper",
         against: Against = "time",
         name: str = "similarity",
+        channels_last: bool | None = None,
     ) -> None:
         super().__init__(network, against, name)
-        self.probe = Probe(network, layers)
+        self.probe = Probe(network, layers, channels_last)
         self.reference = reference
         self.standardization = standardization
         self.standardizations: dict[str, Standardization] = {}
@@ -91,6 +95,15 @@ class ActivationSimilarity(NetworkAnalysis):
             Line(name, {"layer": name, "layer_index": k}, k, k, source_indices)
             for k, name in enumerate(self.probe.layers)
         ]
+
+    def check(self, x: Tensor) -> list[Checked]:
+        """Prove that the layers can be measured, and find their axes."""
+        return self.probe.check(x)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Reject runs, and find the layers' axes, as the base class does."""
+        super().setup(trainer, pl_module, stage)
+        self.probe.checked = self.checked
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute or load the statistics of the reference set."""

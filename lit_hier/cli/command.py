@@ -30,6 +30,7 @@ import lit_hier.modules
 import lit_hier.nn
 import lit_hier.processes
 import lit_hier.rhm
+from lit_hier.cli.check_only import CheckOnly, NoFiles
 from lit_hier.cli.checkpoint_io import AtomicCheckpointIO, check_trainer
 from lit_hier.cli.class_values import check_class, check_class_values
 from lit_hier.cli.errors import blaming, describe_input_error, exit_with_error
@@ -101,6 +102,12 @@ class LitHierCLI(LightningCLI):
         parser.link_arguments(
             "data.training_set", "model.init_args.trained_on", apply_on="instantiate"
         )
+        parser.add_argument(
+            "--check-only",
+            action="store_true",
+            help="Check the arguments, the data and the networks on a few samples, print what was"
+            " found, and run nothing.",
+        )
 
     def setup_parser(self, *args: Any) -> None:
         """Set up the parser; jsonargparse asks another Python where stubs are."""
@@ -125,6 +132,7 @@ class LitHierCLI(LightningCLI):
         check_class(config.model, "model")
         check_class(config.data, "data")
         check_class_values(config.trainer, Trainer, "trainer")
+        self.check_only = bool(config.pop("check_only"))  # not a part of a run's config
         for path in config.config or []:  # may be the config of an earlier run
             check_run(Path(str(path)).parent, "config")
 
@@ -169,6 +177,8 @@ class LitHierCLI(LightningCLI):
         bars = [c for c in given if str(c.get("class_path", "")).endswith("ProgressBar")]
         if config.trainer.enable_progress_bar is not False and not bars:
             self.trainer_defaults["callbacks"].append(lit_hier.callbacks.TimeProgressBar())
+        if self.check_only:
+            self.trainer_defaults["callbacks"].append(CheckOnly())
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Write checkpoints atomically; let processes wait for each other, and supervise them."""
@@ -178,6 +188,8 @@ class LitHierCLI(LightningCLI):
             trainer: Trainer = super().instantiate_trainer(**kwargs)
         check_trainer(trainer, resumes=self.ckpt_path is not None)
         trainer.strategy.checkpoint_io = AtomicCheckpointIO(trainer)
+        if self.check_only:
+            trainer.loggers = [NoFiles()]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunFolder):
                 # Once its version is read, a logger keeps it.

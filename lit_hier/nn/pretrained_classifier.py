@@ -34,7 +34,7 @@ class PretrainedClassifier(nn.Module):
         model: The network itself.
         transform: The preprocessing; its `repr` contains every parameter.
         paper_layers: Patterns of the layers that the paper analyses; empty for most models.
-        channels_last_layers: Whether blocks return (B, H, W, C).
+        channels_last_layers: True if blocks are known to return (B, H, W, C), else None.
 
     Raises:
         InputError: The model or the weights do not exist, or do not fit each other.
@@ -52,7 +52,7 @@ class PretrainedClassifier(nn.Module):
         self.model = published.model
         self.transform = published.transform
         self.paper_layers = paper_layers(self.model)
-        self.channels_last_layers = channels_last(self.model)
+        self.channels_last_layers = channels_last(self.model) or None
         self.eval()
 
     @property

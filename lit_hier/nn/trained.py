@@ -42,7 +42,7 @@ class TrainedNetwork(nn.Module):
         trained_on: The training set, as the checkpoint names it, or empty; see
             `RHMDataModule.training_set`.
         paper_layers: Patterns of the layers that the paper analyses; empty for most networks.
-        channels_last_layers: Whether layers return (B, ..., C).
+        channels_last_layers: Whether layers return (B, ..., C), None if unknown.
 
     Raises:
         InputError: The file is not a readable checkpoint, its format is newer than this version
@@ -72,7 +72,7 @@ class TrainedNetwork(nn.Module):
         self.network = network
         self.trained_on = str(description["trained_on"])
         self.paper_layers = getattr(network, "paper_layers", ())
-        self.channels_last_layers = bool(getattr(network, "channels_last_layers", False))
+        self.channels_last_layers = getattr(network, "channels_last_layers", None)
         self.eval()
 
     def _build(
