@@ -8,11 +8,13 @@ from typing import Any, Final, NoReturn
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 from pytorch_lightning.cli import LightningArgumentParser
+from torchvision.datasets import VisionDataset
 
 from lit_hier.cli.allowed import get_own_classes
 from lit_hier.cli.errors import describe_parser_error, exit_with_error, instantiate
 from lit_hier.cli.options import describe_unknown_option
 from lit_hier.cli.trust import get_given, get_unusable, list_names, read_values
+from lit_hier.data.torch_files import check_torch_files
 from lit_hier.errors import InputError, one_line
 
 _MAX_VALUES: Final = 5_000  # in a config; an alias counts as all values that it repeats
@@ -56,7 +58,10 @@ class OneLineParser(LightningArgumentParser):
 
     def instantiate(self, *args: Any, **kwargs: Any) -> Namespace:
         """Instantiate the classes of a config; one that rejects its arguments is named."""
-        kwargs["instantiators"] = [(instantiate, object, True)]
+        kwargs["instantiators"] = [
+            (_instantiate_data_set, VisionDataset, True),
+            (instantiate, object, True),
+        ]
         instances: Namespace = super().instantiate(*args, **kwargs)
         return instances
 
@@ -71,6 +76,11 @@ class OneLineParser(LightningArgumentParser):
 
         action.add_subcommand = add_described  # type: ignore[assignment, method-assign]
         return action
+
+
+def _instantiate_data_set(class_type: type[Any], *args: Any, **kwargs: Any) -> Any:
+    check_torch_files(kwargs.get("root"), class_type.__name__)
+    return instantiate(class_type, *args, **kwargs)
 
 
 class _InvalidValueError(yaml.YAMLError):
