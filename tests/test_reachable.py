@@ -32,7 +32,7 @@ EXCUSED = {
     "download": "from the data set's own address, as the user asks, with a checksum",
     "pretrained": "a folder, or a name on the Hugging Face hub; never an address",
     "module modules": "networks",
-    "record_module_names": "a switch",
+    "lambda_min_clipped record_module_names": "a number, and a switch",
     "process_group_backend": "a name that torch compares with those it knows",
     "adjust_lr_fn line_search_fn": "a name that is compared with those that exist",
     "avg_fn ddp_comm_hook ddp_comm_wrapper distance_function labels_getter lambda_func loader"
