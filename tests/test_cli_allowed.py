@@ -74,6 +74,10 @@ def rejection(folder: Path, capsys: pytest.CaptureFixture[str], text: str, *argu
             + "]}",
             "config: not valid YAML: its lists are too long together; shorten the longest ones",
         ),
+        (
+            "data: {init_args: {rhm: {class_path: 5}}}",
+            "rhm: a value of type int is not allowed in its place",
+        ),
         ("trainer: {accelerator: cpu, devices: -3}", "trainer.devices is -3; "),
     ],
 )
