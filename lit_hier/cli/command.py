@@ -57,6 +57,7 @@ _DEFAULT_TIMEOUT: Final = inspect.signature(DDPStrategy).parameters["timeout"].d
 _MAX_TIMEOUT: Final = 24 * 365.0  # hours
 # In the environment, where a cluster or a user names the first node.
 _ADDRESSES: Final = ("MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE")
+_MAX_PARSED: Final = 2**24  # bytes of a file that is read as arguments are parsed, code included
 _OWN_CHECKPOINTS: Final = ("best", "last", "hpc")  # keywords of Lightning's, not paths
 _DESCRIPTION: Final = (
     "Probe what diffusion models and deep networks learn about hierarchical data."
@@ -112,7 +113,8 @@ class LitHierCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the arguments; hide the checkpoint, whose hyperparameters would replace them."""
-        with safe_path():
+        # It reads whole the file that the value of an option names.
+        with safe_path(), only_regular_files(_MAX_PARSED):
             self.config = parser.parse_args(args)  # type: ignore[arg-type]
         config = self.config[self.config.subcommand]
         self.ckpt_path, config.ckpt_path = config.ckpt_path, None
