@@ -286,6 +286,19 @@ def test_a_stopped_process_is_named_until_the_limit(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_frequent_lines")
+def test_a_stopped_first_process_is_named_until_the_limit(tmp_path: Path) -> None:
+    started = sleeping(tmp_path, 3, limit=0.8 / 3600)
+    os.kill(started.pids[0], signal.SIGSTOP)
+    time.sleep(2)
+    os.kill(started.pids[0], signal.SIGCONT)
+    status, lines = started.end()
+    lines = [line for line in lines if "process 0" in line]
+    assert status == 2
+    assert re.match(r"lit-hier: waiting for process 0 on .*, which may be stopped, since", lines[0])
+    assert any("waited for process 0" in line and "longer than wait_" in line for line in lines)
+
+
+@pytest.mark.usefixtures("_frequent_lines")
 def test_a_busy_process_is_named_by_those_that_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -184,19 +184,24 @@ class _Connection:
             self._endpoint.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> list[dict[str, Any]]:
-        """Return the messages that have arrived.
+        """Return the messages that have arrived; the last ones before the end of the connection.
 
         Raises:
             OSError: The other end is closed, or what arrives is no message.
         """
-        with suppress(BlockingIOError):
-            while True:
-                part = self._endpoint.recv(_MAX_MESSAGE)
-                if not part:
-                    raise ConnectionError
+        ended = False
+        try:
+            while part := self._endpoint.recv(_MAX_MESSAGE):
                 self._buffer += part
                 if len(self._buffer) > 4 * _MAX_MESSAGE:
                     raise ConnectionError
+            ended = True
+        except BlockingIOError:
+            pass
+        except OSError:
+            ended = True
+        if ended and b"\n" not in self._buffer:
+            raise ConnectionError
         *lines, self._buffer = self._buffer.split(b"\n")
         try:
             messages = [json.loads(line) for line in lines]
