@@ -398,9 +398,13 @@ class _Hub(threading.Thread):
         self._decision.acquire()
         self._closing.set()
 
-    def end(self, message: object, status: int) -> NoReturn:
-        """Report why the run ends, and end all its processes."""
-        self.decide()
+    def end(self, message: object, status: int) -> None:
+        """Report why the run ends, and end all its processes, unless it ends already.
+
+        This thread never waits for the decision: it must notice that the others have ended.
+        """
+        if not self._decision.acquire(blocking=False):
+            return
         if message is not None:
             _say(f"error: {shorten(message)}")
         self.dismiss(status)
