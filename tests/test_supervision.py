@@ -252,10 +252,10 @@ def test_an_error_of_two_processes_ends_them_at_once(
 
 
 def test_the_last_message_before_an_end_arrives() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(server.getsockname()) as far:
-            connection = supervision._Connection(server.accept()[0])
-            far.sendall(b'{"end": 2}\n')
+    server = socket.create_server(("127.0.0.1", 0))
+    with server, socket.create_connection(server.getsockname()) as far:
+        connection = supervision._Connection(server.accept()[0])
+        far.sendall(b'{"end": 2}\n')
     time.sleep(0.01)
     assert connection.receive() == [{"end": 2}]
     with pytest.raises(ConnectionError):
@@ -304,6 +304,7 @@ def test_an_error_due_to_the_end_of_another_process_is_not_reported(
     assert "process 1 on" in lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_frequent_lines")
 def test_a_stopped_process_is_named_until_the_limit(tmp_path: Path) -> None:
     started = sleeping(tmp_path, 3, limit=0.9 / 3600)
@@ -321,6 +322,7 @@ def test_a_stopped_process_is_named_until_the_limit(tmp_path: Path) -> None:
     assert len(last) < 360
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_frequent_lines")
 def test_a_stopped_first_process_is_named_until_the_limit(tmp_path: Path) -> None:
     started = sleeping(tmp_path, 3, limit=0.6 / 3600)

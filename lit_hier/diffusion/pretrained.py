@@ -177,6 +177,9 @@ def _check_weights(folder: Path, argument: str) -> None:
         raise ValueError("its config.json names more layers than its weights have")
     with torch.device("meta"):
         outline = UNet2DModel.from_config(config).state_dict()
+    for name, value in outline.items():
+        if name in shapes and shapes[name] != value.shape:  # old pipelines have other names
+            raise ValueError(f"its weights do not fit: {name:.80} has another shape")
     if sum(x.numel() for x in outline.values()) > sum(map(prod, shapes.values())):
         missing = next((name for name in outline if shapes.get(name) != outline[name].shape), "")
         raise ValueError(f"its weights do not fit: {missing} is missing, or has another shape")
