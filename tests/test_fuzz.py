@@ -21,10 +21,14 @@ from fuzz_sandbox import DEFECTS, Outcome, Rejected, Trial, run_input
 # Commands take a second each, where files take hundredths.
 NUMBERS = {"configs": 2, "resumption": 1, "data sets": 1, "samples": 2, "reference": 1}
 EACH = 4
+SLOW = ("configs", "resumption")  # they train and predict first
 
 
 @pytest.mark.filterwarnings("ignore")  # of libraries, about hostile input
-@pytest.mark.parametrize("name", kinds())
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=[pytest.mark.slow] if x in SLOW else []) for x in kinds()],
+)
 def test_hostile_input_is_accepted_or_clearly_rejected(name: str, tmp_path: Path) -> None:
     outcomes = fuzz(name, kinds()[name], range(NUMBERS.get(name, EACH)), 0, tmp_path)
     defects = [describe(name, 0, *pair) for pair in outcomes if pair[1].defects]
