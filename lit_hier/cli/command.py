@@ -158,7 +158,7 @@ class LitHierCLI(LightningCLI):
                 " TensorBoardLogger"
             )
         options = getattr(config.trainer.strategy, "init_args", {})
-        if self.subcommand != "fit" and options.get("timeout") == _DEFAULT_TIMEOUT:
+        if options.get("timeout") == _DEFAULT_TIMEOUT:
             options["timeout"] = _get_timeout(config.wait_limit)
         given = config.trainer.callbacks or []
         given = given if isinstance(given, list) else [given]  # a single one needs no list
@@ -170,7 +170,7 @@ class LitHierCLI(LightningCLI):
         """Write checkpoints atomically; let processes wait for each other, and supervise them."""
         wait_limit: float = self.config[self.subcommand].wait_limit
         timeout = _get_timeout(wait_limit)
-        with _long_timeouts(self.subcommand != "fit", timeout), blaming("trainer"):
+        with _long_timeouts(timeout), blaming("trainer"):
             trainer: Trainer = super().instantiate_trainer(**kwargs)
         check_trainer(trainer, resumes=self.ckpt_path is not None)
         trainer.strategy.checkpoint_io = AtomicCheckpointIO(trainer)
@@ -268,15 +268,15 @@ def _get_timeout(wait_limit: float) -> timedelta:
 
 
 @contextmanager
-def _long_timeouts(enabled: bool, timeout: timedelta) -> Iterator[None]:
+def _long_timeouts(timeout: timedelta) -> Iterator[None]:
     """Register the strategies of several processes with a timeout.
 
-    In `predict`, one process may finish hours before another.
+    One process may finish hours before another; the supervisor says who is waited for.
     """
     registered = dict(StrategyRegistry)
     try:
         for name, entry in registered.items():
-            if enabled and issubclass(entry["strategy"], DDPStrategy):
+            if issubclass(entry["strategy"], DDPStrategy):
                 options = {**entry["init_params"], "timeout": timeout}
                 StrategyRegistry.register(
                     name, entry["strategy"], entry["description"], override=True, **options
