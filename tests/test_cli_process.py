@@ -197,7 +197,7 @@ def test_processes_wait_for_each_other_beyond_the_limit() -> None:
     timeout = command._get_timeout(720)
     assert timeout == timedelta(hours=721)
     assert command._get_timeout(1e300) == timedelta(hours=24 * 365 + 1)
-    with command._long_timeouts(True, timeout):
+    with command._long_timeouts(timeout):
         for name in names:
             assert StrategyRegistry[name]["init_params"]["timeout"] == timeout
         assert isinstance(StrategyRegistry.get("ddp"), DDPStrategy)

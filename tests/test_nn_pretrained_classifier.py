@@ -274,7 +274,9 @@ def test_old_layer_names_of_densenets_are_read(tmp_path: Path) -> None:
     with torch.device("meta"):
         expected = models.densenet121().state_dict()
     old = {
-        key.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): torch.zeros(value.shape)
+        key.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): torch.zeros_like(
+            value, device="cpu"
+        )
         for key, value in expected.items()
     }
     torch.save(old, tmp_path / "densenet.pth")

@@ -71,7 +71,8 @@ _NAMED: Final = {
     ),
     "pytorch_lightning.strategies": ("DDPStrategy", "SingleDeviceStrategy"),
     # These read what was unpacked, from folders or files of their own names, and compare each
-    # archive and each pickle with a checksum before they open it.
+    # archive and each pickle with a checksum before they open it; what torch reads is checked by
+    # `lit_hier.data.torch_files`.
     "torchvision.datasets": (
         "CIFAR10",
         "CIFAR100",
@@ -80,6 +81,7 @@ _NAMED: Final = {
         "FashionMNIST",
         "Flowers102",
         "ImageFolder",
+        "ImageNet",
         "KMNIST",
         "MNIST",
         "Places365",

@@ -60,6 +60,7 @@ _MAX_TIMEOUT: Final = 24 * 365.0  # hours
 # In the environment, where a cluster or a user names the first node.
 _ADDRESSES: Final = ("MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE")
 _INHERITING: Final = "model.init_args.scheduler"  # takes what is not given from the model
+_MAX_PARSED: Final = 2**24  # bytes of a file that is read as arguments are parsed, code included
 _OWN_CHECKPOINTS: Final = ("best", "last", "hpc")  # keywords of Lightning's, not paths
 _DESCRIPTION: Final = (
     "Probe what diffusion models and deep networks learn about hierarchical data."
@@ -121,11 +122,12 @@ class LitHierCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the arguments; hide the checkpoint, whose hyperparameters would replace them."""
-        with safe_path():
+        # It reads whole the file that the value of an option names.
+        with safe_path(), only_regular_files(_MAX_PARSED):
             self.config = parser.parse_args(args)  # type: ignore[arg-type]
         config = self.config[self.config.subcommand]
         if isinstance(scheduler := config.get(_INHERITING), Namespace):
-            with safe_path():
+            with safe_path(), only_regular_files(_MAX_PARSED):
                 given = parser.parse_args(args, defaults=False)  # type: ignore[arg-type]
             _drop_defaults(scheduler, given[self.config.subcommand].get(_INHERITING))
         self.ckpt_path, config.ckpt_path = config.ckpt_path, None
@@ -170,7 +172,7 @@ class LitHierCLI(LightningCLI):
                 " TensorBoardLogger"
             )
         options = getattr(config.trainer.strategy, "init_args", {})
-        if self.subcommand != "fit" and options.get("timeout") == _DEFAULT_TIMEOUT:
+        if options.get("timeout") == _DEFAULT_TIMEOUT:
             options["timeout"] = _get_timeout(config.wait_limit)
         given = config.trainer.callbacks or []
         given = given if isinstance(given, list) else [given]  # a single one needs no list
@@ -184,7 +186,7 @@ class LitHierCLI(LightningCLI):
         """Write checkpoints atomically; let processes wait for each other, and supervise them."""
         wait_limit: float = self.config[self.subcommand].wait_limit
         timeout = _get_timeout(wait_limit)
-        with _long_timeouts(self.subcommand != "fit", timeout), blaming("trainer"):
+        with _long_timeouts(timeout), blaming("trainer"):
             trainer: Trainer = super().instantiate_trainer(**kwargs)
         check_trainer(trainer, resumes=self.ckpt_path is not None)
         trainer.strategy.checkpoint_io = AtomicCheckpointIO(trainer)
@@ -294,15 +296,15 @@ def _get_timeout(wait_limit: float) -> timedelta:
 
 
 @contextmanager
-def _long_timeouts(enabled: bool, timeout: timedelta) -> Iterator[None]:
+def _long_timeouts(timeout: timedelta) -> Iterator[None]:
     """Register the strategies of several processes with a timeout.
 
-    In `predict`, one process may finish hours before another.
+    One process may finish hours before another; the supervisor says who is waited for.
     """
     registered = dict(StrategyRegistry)
     try:
         for name, entry in registered.items():
-            if enabled and issubclass(entry["strategy"], DDPStrategy):
+            if issubclass(entry["strategy"], DDPStrategy):
                 options = {**entry["init_params"], "timeout": timeout}
                 StrategyRegistry.register(
                     name, entry["strategy"], entry["description"], override=True, **options

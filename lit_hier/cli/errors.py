@@ -69,6 +69,8 @@ _YAML_TERMS: Final = (
     (r"\bNestedArg\b", "mapping"),
     (r"Not a valid subclass of (\w+)", r"the class_path of a \1"),
     (r"'\w+' object has no attribute '\w+'", "its init_args are not a mapping"),
+    (r"(?:argument of type )?'(\w+)'(?: object)? is not (?:a container or )?"
+     r"(?:iterable|subscriptable)", r"a value of type \1 is not allowed in its place"),
     (r"unhashable type: '(\w+)'", r"a \1 is not allowed as a key"),
     (r"(\w+)\.__init__\(\) got an unexpected keyword argument '([^']*)'",
      r"\1 has no argument \2"),
@@ -113,7 +115,11 @@ def describe_parser_error(
         return f"{key}: not valid YAML: {one_line(bare)}{remedy}"
     bare = re.sub(r'Parser key "[^"]*":\s*', "", message)
     bare = re.sub(r"Problem with given class_path '(?:\w+\.)*(\w+)':\s*", r"\1: ", bare)
-    value = re.search(r"(?:Given value: |Got value: )(.*)", bare, re.DOTALL)
+    value = re.search(
+        r"(?:Given value: |Got value: )(.*?)(?:\s+Subclass types expect one of:|\Z)",
+        bare,
+        re.DOTALL,
+    )
     # One of several types that an argument accepts may be one that no config may name.
     denied = re.search(r"Importing '([\w.]+)' is not allowed", message)
     if denied and (value is None or denied[1].rpartition(".")[2] in value[1]):

@@ -8,18 +8,24 @@ from typing import Any, Final, NoReturn
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 from pytorch_lightning.cli import LightningArgumentParser
+from torchvision.datasets import VisionDataset
 
 from lit_hier.cli.allowed import get_own_classes
 from lit_hier.cli.errors import describe_parser_error, exit_with_error, instantiate
 from lit_hier.cli.options import describe_unknown_option
 from lit_hier.cli.trust import get_given, get_unusable, list_names, read_values
+from lit_hier.data.torch_files import check_torch_files
 from lit_hier.errors import InputError, one_line
 
 _MAX_VALUES: Final = 5_000  # in a config; an alias counts as all values that it repeats
 # Entries of a list of numbers, of one with texts, which may be classes, and of one with mappings
-# or lists: jsonargparse copies a list once per entry, so its time grows as the length squared.
+# or lists: jsonargparse copies a list once per entry, so its time grows as the length squared, to
+# three seconds at these limits. All lists of a config may take as much as two such ones.
 _MAX_ENTRIES: Final = {"numbers": 500, "texts": 100, "mappings or lists": 50}
+_MAX_LISTS: Final = 2
 _MAX_DEPTH: Final = 50  # levels of values
+_MAX_CONFIG: Final = 2**22  # bytes
+_KERNEL: Final = ("/proc/", "/sys/")  # reading a file of the kernel's may wait, or have effects
 _MAX_PATH: Final = 4096  # characters
 _MAX_SHOWN: Final = 60  # characters of an invalid value
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -52,7 +58,10 @@ class OneLineParser(LightningArgumentParser):
 
     def instantiate(self, *args: Any, **kwargs: Any) -> Namespace:
         """Instantiate the classes of a config; one that rejects its arguments is named."""
-        kwargs["instantiators"] = [(instantiate, object, True)]
+        kwargs["instantiators"] = [
+            (_instantiate_data_set, VisionDataset, True),
+            (instantiate, object, True),
+        ]
         instances: Namespace = super().instantiate(*args, **kwargs)
         return instances
 
@@ -67,6 +76,11 @@ class OneLineParser(LightningArgumentParser):
 
         action.add_subcommand = add_described  # type: ignore[assignment, method-assign]
         return action
+
+
+def _instantiate_data_set(class_type: type[Any], *args: Any, **kwargs: Any) -> Any:
+    check_torch_files(kwargs.get("root"), class_type.__name__)
+    return instantiate(class_type, *args, **kwargs)
 
 
 class _InvalidValueError(yaml.YAMLError):
@@ -92,7 +106,7 @@ def check_arguments(args: Sequence[str]) -> None:
 
 
 def check_paths(value: Any, argument: str = "") -> None:
-    """Check that no text in a value names standard input, a pipe or a device.
+    """Check that no text in a value names standard input, a pipe or a device, or a huge config.
 
     jsonargparse reads the file that the value of an option names, and would wait for these.
 
@@ -107,14 +121,23 @@ def check_paths(value: Any, argument: str = "") -> None:
         for part in value.values() if isinstance(value, dict) else value:
             check_paths(part, argument)
     elif isinstance(value, str):
+        is_config = argument in ("c", "config")
         try:
             # No path is longer; a text with a null byte is not one.
-            mode = os.stat(value).st_mode if 0 < len(value) < _MAX_PATH else stat.S_IFREG
+            status = os.stat(value) if 0 < len(value) < _MAX_PATH else None
         except (OSError, ValueError):
-            mode = stat.S_IFREG
-        if value == "-" or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            name = "config" if argument in ("", "c") else argument
+            status = None
+        mode = status.st_mode if status else stat.S_IFREG
+        is_folder = stat.S_ISDIR(mode) and not is_config
+        is_kernel = status is not None and os.path.realpath(value).startswith(_KERNEL)
+        is_file = stat.S_ISREG(mode) and not is_kernel
+        if value == "-" or not (is_file or is_folder):
+            name = "config" if is_config or not argument else argument
             raise InputError(f"{name}: {value} is not a regular file; give a file")
+        if is_config and status and status.st_size > _MAX_CONFIG:
+            raise InputError(
+                f"config: {value} has more than {_MAX_CONFIG // 2**20} MiB; give a config"
+            )
 
 
 _load_yaml: Final = get_loader("yaml")
@@ -149,7 +172,8 @@ def _load_value(text: str) -> Any:
     try:
         _check_size(text)
         value = _load_yaml(text)
-        _check_lists(value)
+        if _check_lists(value) > _MAX_LISTS:
+            raise _InvalidValueError("its lists are too long together; shorten the longest ones")
         return value
     except (yaml.YAMLError, MemoryError):
         raise
@@ -214,15 +238,18 @@ def _check_size(text: str) -> None:
             )
 
 
-def _check_lists(value: Any) -> None:
+def _check_lists(value: Any) -> float:
     """Check the lengths of the lists in a value.
+
+    Returns:
+        The time that they take, in units of that of a list of the greatest length.
 
     Raises:
         YAMLError: One is too long.
     """
     entries = list(value.values()) if isinstance(value, dict) else value
     if not isinstance(entries, list):
-        return
+        return 0.0
     nested = [entry for entry in entries if isinstance(entry, list | dict)]
     has_texts = any(isinstance(entry, str) for entry in entries)
     kind = "mappings or lists" if nested else "texts" if has_texts else "numbers"
@@ -230,8 +257,8 @@ def _check_lists(value: Any) -> None:
         raise _InvalidValueError(
             f"a list with {kind} has {len(value)} entries; shorten it to {_MAX_ENTRIES[kind]}"
         )
-    for entry in nested:
-        _check_lists(entry)
+    cost = (len(value) / _MAX_ENTRIES[kind]) ** 2 if isinstance(value, list) else 0.0
+    return cost + sum(map(_check_lists, nested))
 
 
 # Without the exceptions, invalid YAML would end in a traceback.

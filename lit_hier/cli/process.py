@@ -110,7 +110,7 @@ class SigtermInterrupts(Callback):
 
     def _register(self, trainer: Trainer) -> None:
         if trainer.state.fn != "fit" and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, _interrupt_once)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace Lightning's handler, which it restores to the earlier one after the run."""
@@ -123,6 +123,12 @@ class SigtermInterrupts(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace Lightning's handler."""
         self._register(trainer)
+
+
+def _interrupt_once(number: int, frame: object) -> None:
+    """Interrupt this process, and ignore the signal from now on: `timeout` sends it twice."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _disable_reduced_precision() -> None:

@@ -184,19 +184,24 @@ class _Connection:
             self._endpoint.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> list[dict[str, Any]]:
-        """Return the messages that have arrived.
+        """Return the messages that have arrived; the last ones before the end of the connection.
 
         Raises:
             OSError: The other end is closed, or what arrives is no message.
         """
-        with suppress(BlockingIOError):
-            while True:
-                part = self._endpoint.recv(_MAX_MESSAGE)
-                if not part:
-                    raise ConnectionError
+        ended = False
+        try:
+            while part := self._endpoint.recv(_MAX_MESSAGE):
                 self._buffer += part
                 if len(self._buffer) > 4 * _MAX_MESSAGE:
                     raise ConnectionError
+            ended = True
+        except BlockingIOError:
+            pass
+        except OSError:
+            ended = True
+        if ended and b"\n" not in self._buffer:
+            raise ConnectionError
         *lines, self._buffer = self._buffer.split(b"\n")
         try:
             messages = [json.loads(line) for line in lines]
@@ -393,9 +398,13 @@ class _Hub(threading.Thread):
         self._decision.acquire()
         self._closing.set()
 
-    def end(self, message: object, status: int) -> NoReturn:
-        """Report why the run ends, and end all its processes."""
-        self.decide()
+    def end(self, message: object, status: int) -> None:
+        """Report why the run ends, and end all its processes, unless it ends already.
+
+        This thread never waits for the decision: it must notice that the others have ended.
+        """
+        if not self._decision.acquire(blocking=False):
+            return
         if message is not None:
             _say(f"error: {shorten(message)}")
         self.dismiss(status)

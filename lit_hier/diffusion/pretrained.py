@@ -16,12 +16,13 @@ from torch.func import functional_call
 
 from lit_hier.diffusion.adm import adm_scheduler, load_adm
 from lit_hier.errors import InputError, one_line
-from lit_hier.io.checkpoints import read_header, read_state_dict
+from lit_hier.io.checkpoints import find_not_finite, read_header, read_state_dict
 from lit_hier.io.safe_read import check_file, read_file
 
 _SUFFIXES = (".pt", ".pth")
 _KINDS: Final = (".safetensors", ".bin")  # of weights; the first is preferred
 _WEIGHTS: Final = "diffusion_pytorch_model"
+_FLOATING: Final = re.compile(r"B?F\d")  # types of safetensors
 _MAX_SETTINGS: Final = 2**21  # bytes
 _MAX_NUMBER: Final = 10**6  # of layers, channels, steps or pixels
 _WEIGHT_FILE: Final = re.compile(
@@ -75,6 +76,8 @@ def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any
                 raise ValueError(f"its weights do not fit: {min(map(str, names)):.80} is {kind}")
         if model.class_embedding is not None:
             raise InputError(f"{argument}: {source} is a class-conditional model; {_HINT}")
+        if invalid := find_not_finite(model.state_dict()):
+            raise ValueError(f"{invalid[0]:.80} has values that are not finite")
         _dry_run(model)
         return model.eval(), scheduler_class.from_pretrained(scheduler_folder)
     except InputError:
@@ -189,6 +192,9 @@ def _check_weights(folder: Path, argument: str, variant: str | None) -> None:
         raise ValueError("its config.json names more layers than its weights have")
     with torch.device("meta"):
         outline = UNet2DModel.from_config(config).state_dict()
+    for name, value in outline.items():
+        if name in shapes and shapes[name] != value.shape:  # old pipelines have other names
+            raise ValueError(f"its weights do not fit: {name:.80} has another shape")
     if sum(x.numel() for x in outline.values()) > sum(map(prod, shapes.values())):
         missing = next((name for name in outline if shapes.get(name) != outline[name].shape), "")
         raise ValueError(f"its weights do not fit: {missing} is missing, or has another shape")
@@ -211,10 +217,13 @@ def _read_shapes(folder: Path, argument: str, variant: str | None) -> dict[str, 
     shapes: dict[str, tuple[int, ...]] = {}
     for name in names:
         if name.endswith(_KINDS[0]):
-            shapes |= read_header(folder / name, argument, _HINT)
+            header = read_header(folder / name, argument, _HINT)
+            other = [key for key, (kind, _) in header.items() if not _FLOATING.match(kind)]
+            shapes |= {key: shape for key, (_, shape) in header.items()}
         else:
             state = read_state_dict(folder / name, argument, _HINT)
-            if any(x.is_complex() for x in state.values()):
-                raise ValueError("its weights are complex numbers")
+            other = [key for key, value in state.items() if not value.is_floating_point()]
             shapes |= {key: tuple(value.shape) for key, value in state.items()}
+        if other:
+            raise ValueError(f"its weights are not all floating-point numbers: {other[0]:.80}")
     return shapes

@@ -29,12 +29,13 @@ from torch import Tensor
 
 from lit_hier.diffusion.images import MODES, DamagedSampleError, ImageBatch, read_png, write_png
 from lit_hier.errors import InputError, one_line
-from lit_hier.io.atomic import atomic_write, lock_folder
+from lit_hier.io.atomic import atomic_write, lock_folder, remove_temporaries
 from lit_hier.io.formats import SAMPLES_FORMAT, check_format
 from lit_hier.io.pixels import from_levels, to_levels
 from lit_hier.io.safe_read import fits, read_file, read_json, reading
 
 _MANIFEST_NAME: Final = "manifest.json"
+_FILES: Final = rf"{re.escape(_MANIFEST_NAME)}|\d{{8,}}\.(?:json|png)"  # their names
 _MAX_MANIFEST: Final = 2**20  # bytes
 _MAX_BATCH: Final = 2**25  # bytes of a record
 _MAX_STEP: Final = 10**6
@@ -89,13 +90,19 @@ class SampleStore:
     def lock(folder: str | PathLike[str]) -> BaseFileLock:
         """Lock a folder against other runs, until the lock is released or its process ends.
 
+        Unfinished files that a killed run has left are removed.
+
         Raises:
             InputError: Another run is filling it, or it cannot be created.
         """
         if not str(folder):
             raise InputError("samples is empty; give a folder, or leave it out")
         try:
-            return lock_folder(Path(folder).expanduser())
+            path = Path(folder).expanduser()
+            lock = lock_folder(path)
+            for subfolder in (path, *path.iterdir()):
+                remove_temporaries(subfolder, _FILES)
+            return lock
         except BlockingIOError as error:
             raise InputError(
                 f"samples: another run is filling {folder}; wait for it, or give another folder"
