@@ -113,7 +113,8 @@ def describe_parser_error(
         return f"{key}: not valid YAML: {one_line(bare)}{remedy}"
     bare = re.sub(r'Parser key "[^"]*":\s*', "", message)
     bare = re.sub(r"Problem with given class_path '(?:\w+\.)*(\w+)':\s*", r"\1: ", bare)
-    value = re.search(r"(?:Given value: |Got value: )(.*)", bare, re.DOTALL)
+    value = re.search(r"Given value: (.*)", bare, re.DOTALL)
+    value = value or re.search(r"Got value: (.*)", bare, re.DOTALL)
     # One of several types that an argument accepts may be one that no config may name.
     denied = re.search(r"Importing '([\w.]+)' is not allowed", message)
     if denied and (value is None or denied[1].rpartition(".")[2] in value[1]):
