@@ -288,6 +288,11 @@ def blaming(name: str) -> Iterator[None]:
             prefix = f"{name}: " if isinstance(error, MisconfigurationException) else ""
             raise InputError(prefix + message) from error
         reason = _use_yaml_terms(str(error)) or type(error).__name__
+        if isinstance(error, ImportError):
+            raise InputError(
+                f"{name}: a package is missing: {shorten(reason)[:200]}; install it, or choose"
+                " other values"
+            ) from error
         raise InputError(f"{name}: invalid arguments: {reason}") from error
 
 

@@ -53,7 +53,7 @@ class OneLineParser(LightningArgumentParser):
         keys = [key for parser in parsers for key, _ in parser.get_defaults().items()]
         return set(map(str, keys))
 
-    def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:  # type: ignore[override]
+    def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
         """Add the arguments of a class; an integer stays one wherever a float is allowed, too."""
         with _integers_first(theclass):
             added: list[str] = super().add_class_arguments(theclass, *args, **kwargs)
@@ -142,7 +142,7 @@ def check_arguments(args: Sequence[str]) -> None:
         option = name or (before if before[:1] == "-" and "=" not in before else "")
         check_paths(argument if argument == "-" else value, option.lstrip("-"))
         try:
-            _load_checked(value)
+            load_checked(value)
         except _InvalidValueError as error:
             raise InputError(f"{name.lstrip('-') or 'config'}: {error}") from error
         except yaml.YAMLError:  # a text that no config contains, or for the parser to report
@@ -179,13 +179,13 @@ _load_yaml: Final = get_loader("yaml")
 
 
 def _load_within_limits(text: str) -> Any:
-    value = _load_checked(text)
+    value = load_checked(text)
     check_paths(value)
     read_values(value)
     return value
 
 
-def _load_checked(text: str) -> Any:
+def load_checked(text: str) -> Any:
     """Load YAML within the limits; these hold for texts in it too, which may be loaded later.
 
     Raises:

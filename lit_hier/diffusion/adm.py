@@ -165,7 +165,7 @@ def _check_flags(weights: Mapping[str, Tensor], flags: ADMFlags) -> None:
     }
     for name, (mine, theirs) in found.items():
         if mine is not None and mine != theirs:
-            hint = f", of which follows {mine}" if isinstance(mine, list) else ""
+            hint = f", which means {mine}" if isinstance(mine, list) else ""
             raise InputError(
                 f"adm: {name} is {getattr(flags, name)}{hint}, but the checkpoint has {theirs};"
                 " leave the flag out, or give the checkpoint that it belongs to"
