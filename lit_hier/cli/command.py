@@ -33,7 +33,7 @@ from lit_hier.cli.checkpoint_io import AtomicCheckpointIO, check_trainer
 from lit_hier.cli.class_values import check_class, check_class_values
 from lit_hier.cli.errors import blaming, describe_input_error, exit_with_error
 from lit_hier.cli.parser import OneLineParser, check_arguments
-from lit_hier.cli.process import safe_path
+from lit_hier.cli.process import SigtermInterrupts, safe_path
 from lit_hier.cli.products import named_products
 from lit_hier.cli.run_folder import RunFolder
 from lit_hier.cli.supervision import Supervisor, bound_to_parent
@@ -174,7 +174,9 @@ class LitHierCLI(LightningCLI):
             trainer: Trainer = super().instantiate_trainer(**kwargs)
         check_trainer(trainer, resumes=self.ckpt_path is not None)
         trainer.strategy.checkpoint_io = AtomicCheckpointIO(trainer)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks.sort(key=lambda callback: not isinstance(callback, SigtermInterrupts))
+        for callback in callbacks:
             if isinstance(callback, RunFolder):
                 # Once its version is read, a logger keeps it.
                 callback.unnumbered = copy.copy(trainer.logger)
