@@ -158,7 +158,9 @@ def get_own_classes() -> dict[str, type]:
     return {
         name: value
         for name, value in values.items()
-        if isinstance(value, type) and value.__module__.startswith("lit_hier.")
+        if isinstance(value, type)
+        and value.__module__.startswith("lit_hier.")
+        and not issubclass(value, Exception)
     }
 
 

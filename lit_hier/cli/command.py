@@ -35,7 +35,8 @@ from lit_hier.cli.checkpoint_io import AtomicCheckpointIO, check_trainer
 from lit_hier.cli.class_values import check_class, check_class_values
 from lit_hier.cli.errors import blaming, describe_input_error, exit_with_error
 from lit_hier.cli.parser import OneLineParser, check_arguments
-from lit_hier.cli.process import safe_path
+from lit_hier.cli.process import SigtermInterrupts, safe_path
+from lit_hier.cli.products import named_products
 from lit_hier.cli.run_folder import RunFolder
 from lit_hier.cli.supervision import Supervisor, bound_to_parent
 from lit_hier.cli.trust import trusted_classes
@@ -164,6 +165,7 @@ class LitHierCLI(LightningCLI):
                 "trainer.model_registry uploads checkpoints; leave it out, and copy them yourself"
             )
         _check_processes(config.trainer, config.processes_per_core)
+        _check_mode(config.trainer, self.subcommand or "")
         if config.trainer.overfit_batches:
             raise InputError("trainer.overfit_batches: leave it out; lower data.num_train instead")
         if config.trainer.logger in (False, None):
@@ -192,7 +194,9 @@ class LitHierCLI(LightningCLI):
         trainer.strategy.checkpoint_io = AtomicCheckpointIO(trainer)
         if self.check_only:
             trainer.loggers = [NoFiles()]
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks.sort(key=lambda callback: not isinstance(callback, SigtermInterrupts))
+        for callback in callbacks:
             if isinstance(callback, RunFolder):
                 # Once its version is read, a logger keeps it.
                 callback.unnumbered = copy.copy(trainer.logger)
@@ -228,6 +232,36 @@ class LitHierCLI(LightningCLI):
             view = shlex.join(command)
             lines.append(f"{'view':<8} {view}")
             sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _check_mode(trainer: Any, command: str) -> None:
+    """Reject modes of the trainer that have no results, or processes that cannot run a command.
+
+    Args:
+        trainer: The trainer's part of the config.
+        command: The command.
+
+    Raises:
+        InputError: See above.
+    """
+    if trainer.barebones:
+        raise InputError(
+            "trainer.barebones is true, which turns off the logger, but results need its folder;"
+            " leave it out"
+        )
+    if trainer.fast_dev_run and command != "fit":
+        raise InputError(
+            f"trainer.fast_dev_run is {trainer.fast_dev_run}, which turns off the logger, but"
+            f" results need its folder; give trainer.limit_{command}_batches=1 instead"
+        )
+    strategy = trainer.strategy
+    options = getattr(strategy, "init_args", {})
+    name = str(options.get("start_method") or strategy)
+    if found := re.search("spawn|fork|notebook", name):
+        raise InputError(
+            f"trainer.strategy: processes that are started by {found[0]} cannot run a config; use"
+            " ddp"
+        )
 
 
 def _check_processes(trainer: Any, per_core: float) -> None:
@@ -328,7 +362,12 @@ def execute(args: Sequence[str] | None = None, callbacks: Sequence[Callback] = (
     supervisor = Supervisor()
     try:
         check_arguments(given)
-        with bound_to_parent(), only_regular_files(), trusted_classes(given):
+        with (
+            bound_to_parent(),
+            only_regular_files(),
+            trusted_classes(given),
+            named_products(given),
+        ):
             LitHierCLI(
                 LightningModule,
                 LightningDataModule,

@@ -115,11 +115,9 @@ def describe_parser_error(
         return f"{key}: not valid YAML: {one_line(bare)}{remedy}"
     bare = re.sub(r'Parser key "[^"]*":\s*', "", message)
     bare = re.sub(r"Problem with given class_path '(?:\w+\.)*(\w+)':\s*", r"\1: ", bare)
-    value = re.search(
-        r"(?:Given value: |Got value: )(.*?)(?:\s+Subclass types expect one of:|\Z)",
-        bare,
-        re.DOTALL,
-    )
+    bare = bare.partition("Subclass types expect one of:")[0].rstrip()
+    value = re.search(r"Given value: (.*)", bare, re.DOTALL)
+    value = value or re.search(r"Got value: (.*)", bare, re.DOTALL)
     # One of several types that an argument accepts may be one that no config may name.
     denied = re.search(r"Importing '([\w.]+)' is not allowed", message)
     if denied and (value is None or denied[1].rpartition(".")[2] in value[1]):
@@ -293,6 +291,11 @@ def blaming(name: str) -> Iterator[None]:
             prefix = f"{name}: " if isinstance(error, MisconfigurationException) else ""
             raise InputError(prefix + message) from error
         reason = _use_yaml_terms(str(error)) or type(error).__name__
+        if isinstance(error, ImportError):
+            raise InputError(
+                f"{name}: a package is missing: {shorten(reason)[:200]}; install it, or choose"
+                " other values"
+            ) from error
         raise InputError(f"{name}: invalid arguments: {reason}") from error
 
 

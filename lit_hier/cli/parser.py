@@ -1,9 +1,12 @@
 """How the command line reads configs: how large they may be, and how it reports their errors."""
 
+import inspect
 import os
 import stat
-from collections.abc import Sequence
-from typing import Any, Final, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Literal, NoReturn, Union, get_args, get_origin
 
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
@@ -56,6 +59,12 @@ class OneLineParser(LightningArgumentParser):
         keys = [key for parser in parsers for key, _ in parser.get_defaults().items()]
         return set(map(str, keys))
 
+    def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
+        """Add the arguments of a class; an integer stays one wherever a float is allowed, too."""
+        with _integers_first(theclass):
+            added: list[str] = super().add_class_arguments(theclass, *args, **kwargs)
+        return added
+
     def instantiate(self, *args: Any, **kwargs: Any) -> Namespace:
         """Instantiate the classes of a config; one that rejects its arguments is named."""
         kwargs["instantiators"] = [
@@ -83,6 +92,55 @@ def _instantiate_data_set(class_type: type[Any], *args: Any, **kwargs: Any) -> A
     return instantiate(class_type, *args, **kwargs)
 
 
+@contextmanager
+def _integers_first(class_type: type) -> Iterator[None]:
+    """Reorder, for a moment, the annotations of a class's arguments: see `order_numbers`."""
+    changed: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for kind in inspect.getmro(class_type) if inspect.isclass(class_type) else ():
+        if not inspect.isfunction(init := inspect.unwrap(vars(kind).get("__init__", kind))):
+            continue
+        annotations = init.__annotations__
+        changed.append((annotations, dict(annotations)))
+        for name, parameter in inspect.signature(init).parameters.items():
+            if name in annotations:
+                is_optional = parameter.default is None  # to the parser, whatever the type says
+                annotations[name] = order_numbers(annotations[name], is_optional)
+    try:
+        yield
+    finally:
+        for annotations, before in changed:
+            annotations.update(before)
+
+
+def order_numbers(annotation: Any, is_optional: bool = False) -> Any:
+    """Reorder a type so that an integer stays one where a float is allowed, too.
+
+    The parser takes the first type of a union that fits, and an integer fits a float: 1 batch
+    would become 1.0, the fraction of all batches. The order in a signature is not reliable, as
+    Python may replace a union by an equal one that a library wrote in another order.
+
+    Args:
+        annotation: A type.
+        is_optional: Whether null is allowed besides.
+
+    Returns:
+        A type that allows the same values.
+    """
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if not parts or origin in (Literal, Annotated, Callable):
+        return annotation
+    ordered = list(map(order_numbers, parts))
+    if origin in (Union, UnionType):
+        if int in parts and float in parts:
+            ordered.remove(int)
+            ordered.insert(ordered.index(float), int)
+        if is_optional and NoneType not in parts:
+            ordered.append(NoneType)
+        return Union[tuple(ordered)]  # noqa: UP007 - given one by one, types keep their order
+    unchanged = all(new is old for new, old in zip(ordered, parts, strict=True))
+    return annotation if unchanged else origin[tuple(ordered)]
+
+
 class _InvalidValueError(yaml.YAMLError):
     """A text that is YAML, but too large, or with a value that its type does not allow."""
 
@@ -98,7 +156,7 @@ def check_arguments(args: Sequence[str]) -> None:
         option = name or (before if before[:1] == "-" and "=" not in before else "")
         check_paths(argument if argument == "-" else value, option.lstrip("-"))
         try:
-            _load_checked(value)
+            load_checked(value)
         except _InvalidValueError as error:
             raise InputError(f"{name.lstrip('-') or 'config'}: {error}") from error
         except yaml.YAMLError:  # a text that no config contains, or for the parser to report
@@ -144,13 +202,13 @@ _load_yaml: Final = get_loader("yaml")
 
 
 def _load_within_limits(text: str) -> Any:
-    value = _load_checked(text)
+    value = load_checked(text)
     check_paths(value)
     read_values(value)
     return value
 
 
-def _load_checked(text: str) -> Any:
+def load_checked(text: str) -> Any:
     """Load YAML within the limits; these hold for texts in it too, which may be loaded later.
 
     Raises:

@@ -15,11 +15,11 @@ from diffusers.utils.logging import disable_progress_bar
 from torch.func import functional_call
 
 from lit_hier.diffusion.adm import adm_scheduler, load_adm
+from lit_hier.diffusion.adm_flags import ADM_SUFFIXES, ADMFlags
 from lit_hier.errors import InputError, one_line
 from lit_hier.io.checkpoints import find_not_finite, read_header, read_state_dict
 from lit_hier.io.safe_read import check_file, read_file
 
-_SUFFIXES = (".pt", ".pth")
 _KINDS: Final = (".safetensors", ".bin")  # of weights; the first is preferred
 _WEIGHTS: Final = "diffusion_pytorch_model"
 _FLOATING: Final = re.compile(r"B?F\d")  # types of safetensors
@@ -31,7 +31,9 @@ _WEIGHT_FILE: Final = re.compile(
 _HINT = "give an unconditional model of pixels, such as a DDPMPipeline"
 
 
-def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any]:
+def load_pretrained(
+    source: str, argument: str = "pretrained", adm: ADMFlags | None = None
+) -> tuple[Any, Any]:
     """Load an unconditional diffusion model and the scheduler that it was trained with.
 
     A pipeline folder can make diffusers run arbitrary code. Here it may name only the classes of
@@ -40,6 +42,7 @@ def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any
     Args:
         source: An ADM checkpoint (`.pt`), a diffusers pipeline folder, or a name on the hub.
         argument: The user's name for it, for the error message.
+        adm: How the network of an ADM checkpoint was trained.
 
     Returns:
         A `UNet2DModel` in evaluation mode, and a scheduler.
@@ -47,8 +50,16 @@ def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any
     Raises:
         InputError: The model does not exist, or is not an unconditional model of pixels.
     """
-    if source.endswith(_SUFFIXES):
-        return load_adm(source, argument=argument), adm_scheduler()
+    if source.endswith(ADM_SUFFIXES):
+        flags = adm or ADMFlags()
+        model = load_adm(source, flags, argument)
+        learn_sigma = model.config.out_channels == 2 * model.config.in_channels
+        return model, adm_scheduler(flags, learn_sigma)
+    if adm is not None:
+        raise InputError(
+            f"adm: {argument} is {source}, not an ADM checkpoint (.pt); leave out adm, as a"
+            " pipeline has its own settings"
+        )
     folder = Path(source)
     if folder.is_dir() and not (folder / "model_index.json").is_file():
         raise InputError(

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
+from lit_hier.diffusion.adm_flags import ADM_SUFFIXES, ADMFlags
 from lit_hier.diffusion.images import DamagedSampleError, ImageBatch
 from lit_hier.diffusion.inheritance import inherit
 from lit_hier.diffusion.reverse import Convention, ReverseProcess, learns_variance
@@ -54,6 +56,9 @@ class DDPMSampler(ImageSampler):
         seed: Seed of the noise, 0 to 2^64 - 1.
         samples: A folder in which to save every batch (`lit_hier.diffusion.store`); batches that
             an earlier run with the same settings saved there are read instead of recomputed.
+        adm: How the network of an ADM checkpoint was trained, by the flags of guided-diffusion,
+            as in `{num_heads: 4, image_size: 64}`; by default as the published unconditional model
+            of 256 x 256 pixels. What is assumed is logged.
 
     Raises:
         InputError: The model cannot be loaded, does not fit the scheduler, or an argument is out
@@ -73,10 +78,14 @@ class DDPMSampler(ImageSampler):
         compile: bool = False,
         seed: int = 0,
         samples: str | None = None,
+        adm: ADMFlags | None = None,
     ) -> None:
         from lit_hier.diffusion.pretrained import load_pretrained  # diffusers takes seconds
 
-        model, trained = load_pretrained(pretrained)
+        model, trained = load_pretrained(pretrained, adm=adm)
+        if pretrained.endswith(ADM_SUFFIXES):
+            assumed = (adm or ADMFlags()).describe()
+            rank_zero_info(f"pretrained: assumed of {pretrained}: {assumed}; see the argument adm")
         scheduler = inherit(scheduler, trained)
         process = ReverseProcess(scheduler, num_steps, convention)
         if not times or not all(map(math.isfinite, times)):
