@@ -63,6 +63,12 @@ def see_through() -> bytes:
     return save(image, "PNG", transparency=bytes(range(256)))
 
 
+def sideways() -> bytes:
+    data = Image.Exif()
+    data[0x0112] = 6
+    return save(picture(), "JPEG", exif=data)
+
+
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\nshowpage\n%%EOF\n"
 INPUTS = {
     "truncated.jpg": (JPEG[: len(JPEG) // 2], "skipped"),
@@ -89,6 +95,7 @@ INPUTS = {
     "animated.gif": (animation(), "converted constant"),
     "both.png": (save(picture(4, 4), "PNG"), "converted enlarged"),
     "exif.jpg": (exif(JPEG), ""),
+    "sideways.jpg": (sideways(), "rotated"),
     "wrongly_named.png": (JPEG, ""),
     "CAPITALS.JPEG": (JPEG, ""),
     "two_pictures.tiff": (save(picture(), "TIFF", save_all=True, append_images=[picture()]), ""),
@@ -118,6 +125,9 @@ def test_unusual_images_are_converted_or_skipped_and_counted(
         assert len(lines) == 1
         assert lines[0].startswith(f"data: skipped {tmp_path}/in/{name}: ")
         assert len(lines[0]) > len(f"data: skipped {tmp_path}/in/{name}: ")
+    elif "constant" in outcome or "rotated" in outcome:
+        (line,) = lines
+        assert line.startswith(f"data: {tmp_path}/in/{name}: ")
     else:
         assert lines == []
     assert capfd.readouterr() == ("", "")

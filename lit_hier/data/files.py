@@ -11,12 +11,12 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torchvision.datasets import VisionDataset
 
 from lit_hier.data.classes import WNID, imagenet_classes, normalize, order_classes
 from lit_hier.data.imagenet import LABELS_HINT, is_devkit, read_devkit
-from lit_hier.data.levels import FORMATS, depth_of, find_max_level
+from lit_hier.data.levels import depth_of, find_max_level, open_image
 from lit_hier.errors import InputError
 from lit_hier.io.safe_read import hash_file, open_regular, read_file, reading
 
@@ -28,8 +28,6 @@ _WNID_PART: Final = re.compile(rf"(?:^|_)({WNID.pattern})(?=[_.])")  # in a file
 _BOX: Final = 4  # numbers of a box
 _MAX_TABLE: Final = 2**27  # bytes of a table
 _MAX_LINE: Final = 2**16  # characters of a line
-_MAX_IMAGE: Final = 2**29  # bytes of an image file
-_MAX_PIXELS: Final = 10**8  # of an image, decoded at once
 
 
 class ImageFiles(VisionDataset):
@@ -93,20 +91,14 @@ class ImageFiles(VisionDataset):
             Exception: The file cannot be read; PIL raises exceptions of many types.
         """
         with open_regular(Path(self.root, self.names[index])) as file:
-            if os.fstat(file.fileno()).st_size > _MAX_IMAGE:
-                raise ValueError(f"it has more than {_MAX_IMAGE >> 20} MiB")
-            try:
-                image = Image.open(file, formats=FORMATS)
-            except UnidentifiedImageError:
-                raise ValueError("it is not an image in a supported format") from None
-            if image.width * image.height > _MAX_PIXELS:
-                raise ValueError(f"it has {image.width} x {image.height} pixels: too many")
-            if depth_of(image) and self.max_level is None:  # found only now, by another suffix
-                raise InputError(
-                    f"max_level: {self.root!s:.60}/{self.names[index]:.60} has more than 8 bits;"
-                    " give max_level, the level of white, such as 65535"
-                )
+            image = open_image(file)
+            is_deep = bool(depth_of(image))
             image.load()
+        if is_deep and self.max_level is None:  # found only now, for another suffix
+            raise InputError(
+                f"max_level: {self.root!s:.60}/{self.names[index]:.60} has more than 8 bits; give"
+                " max_level, the level of white, such as 65535"
+            )
         return image, self.targets[index]
 
     def name(self, index: int) -> str:

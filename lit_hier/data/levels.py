@@ -5,12 +5,13 @@ another and 65535 in a third. The level of white is therefore one number per dat
 """
 
 import math
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from lit_hier.errors import InputError
 from lit_hier.io.safe_read import open_regular
@@ -18,6 +19,8 @@ from lit_hier.io.safe_read import open_regular
 FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """Formats that are read: on PostScript, PIL runs a program, whatever the suffix."""
 _DEEP_SUFFIXES: Final = (".png", ".tif", ".tiff", ".ppm", ".pgm")  # others have 8 bits
+_MAX_IMAGE: Final = 2**29  # bytes of an image file
+_MAX_PIXELS: Final = 10**8  # of an image, decoded at once
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _PNG_DEPTH: Final = 24  # position of the bits per channel
 _WHITE: Final = 0xFFFF  # of 16 bits
@@ -25,6 +28,23 @@ _MAX_DECODED: Final = 1000  # files whose levels are read before the range count
 _STRIP: Final = 2**22  # pixels converted at a time
 
 Depth = Literal["", "gray", "color", "float"]
+
+
+def open_image(file: Any) -> Image.Image:
+    """Open an image file, of which PIL reads the header only.
+
+    Raises:
+        ValueError: It is too large, or not in a supported format. PIL may raise other exceptions.
+    """
+    if os.fstat(file.fileno()).st_size > _MAX_IMAGE:
+        raise ValueError(f"it has more than {_MAX_IMAGE >> 20} MiB")
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError("it is not an image in a supported format") from None
+    if image.width * image.height > _MAX_PIXELS:
+        raise ValueError(f"it has {image.width} x {image.height} pixels: too many")
+    return image
 
 
 def depth_of(image: Image.Image) -> Depth:
@@ -54,9 +74,9 @@ def find_deep(paths: Iterable[Path]) -> dict[Path, Depth]:
                 if start.startswith(_PNG) and start[_PNG_DEPTH:] != b"\x10":
                     continue
                 file.seek(0)
-                if depth := depth_of(Image.open(file, formats=FORMATS)):
+                if depth := depth_of(open_image(file)):
                     found[path] = depth
-        except Exception:  # PIL may raise anything; such an image will be skipped
+        except Exception:  # PIL may raise anything; the image will be skipped
             continue
     return found
 
@@ -114,7 +134,7 @@ def _peak_of(path: Path) -> float:
     """Return the highest level of an image; minus infinity if it cannot be read."""
     try:
         with open_regular(path) as file:
-            image = Image.open(file, formats=FORMATS)
+            image = open_image(file)
             color = depth_of(image) == "color"
             values = np.asarray(image)
         peak = float(values.max())
