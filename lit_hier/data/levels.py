@@ -6,7 +6,9 @@ another and 65535 in a third. The level of white is therefore one number per dat
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -62,6 +64,13 @@ def depth_of(image: Image.Image) -> Depth:
     return ""
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PIL, on unusual files that it can read
+        yield
+
+
 def find_deep(paths: Iterable[Path]) -> dict[Path, Depth]:
     """Return the files of more than 8 bits, by their headers; unreadable files are left out."""
     found: dict[Path, Depth] = {}
@@ -69,7 +78,7 @@ def find_deep(paths: Iterable[Path]) -> dict[Path, Depth]:
         if path.suffix.lower() not in _DEEP_SUFFIXES:
             continue
         try:
-            with open_regular(path) as file:
+            with _quiet(), open_regular(path) as file:
                 start = file.read(_PNG_DEPTH + 1)
                 if start.startswith(_PNG) and start[_PNG_DEPTH:] != b"\x10":
                     continue
@@ -133,7 +142,7 @@ def find_max_level(root: Path, names: Sequence[str], given: float | None) -> flo
 def _peak_of(path: Path) -> float:
     """Return the highest level of an image; minus infinity if it cannot be read."""
     try:
-        with open_regular(path) as file:
+        with _quiet(), open_regular(path) as file:
             image = open_image(file)
             color = depth_of(image) == "color"
             values = np.asarray(image)
