@@ -233,7 +233,7 @@ def _change_reference(rng: random.Random, found: Any) -> Any:
         {"counts": -found.counts - 1},
         {"accuracy": found.accuracy + 2},
         {"accuracy": found.accuracy - 3},
-        {"num_classes": -4},
+        {"num_logits": -4},
     ))  # fmt: skip
     return type(found)(**values)
 

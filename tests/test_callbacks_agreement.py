@@ -133,5 +133,5 @@ def test_a_run_says_nothing_where_classes_agree(pipeline: str, tmp_path: Path) -
 
 
 def run(pipeline: str, folder: Path, network: nn.Module) -> None:
-    model = sampler(pipeline, None, times=[1], num_steps=2)
+    model = sampler(pipeline, None, times=[0, 1], num_steps=2)
     predict(folder, model, [ActivationSimilarity(network, ["1"])], num_test=300, num_predict=2)
