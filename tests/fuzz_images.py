@@ -175,8 +175,8 @@ def folders(source: Path) -> Use:
             for start in range(0, min(len(data.held_out), 9), 3):
                 data._splits["predict"][torch.arange(start, min(start + 3, len(data.held_out)))]
             data.fingerprint("predict")
-            if log.lines:
-                raise Rejected(log.lines[0])
+            if skipped := [line for line in log.lines if "data: skipped " in line]:
+                raise Rejected(skipped[0])
 
     return use
 

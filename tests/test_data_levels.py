@@ -29,10 +29,13 @@ def ramp(high: int) -> NDArray[np.uint16]:
     return np.linspace(0, high, 64).round().astype(np.uint16).reshape(8, 8)
 
 
-def color(high: int) -> bytes:
-    """Return a color PNG of 16 bits per channel, which PIL cannot write."""
-    rows = b"".join(b"\0" + np.repeat(row, 3).astype(">u2").tobytes() for row in ramp(high))
-    chunks = ((b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)),
+def color(high: int, kind: int = 2) -> bytes:
+    """Return a PNG of 16 bits per channel, which PIL cannot write: RGB, or kind 6 with opacity."""
+    levels = np.repeat(ramp(high)[..., None], {2: 3, 4: 2, 6: 4}[kind], axis=2).astype(">u2")
+    if kind > 2:
+        levels[..., -1] = 65535
+    rows = b"".join(b"\0" + row.tobytes() for row in levels)
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, kind, 0, 0, 0)),
               (b"IDAT", zlib.compress(rows)), (b"IEND", b""))  # fmt: skip
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -67,6 +70,8 @@ AMBIGUOUS = {
     "dark.pgm": (pnm(5, 255), 255, "such as 255 or 65535"),
     "dark.ppm": (pnm(6, 255), 511, "convert them to 8 bits, or give max_level: 65535"),
     "color.png": (color(255), 255, "convert them to 8 bits, or give max_level: 65535"),
+    "opaque.png": (color(255, 6), 255, "convert them to 8 bits, or give max_level: 65535"),
+    "gray_opaque.png": (color(255, 4), 255, "convert them to 8 bits, or give max_level: 65535"),
     "unit.tif": (floating(1), 1, "give max_level, the level of white, such as 1"),
     "float.tiff": (floating(255), 255, "give max_level, the level of white, such as 255"),
     "long.tif": (save(Image.new("I", (8, 8), 70_000), "TIFF"), 70_000, "such as 131071"),

@@ -76,7 +76,7 @@ def test_unreadable_files_are_logged_counted_and_skipped(
         assert len(lines) == 2  # once in the reference set, once in prediction
         assert all(line.startswith("data: skipped ") and "\n" not in line for line in lines)
     run = tmp_path / "logs/run/version_0"
-    counts = {"skipped": "3", "converted": "3", "enlarged": "1"}
+    counts = {"skipped": "3", "converted": "3", "enlarged": "1", "constant": "1", "rotated": "0"}
     for row in rows(run / "similarity.csv"):
         assert row["count"] == "9"
         assert {name: row[name] for name in counts} == counts

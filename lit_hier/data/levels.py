@@ -145,7 +145,7 @@ def _peak_of(path: Path) -> float:
         with _quiet(), open_regular(path) as file:
             image = open_image(file)
             color = depth_of(image) == "color"
-            values = np.asarray(image)
+            values = np.asarray(image.convert("RGB") if color else image)  # without transparency
         peak = float(values.max())
     except Exception:  # PIL may raise anything; the image will be skipped
         return -math.inf
