@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_runs import Net, predict, sampler
+from image_runs import predict, sampler
 from torch import Tensor, nn
 
 from lit_hier.callbacks import ActivationSimilarity
@@ -38,8 +38,8 @@ def lines_of(predicted: Tensor, label: Tensor, num_logits: int, num_classes: int
 
 def test_predictions_are_counted_once_in_two_halves() -> None:
     generator = np.random.default_rng(0)
-    label = torch.from_numpy(generator.integers(-1, 5, 2000))
-    predicted = torch.from_numpy(generator.integers(0, 7, 2000))
+    label = torch.from_numpy(generator.integers(-1, 5, 400))
+    predicted = torch.from_numpy(generator.integers(0, 7, 400))
     counts = counted(predicted, label, 7, 5)
     wanted = torch.zeros(7, 5, dtype=torch.int64)
     for k, (logit, name) in enumerate(zip(predicted, label, strict=True)):
@@ -124,12 +124,6 @@ def test_a_run_says_that_classes_are_permuted(pipeline: str, tmp_path: Path) -> 
         before, after = (float(number) for number in re.findall(r"([\d.]+)%", line))
         assert before < 10 < 80 < after
     assert len(list(tmp_path.rglob("reference/*.npz"))) == 1
-
-
-@pytest.mark.filterwarnings("ignore:.*close to chance")
-def test_a_run_says_nothing_where_classes_agree(pipeline: str, tmp_path: Path) -> None:
-    for network in (linear(torch.arange(10), 10), Net()):
-        run(pipeline, tmp_path, network)
 
 
 def run(pipeline: str, folder: Path, network: nn.Module) -> None:

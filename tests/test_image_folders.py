@@ -130,6 +130,9 @@ def broken(folder: Path, kind: str) -> str:
     if kind == "no readable image":
         for path in root.rglob("*.*"):
             path.write_bytes(b"")
+    elif kind == "dark images":
+        dark = Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16))
+        dark.save(root / "cat/0.png")
     elif kind == "missing class":
         (root / "emu").mkdir()
     elif kind == "labels of a folder that has names":
@@ -145,6 +148,10 @@ def broken(folder: Path, kind: str) -> str:
     [
         ("no readable image", "data: none of the reference images can be read"),
         ("missing class", "root: class emu of "),
+        (
+            "dark images",
+            "max_level: 1 images of images, such as 0.png, have more than 8 bits and ",
+        ),
         ("labels of a folder that has names", "labels: line 1 of "),
         ("no folder", "root: there is no folder nowhere"),
         ("too many channels", "data: images have 3 channels, but the model takes 1"),

@@ -78,16 +78,14 @@ def test_a_size_other_than_the_models_is_said_in_one_line(
 
 
 def test_a_size_that_nothing_tells_is_asked_for(tmp_path: Path) -> None:
-    data = ImageDataModule(pictures(tmp_path), channels=1, num_per_class=None)
-    for loader in (data.predict_dataloader, data.test_dataloader):
+    files = pictures(tmp_path)
+    data = ImageDataModule(files, files, channels=1, num_per_class=None)
+    for loader in (data.predict_dataloader, data.test_dataloader, data.train_dataloader):
         with pytest.raises(InputError, match=r"^size is not given, and there is no sampler whose"):
             loader()
 
 
-@pytest.mark.parametrize("model", ["DDPMTask", "ImageClassifier"])
-def test_training_needs_a_size(
-    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_needs_a_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mnist(tmp_path / "data", 20)
     (tmp_path / "config.yaml").write_text("""
         data:
@@ -99,6 +97,6 @@ def test_training_needs_a_size(
             channels: 1
         trainer: {accelerator: cpu, enable_progress_bar: false, max_epochs: 1}
         """)
-    save_to = ["--model.init_args.save_to=pipeline"] if model == "DDPMTask" else []
-    line = rejection(tmp_path, capsys, "fit", "-c", "config.yaml", f"--model={model}", *save_to)
+    model = "{class_path: DDPMTask, init_args: {save_to: pipeline}}"
+    line = rejection(tmp_path, capsys, "fit", "-c", "config.yaml", f"--model={model}")
     assert line.startswith("size is not given")
