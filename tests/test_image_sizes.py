@@ -54,13 +54,12 @@ def test_images_without_a_size_have_that_of_the_model(pipeline: str, tmp_path: P
     assert torch.equal(stored.x_reversed, record.x_reversed)
 
 
-@pytest.mark.parametrize(("kind", "side"), [(DDPMSampler, 8), (Doubled, 16)])
-def test_digits_without_a_size_have_that_of_the_model(
-    pipeline: str, kind: type[DDPMSampler], side: int
-) -> None:
-    data = DigitsDataModule(num_predict=2, num_test=2)
-    assert predict(sampler(pipeline, kind), data).x_start.shape == (2, 1, side, side)
-    assert data.training_set == f"1197 digits of {side} pixels, seed=0"
+def test_every_run_has_the_size_of_its_own_model(pipeline: str, tmp_path: Path) -> None:
+    files = ImageDataModule(pictures(tmp_path), channels=1, num_per_class=None)
+    for data in (files, DigitsDataModule(num_predict=2, num_test=2)):
+        for kind, side in ((DDPMSampler, 8), (Doubled, 16), (DDPMSampler, 8)):
+            assert predict(sampler(pipeline, kind), data).x_start.shape[2:] == (side, side)
+            assert data.size == side
 
 
 @pytest.mark.parametrize("kind", ["files", "digits"])

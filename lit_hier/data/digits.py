@@ -122,20 +122,20 @@ class DigitsDataModule(SplitDataModule):
         return f"{self.sizes[-1]} digits of {self.size} pixels, seed={self.seed}"
 
     def setup(self, stage: str | None = None) -> None:
-        """Split the images; a second call does nothing.
+        """Split the images; a second call does nothing, unless another model has another size.
 
         Raises:
             InputError: The model's images are smaller than a digit.
         """
-        if self._splits:
+        size = self.size if self._is_given else self.model_size or self.size
+        if self._splits and size == self.size:
             return
-        if not self._is_given and self.model_size is not None:
-            self.size = self.model_size
-            if self.size < _SIDE:
-                raise InputError(
-                    f"size: the model's images have {self.size} pixels per side, but digits at"
-                    f" least {_SIDE}; give another model"
-                )
+        if size < _SIDE:
+            raise InputError(
+                f"size: the model's images have {size} pixels per side, but digits at least"
+                f" {_SIDE}; give another model"
+            )
+        self.size = size
         images, label = load_digits(return_X_y=True)
         gray = torch.from_numpy(images).float().view(-1, 1, _SIDE, _SIDE) / _MAX_VALUE
         if self.size > _SIDE:

@@ -256,6 +256,7 @@ class ImageDataModule(SplitDataModule):
         _check_depth(train, "train")
         self.held_out, self.train = held_out, train
         self.size, self.channels, self.num_val = size, channels, num_val
+        self._is_given = size is not None
         self.classes = list_classes(held_out)
         shape = (size, channels)
         label = read_labels(held_out, "held_out")
@@ -303,7 +304,7 @@ class ImageDataModule(SplitDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Take the size of the model that the run samples with, unless one was given."""
-        if self.size is None:
+        if not self._is_given and self.model_size is not None:  # of each run anew
             self.size = self.model_size
             for images in self._splits.values():
                 images.size = self.size  # type: ignore[attr-defined]
