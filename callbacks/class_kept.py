@@ -98,8 +98,9 @@ class ClassKept(NetworkAnalysis):
             )
         if self.hierarchy is not None and logits.shape[1] != self._ancestors.shape[1]:
             raise InputError(
-                f"network: it has {logits.shape[1]} classes, but the data have"
-                f" {self._ancestors.shape[1]}; leave out the hierarchy"
+                f"network: it has {logits.shape[1]} logits, but the hierarchy is over the"
+                f" {self._ancestors.shape[1]} classes of the data; leave it out, or give"
+                " class_offset if other logits come first"
             )
 
     def _classify(self, x: Tensor, index: Tensor, place: str) -> Tensor:

@@ -15,16 +15,20 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from lit_hier.callbacks.agreement import count_predictions, empty_counts, permuted_accuracy
 from lit_hier.callbacks.networks import first_samples
+from lit_hier.diffusion import IMAGE_COUNTS
 from lit_hier.errors import InputError
 from lit_hier.io.arrays import write_samples
 from lit_hier.io.safe_read import open_regular
 from lit_hier.metrics import Moments, MomentTree, channel_moments
 from lit_hier.nn import Probe
 
-_REFERENCE_FORMAT: Final = 4  # of the cached files; those of another version are recomputed
+_REFERENCE_FORMAT: Final = 5  # of the cached files; those of another version are recomputed
 _SIGN: Final = "check_"  # and the number of a layer: what its output was
 _TOP: Final = 5
+_NUM_COUNTS: Final = 2 + len(IMAGE_COUNTS)
+_SKIPPED: Final = 2  # position of the skipped images
 _DIGEST: Final = "sha256"  # the array with the digest of the others
 _MAX_SIZE: Final = 2**28  # bytes of all arrays of a cached file
 # Libraries whose version may change the statistics.
@@ -38,17 +42,19 @@ class Reference:
     Attributes:
         moments: Of each layer.
         without_positions: Whether each layer's output is (B, units), like the logits.
-        counts: Number of samples, then of images skipped, converted and enlarged; int64,
-            shape (4,).
-        accuracy: Top-1 and top-5, float64, shape (2,); NaN if there are no logits or no classes.
-        num_classes: Number of logits; 0 if there are none.
+        counts: Number of samples, of samples with a class, then the numbers of images that
+            `IMAGE_COUNTS` lists; int64, shape (7,).
+        accuracy: Top-1, top-5, and top-1 with the best permutation of the classes, see
+            `lit_hier.callbacks.agreement`, float64, shape (3,); NaN if there are no logits or no
+            classes, the last also if there are too many.
+        num_logits: Their number; 0 if there are none, or no classes.
     """
 
     moments: Sequence[Moments]
     without_positions: Sequence[bool]
     counts: Tensor
     accuracy: Tensor
-    num_classes: int
+    num_logits: int
 
     def pack(self) -> dict[str, Any]:
         """Convert to plain arrays, for `unpack`."""
@@ -62,7 +68,7 @@ class Reference:
             "without_positions": np.array(self.without_positions),
             "counts": self.counts.cpu().numpy(),
             "accuracy": self.accuracy.cpu().numpy(),
-            "num_classes": np.array(self.num_classes),
+            "num_logits": np.array(self.num_logits),
         }
 
     @classmethod
@@ -78,7 +84,7 @@ class Reference:
             for k in range(len(flat))
         ]
         counts, accuracy = (torch.from_numpy(arrays[name]) for name in ("counts", "accuracy"))
-        return cls(moments, flat, counts, accuracy, int(arrays["num_classes"]))
+        return cls(moments, flat, counts, accuracy, int(arrays["num_logits"]))
 
     def is_plausible(self) -> bool:
         """Return whether shapes, types and values are possible; no image was skipped."""
@@ -90,10 +96,10 @@ class Reference:
             and all(part.size.shape == () for part in self.moments)
             and all(x.dtype == torch.float64 for part in self.moments for x in part)
             and self.without_positions == [flag is True for flag in self.without_positions]
-            and (counts.shape, counts.dtype) == ((4,), torch.int64)
-            and (accuracy.shape, accuracy.dtype) == ((2,), torch.float64)
+            and (counts.shape, counts.dtype) == ((_NUM_COUNTS,), torch.int64)
+            and (accuracy.shape, accuracy.dtype) == ((3,), torch.float64)
             and count > 0
-            and not counts[1]
+            and not counts[_SKIPPED]
             and bool(((counts >= 0) & (counts <= count)).all())
             and all(bool(x.isfinite().all()) for part in self.moments for x in part)
             and all(bool((part.squares >= 0).all()) for part in self.moments)
@@ -104,9 +110,11 @@ class Reference:
                 for flat, part in zip(self.without_positions, self.moments, strict=True)
             )
             and (
-                bool((accuracy >= 0).all() and (accuracy[0] <= accuracy[1]) and accuracy[1] <= 1)
-                if self.num_classes > 0
-                else self.num_classes == 0 and bool(accuracy.isnan().all())
+                bool(accuracy[0] <= accuracy[1])
+                and all(0 <= x <= 1 for x in accuracy.tolist()[:2])
+                and not (accuracy[2] < 0 or accuracy[2] > 1)
+                if self.num_logits > 0
+                else self.num_logits == 0 and bool(accuracy.isnan().all())
             )
         )
 
@@ -134,6 +142,7 @@ def load_or_compute(
             activation is NaN or infinite.
     """
     loader = getattr(datamodule, f"{split}_dataloader")()
+    num_classes = getattr(datamodule, "num_classes", 0)
     path, arrays, x = None, None, torch.empty(0)
     if trainer.is_global_zero:  # the others need not read the data
         path = _find_path(trainer, probe, datamodule, split, loader.sampler.batch_size)
@@ -149,8 +158,8 @@ def load_or_compute(
     arrays = trainer.strategy.broadcast(arrays)
     if arrays is not None:
         return Reference.unpack(arrays)
-    reference = _compute(trainer, probe, loader, split)
-    if path is not None and not reference.counts[1]:
+    reference = _compute(trainer, probe, loader, split, num_classes)
+    if path is not None and not reference.counts[_SKIPPED]:
         save(path, reference, probe.sign(x))
     return reference
 
@@ -164,7 +173,8 @@ def _find_path(
     if data is None:
         return None
     versions = [version(name) for name in _LIBRARIES]
-    parts = (_REFERENCE_FORMAT, probe.identity, data, batch_size, versions)
+    num_classes = getattr(datamodule, "num_classes", 0)
+    parts = (_REFERENCE_FORMAT, probe.identity, data, num_classes, batch_size, versions)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
     assert trainer.logger is not None
     return Path(trainer.logger.save_dir or trainer.default_root_dir, "reference", f"{key}.npz")
@@ -236,19 +246,22 @@ def _reject(layer: str, output: Tensor, index: Tensor, split: str) -> NoReturn:
     )
 
 
-def _compute(trainer: Trainer, probe: Probe, loader: Any, split: str) -> Reference:
+def _compute(
+    trainer: Trainer, probe: Probe, loader: Any, split: str, num_classes: int
+) -> Reference:
     """Evaluate the network on every batch, each process on its own; merge the processes."""
     device = trainer.strategy.root_device
     trees = {name: MomentTree() for name in probe.layers}
-    # Whether each layer has no positions, then the number of classes.
+    # Whether each layer has no positions, then the number of logits.
     shapes = torch.zeros(len(probe.layers) + 1, dtype=torch.int64, device=device)
-    # As `Reference.counts`, then the samples with a class, top-1 hits, top-5 hits.
-    counts = torch.zeros(7, dtype=torch.int64, device=device)
+    # As `Reference.counts`, then top-1 hits, top-5 hits.
+    counts = torch.zeros(_NUM_COUNTS + 2, dtype=torch.int64, device=device)
+    predictions = empty_counts(0, 0, device)
     for batch_index, raw in zip(loader.sampler.indices, loader, strict=True):
         batch = trainer.strategy.batch_to_device(raw, dataloader_idx=0)
         label = batch["label"]
         counts[0] += len(label)
-        counts[1:4] += batch.get("image_counts", 0)
+        counts[_SKIPPED:_NUM_COUNTS] += batch.get("image_counts", 0)
         if len(label):
             index = batch["index"]
 
@@ -267,7 +280,12 @@ def _compute(trainer: Trainer, probe: Probe, loader: Any, split: str) -> Referen
                 known = label >= 0
                 best = logits.topk(min(_TOP, logits.shape[1])).indices
                 hits = (best == label[:, None])[known]
-                counts[4:] += torch.stack((known.sum(), hits[:, 0].sum(), hits.sum()))
+                counts[1] += known.sum()
+                counts[_NUM_COUNTS:] += torch.stack((hits[:, 0].sum(), hits.sum()))
+                if not predictions.shape[1]:
+                    predictions = empty_counts(logits.shape[1], num_classes, device)
+                if predictions.shape[1]:
+                    count_predictions(predictions, best[:, 0], label, index)
     total = trainer.strategy.reduce(counts, reduce_op="sum")
     if trainer.world_size > 1:
         # A process that could read none of its images has zeros here.
@@ -278,9 +296,14 @@ def _compute(trainer: Trainer, probe: Probe, loader: Any, split: str) -> Referen
         }
     if not total[0]:
         raise InputError("data: none of the reference images can be read; check the files")
-    accuracy = total[5:].double() / total[4]
-    *flat, num_classes = shapes.tolist()
+    *flat, num_logits = shapes.tolist()
+    if not predictions.shape[1]:  # a process may have had no sample
+        predictions = empty_counts(num_logits, num_classes, device)
+    predictions = trainer.strategy.reduce(predictions, reduce_op="sum")
+    permuted = permuted_accuracy(predictions)
+    accuracy = torch.tensor([*(total[_NUM_COUNTS:].double() / total[1]), permuted]).double()
     if math.isnan(float(accuracy[0])):
-        num_classes = 0
+        num_logits = 0
     moments = [tree.compute() for tree in trees.values()]
-    return Reference(moments, list(map(bool, flat)), total[:4], accuracy, num_classes)
+    counts = total[:_NUM_COUNTS]
+    return Reference(moments, list(map(bool, flat)), counts, accuracy, num_logits)

@@ -11,11 +11,12 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from lit_hier.callbacks.agreement import describe_disagreement
 from lit_hier.callbacks.axes import Against, Floats
 from lit_hier.callbacks.curves import Columns, Line, Results, transpose
 from lit_hier.callbacks.networks import NetworkAnalysis
 from lit_hier.callbacks.reference import Reference, load_or_compute
-from lit_hier.diffusion import ForwardBackward
+from lit_hier.diffusion import IMAGE_COUNTS, ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.figures import Panel
 from lit_hier.metrics import SimilarityTo, Standardization, StandardizationKind, summarize
@@ -42,13 +43,14 @@ class ActivationSimilarity(NetworkAnalysis):
       sem, count.
     - `similarity.npz` with the arrays `similarity` (time, curve, index), `time`, `curve`, `index`,
       `source`.
-    - `similarity_reference.csv` with columns split, count, skipped, converted, enlarged, top1,
-      top5 (NaN if the network is not a classifier, or the data have no classes),
+    - `similarity_reference.csv` with columns split, count, skipped, converted, enlarged, constant,
+      rotated, top1, top5 (NaN if the network is not a classifier, or the data have no classes),
       constant_channels.
 
     Logs to TensorBoard the curves `similarity/mode` and `similarity/mean` and, for a classifier,
     the scalars `reference/accuracy` and `reference/top5`: a check that weights and data belong
-    together.
+    together. Warns of another number of logits than classes, and where a permutation of the
+    classes makes the accuracy far higher.
 
     Args:
         network: A network that maps `x` of the data module's batches to logits (B, classes), or to
@@ -119,24 +121,27 @@ class ActivationSimilarity(NetworkAnalysis):
         self._report(trainer, reference)
 
     def _report(self, trainer: Trainer, reference: Reference) -> None:
-        """Report the accuracy on the reference set; warn if it is close to chance."""
-        count, skipped, converted, enlarged = reference.counts.tolist()
-        top1, top5 = reference.accuracy.tolist()
+        """Report the accuracy on the reference set; warn if it does not hold, or is chance."""
+        count, num_labeled, *image_counts = reference.counts.tolist()
+        top1, top5, permuted = reference.accuracy.tolist()
         constant = sum(layer.num_constant for layer in self.standardizations.values())
         self._reference_columns = {
             "split": [self.reference],
             "count": [count],
-            "skipped": [skipped],
-            "converted": [converted],
-            "enlarged": [enlarged],
+            **{name: [number] for name, number in zip(IMAGE_COUNTS, image_counts, strict=True)},
             "top1": [top1],
             "top5": [top5],
             "constant_channels": [constant],
         }
         accuracy = ""
-        if num_classes := reference.num_classes:
+        if num_logits := reference.num_logits:
             accuracy = f", top-1 accuracy {top1:.2%}, top-5 accuracy {top5:.2%}"
-            if top1 < min(2 / num_classes, (1 + 1 / num_classes) / 2):
+            num_classes = getattr(self.datamodule, "num_classes", 0)
+            for line in describe_disagreement(
+                num_labeled, top1, permuted, num_logits, num_classes
+            ):
+                rank_zero_warn(line)
+            if top1 < min(2 / num_logits, (1 + 1 / num_logits) / 2):
                 rank_zero_warn(
                     f"reference/accuracy is {top1:.2%}, close to chance: do the weights belong to"
                     " these data and their classes?"

@@ -263,8 +263,8 @@ def test_a_deep_hierarchy_takes_little_time_and_memory(tmp_path: Path) -> None:
 
 def cached() -> Reference:
     parts = [Moments(*(torch.tensor(x).double() for x in (8.0, [1.0, 2.0], [3.0, 4.0])))] * 2
-    accuracy = torch.tensor([0.5, 1.0]).double()
-    return Reference(parts, [False, False], torch.tensor([4, 0, 1, 0]), accuracy, 3)
+    accuracy = torch.tensor([0.5, 1.0, 0.5]).double()
+    return Reference(parts, [False, False], torch.tensor([4, 4, 0, 1, 0, 0, 0]), accuracy, 3)
 
 
 def test_cached_statistics_of_which_an_array_changed_are_recomputed(tmp_path: Path) -> None:
@@ -288,15 +288,15 @@ def test_cached_statistics_of_which_an_array_changed_are_recomputed(tmp_path: Pa
 @pytest.mark.parametrize(
     "changed",
     [
-        {"counts": torch.tensor([4, 1, 0, 0])},
-        {"counts": torch.tensor([4, 0, 0, -1])},
-        {"counts": torch.tensor([3, 0, 0, 0])},
-        {"counts": torch.tensor([0, 0, 0, 0])},
-        {"accuracy": torch.tensor([0.5, 1.1]).double()},
-        {"accuracy": torch.tensor([0.9, 0.5]).double()},
-        {"accuracy": torch.tensor([torch.nan, torch.nan]).double()},
-        {"num_classes": 0},
-        {"num_classes": -1},
+        {"counts": torch.tensor([4, 4, 1, 0, 0, 0, 0])},
+        {"counts": torch.tensor([4, 4, 0, 0, -1, 0, 0])},
+        {"counts": torch.tensor([3, 3, 0, 0, 0, 0, 0])},
+        {"counts": torch.tensor([0, 0, 0, 0, 0, 0, 0])},
+        {"accuracy": torch.tensor([0.5, 1.1, 0.5]).double()},
+        {"accuracy": torch.tensor([0.9, 0.5, 0.9]).double()},
+        {"accuracy": torch.tensor([torch.nan, torch.nan, torch.nan]).double()},
+        {"num_logits": 0},
+        {"num_logits": -1},
         {"without_positions": [True, False]},
         *({"moments": [Moments(*(torch.tensor(x).double() for x in part))] * 2} for part in (
             (8.0, [torch.nan, 1.0], [1.0, 1.0]), (8.0, [1.0, 1.0], [-1.0, 1.0]),

@@ -14,8 +14,9 @@ from lit_hier.processes import TimeAxis
 from lit_hier.rhm.grammar import Tree
 from lit_hier.rhm.parameters import GrammarParameters
 
-IMAGE_COUNTS: Final = ("skipped", "converted", "enlarged")
-"""Images that could not be read, that were of another mode, and that were too small."""
+IMAGE_COUNTS: Final = ("skipped", "converted", "enlarged", "constant", "rotated")
+"""Images that could not be read, were of another mode, were too small, are constant once prepared,
+or whose EXIF orientation is ignored."""
 
 Source = GrammarParameters | Distribution | None
 """What data are drawn from, as theory needs to know it; None for data sets such as images."""
@@ -64,7 +65,7 @@ class ForwardBackward:
             inference, times v (Eq. 60), float64, shape (T, B).
         source_index: Index, in the sampler's `sources`, of what the batch is drawn from.
         image_counts: For images from files, the numbers that `IMAGE_COUNTS` lists, int64,
-            shape (3,).
+            shape (5,).
     """
 
     x_start: Tensor

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from lit_hier.diffusion.adm_flags import ADM_SUFFIXES, ADMFlags
@@ -125,13 +125,26 @@ class DDPMSampler(ImageSampler):
         if compile:
             self.model.compile()
 
+    @property
+    def image_size(self) -> int | None:
+        """Pixels per side of the images that the model was trained on; `None` if unknown."""
+        size = self.model.config.sample_size
+        return size if isinstance(size, int) else None
+
     def setup(self, stage: str) -> None:
-        """Open the folder of samples.
+        """Open the folder of samples; compare the model's size with that of the data.
 
         Raises:
             InputError: It has samples of another run, another run is filling it, or it cannot be
                 written.
         """
+        size = getattr(getattr(self.trainer, "datamodule", None), "size", None)
+        if isinstance(size, int) and self.image_size not in (None, size):
+            rank_zero_warn(
+                f"size: the images have {size} pixels per side, but the model was trained on"
+                f" {self.image_size}, and sees objects of another scale; leave out the data"
+                " module's size, which is then the model's"
+            )
         if self.samples is not None:
             settings = {
                 **self._settings,

@@ -29,6 +29,11 @@ class ImageSampler(ForwardBackwardModule):
         self.steps = list(steps)
         self.num_steps = num_steps
 
+    @property
+    def image_size(self) -> int | None:
+        """Pixels per side of the model's images, which data modules take; `None` if unknown."""
+        return None
+
     @abstractmethod
     def sample(self, images: ImageBatch) -> Tensor:
         """Return x_reversed of a batch, 8-bit levels as float32, shape (T, B, C, H, W)."""
@@ -38,7 +43,7 @@ class ImageSampler(ForwardBackwardModule):
 
         Args:
             batch: `x`, images in [-1, 1] on 8-bit levels, (B, C, H, W), `label`, (B,), and
-                `index`, (B,). For images from files also `image_counts`, (3,), `planned`, the
+                `index`, (B,). For images from files also `image_counts`, (5,), `planned`, the
                 sample indices requested, and `name`, a list. Half precision is lossless.
         """
         index = batch["index"]

@@ -33,6 +33,11 @@ class StoredSamples(ImageSampler):
             )
         super().__init__(steps, self._store.num_steps)
 
+    @property
+    def image_size(self) -> int | None:
+        """Pixels per side of the saved samples; `None` if there are none."""
+        return self._store.image_size
+
     def sample(self, images: ImageBatch) -> Tensor:
         """Read the samples of a batch.
 

@@ -202,6 +202,6 @@ def check_training_set(trained_on: str, training_set: str, argument: str) -> Non
     if trained_on and training_set and trained_on != training_set:
         raise InputError(
             f"{argument}: the network was trained on {trained_on:.120}, but the data are"
-            f" {training_set}: a different grammar, or held-out data that it was trained on;"
-            " give the data module the arguments of the training run"
+            f" {training_set:.120}: other data, or held-out data that it was trained on; give the"
+            " data module the arguments of the training run"
         )
