@@ -356,7 +356,7 @@ def test_an_invalid_config_ends_in_one_line(
                 ["predict", "-c", FIG5, f"--trainer.strategy={name}"],
                 f"trainer.strategy: processes that are started by {name[4:]} cannot run a config",
             )
-            for name in ("ddp_spawn", "ddp_fork", "ddp_notebook")
+            for name in ("ddp_spawn", "ddp_notebook")
         ),
         (
             ["predict", "-c", FIG5, "--trainer.limit_predict_batches=true"],
@@ -388,7 +388,6 @@ def test_invalid_arguments_end_in_one_line(
     [
         ("predict", "demo", "weights: there is no .*classifier.ckpt yet; run `lit-hier fit -c .*"
          "/demo_classifier.yaml` first"),
-        ("predict", "fig8", "weights: .* run `lit-hier fit -c .*/fig8_classifier.yaml` first"),
         ("predict", "digits", "pretrained: .* `lit-hier fit -c .*/digits_ddpm.yaml` first"),
         ("predict", "digits_bands", "samples: .* `lit-hier predict -c .*/digits.yaml` first"),
         ("test", "demo_classifier", "ckpt_path: .* `lit-hier fit -c .*/demo_classifier.yaml` f"),

@@ -232,7 +232,7 @@ def test_a_busy_process_ends_after_the_grace_time(
         os.dup2(writer, 2)
         sys.stderr = os.fdopen(2, "w")
         signal.signal(number, signal.default_int_handler)
-        process._Watch.start(0.3)
+        process._Watch.start(0.1)
         os.write(writer, b"ready")
         work()
     os.close(writer)

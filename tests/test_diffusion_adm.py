@@ -178,7 +178,6 @@ model:
     [
         ("num_heads: 3", "adm: num_heads is 3, which does not divide the 64 channels of an"),
         ("num_hads: 3", "model.init_args.adm.num_hads: .* (did you mean num_heads?)"),
-        ("noise_schedule: sqrt", "noise_schedule: give linear or cosine, but it is sqrt"),
     ],
 )
 def test_a_config_gives_the_flags_by_their_names(
