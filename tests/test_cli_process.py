@@ -219,6 +219,7 @@ def compute() -> None:
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("work", [swallow, compute])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -231,7 +232,7 @@ def test_a_busy_process_ends_after_the_grace_time(
         os.dup2(writer, 2)
         sys.stderr = os.fdopen(2, "w")
         signal.signal(number, signal.default_int_handler)
-        process._Watch.start(0.3)
+        process._Watch.start(0.1)
         os.write(writer, b"ready")
         work()
     os.close(writer)
@@ -245,6 +246,8 @@ def test_a_busy_process_ends_after_the_grace_time(
         assert file.read().startswith(f"lit-hier: ended 0 seconds after {number.name}, as the run")
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_does_not_end_its_parent() -> None:
     """A data loader's process has handlers of its own, and is ended by SIGTERM."""
     with process.preserved():

@@ -1,6 +1,7 @@
 """ADM checkpoints against an independent definition of the network, from its paper."""
 
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 import torch
 from adm_reference import ADM
 from attack import Attack
+from conftest import rejection
 from diffusers import DiffusionPipeline, UNet2DModel
+from PIL import Image
 from torch import nn
 
 from lit_hier.diffusion.adm import (
@@ -23,6 +26,8 @@ from lit_hier.diffusion.adm import (
 from lit_hier.diffusion.adm_flags import ADMFlags
 from lit_hier.diffusion.pretrained import load_pretrained
 from lit_hier.errors import InputError
+from lit_hier.modules import DDPMSampler
+from lit_hier.nn.fingerprint import fingerprint
 
 WIDTHS, ATTENDS = (32, 32, 64, 64, 128, 128), (False, False, False, True, True, True)
 
@@ -124,6 +129,8 @@ def test_steps_and_predictions_are_those_of_the_training(tmp_path: Path) -> None
         ({"num_channels": 64}, "num_channels is 64, but the checkpoint has 32"),
         ({"num_res_blocks": 3}, "num_res_blocks is 3, but the checkpoint has 2"),
         ({"channel_mult": "1,2,4"}, r"channel_mult is 1,2,4, .* but the checkpoint has \[32, 32,"),
+        ({"channel_mult": "1,-2"}, "channel_mult is '1,-2'; give positive numbers"),
+        ({"attention_resolutions": 0}, "attention_resolutions is 0; give positive numbers"),
         ({"channel_mult": "1,x"}, "channel_mult is '1,x'; give positive numbers"),
         ({"attention_resolutions": "32,16"}, r"attention_resolutions is 32,16, .* \[32, 16, 8\]"),
         ({"learn_sigma": False}, "learn_sigma is False, but the checkpoint has True"),
@@ -150,6 +157,51 @@ def test_all_flags_of_a_published_training_may_be_given(checkpoint: Path) -> Non
             use_scale_shift_norm=True, channel_mult="1,1,2,2,4,4",
         ),
     )  # fmt: skip
+
+
+IMAGES = """
+data:
+  class_path: ImageDataModule
+  init_args:
+    held_out: {class_path: ImageFiles, init_args: {root: images}}
+    num_per_class: null
+    size: 16
+    num_workers: 0
+model:
+  class_path: DDPMSampler
+  init_args: {pretrained: adm.pt, times: [0, 1], num_steps: 4, adm: {image_size: 16, FLAGS}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("num_heads: 3", "adm: num_heads is 3, which does not divide the 64 channels of an"),
+        ("num_hads: 3", "model.init_args.adm.num_hads: .* (did you mean num_heads?)"),
+    ],
+)
+def test_a_config_gives_the_flags_by_their_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: str, message: str
+) -> None:
+    torch.save(ADM((32, 64), (False, True)).state_dict(), tmp_path / "adm.pt")
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (16, 16)).save(tmp_path / "images/0.png")
+    (tmp_path / "run.yaml").write_text(IMAGES.replace("FLAGS", flags))
+    error = rejection(tmp_path, capsys, "predict", "-c", "run.yaml")
+    parts = map(re.escape, message.split(".*"))
+    assert re.match(".*".join(parts), error)
+    assert len(error) <= 360
+
+
+def test_a_sampler_says_what_it_assumes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torch.save(ADM((32, 64), (False, True)).state_dict(), tmp_path / "adm.pt")
+    flags = ADMFlags(image_size=16, num_heads=2)
+    with caplog.at_level("INFO"):
+        sampler = DDPMSampler(str(tmp_path / "adm.pt"), times=[1.0], adm=flags)
+    (line,) = [message for message in caplog.messages if "assumed" in message]
+    assert "num_heads=2, use_new_attention_order=False, image_size=16, diffusion_st" in line
+    other = load_adm(tmp_path / "adm.pt", ADMFlags(image_size=16, num_heads=4))
+    assert fingerprint(sampler.model) != fingerprint(other)
 
 
 def test_what_a_pipeline_cannot_state_is_not_saved(checkpoint: Path, tmp_path: Path) -> None:
@@ -182,10 +234,13 @@ def test_every_parameter_of_the_published_network_is_converted() -> None:
 
 def test_a_converted_pipeline_is_restored(checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "pipeline"
-    command = [sys.executable, "-m", "lit_hier.diffusion.adm", str(checkpoint), str(folder)]
+    command = [sys.executable, "-m", "lit_hier.diffusion.adm", str(checkpoint), str(folder),
+               "--num_head_channels=16", "--image_size=64"]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True, timeout=200)
     pipeline = DiffusionPipeline.from_pretrained(folder)
-    model = load_adm(checkpoint)
+    model = load_adm(checkpoint, ADMFlags(num_head_channels=16))
+    assert pipeline.unet.config.attention_head_dim == 16
+    assert pipeline.unet.config.sample_size == 64
     restored = pipeline.unet.state_dict()
     assert all(torch.equal(value, restored[name]) for name, value in model.state_dict().items())
     assert pipeline.scheduler.config.variance_type == "learned_range"

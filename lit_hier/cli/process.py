@@ -69,13 +69,15 @@ def preserved() -> Iterator[None]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     num_threads = torch.get_num_threads()
+    watch = _Watch.current
     generators = isolate_rng(include_cuda=torch.cuda.is_initialized())
     generators.__enter__()  # not as a context: after an exception it restores nothing
     try:
         with warnings.catch_warnings():
             yield
     finally:
-        _Watch.stop()
+        if _Watch.current is not watch:
+            _Watch.stop()
         generators.__exit__(None, None, None)
         sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
         for number, handler in handlers.items():

@@ -14,11 +14,8 @@ ADM_SUFFIXES: Final = (".pt", ".pth")
 _HEAD_CHANNELS: Final = 64  # of the published networks
 _NUM_HEADS: Final = 4  # guided-diffusion's default, without `num_head_channels`
 _MIN_STEPS, _MAX_STEPS = 21, 100_000  # the linear schedule's last beta is 20 / diffusion_steps
-# What a checkpoint does not tell.
+# What a checkpoint does not tell, besides the heads.
 _UNTOLD: Final = (
-    "num_heads",
-    "num_head_channels",
-    "num_heads_upsample",
     "use_new_attention_order",
     "image_size",
     "diffusion_steps",
@@ -101,6 +98,17 @@ class ADMFlags:
         for name in ("channel_mult", "attention_resolutions"):
             self.get_numbers(name)
 
+    @property
+    def _size(self) -> int:
+        """Channels of a head; 0 if the number of heads is fixed."""
+        if self.num_head_channels is None:
+            return _HEAD_CHANNELS if self.num_heads is None else 0
+        return max(0, self.num_head_channels)
+
+    @property
+    def _num_heads(self) -> int:
+        return self.num_heads or _NUM_HEADS
+
     def get_numbers(self, name: str) -> list[float]:
         """Return the numbers in a flag that lists some; none if it is not given.
 
@@ -109,7 +117,9 @@ class ADMFlags:
         """
         text = getattr(self, name)
         try:
-            numbers = [float(part) for part in str(text).split(",")] if text else []
+            numbers = (
+                [float(part) for part in str(text).split(",")] if text not in (None, "") else []
+            )
         except ValueError:
             numbers = [0.0]
         if not all(0 < number < float("inf") for number in numbers):
@@ -126,14 +136,10 @@ class ADMFlags:
         Raises:
             InputError: The heads do not divide the channels.
         """
-        size = self.num_head_channels
-        if size is None:
-            size = _HEAD_CHANNELS if self.num_heads is None else -1
-        if size > 0:
-            divisor, flag = size, "num_head_channels"
-        else:
+        divisor, flag = self._size or self._num_heads, "num_head_channels"
+        if not self._size:
             upsample = in_decoder and self.num_heads_upsample > 0
-            divisor = self.num_heads_upsample if upsample else self.num_heads or _NUM_HEADS
+            divisor = self.num_heads_upsample if upsample else self._num_heads
             flag = "num_heads_upsample" if upsample else "num_heads"
         if channels % divisor:
             raise InputError(
@@ -141,15 +147,12 @@ class ADMFlags:
                 " attention layer of the checkpoint; give num_heads or num_head_channels as in its"
                 " training"
             )
-        return divisor if size > 0 else channels // divisor
+        return divisor if self._size else channels // divisor
 
     def describe(self) -> str:
         """Describe what is assumed of a checkpoint, which does not tell it."""
-        values = {name: getattr(self, name) for name in _UNTOLD}
-        if values["num_heads"] is None and values["num_head_channels"] is None:
-            values["num_head_channels"] = _HEAD_CHANNELS
-        shown = (f"{name}={value}" for name, value in values.items() if value not in (None, -1))
-        return ", ".join(shown)
+        heads = f"num_head_channels={self._size}" if self._size else f"num_heads={self._num_heads}"
+        return ", ".join([heads, *(f"{name}={getattr(self, name)}" for name in _UNTOLD)])
 
 
 FLAG_NAMES: Final = tuple(field.name for field in fields(ADMFlags))
