@@ -395,6 +395,8 @@ def configs(source: Path) -> Use:
             arguments += [_argument(rng, tree) for _ in range(rng.choice((1, 1, 2)))]
         arguments.append("--trainer.enable_progress_bar=false")
         length = rng.choice((0, RUNNING)) if trial.hostile else RUNNING
+        # From the data set's own address, where the config asks for a download.
+        trial.may_connect = any("download: true" in yaml.safe_dump(trees[name]) for name in names)
         with trial.program():
             command(arguments, folder, length)
 

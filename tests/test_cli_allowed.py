@@ -211,11 +211,3 @@ def test_the_command_for_tensorboard_imports_nothing_from_the_working_directory(
     (tmp_path / "probe.py").write_text("raise SystemExit(7)")
     done = subprocess.run([sys.executable, "-P", "-m", "probe"], cwd=tmp_path, capture_output=True)
     assert b"No module named probe" in done.stderr
-
-
-def test_a_type_that_only_type_checkers_import_names_classes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = "{pretrained: x.pt, scheduler: {class_path: diffusers.DDIMScheduler}}"
-    text = f"model: {{class_path: DDPMSampler, init_args: {arguments}}}"
-    assert "pretrained" in rejection(tmp_path, capsys, text)

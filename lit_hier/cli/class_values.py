@@ -5,7 +5,6 @@ arguments that a signature does not list.
 """
 
 import inspect
-import re
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,10 +17,6 @@ from lit_hier.errors import InputError
 _CLASS_KEY: Final = "class_path"
 # Types that accept a value of any kind, or contain one.
 _OPEN: Final = (Any, object, type, inspect.Parameter.empty, dict, list, tuple, set)
-# The same in a type that is imported for type checkers only, so that its text is known.
-_OPEN_TEXT: Final = re.compile(
-    r"\b(Any|object|type)\b|\b(dict|list|tuple|set|Sequence|Mapping|Iterable)\b(?!\[)"
-)
 
 
 def check_class_values(config: Namespace, owner: type, place: str) -> None:
@@ -101,18 +96,16 @@ def _get_annotation(owner: type, name: str, given: Iterable[Any]) -> Any:
             try:
                 return typing.get_type_hints(function, localns=bases).get(name, Any)
             except (NameError, TypeError):  # a type that is imported for type checkers only
-                return inspect.signature(function).parameters[name].annotation
+                return Any
     return Any
 
 
 def _accepts_any(annotation: Any) -> bool:
     """Return whether a type accepts values of any type, or contains such a type."""
-    if isinstance(annotation, str):
-        return _OPEN_TEXT.search(annotation) is not None
     kind, arguments = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
     if kind is Callable:
         return False  # of the allowed classes only
     if not arguments:
         is_container = getattr(kind, "__module__", "") == "collections.abc"
-        return is_container or isinstance(kind, typing.TypeVar) or kind in _OPEN
+        return is_container or isinstance(kind, str | typing.TypeVar) or kind in _OPEN
     return any(map(_accepts_any, arguments[1:] if kind in (dict, Mapping) else arguments))

@@ -56,6 +56,13 @@ _TRANSLATIONS: Final = {
     " give a longer one, or find out what the others do",
     "can't allocate memory": "config: not enough memory ({}); reduce the sizes",
 }
+# What torch reports of a state dict, the first of each kind.
+_DIFFERENCES: Final = (
+    (r'Missing key\(s\) in state_dict: "([^"]*)"', "{} is missing"),
+    (r'Unexpected key\(s\) in state_dict: "([^"]*)"', "{} is unexpected"),
+    (r"size mismatch for (\S+): .*?Size\(\[(.*?)\]\) from .*?Size\(\[(.*?)\]\)",
+     "{} has shape ({}), not ({})"),
+)  # fmt: skip
 # jsonargparse's names of Python's types, and those of YAML.
 _YAML_TERMS: Final = (
     (r"NestedArg\(key='[^']*', val=(.*?)\)?$", r"\1"),
@@ -328,7 +335,7 @@ def describe_input_error(error: BaseException) -> str | None:
         return f"trainer.logger: {_use_yaml_terms(str(error))}; correct its arguments"
     for part, message in _TRANSLATIONS.items():
         if part in str(error):
-            return message.format(error)
+            return message.format(_describe_state_dict(str(error)))
     if any(_restores(frame) for frame in frames):
         reason = _shorten_value(one_line(error), 3 * _MAX_VALUE) or type(error).__name__
         return (
@@ -336,6 +343,14 @@ def describe_input_error(error: BaseException) -> str | None:
             " give another one, or leave out ckpt_path"
         )
     return None
+
+
+def _describe_state_dict(text: str) -> str:
+    """Return the first difference of a state dict that torch reports; any other text unchanged."""
+    for pattern, difference in _DIFFERENCES:
+        if found := re.search(pattern, text):
+            return difference.format(*(part[:80] for part in found.groups()))
+    return text
 
 
 def _restores(frame: traceback.FrameSummary) -> bool:
