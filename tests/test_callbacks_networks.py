@@ -422,7 +422,9 @@ def test_networks_that_are_not_classifiers_are_rejected(pipeline: str, tmp_path:
     tree = tmp_path / "tree.txt"
     tree.write_text("".join(f"root {k}\n" for k in range(10)))
     few = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
-    with pytest.raises(InputError, match=r"^network: it has 4 classes, but the data have 10;"):
+    with pytest.raises(
+        InputError, match=r"^network: it has 4 logits, but the hierarchy is over the 10 classes"
+    ):
         predict(tmp_path, sampler(pipeline, None), [ClassKept(few, str(tree))])
 
 

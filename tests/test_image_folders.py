@@ -146,7 +146,7 @@ def broken(folder: Path, kind: str) -> str:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("no readable image", "data: none of the reference images can be read"),
+        ("no readable image", "data: none of the samples can be read"),
         ("missing class", "root: class emu of "),
         (
             "dark images",

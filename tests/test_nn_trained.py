@@ -179,7 +179,7 @@ def test_attributes_of_a_wrapped_network_are_passed_on(tmp_path: Path) -> None:
     assert trained.hooked is network.body
     assert trained.transform == "a transform"
     assert trained.channels_last_layers
-    assert " 'a transform' True ['1']" in Probe(trained, ["1"]).identity
+    assert " 'a transform' None ['1']" in Probe(trained, ["1"]).identity
 
 
 DATA = """
