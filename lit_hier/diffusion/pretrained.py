@@ -73,7 +73,8 @@ def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any
         if invalid := find_not_finite(model.state_dict()):
             raise ValueError(f"{invalid[0]:.80} has values that are not finite")
         _dry_run(model)
-        return model.eval(), scheduler_class.from_pretrained(scheduler_folder)
+        # The files may mix precisions.
+        return model.float().eval(), scheduler_class.from_pretrained(scheduler_folder)
     except InputError:
         raise
     except Exception as error:  # damaged files may fail anywhere in diffusers
