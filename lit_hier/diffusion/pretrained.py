@@ -72,9 +72,8 @@ def load_pretrained(source: str, argument: str = "pretrained") -> tuple[Any, Any
                 raise ValueError(f"its weights do not fit: {min(map(str, names)):.80} is {kind}")
         if invalid := find_not_finite(model.state_dict()):
             raise ValueError(f"{invalid[0]:.80} has values that are not finite")
-        _dry_run(model)
-        # The files may mix precisions.
-        return model.float().eval(), scheduler_class.from_pretrained(scheduler_folder)
+        _dry_run(model.float())  # its files may mix precisions
+        return model.eval(), scheduler_class.from_pretrained(scheduler_folder)
     except InputError:
         raise
     except Exception as error:  # damaged files may fail anywhere in diffusers
