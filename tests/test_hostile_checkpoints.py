@@ -544,3 +544,14 @@ def test_a_checkpoint_that_lightning_finds_is_read_likewise(
         (tmp_path / name).write_bytes(content)
     line = rejection(tmp_path, capsys, *FIT, f"--ckpt_path={keyword}")
     assert "ckpt is not a tensors-only checkpoint; give" in line
+
+
+def test_a_pipeline_of_mixed_precisions_runs_in_single(tmp_path: Path) -> None:
+    folder = tmp_path / "pipeline"
+    random_pipeline(folder, channels=1)
+    weights = folder / "unet/diffusion_pytorch_model.safetensors"
+    state = load_file(weights)
+    first, *_ = state
+    save_file(state | {first: state[first].double()}, weights)
+    model, _ = load_pretrained(str(folder))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

@@ -89,7 +89,7 @@ def load_pretrained(
             raise InputError(f"{argument}: {source} is a class-conditional model; {_HINT}")
         if invalid := find_not_finite(model.state_dict()):
             raise ValueError(f"{invalid[0]:.80} has values that are not finite")
-        _dry_run(model)
+        _dry_run(model.float())  # its files may mix precisions
         return model.eval(), scheduler_class.from_pretrained(scheduler_folder)
     except InputError:
         raise

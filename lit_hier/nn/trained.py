@@ -60,11 +60,9 @@ class TrainedNetwork(nn.Module):
         state = checkpoint["state_dict"]
         if not is_state_dict(state):
             raise InputError(f"{source} has a damaged state dict; {self._hint}")
-        state = {
-            key.removeprefix(_PREFIX): value
-            for key, value in state.items()
-            if key.startswith(_PREFIX)
-        }
+        if others := [key for key in state if not key.startswith(_PREFIX)]:
+            raise InputError(f"{source}: {others[0]!r:.80} is unexpected; {self._hint}")
+        state = {key.removeprefix(_PREFIX): value for key, value in state.items()}
         description = _describe_checkpoint(checkpoint, source)
         if network is None:
             network = self._build(description, state, source)
