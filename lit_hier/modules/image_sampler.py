@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_hier.diffusion import ForwardBackward
@@ -33,6 +34,23 @@ class ImageSampler(ForwardBackwardModule):
     def image_size(self) -> int | None:
         """Pixels per side of the model's images, which data modules take; `None` if unknown."""
         return None
+
+    def setup(self, stage: str) -> None:
+        """Compare the model's size with that of the data: see `compare_sizes`."""
+        self.compare_sizes()
+
+    def compare_sizes(self) -> None:
+        """Warn of images that have another size than the model's."""
+        size = getattr(getattr(self.trainer, "datamodule", None), "size", None)
+        if isinstance(size, int) and self.image_size not in (None, size):
+            self._reject_size(size)
+
+    def _reject_size(self, size: int) -> None:
+        rank_zero_warn(
+            f"size: the images have {size} pixels per side, but the model was trained on"
+            f" {self.image_size}, and sees objects of another scale; leave out the data"
+            " module's size, which is then the model's"
+        )
 
     @abstractmethod
     def sample(self, images: ImageBatch) -> Tensor:
