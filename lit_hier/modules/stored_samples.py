@@ -41,7 +41,8 @@ class StoredSamples(ImageSampler):
     def _reject_size(self, size: int) -> None:
         raise InputError(
             f"size: the images have {size} pixels per side, but the saved samples"
-            f" {self.image_size}; leave out the data module's size, which is then that of the samples"
+            f" {self.image_size}; leave out the data module's size, which is then that of"
+            " the samples"
         )
 
     def sample(self, images: ImageBatch) -> Tensor:
