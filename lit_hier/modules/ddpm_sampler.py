@@ -106,6 +106,8 @@ class DDPMSampler(ImageSampler):
         self.channels_last = channels_last
         self.model = model.requires_grad_(False)
         self.samples = samples
+        if pretrained.endswith(ADM_SUFFIXES):
+            self._size_origin = " (adm.image_size; correct it if that is wrong)"
         self._store: SampleStore | None = None
         self._lock: BaseFileLock | None = None
         self._checks = ExitStack()

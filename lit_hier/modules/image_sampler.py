@@ -24,6 +24,9 @@ class ImageSampler(ForwardBackwardModule):
         seed: Seed of the noise, 0 to 2^64 - 1.
     """
 
+    _size_origin = ""
+    """Where the model's size is from, if it is not the model that tells it."""
+
     def __init__(self, steps: Sequence[int], num_steps: int, seed: int = 0) -> None:
         axis = TimeAxis("ddpm", f"inversion step, of {num_steps}", "k", float(num_steps))
         super().__init__(steps, axis, seed)
@@ -40,7 +43,11 @@ class ImageSampler(ForwardBackwardModule):
         self.compare_sizes()
 
     def compare_sizes(self) -> None:
-        """Warn of images that have another size than the model's."""
+        """Warn of images of another size than the model's.
+
+        Raises:
+            InputError: They do not have that of saved samples.
+        """
         size = getattr(getattr(self.trainer, "datamodule", None), "size", None)
         if isinstance(size, int) and self.image_size not in (None, size):
             self._reject_size(size)
@@ -48,8 +55,8 @@ class ImageSampler(ForwardBackwardModule):
     def _reject_size(self, size: int) -> None:
         rank_zero_warn(
             f"size: the images have {size} pixels per side, but the model was trained on"
-            f" {self.image_size}, and sees objects of another scale; leave out the data"
-            " module's size, which is then the model's"
+            f" {self.image_size}{self._size_origin}, and sees objects of another scale; leave out"
+            " the data module's size, which is then the model's"
         )
 
     @abstractmethod
