@@ -6,6 +6,7 @@ the labels.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -53,33 +54,56 @@ def permuted_accuracy(counts: Tensor) -> float:
     return hits / total if total else math.nan
 
 
-def describe_disagreement(
-    count: int, top1: float, permuted: float, num_logits: int, num_classes: int
-) -> list[str]:
-    """Return what is wrong between a network's logits and the classes of the data, in lines.
+def accuracy_holds(num_logits: int, num_classes: int, names: Sequence[str]) -> bool:
+    """Return whether logit k can be taken as that of label k.
+
+    If their numbers differ that is so only for labels that are numbers themselves, of which some
+    may be missing.
+
+    Args:
+        num_logits: Number of logits.
+        num_classes: Number of classes of the data; 0 if unknown.
+        names: Names of these classes, if they have any.
+    """
+    numbered = all(name.isdecimal() for name in names)
+    return num_classes in (0, num_logits) or (numbered and num_logits > num_classes)
+
+
+def describe_numbers(num_logits: int, num_classes: int, names: Sequence[str]) -> str:
+    """Return one line if there are more or fewer logits than classes, else an empty one.
+
+    Args:
+        num_logits: As for `accuracy_holds`.
+        num_classes: As for `accuracy_holds`.
+        names: As for `accuracy_holds`.
+    """
+    if num_classes in (0, num_logits):
+        return ""
+    holds = accuracy_holds(num_logits, num_classes, names)
+    known = "its accuracy holds only if logit k is the class of label k"
+    offset = "; if other logits come first, such as a background class, give class_offset"
+    return (
+        f"network: it has {num_logits} logits, but the data have {num_classes} classes; "
+        + (known if holds else "its accuracy is unknown")
+        + (offset if num_logits > num_classes else "")
+    )
+
+
+def describe_permutation(count: int, top1: float, permuted: float) -> str:
+    """Return one line if another order of the classes fits far better, else an empty one.
 
     Args:
         count: Samples with a class.
         top1: The fraction of these whose largest logit is that of their class.
         permuted: The fraction with a permutation of the classes, see `permuted_accuracy`.
-        num_logits: Number of logits.
-        num_classes: Number of classes of the data; 0 if unknown.
     """
-    lines = []
-    if num_classes not in (0, num_logits):
-        offset = "; if other logits come first, such as a background class, give class_offset"
-        lines.append(
-            f"network: it has {num_logits} logits, but the data have {num_classes} classes; its"
-            " accuracy holds only if logit k is the class of label k"
-            + (offset if num_logits > num_classes else "")
-        )
     variance = (top1 * (1 - top1) + permuted * (1 - permuted)) / max(count, 1)
     better = permuted * (1 - top1) > _MIN_ODDS * top1 * (1 - permuted)
-    if better and permuted - top1 > _MIN_DEVIATIONS * math.sqrt(variance):
-        lines.append(
-            f"reference/accuracy is {top1:.2%}, but {permuted:.2%} with a permutation of the"
-            " classes, fitted on one half of the reference set and judged on the other: the"
-            " network's classes are in another order than those of the data, see"
-            " lit_hier.data.classes, or at an offset"
-        )
-    return lines
+    if not better or permuted - top1 <= _MIN_DEVIATIONS * math.sqrt(variance):
+        return ""
+    return (
+        f"reference/accuracy is {top1:.2%}, but {permuted:.2%} with a permutation of the"
+        " classes, fitted on one half of the reference set and judged on the other: the"
+        " network's classes are in another order than those of the data, see"
+        " lit_hier.data.classes, or at an offset"
+    )

@@ -1,5 +1,6 @@
 """Similarity of a network's activations before and after forward-backward."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -11,7 +12,11 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from lit_hier.callbacks.agreement import describe_disagreement
+from lit_hier.callbacks.agreement import (
+    accuracy_holds,
+    describe_numbers,
+    describe_permutation,
+)
 from lit_hier.callbacks.axes import Against, Floats
 from lit_hier.callbacks.curves import Columns, Line, Results, transpose
 from lit_hier.callbacks.networks import NetworkAnalysis
@@ -44,8 +49,8 @@ class ActivationSimilarity(NetworkAnalysis):
     - `similarity.npz` with the arrays `similarity` (time, curve, index), `time`, `curve`, `index`,
       `source`.
     - `similarity_reference.csv` with columns split, count, skipped, converted, enlarged, constant,
-      rotated, top1, top5 (NaN if the network is not a classifier, or the data have no classes),
-      constant_channels.
+      rotated, top1, top5 (NaN if the network is not a classifier, the data have no classes, or
+      these are named and more or fewer than the logits), constant_channels.
 
     Logs to TensorBoard the curves `similarity/mode` and `similarity/mean` and, for a classifier,
     the scalars `reference/accuracy` and `reference/top5`: a check that weights and data belong
@@ -106,6 +111,15 @@ class ActivationSimilarity(NetworkAnalysis):
         """Reject runs, and find the layers' axes, as the base class does."""
         super().setup(trainer, pl_module, stage)
         self.probe.checked = self.checked
+        if stage == "predict" and len(shape := self.checked[-1].shape) == 2:
+            line = describe_numbers(shape[1], *self._classes())
+            if line:
+                rank_zero_warn(line)
+
+    def _classes(self) -> tuple[int, list[str]]:
+        """Return the number of the data's classes, 0 if unknown, and their names, if any."""
+        names = getattr(self.datamodule, "classes", None) or ()
+        return getattr(self.datamodule, "num_classes", 0), list(map(str, names))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute or load the statistics of the reference set."""
@@ -124,6 +138,11 @@ class ActivationSimilarity(NetworkAnalysis):
         """Report the accuracy on the reference set; warn if it does not hold, or is chance."""
         count, num_labeled, *image_counts = reference.counts.tolist()
         top1, top5, permuted = reference.accuracy.tolist()
+        num_logits = reference.num_logits
+        if num_logits and (line := describe_permutation(num_labeled, top1, permuted)):
+            rank_zero_warn(line)
+        if not accuracy_holds(num_logits, *self._classes()):
+            top1 = top5 = math.nan
         constant = sum(layer.num_constant for layer in self.standardizations.values())
         self._reference_columns = {
             "split": [self.reference],
@@ -134,13 +153,8 @@ class ActivationSimilarity(NetworkAnalysis):
             "constant_channels": [constant],
         }
         accuracy = ""
-        if num_logits := reference.num_logits:
+        if not math.isnan(top1):
             accuracy = f", top-1 accuracy {top1:.2%}, top-5 accuracy {top5:.2%}"
-            num_classes = getattr(self.datamodule, "num_classes", 0)
-            for line in describe_disagreement(
-                num_labeled, top1, permuted, num_logits, num_classes
-            ):
-                rank_zero_warn(line)
             if top1 < min(2 / num_logits, (1 + 1 / num_logits) / 2):
                 rank_zero_warn(
                     f"reference/accuracy is {top1:.2%}, close to chance: do the weights belong to"

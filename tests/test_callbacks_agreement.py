@@ -4,17 +4,21 @@ import math
 import re
 import warnings
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from conftest import rows
 from image_runs import predict, sampler
 from torch import Tensor, nn
 
-from lit_hier.callbacks import ActivationSimilarity
+from lit_hier.callbacks import ActivationSimilarity, reference
 from lit_hier.callbacks.agreement import (
+    accuracy_holds,
     count_predictions,
-    describe_disagreement,
+    describe_numbers,
+    describe_permutation,
     empty_counts,
     permuted_accuracy,
 )
@@ -33,7 +37,11 @@ def counted(predicted: Tensor, label: Tensor, num_logits: int, num_classes: int)
 def lines_of(predicted: Tensor, label: Tensor, num_logits: int, num_classes: int) -> list[str]:
     top1 = float((predicted == label).double().mean())
     permuted = permuted_accuracy(counted(predicted, label, num_logits, num_classes))
-    return describe_disagreement(len(label), top1, permuted, num_logits, num_classes)
+    lines = (
+        describe_numbers(num_logits, num_classes, []),
+        describe_permutation(len(label), top1, permuted),
+    )
+    return list(filter(None, lines))
 
 
 def test_predictions_are_counted_once_in_two_halves() -> None:
@@ -87,13 +95,23 @@ def test_another_number_of_logits_is_said_with_both_numbers() -> None:
     (line,) = lines_of(label % 5, label % 5, 5, 7)
     assert line.startswith("network: it has 5 logits, but the data have 7 classes; ")
     assert lines_of(label % 5, label % 5, 5, 5) == []
+    assert describe_numbers(1000, 10, ["cat"] * 10).count("its accuracy is unknown; if") == 1
+
+
+def test_accuracy_needs_labels_that_mean_logits() -> None:
+    assert accuracy_holds(1000, 1000, ["cat"] * 1000)
+    assert accuracy_holds(1000, 951, [])  # numbers, of which the last have no image
+    assert accuracy_holds(1000, 2, ["0", "1"])
+    assert accuracy_holds(1000, 0, [])
+    assert not accuracy_holds(1000, 2, ["cat", "dog"])
+    assert not accuracy_holds(1, 2, ["0", "1"])
 
 
 def test_too_many_classes_are_not_counted() -> None:
     counts = counted(torch.arange(9), torch.arange(9), 10**5, 10**5)
     assert counts.shape == (2, 0, 0)
     assert math.isnan(permuted_accuracy(counts))
-    assert describe_disagreement(9, 0.0, math.nan, 10**5, 10**5) == []
+    assert describe_permutation(9, 0.0, math.nan) == ""
 
 
 def linear(order: Tensor, num_logits: int) -> nn.Sequential:
@@ -124,6 +142,23 @@ def test_a_run_says_that_classes_are_permuted(pipeline: str, tmp_path: Path) -> 
         before, after = (float(number) for number in re.findall(r"([\d.]+)%", line))
         assert before < 10 < 80 < after
     assert len(list(tmp_path.rglob("reference/*.npz"))) == 1
+
+
+def test_named_classes_have_no_accuracy_at_another_number_of_logits(
+    pipeline: str, tmp_path: Path
+) -> None:
+    """That is said before the reference set is read."""
+    line = "^network: it has 11 logits, but the data have 10 classes; its accuracy is unknown"
+    names = tuple(f"digit {k}" for k in range(10))
+    network = linear(torch.arange(10), 11)
+    computed = patch.object(reference, "_compute", side_effect=InterruptedError)
+    with patch.object(DigitsDataModule, "classes", names):
+        with computed, pytest.warns(UserWarning, match=line), pytest.raises(InterruptedError):
+            run(pipeline, tmp_path, network)
+        with pytest.warns(UserWarning, match=line):
+            run(pipeline, tmp_path, network)
+    (table,) = tmp_path.rglob("similarity_reference.csv")
+    assert (rows(table)[0]["top1"], rows(table)[0]["top5"]) == ("nan", "nan")
 
 
 def run(pipeline: str, folder: Path, network: nn.Module) -> None:

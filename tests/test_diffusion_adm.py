@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -200,6 +201,10 @@ def test_a_sampler_says_what_it_assumes(tmp_path: Path, caplog: pytest.LogCaptur
         sampler = DDPMSampler(str(tmp_path / "adm.pt"), times=[1.0], adm=flags)
     (line,) = [message for message in caplog.messages if "assumed" in message]
     assert "num_heads=2, use_new_attention_order=False, image_size=16, diffusion_st" in line
+    sampler.trainer = trainer = Mock(datamodule=Mock(size=64))
+    with pytest.warns(UserWarning, match=r"64 pixels .* trained on 16 \(adm.image_size; correct"):
+        sampler.compare_sizes()
+    del trainer
     other = load_adm(tmp_path / "adm.pt", ADMFlags(image_size=16, num_heads=4))
     assert fingerprint(sampler.model) != fingerprint(other)
 

@@ -282,6 +282,12 @@ def test_what_contradicts_the_training_is_rejected(given: dict[str, Any], messag
     assert len(str(caught.value)) <= 360
 
 
+def test_a_scheduler_that_fails_on_the_training_is_named() -> None:
+    line = "^scheduler: UnCLIPScheduler cannot take what the model was trained with: UnCLIPSch"
+    with pytest.raises(InputError, match=line):
+        inherit(build("UnCLIP"), DDPMScheduler())
+
+
 def test_an_argument_given_by_position_is_given() -> None:
     with pytest.raises(InputError, match=r"^scheduler: num_train_timesteps is 500"):
         inherit(DDIMScheduler(500), TRAINED)

@@ -72,8 +72,12 @@ def test_a_size_other_than_the_models_is_said_in_one_line(
     line = (
         r"^size: the images have 12 pixels per side, but the model was trained on 8, and [^\n]*$"
     )
+    samples = str(tmp_path / "samples")
     with pytest.warns(UserWarning, match=line):
-        predict(sampler(pipeline), data)
+        predict(sampler(pipeline, samples=samples), data)
+    data.size = 16
+    with pytest.raises(InputError, match=r"^size: the images have 16 .* saved samples 12;"):
+        predict(StoredSamples(samples), data)
 
 
 def test_a_size_that_nothing_tells_is_asked_for(tmp_path: Path) -> None:

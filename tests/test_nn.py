@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from lit_hier.errors import InputError
 from lit_hier.nn import FourierBands, HierarchicalCNN, hook_layers, match_layers
@@ -181,6 +182,8 @@ def test_the_fingerprint_covers_state_of_every_kind_and_the_code_that_is_called(
     ]
     digests += [fingerprint(Amplifier(function=f)) for f in (scaled(1.0), scaled(0.7))]
     digests += [fingerprint(Amplifier(function=f)) for f in (lambda x: x * 2, lambda x: x + 2)]
+    built_in = (torch.tanh, torch.relu, functional.gelu)
+    digests += [fingerprint(Amplifier(function=f)) for f in built_in]
     digests += [fingerprint(Amplifier(function=functools.cache(scaled(k)))) for k in (3, 4)]
     digests += [patched("GAIN", 0.7), patched("TABLE", {"gain": 0.7}), patched("amplify", scaled)]
     digests += [fingerprint(hooked(factor)) for factor in (1.0, 0.7)]

@@ -155,6 +155,13 @@ def test_a_layer_that_is_no_function_of_each_sample_is_refused(
     assert len(str(raised.value)) <= 360
 
 
+def test_statistics_of_a_batch_are_named_where_one_sample_has_none() -> None:
+    network = nn.Sequential(nn.Flatten(), Apply(lambda x: NORM.train()(x[:, :16])))
+    with pytest.raises(InputError, match="it takes three: use running statistics") as raised:
+        Probe(network, ["1"]).check(IMAGES)
+    assert len(str(raised.value)) <= 360
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_networks_run_in_their_own_precision(dtype: torch.dtype) -> None:
     network = HierarchicalCNN(16, 4, 2, 3, width=8).to(dtype)

@@ -6,6 +6,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers.logger import DummyLogger
 
 from lit_hier.callbacks.networks import NetworkAnalysis
+from lit_hier.modules.image_sampler import ImageSampler
 
 
 class NoFiles(DummyLogger):
@@ -27,8 +28,11 @@ class CheckOnly(Callback):
         """Print what was checked, on rank zero.
 
         Raises:
-            SystemExit: Always, with status 0.
+            InputError: The data's size is not that of saved samples.
+            SystemExit: Else, with status 0.
         """
+        if isinstance(pl_module, ImageSampler):
+            pl_module.compare_sizes()  # its `setup` comes after this one
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         analyses = [callback for callback in callbacks if isinstance(callback, NetworkAnalysis)]
         lines = [
@@ -36,7 +40,9 @@ class CheckOnly(Callback):
             for analysis in analyses
             for checked in analysis.checked
         ]
-        lines.append(f"checked: the arguments, the data and {len(analyses)} networks; nothing ran")
+        networks = "no network" if not analyses else f"{len(analyses)} networks"
+        networks = "1 network" if len(analyses) == 1 else networks
+        lines.append(f"checked: the arguments, the data and {networks}; nothing ran")
         if trainer.is_global_zero:
             sys.stdout.write("\n".join(lines) + "\n")
         sys.exit(0)

@@ -236,7 +236,8 @@ def _resolve(path: str) -> Any:
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return the nearest known name as a question, if there is one."""
-    close = difflib.get_close_matches(name, known, n=1)
+    others = (other for other in known if other != name)
+    close = difflib.get_close_matches(name, others, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import torch
 
-from lit_hier.errors import InputError
+from lit_hier.errors import InputError, one_line
 
 _BETAS: Final = (
     "num_train_timesteps",
@@ -81,7 +81,17 @@ def inherit(scheduler: Any, trained: Any) -> Any:
             )
     if settings == {name: config[name] for name in names}:
         return _fit_betas(scheduler, settings, trained)
-    return _fit_betas(type(scheduler)(**settings), settings, trained)
+    return _fit_betas(_build(type(scheduler), settings), settings, trained)
+
+
+def _build(kind: Any, settings: dict[str, Any]) -> Any:
+    try:
+        return kind(**settings)
+    except Exception as error:  # schedulers reject arguments by errors of many types
+        raise InputError(
+            f"scheduler: {kind.__name__} cannot take what the model was trained with:"
+            f" {one_line(error)[:150]}; give another scheduler"
+        ) from error
 
 
 def _list_given(scheduler: Any) -> set[str]:
@@ -107,7 +117,7 @@ def _fit_betas(scheduler: Any, settings: dict[str, Any], trained: Any) -> Any:
         settings |= {"trained_betas": trained.betas.tolist()}
         if "rescale_betas_zero_snr" in names:
             settings["rescale_betas_zero_snr"] = False
-        scheduler = kind(**settings)
+        scheduler = _build(kind, settings)
         if _has_betas(scheduler, trained):
             return scheduler
     raise InputError(

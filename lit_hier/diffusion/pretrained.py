@@ -68,7 +68,7 @@ def load_pretrained(
     disable_progress_bar()
     try:
         if not folder.is_dir():
-            folder = Path(DiffusionPipeline.download(source))
+            folder = _download(source)
         index = _read_json(folder / "model_index.json")
         parts = {name: part for name, part in index.items() if name[:1] != "_" and any(part or ())}
         _check_parts(parts, f"{argument}: {source}")
@@ -95,9 +95,20 @@ def load_pretrained(
         raise
     except Exception as error:  # damaged files may fail anywhere in diffusers
         plain = isinstance(error, OSError | ValueError | RuntimeError) and str(error)
-        reason = one_line(error)[:200] if plain else "its files are damaged"
+        reason = one_line(error)[:240] if plain else "its files are damaged"
         reason = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", reason)
         raise InputError(f"{argument}: cannot load {source}: {reason}") from error
+
+
+def _download(source: str) -> Path:
+    try:
+        return Path(DiffusionPipeline.download(source))
+    except Exception as error:  # of many libraries
+        reason = one_line(error)[:100] or type(error).__name__
+        raise ValueError(
+            f"there is no such folder, and the hub does not give it: {reason}; give the folder of"
+            " a pipeline or its name on the hub"
+        ) from error
 
 
 def _find_variant(folder: Path) -> str | None:

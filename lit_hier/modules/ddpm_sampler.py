@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from lit_hier.diffusion.adm_flags import ADM_SUFFIXES, ADMFlags
@@ -106,6 +106,8 @@ class DDPMSampler(ImageSampler):
         self.channels_last = channels_last
         self.model = model.requires_grad_(False)
         self.samples = samples
+        if pretrained.endswith(ADM_SUFFIXES):
+            self._size_origin = " (adm.image_size; correct it if that is wrong)"
         self._store: SampleStore | None = None
         self._lock: BaseFileLock | None = None
         self._checks = ExitStack()
@@ -138,13 +140,7 @@ class DDPMSampler(ImageSampler):
             InputError: It has samples of another run, another run is filling it, or it cannot be
                 written.
         """
-        size = getattr(getattr(self.trainer, "datamodule", None), "size", None)
-        if isinstance(size, int) and self.image_size not in (None, size):
-            rank_zero_warn(
-                f"size: the images have {size} pixels per side, but the model was trained on"
-                f" {self.image_size}, and sees objects of another scale; leave out the data"
-                " module's size, which is then the model's"
-            )
+        super().setup(stage)
         if self.samples is not None:
             settings = {
                 **self._settings,

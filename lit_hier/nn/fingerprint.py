@@ -158,6 +158,8 @@ class _Walk:
                 self.add(value.__self__)
         elif isinstance(value, types.FunctionType):
             self._add_function(value)
+        elif isinstance(value, types.BuiltinFunctionType):
+            self._note("built-in", value.__module__, value.__qualname__)
         elif isinstance(value, staticmethod | classmethod):
             self.add(value.__func__)
         elif isinstance(value, property):

@@ -139,7 +139,10 @@ def check_network(
         pair, again = (_run(network, hooked, layers, x[[2, 0]]) for _ in range(2))
         for name, output in together.items():
             subject.compare(name, pair[name], again[name], output, _REPEATED)
-        alone = _run(network, hooked, layers, x[:1])
+        try:
+            alone = _run(network, hooked, layers, x[:1])
+        except InputError as error:
+            raise InputError(f"{error}; it takes three: {_USE_EVAL}") from error
         checked = []
         batch: dict[str, int] = {}
         rounding: dict[str, float] = {}
@@ -175,9 +178,10 @@ _REPEATED: Final = (
     "differs by {0:.2g} of its size between two evaluations of one batch: it is not a function of"
     " the input; turn off dropout and other random numbers or state in eval mode"
 )
+_USE_EVAL: Final = "use running statistics (eval mode), not those of a batch"
 _ACCOMPANIED: Final = (
     "differs by {0:.2g} of its size for a sample in another batch: it depends on the other"
-    " samples; use running statistics (eval mode), not those of a batch"
+    f" samples; {_USE_EVAL}"
 )
 
 
