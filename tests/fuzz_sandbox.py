@@ -225,7 +225,7 @@ class _Watch:
         new = ("open", "create", "os.mkdir", "os.symlink", "os.rename")
         if event not in new and not exists:
             return
-        if any(f"{place}/".startswith(f"{target}/") for target in self.trial.targets):
+        if any(target in (Path(place), *Path(place).parents) for target in self.trial.targets):
             return  # what was there before is compared
         self.touched.append(f"{event} {place[-200:]}")
 

@@ -49,6 +49,7 @@ def rejection(folder: Path, capsys: pytest.CaptureFixture[str], text: str, *argu
         (STRATEGY.format(f"{{x: [[{{a: {CLASS}}}]]}}"), "trainer.strategy.dict_kwargs: torch"),
         ("trainer: {plugins: lightning_fabric.utilities.registry._load}", "trainer.plugins: "),
         ("trainer: {default_root_dir: 's3://a/b'}", "default_root_dir is 's3://a/b', an address"),
+        ("trainer: {default_root_dir: //host/a}", "default_root_dir is '//host/a', an address"),
         ("ckpt_path: 'simplecache::x'", "ckpt_path is 'simplecache::x', an address"),
         ("trainer: {logger: {init_args: {save_dir: 'memory://x'}}}", "save_dir is 'memory://x'"),
         ("trainer: {model_registry: x}", "trainer.model_registry uploads"),

@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -175,7 +176,7 @@ def test_weights_of_another_kind_of_number_are_refused(value: torch.Tensor, reas
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"block_out_channels": [8, 400_000]}, "is missing, or has another shape"),
+        ({"block_out_channels": [8, 400_000]}, "has another shape"),
         ({"layers_per_block": 900_000}, "more layers than its weights have"),
         ({"sample_size": 10**12}, "is above 1000000"),
         ({"quantization_config": {"quant_method": "gguf"}}, "describes quantized weights"),
@@ -277,8 +278,10 @@ def test_folders_of_the_trainer_are_tried_before_training(
     (tmp_path / "a file").write_text("mine")
     arguments = [*FIT, "--trainer.callbacks+=ModelCheckpoint", argument]
     line = rejection(tmp_path, capsys, *arguments)
-    name = "default_root_dir" if "root" in argument else "callbacks: dirpath of ModelCheckpoint"
-    assert line.startswith(f"trainer.{name}")
+    name = (
+        "default_root_dir" if "root" in argument else r"callbacks(: dirpath of Model|\.dirpath is)"
+    )
+    assert re.match(rf"trainer\.{name}", line)
     assert not list(tmp_path.rglob("config.yaml"))
 
 

@@ -130,8 +130,11 @@ LAZY: Final = dict.fromkeys(
     ),
     "diffusers",
 )
-# A protocol or a chain of them (fsspec), or what timm and Lightning write before a hub's name.
-_ADDRESS: Final = re.compile(r"://|::|^\s*(data|hf[-_]hub|local-dir|registry):", re.IGNORECASE)
+# A protocol or a chain of them (fsspec), a share of another machine, or what timm and Lightning
+# write before a hub's name.
+_ADDRESS: Final = re.compile(
+    r"://|::|^\s*(//|\\\\|(data|hf[-_]hub|local-dir|registry):)", re.IGNORECASE
+)
 
 
 def find_paths(class_type: type, module: str) -> list[str]:
