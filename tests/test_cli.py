@@ -163,6 +163,7 @@ def test_heavy_libraries_are_imported_only_where_they_are_used() -> None:
     assert done.stdout.strip() == b"set()"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
 def test_freed_memory_is_retained_for_the_next_batch() -> None:
     program = (

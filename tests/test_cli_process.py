@@ -302,6 +302,7 @@ def test_a_timeout_of_torch_that_is_given_stays(
     assert found == [timedelta(hours=hours)]
 
 
+@pytest.mark.slow
 def test_a_caller_may_have_set_tf32_by_its_newer_names() -> None:
     program = (
         "import torch; from lit_hier.cli import process;"

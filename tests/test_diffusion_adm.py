@@ -300,6 +300,7 @@ def test_invalid_checkpoints_are_rejected_in_one_line(
     assert [entry.name for entry in tmp_path.iterdir()] == ["adm.pt"]
 
 
+@pytest.mark.slow
 def test_a_missing_file_is_one_line_and_status_2(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lit_hier.diffusion.adm", "none.pt", "pipeline"]
     completed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
