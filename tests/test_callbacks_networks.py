@@ -35,6 +35,7 @@ def similarity(net: nn.Module | None = None, **kwargs: Any) -> ActivationSimilar
     return ActivationSimilarity(net or Net(), **({"layers": ["0", "1", "3"]} | kwargs))
 
 
+@pytest.mark.slow
 def test_statistics_are_computed_once_and_again_after_any_change(
     pipeline: str, tmp_path: Path
 ) -> None:
