@@ -145,7 +145,8 @@ def load_or_compute(
     num_classes = getattr(datamodule, "num_classes", 0)
     path, arrays, x = None, None, torch.empty(0)
     if trainer.is_global_zero:  # the others need not read the data
-        path = _find_path(trainer, probe, datamodule, split, loader.sampler.batch_size)
+        determining = (num_classes, loader.sampler.batch_size)
+        path = _find_path(trainer, probe, datamodule, split, determining)
     if path is not None:
         x = first_samples(loader).to(trainer.strategy.root_device)
         arrays = load(path, len(probe.layers))
@@ -165,16 +166,22 @@ def load_or_compute(
 
 
 def _find_path(
-    trainer: Trainer, probe: Probe, datamodule: LightningDataModule, split: str, batch_size: int
+    trainer: Trainer,
+    probe: Probe,
+    datamodule: LightningDataModule,
+    split: str,
+    determining: tuple[int, int],
 ) -> Path | None:
-    """Return the file that caches statistics; None if the contents of the data are unknown."""
+    """Return the file that caches statistics; None if the contents of the data are unknown.
+
+    `determining` are the numbers of classes and of samples in a batch.
+    """
     fingerprint = getattr(datamodule, "fingerprint", None)
     data = fingerprint(split) if fingerprint is not None else None
     if data is None:
         return None
     versions = [version(name) for name in _LIBRARIES]
-    num_classes = getattr(datamodule, "num_classes", 0)
-    parts = (_REFERENCE_FORMAT, probe.identity, data, num_classes, batch_size, versions)
+    parts = (_REFERENCE_FORMAT, probe.identity, data, *determining, versions)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
     assert trainer.logger is not None
     return Path(trainer.logger.save_dir or trainer.default_root_dir, "reference", f"{key}.npz")

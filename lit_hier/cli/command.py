@@ -123,13 +123,10 @@ class LitHierCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the arguments; hide the checkpoint, whose hyperparameters would replace them."""
-        # It reads whole the file that the value of an option names.
-        with safe_path(), only_regular_files(_MAX_PARSED):
-            self.config = parser.parse_args(args)  # type: ignore[arg-type]
+        self.config = _parse(parser, args)
         config = self.config[self.config.subcommand]
         if isinstance(scheduler := config.get(_INHERITING), Namespace):
-            with safe_path(), only_regular_files(_MAX_PARSED):
-                given = parser.parse_args(args, defaults=False)  # type: ignore[arg-type]
+            given = _parse(parser, args, defaults=False)
             _drop_defaults(scheduler, given[self.config.subcommand].get(_INHERITING))
         self.ckpt_path, config.ckpt_path = config.ckpt_path, None
         check_class(config.model, "model")
@@ -306,6 +303,13 @@ def _check_processes(trainer: Any, per_core: float) -> None:
             " MASTER_ADDR, MASTER_PORT and NODE_RANK on each, or start the command with torchrun"
             " or srun"
         )
+
+
+def _parse(parser: LightningArgumentParser, args: ArgsType, defaults: bool = True) -> Namespace:
+    """Parse arguments; jsonargparse reads whole the file that the value of an option names."""
+    with safe_path(), only_regular_files(_MAX_PARSED):
+        parsed: Namespace = parser.parse_args(args, defaults=defaults)  # type: ignore[arg-type]
+    return parsed
 
 
 def _drop_defaults(config: Namespace, given: Any) -> None:
