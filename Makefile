@@ -16,7 +16,7 @@ KERNEL := lit_hier/inference/kernel_sources.py $(wildcard lit_hier/inference/nat
 
 $(VENV)/.installed: pyproject.toml setup.py $(KERNEL)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,photographs]'
 	touch $@
 
 # Train the classifier, run forward-backward on held-out data at 25 noise levels, draw the curves.
@@ -62,7 +62,7 @@ test-lowest test-newest: test-%:
 	.venv-uv/bin/python -m pip install --quiet uv
 	.venv-uv/bin/uv venv --quiet --clear --python $(PYTHON) .venv-$*
 	.venv-uv/bin/uv pip install --quiet --python .venv-$* --resolution $(RESOLUTION) \
-		--editable '.[dev]'
+		--editable '.[dev,photographs]'
 	touch .venv-$*/.installed
 	$(MAKE) $(TARGET) VENV=.venv-$*
 

@@ -18,6 +18,7 @@ from lit_hier.figures import Panel
 from lit_hier.metrics import average, wilson
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.nn import evaluate
+from lit_hier.nn.self_check import Checked, check_network
 
 
 class ClassKept(NetworkAnalysis):
@@ -67,15 +68,20 @@ class ClassKept(NetworkAnalysis):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the hierarchy; reject runs as the base class does."""
+        datamodule = getattr(trainer, "datamodule", None)
+        if stage == "predict" and self.hierarchy is not None and datamodule is not None:
+            classes = getattr(datamodule, "classes", [])
+            if not classes:
+                raise InputError(
+                    f"hierarchy: {type(datamodule).__name__} has no class names; leave it out"
+                )
+            self._ancestors = read_hierarchy(self.hierarchy, classes)
         super().setup(trainer, pl_module, stage)
-        if stage != "predict" or self.hierarchy is None:
-            return
-        classes = getattr(self.datamodule, "classes", [])
-        if not classes:
-            raise InputError(
-                f"hierarchy: {type(self.datamodule).__name__} has no class names; leave it out"
-            )
-        self._ancestors = read_hierarchy(self.hierarchy, classes)
+
+    def check(self, x: Tensor) -> list[Checked]:
+        """Prove that each sample's logits depend on it alone."""
+        self._check_logits(evaluate(self.network, x))
+        return check_network(self.network, self.network, [], x)
 
     def lines(self) -> list[Line]:
         """List the depths of the hierarchy, then the class itself."""
@@ -86,9 +92,7 @@ class ClassKept(NetworkAnalysis):
             for k, name in enumerate(names)
         ]
 
-    def _classify(self, x: Tensor, index: Tensor, place: str) -> Tensor:
-        """Predict each datum's class, and look up its ancestors: int64, shape (levels, B)."""
-        logits = evaluate(self.network, x)
+    def _check_logits(self, logits: Tensor) -> None:
         if logits.ndim != 2:
             raise InputError(
                 f"network: {type(self.network).__name__} is not a classifier: its output has shape"
@@ -96,9 +100,15 @@ class ClassKept(NetworkAnalysis):
             )
         if self.hierarchy is not None and logits.shape[1] != self._ancestors.shape[1]:
             raise InputError(
-                f"network: it has {logits.shape[1]} classes, but the data have"
-                f" {self._ancestors.shape[1]}; leave out the hierarchy"
+                f"network: it has {logits.shape[1]} logits, but the hierarchy is over the"
+                f" {self._ancestors.shape[1]} classes of the data; leave it out, or give"
+                " class_offset if other logits come first"
             )
+
+    def _classify(self, x: Tensor, index: Tensor, place: str) -> Tensor:
+        """Predict each datum's class, and look up its ancestors: int64, shape (levels, B)."""
+        logits = evaluate(self.network, x)
+        self._check_logits(logits)
         if len(failed := index[~logits.isfinite().all(1)]):
             raise InputError(
                 f"network: {self.name}: its logits are NaN or infinite for sample"

@@ -11,17 +11,24 @@ from typing import Any, Final, NoReturn
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from lit_hier.callbacks.agreement import count_predictions, empty_counts, permuted_accuracy
+from lit_hier.callbacks.networks import first_samples
+from lit_hier.diffusion import IMAGE_COUNTS
 from lit_hier.errors import InputError
 from lit_hier.io.arrays import write_samples
 from lit_hier.io.safe_read import open_regular
 from lit_hier.metrics import Moments, MomentTree, channel_moments
 from lit_hier.nn import Probe
 
-_REFERENCE_FORMAT: Final = 3  # of the cached files; those of another version are recomputed
+_REFERENCE_FORMAT: Final = 5  # of the cached files; those of another version are recomputed
+_SIGN: Final = "check_"  # and the number of a layer: what its output was
 _TOP: Final = 5
+_NUM_COUNTS: Final = 2 + len(IMAGE_COUNTS)
+_SKIPPED: Final = 2  # position of the skipped images
 _DIGEST: Final = "sha256"  # the array with the digest of the others
 _MAX_SIZE: Final = 2**28  # bytes of all arrays of a cached file
 # Libraries whose version may change the statistics.
@@ -35,17 +42,19 @@ class Reference:
     Attributes:
         moments: Of each layer.
         without_positions: Whether each layer's output is (B, units), like the logits.
-        counts: Number of samples, then of images skipped, converted and enlarged; int64,
-            shape (4,).
-        accuracy: Top-1 and top-5, float64, shape (2,); NaN if there are no logits or no classes.
-        num_classes: Number of logits; 0 if there are none.
+        counts: Number of samples, of samples with a class, then the numbers of images that
+            `IMAGE_COUNTS` lists; int64, shape (7,).
+        accuracy: Top-1, top-5, and top-1 with the best permutation of the classes, see
+            `lit_hier.callbacks.agreement`, float64, shape (3,); NaN if there are no logits or no
+            classes, the last also if there are too many.
+        num_logits: Their number; 0 if there are none, or no classes.
     """
 
     moments: Sequence[Moments]
     without_positions: Sequence[bool]
     counts: Tensor
     accuracy: Tensor
-    num_classes: int
+    num_logits: int
 
     def pack(self) -> dict[str, Any]:
         """Convert to plain arrays, for `unpack`."""
@@ -59,7 +68,7 @@ class Reference:
             "without_positions": np.array(self.without_positions),
             "counts": self.counts.cpu().numpy(),
             "accuracy": self.accuracy.cpu().numpy(),
-            "num_classes": np.array(self.num_classes),
+            "num_logits": np.array(self.num_logits),
         }
 
     @classmethod
@@ -75,7 +84,7 @@ class Reference:
             for k in range(len(flat))
         ]
         counts, accuracy = (torch.from_numpy(arrays[name]) for name in ("counts", "accuracy"))
-        return cls(moments, flat, counts, accuracy, int(arrays["num_classes"]))
+        return cls(moments, flat, counts, accuracy, int(arrays["num_logits"]))
 
     def is_plausible(self) -> bool:
         """Return whether shapes, types and values are possible; no image was skipped."""
@@ -87,10 +96,10 @@ class Reference:
             and all(part.size.shape == () for part in self.moments)
             and all(x.dtype == torch.float64 for part in self.moments for x in part)
             and self.without_positions == [flag is True for flag in self.without_positions]
-            and (counts.shape, counts.dtype) == ((4,), torch.int64)
-            and (accuracy.shape, accuracy.dtype) == ((2,), torch.float64)
+            and (counts.shape, counts.dtype) == ((_NUM_COUNTS,), torch.int64)
+            and (accuracy.shape, accuracy.dtype) == ((3,), torch.float64)
             and count > 0
-            and not counts[1]
+            and not counts[_SKIPPED]
             and bool(((counts >= 0) & (counts <= count)).all())
             and all(bool(x.isfinite().all()) for part in self.moments for x in part)
             and all(bool((part.squares >= 0).all()) for part in self.moments)
@@ -101,9 +110,11 @@ class Reference:
                 for flat, part in zip(self.without_positions, self.moments, strict=True)
             )
             and (
-                bool((accuracy >= 0).all() and (accuracy[0] <= accuracy[1]) and accuracy[1] <= 1)
-                if self.num_classes > 0
-                else self.num_classes == 0 and bool(accuracy.isnan().all())
+                bool(accuracy[0] <= accuracy[1])
+                and all(0 <= x <= 1 for x in accuracy.tolist()[:2])
+                and not (accuracy[2] < 0 or accuracy[2] > 1)
+                if self.num_logits > 0
+                else self.num_logits == 0 and bool(accuracy.isnan().all())
             )
         )
 
@@ -117,7 +128,8 @@ def load_or_compute(
     network, its weights, its transform, the layers, the data (the data module's `fingerprint`;
     without one, nothing is cached), their batches and the libraries' versions. Both kinds of
     standardization follow from the same moments. If an image cannot be read, nothing is
-    cached: the next run may be able to read it.
+    cached: the next run may be able to read it. With the statistics, the file has a summary of the
+    layers' outputs for the first samples; where these are others now, all is computed again.
 
     Args:
         trainer: The run.
@@ -130,32 +142,72 @@ def load_or_compute(
             activation is NaN or infinite.
     """
     loader = getattr(datamodule, f"{split}_dataloader")()
-    path = None
+    num_classes = getattr(datamodule, "num_classes", 0)
+    path, arrays, x = None, None, torch.empty(0)
     if trainer.is_global_zero:  # the others need not read the data
-        fingerprint = getattr(datamodule, "fingerprint", None)
-        if (data := fingerprint(split) if fingerprint is not None else None) is not None:
-            versions = [version(name) for name in _LIBRARIES]
-            parts = (_REFERENCE_FORMAT, probe.identity, data, loader.sampler.batch_size, versions)
-            key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-            assert trainer.logger is not None
-            save_dir = trainer.logger.save_dir or trainer.default_root_dir
-            path = Path(save_dir, "reference", f"{key}.npz")
-    arrays = trainer.strategy.broadcast(load(path, len(probe.layers)) if path else None)
+        determining = (num_classes, loader.sampler.batch_size)
+        path = _find_path(trainer, probe, datamodule, split, determining)
+    if path is not None:
+        x = first_samples(loader).to(trainer.strategy.root_device)
+        arrays = load(path, len(probe.layers))
+        if arrays is not None and not probe.recognizes(x, _signs(arrays)):
+            rank_zero_warn(
+                f"reference: {path} has statistics of a network with other outputs; they are"
+                " computed again"
+            )
+            arrays = None
+    arrays = trainer.strategy.broadcast(arrays)
     if arrays is not None:
         return Reference.unpack(arrays)
-    reference = _compute(trainer, probe, loader, split)
-    if path is not None and not reference.counts[1]:
-        save(path, reference)
+    reference = _compute(trainer, probe, loader, split, num_classes)
+    if path is not None and not reference.counts[_SKIPPED]:
+        save(path, reference, probe.sign(x))
     return reference
 
 
-def save(path: Path, reference: Reference) -> None:
+def _find_path(
+    trainer: Trainer,
+    probe: Probe,
+    datamodule: LightningDataModule,
+    split: str,
+    determining: tuple[int, int],
+) -> Path | None:
+    """Return the file that caches statistics; None if the contents of the data are unknown.
+
+    `determining` are the numbers of classes and of samples in a batch.
+    """
+    fingerprint = getattr(datamodule, "fingerprint", None)
+    data = fingerprint(split) if fingerprint is not None else None
+    if data is None:
+        return None
+    versions = [version(name) for name in _LIBRARIES]
+    parts = (_REFERENCE_FORMAT, probe.identity, data, *determining, versions)
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+    assert trainer.logger is not None
+    return Path(trainer.logger.save_dir or trainer.default_root_dir, "reference", f"{key}.npz")
+
+
+def _signs(arrays: Mapping[str, Any]) -> list[Tensor]:
+    """Return the summaries of the layers' outputs; none for those that are damaged."""
+    num = sum(name.startswith(_SIGN) for name in arrays)
+    signs = [arrays.get(f"{_SIGN}{k}") for k in range(num)]
+    valid = all(sign is not None and (sign.dtype, sign.ndim) == ("float64", 1) for sign in signs)
+    return [torch.from_numpy(sign) for sign in signs] if valid else []
+
+
+def save(path: Path, reference: Reference, signs: Sequence[Tensor] = ()) -> None:
     """Cache statistics, with the digest of their arrays.
+
+    Args:
+        path: The file.
+        reference: The statistics.
+        signs: A summary of each layer's output for the first samples; see `Probe.sign`.
 
     Raises:
         OSError: The file cannot be written.
     """
     arrays = reference.pack()
+    arrays |= {f"{_SIGN}{k}": sign.numpy() for k, sign in enumerate(signs)}
     write_samples(str(path.parent), path.stem, {**arrays, _DIGEST: _hash(arrays)})
 
 
@@ -175,7 +227,8 @@ def load(path: Path, num_layers: int) -> dict[str, Any] | None:
             arrays = dict(cached)
         digest = arrays.pop(_DIGEST)
         found = Reference.unpack(arrays)
-        fits = arrays.keys() == found.pack().keys() and len(found.moments) == num_layers
+        names = {name for name in arrays if not name.startswith(_SIGN)}
+        fits = names == found.pack().keys() and len(found.moments) == num_layers
         valid = np.array_equal(digest, _hash(arrays)) and fits and found.is_plausible()
     except Exception:  # numpy raises almost any error on a damaged file, which is recomputed
         return None
@@ -200,19 +253,22 @@ def _reject(layer: str, output: Tensor, index: Tensor, split: str) -> NoReturn:
     )
 
 
-def _compute(trainer: Trainer, probe: Probe, loader: Any, split: str) -> Reference:
+def _compute(
+    trainer: Trainer, probe: Probe, loader: Any, split: str, num_classes: int
+) -> Reference:
     """Evaluate the network on every batch, each process on its own; merge the processes."""
     device = trainer.strategy.root_device
     trees = {name: MomentTree() for name in probe.layers}
-    # Whether each layer has no positions, then the number of classes.
+    # Whether each layer has no positions, then the number of logits.
     shapes = torch.zeros(len(probe.layers) + 1, dtype=torch.int64, device=device)
-    # As `Reference.counts`, then the samples with a class, top-1 hits, top-5 hits.
-    counts = torch.zeros(7, dtype=torch.int64, device=device)
+    # As `Reference.counts`, then top-1 hits, top-5 hits.
+    counts = torch.zeros(_NUM_COUNTS + 2, dtype=torch.int64, device=device)
+    predictions = empty_counts(0, 0, device)
     for batch_index, raw in zip(loader.sampler.indices, loader, strict=True):
         batch = trainer.strategy.batch_to_device(raw, dataloader_idx=0)
         label = batch["label"]
         counts[0] += len(label)
-        counts[1:4] += batch.get("image_counts", 0)
+        counts[_SKIPPED:_NUM_COUNTS] += batch.get("image_counts", 0)
         if len(label):
             index = batch["index"]
 
@@ -231,7 +287,12 @@ def _compute(trainer: Trainer, probe: Probe, loader: Any, split: str) -> Referen
                 known = label >= 0
                 best = logits.topk(min(_TOP, logits.shape[1])).indices
                 hits = (best == label[:, None])[known]
-                counts[4:] += torch.stack((known.sum(), hits[:, 0].sum(), hits.sum()))
+                counts[1] += known.sum()
+                counts[_NUM_COUNTS:] += torch.stack((hits[:, 0].sum(), hits.sum()))
+                if not predictions.shape[1]:
+                    predictions = empty_counts(logits.shape[1], num_classes, device)
+                if predictions.shape[1]:
+                    count_predictions(predictions, best[:, 0], label, index)
     total = trainer.strategy.reduce(counts, reduce_op="sum")
     if trainer.world_size > 1:
         # A process that could read none of its images has zeros here.
@@ -242,9 +303,14 @@ def _compute(trainer: Trainer, probe: Probe, loader: Any, split: str) -> Referen
         }
     if not total[0]:
         raise InputError("data: none of the reference images can be read; check the files")
-    accuracy = total[5:].double() / total[4]
-    *flat, num_classes = shapes.tolist()
+    *flat, num_logits = shapes.tolist()
+    if not predictions.shape[1]:  # a process may have had no sample
+        predictions = empty_counts(num_logits, num_classes, device)
+    predictions = trainer.strategy.reduce(predictions, reduce_op="sum")
+    permuted = permuted_accuracy(predictions)
+    accuracy = torch.tensor([*(total[_NUM_COUNTS:].double() / total[1]), permuted]).double()
     if math.isnan(float(accuracy[0])):
-        num_classes = 0
+        num_logits = 0
     moments = [tree.compute() for tree in trees.values()]
-    return Reference(moments, list(map(bool, flat)), total[:4], accuracy, num_classes)
+    counts = total[:_NUM_COUNTS]
+    return Reference(moments, list(map(bool, flat)), counts, accuracy, num_logits)

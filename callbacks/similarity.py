@@ -1,5 +1,6 @@
 """Similarity of a network's activations before and after forward-backward."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -11,16 +12,22 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from lit_hier.callbacks.agreement import (
+    accuracy_holds,
+    describe_numbers,
+    describe_permutation,
+)
 from lit_hier.callbacks.axes import Against, Floats
 from lit_hier.callbacks.curves import Columns, Line, Results, transpose
 from lit_hier.callbacks.networks import NetworkAnalysis
 from lit_hier.callbacks.reference import Reference, load_or_compute
-from lit_hier.diffusion import ForwardBackward
+from lit_hier.diffusion import IMAGE_COUNTS, ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.figures import Panel
 from lit_hier.metrics import SimilarityTo, Standardization, StandardizationKind, summarize
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.nn import Probe
+from lit_hier.nn.self_check import Checked
 
 
 class ActivationSimilarity(NetworkAnalysis):
@@ -41,13 +48,14 @@ class ActivationSimilarity(NetworkAnalysis):
       sem, count.
     - `similarity.npz` with the arrays `similarity` (time, curve, index), `time`, `curve`, `index`,
       `source`.
-    - `similarity_reference.csv` with columns split, count, skipped, converted, enlarged, top1,
-      top5 (NaN if the network is not a classifier, or the data have no classes),
-      constant_channels.
+    - `similarity_reference.csv` with columns split, count, skipped, converted, enlarged, constant,
+      rotated, top1, top5 (NaN if the network is not a classifier, the data have no classes, or
+      these are named and more or fewer than the logits), constant_channels.
 
     Logs to TensorBoard the curves `similarity/mode` and `similarity/mean` and, for a classifier,
     the scalars `reference/accuracy` and `reference/top5`: a check that weights and data belong
-    together.
+    together. Warns of another number of logits than classes, and where a permutation of the
+    classes makes the accuracy far higher.
 
     Args:
         network: A network that maps `x` of the data module's batches to logits (B, classes), or to
@@ -58,6 +66,8 @@ class ActivationSimilarity(NetworkAnalysis):
         standardization: `paper` or `released`, see `lit_hier.metrics.StandardizationKind`.
         against: The x axis, see `CurveAnalysis`.
         name: Replaces `similarity` in files and tags: for several networks in one run.
+        channels_last: Whether channels are on the last axis of the layers' outputs (true) or on
+            axis 1 (false); by default that is found out, layer by layer.
 
     Raises:
         InputError: A pattern matches no layer; during the run, `x` does not fit the network, or an
@@ -77,9 +87,10 @@ class ActivationSimilarity(NetworkAnalysis):
         standardization: StandardizationKind = "paper",
         against: Against = "time",
         name: str = "similarity",
+        channels_last: bool | None = None,
     ) -> None:
         super().__init__(network, against, name)
-        self.probe = Probe(network, layers)
+        self.probe = Probe(network, layers, channels_last)
         self.reference = reference
         self.standardization = standardization
         self.standardizations: dict[str, Standardization] = {}
@@ -91,6 +102,24 @@ class ActivationSimilarity(NetworkAnalysis):
             Line(name, {"layer": name, "layer_index": k}, k, k, source_indices)
             for k, name in enumerate(self.probe.layers)
         ]
+
+    def check(self, x: Tensor) -> list[Checked]:
+        """Prove that the layers can be measured, and find their axes."""
+        return self.probe.check(x)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Reject runs, and find the layers' axes, as the base class does."""
+        super().setup(trainer, pl_module, stage)
+        self.probe.checked = self.checked
+        if stage == "predict" and len(shape := self.checked[-1].shape) == 2:
+            line = describe_numbers(shape[1], *self._classes())
+            if line:
+                rank_zero_warn(line)
+
+    def _classes(self) -> tuple[int, list[str]]:
+        """Return the number of the data's classes, 0 if unknown, and their names, if any."""
+        names = getattr(self.datamodule, "classes", None) or ()
+        return getattr(self.datamodule, "num_classes", 0), list(map(str, names))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute or load the statistics of the reference set."""
@@ -106,24 +135,27 @@ class ActivationSimilarity(NetworkAnalysis):
         self._report(trainer, reference)
 
     def _report(self, trainer: Trainer, reference: Reference) -> None:
-        """Report the accuracy on the reference set; warn if it is close to chance."""
-        count, skipped, converted, enlarged = reference.counts.tolist()
-        top1, top5 = reference.accuracy.tolist()
+        """Report the accuracy on the reference set; warn if it does not hold, or is chance."""
+        count, num_labeled, *image_counts = reference.counts.tolist()
+        top1, top5, permuted = reference.accuracy.tolist()
+        num_logits = reference.num_logits
+        if num_logits and (line := describe_permutation(num_labeled, top1, permuted)):
+            rank_zero_warn(line)
+        if not accuracy_holds(num_logits, *self._classes()):
+            top1 = top5 = math.nan
         constant = sum(layer.num_constant for layer in self.standardizations.values())
         self._reference_columns = {
             "split": [self.reference],
             "count": [count],
-            "skipped": [skipped],
-            "converted": [converted],
-            "enlarged": [enlarged],
+            **{name: [number] for name, number in zip(IMAGE_COUNTS, image_counts, strict=True)},
             "top1": [top1],
             "top5": [top5],
             "constant_channels": [constant],
         }
         accuracy = ""
-        if num_classes := reference.num_classes:
+        if not math.isnan(top1):
             accuracy = f", top-1 accuracy {top1:.2%}, top-5 accuracy {top5:.2%}"
-            if top1 < min(2 / num_classes, (1 + 1 / num_classes) / 2):
+            if top1 < min(2 / num_logits, (1 + 1 / num_logits) / 2):
                 rank_zero_warn(
                     f"reference/accuracy is {top1:.2%}, close to chance: do the weights belong to"
                     " these data and their classes?"

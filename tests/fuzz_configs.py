@@ -202,12 +202,19 @@ def create_inputs(folder: Path) -> None:
         shutil.rmtree(path)
 
 
-def write(tree: Any, path: Path) -> None:
-    """Write a config as YAML, or as JSON where YAML cannot represent it."""
+def dump(tree: Any) -> str:
+    """Return plain values as YAML, or as JSON where YAML cannot represent them."""
     try:
-        path.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+        text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+        text.encode()
     except (yaml.YAMLError, UnicodeEncodeError, ValueError, RecursionError):
-        path.write_text(json.dumps(tree, skipkeys=True))
+        text = json.dumps(tree, skipkeys=True)
+    return text
+
+
+def write(tree: Any, path: Path) -> None:
+    """Write a config, however odd."""
+    path.write_text(dump(tree))
 
 
 # Each list has nine aliases of the one before: nine to the ninth values in total.
@@ -234,7 +241,7 @@ SYNTAX: tuple[Callable[[random.Random, str], str], ...] = (
     lambda rng, text: "%YAML 9.9\n---\n" + text,
     lambda rng, text: text.replace("0", "0" * 5000 + "1", 1),
     lambda rng, text: text.replace(": ", f": {rng.choice('!|>&*%@`?-[]{}')}", 3),
-    lambda rng, text: text + f"x: {yaml.safe_dump(deep(rng))}",
+    lambda rng, text: text + f"x: {dump(deep(rng))}",
     lambda rng, text: text + f"model: {{init_args: {{times: {json.dumps([0.5] * 8000)}}}}}\n",
     lambda rng, text: text + f"data: {{init_args: {{x: {json.dumps(laughs(3))}}}}}\n",
     lambda rng, text: text + f"seed_everything: {json.dumps(str(huge(rng)))[:10**5]}\n",
@@ -388,6 +395,8 @@ def configs(source: Path) -> Use:
             arguments += [_argument(rng, tree) for _ in range(rng.choice((1, 1, 2)))]
         arguments.append("--trainer.enable_progress_bar=false")
         length = rng.choice((0, RUNNING)) if trial.hostile else RUNNING
+        # From the data set's own address, where the config asks for a download.
+        trial.may_connect = any("download: true" in yaml.safe_dump(trees[name]) for name in names)
         with trial.program():
             command(arguments, folder, length)
 

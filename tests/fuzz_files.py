@@ -218,7 +218,7 @@ def _change_reference(rng: random.Random, found: Any) -> Any:
     """Return statistics that no reference set has."""
     values = {
         "moments": found.moments, "without_positions": found.without_positions,
-        "counts": found.counts, "accuracy": found.accuracy, "num_classes": found.num_classes,
+        "counts": found.counts, "accuracy": found.accuracy, "num_logits": found.num_logits,
     }  # fmt: skip
     first = found.moments[0]
     odd = [
@@ -233,7 +233,7 @@ def _change_reference(rng: random.Random, found: Any) -> Any:
         {"counts": -found.counts - 1},
         {"accuracy": found.accuracy + 2},
         {"accuracy": found.accuracy - 3},
-        {"num_classes": -4},
+        {"num_logits": -4},
     ))  # fmt: skip
     return type(found)(**values)
 

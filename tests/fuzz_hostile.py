@@ -35,7 +35,7 @@ def path_outside(rng: random.Random, trial: Trial, places: Sequence[str] = ()) -
     return rng.choice((
         str(target), relative, f"./logs/../{relative}", f"logs/../../run/{relative}",
         relative.replace("/", "\\"), f"//{target}", f"{target}/", f"{target}/.",
-        "~/precious", "~/precious/a.ckpt", "~/weights.ckpt", "$HOME/precious", "..", "../..", "/",
+        "~/precious", "~/precious/a.ckpt", "~/weights.ckpt", "$HOME/precious", "..", "../..",
         f"{target}\0.ckpt", f"{relative}\n", "x" * LENGTH, f"../{'y/' * LENGTH}", "", ".", " ",
         "C:\\outside\\weights.ckpt", "\\\\host\\share\\x.ckpt", "-rf", "*", f"{target}*",
     ))  # fmt: skip

@@ -181,7 +181,9 @@ class _Watch:
     def _note(self, event: str, args: tuple[Any, ...]) -> None:
         if event == "open":
             if args[2] and args[2] & _WRITING:
-                self._touch(event, args[0])
+                # Neither follows a link.
+                own = args[2] & (os.O_EXCL | os.O_NOFOLLOW)
+                self._touch("create" if own else event, args[0])
         elif event in _CHANGING:
             for position in _CHANGING[event]:
                 self._touch(event, args[position])
@@ -218,9 +220,12 @@ class _Watch:
         exists = "\0" not in name and os.path.lexists(place)
         if event == "os.mkdir" and exists:
             return  # changes nothing
-        if event not in ("open", "os.mkdir", "os.symlink") and not exists and event != "os.rename":
+        if event == "create" and exists and os.path.islink(place):
+            return  # fails
+        new = ("open", "create", "os.mkdir", "os.symlink", "os.rename")
+        if event not in new and not exists:
             return
-        if any(f"{place}/".startswith(f"{target}/") for target in self.trial.targets):
+        if any(target in (Path(place), *Path(place).parents) for target in self.trial.targets):
             return  # what was there before is compared
         self.touched.append(f"{event} {place[-200:]}")
 

@@ -76,7 +76,8 @@ def change_state(
         if way != "unexpected":
             del state[name]
         if way != "missing":
-            state[rng.choice((f"{name}_", "..", "", "x" * 5000, f"x.{name}"))] = value
+            other = value.clone() if isinstance(value, torch.Tensor) else value
+            state[rng.choice((f"{name}_", "..", "", "x" * 5000, f"x.{name}"))] = other
         return state
     if isinstance(value, torch.Tensor):
         state[name] = rng.choice([x for x in tensors(value) if allowed(x)])

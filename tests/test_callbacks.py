@@ -152,7 +152,9 @@ class Breaks(HierarchicalCNN):
 
 def test_a_failed_run_leaves_no_hooks_and_no_tables(tmp_path: Path) -> None:
     net = Breaks(6, 6, 2, 3, width=10)
-    with pytest.raises(RuntimeError, match="forward failed"):
+    with pytest.raises(
+        InputError, match=r"^network: Breaks does not take x of .*: forward failed$"
+    ):
         predict(tmp_path, Reconstruction(), ActivationSimilarity(net, ["layers.*"]))
     assert net.passes == 22
     assert not any(module._forward_hooks for module in net.modules())

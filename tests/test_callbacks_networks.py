@@ -35,6 +35,7 @@ def similarity(net: nn.Module | None = None, **kwargs: Any) -> ActivationSimilar
     return ActivationSimilarity(net or Net(), **({"layers": ["0", "1", "3"]} | kwargs))
 
 
+@pytest.mark.slow
 def test_statistics_are_computed_once_and_again_after_any_change(
     pipeline: str, tmp_path: Path
 ) -> None:
@@ -158,30 +159,6 @@ def test_channels_of_tokens_come_last() -> None:
     assert not logits.requires_grad
 
 
-@pytest.mark.parametrize(
-    ("shape", "otherwise", "shown"),
-    [
-        ((3, 6, 4, 4), True, (3, 6, 4, 4)),
-        ((3, 4, 4, 6), False, (3, 6, 4, 4)),
-        ((3, 4, 4, 4), False, (3, 4, 4, 4)),
-        ((3, 5, 7, 6), True, (3, 6, 5, 7)),
-        ((3, 5, 7, 6), False, (3, 5, 7, 6)),
-    ],
-)
-def test_the_unequal_axis_of_square_images_holds_the_channels(
-    shape: tuple[int, ...], otherwise: bool, shown: tuple[int, ...]
-) -> None:
-    given = torch.randn(shape)
-    network = nn.Sequential(nn.Identity(), nn.Flatten())
-    network[0].register_forward_hook(lambda *args: given)
-    network.channels_last_layers = otherwise  # type: ignore[assignment]
-    outputs = []
-    Probe(network, ["0"])(torch.zeros(3, 1, 8, 8), lambda name, output: outputs.append(output))
-    assert outputs[0].shape == shown
-    last = shape != shown or (shape[1] == shape[2] == shape[3] and otherwise)
-    assert torch.equal(outputs[0], given.movedim(-1, 1) if last else given)
-
-
 def test_layers_of_a_wrapped_network_keep_their_names() -> None:
     outer = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(64, 4)))
     with pytest.raises(InputError, match=r"^layers: Sequential has no default layers; give p"):
@@ -191,7 +168,7 @@ def test_layers_of_a_wrapped_network_keep_their_names() -> None:
     assert Probe(outer, ["0"]).layers == ["0"]
     assert Probe(outer, ["0"]).identity != Probe(outer[1], ["0"]).identity
     with pytest.raises(
-        InputError, match=r"^network: Sequential does not take x of shape \(2, 3\)"
+        InputError, match=r"^network: Sequential does not take x of shape \(3, 3\)"
     ):
         Probe(outer, ["0"])(torch.zeros(2, 3), print)
 
@@ -287,8 +264,8 @@ def test_a_deep_hierarchy_takes_little_time_and_memory(tmp_path: Path) -> None:
 
 def cached() -> Reference:
     parts = [Moments(*(torch.tensor(x).double() for x in (8.0, [1.0, 2.0], [3.0, 4.0])))] * 2
-    accuracy = torch.tensor([0.5, 1.0]).double()
-    return Reference(parts, [False, False], torch.tensor([4, 0, 1, 0]), accuracy, 3)
+    accuracy = torch.tensor([0.5, 1.0, 0.5]).double()
+    return Reference(parts, [False, False], torch.tensor([4, 4, 0, 1, 0, 0, 0]), accuracy, 3)
 
 
 def test_cached_statistics_of_which_an_array_changed_are_recomputed(tmp_path: Path) -> None:
@@ -312,15 +289,15 @@ def test_cached_statistics_of_which_an_array_changed_are_recomputed(tmp_path: Pa
 @pytest.mark.parametrize(
     "changed",
     [
-        {"counts": torch.tensor([4, 1, 0, 0])},
-        {"counts": torch.tensor([4, 0, 0, -1])},
-        {"counts": torch.tensor([3, 0, 0, 0])},
-        {"counts": torch.tensor([0, 0, 0, 0])},
-        {"accuracy": torch.tensor([0.5, 1.1]).double()},
-        {"accuracy": torch.tensor([0.9, 0.5]).double()},
-        {"accuracy": torch.tensor([torch.nan, torch.nan]).double()},
-        {"num_classes": 0},
-        {"num_classes": -1},
+        {"counts": torch.tensor([4, 4, 1, 0, 0, 0, 0])},
+        {"counts": torch.tensor([4, 4, 0, 0, -1, 0, 0])},
+        {"counts": torch.tensor([3, 3, 0, 0, 0, 0, 0])},
+        {"counts": torch.tensor([0, 0, 0, 0, 0, 0, 0])},
+        {"accuracy": torch.tensor([0.5, 1.1, 0.5]).double()},
+        {"accuracy": torch.tensor([0.9, 0.5, 0.9]).double()},
+        {"accuracy": torch.tensor([torch.nan, torch.nan, torch.nan]).double()},
+        {"num_logits": 0},
+        {"num_logits": -1},
         {"without_positions": [True, False]},
         *({"moments": [Moments(*(torch.tensor(x).double() for x in part))] * 2} for part in (
             (8.0, [torch.nan, 1.0], [1.0, 1.0]), (8.0, [1.0, 1.0], [-1.0, 1.0]),
@@ -446,5 +423,72 @@ def test_networks_that_are_not_classifiers_are_rejected(pipeline: str, tmp_path:
     tree = tmp_path / "tree.txt"
     tree.write_text("".join(f"root {k}\n" for k in range(10)))
     few = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
-    with pytest.raises(InputError, match=r"^network: it has 4 classes, but the data have 10;"):
+    with pytest.raises(
+        InputError, match=r"^network: it has 4 logits, but the hierarchy is over the 10 classes"
+    ):
         predict(tmp_path, sampler(pipeline, None), [ClassKept(few, str(tree))])
+
+
+class Changing(Net):
+    """A network that changes its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.sub_(0.3).mul_(2.0))
+
+
+def test_a_network_that_changes_its_input_changes_no_one_elses(
+    pipeline: str, tmp_path: Path
+) -> None:
+    names = {"alone": Net(), "changing": Changing(1), "after": Net()}
+    callbacks: list[Any] = [similarity(net, name=name) for name, net in names.items()]
+    callbacks.insert(1, ClassKept(Changing(1)))
+    folder = predict(tmp_path, sampler(pipeline, None, times=[0, 2]), callbacks, num_predict=3)
+    assert (folder / "alone.csv").read_bytes() == (folder / "after.csv").read_bytes()
+
+
+class Hidden(Net):
+    """A network whose output depends on a number that no digest can find."""
+
+    gain = 1.0
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        type(self).gain = gain
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = super().forward(x * type(self).gain)
+        return logits
+
+
+def test_statistics_of_a_network_with_other_outputs_are_not_reused(
+    pipeline: str, tmp_path: Path
+) -> None:
+    def run(net: Hidden) -> float:
+        model = sampler(pipeline, None, times=[0, 2])
+        folder = predict(tmp_path, model, [similarity(net)], num_predict=3)
+        return float(rows(folder / "similarity_reference.csv")[0]["top1"])
+
+    with patch.object(Probe, "identity", "the same"):
+        accuracy = run(Hidden(1.0))
+        with pytest.warns(UserWarning, match="a network with other outputs; they are computed"):
+            assert run(Hidden(-1.0)) != accuracy
+
+
+class Dropping(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(x, 0.1)
+
+
+def test_networks_are_refused_before_the_run(pipeline: str, tmp_path: Path) -> None:
+    """The last of several, before the reference set of the first, without any file."""
+    broken = nn.Sequential(nn.Flatten(), Dropping(), nn.Linear(64, 10))
+    first = similarity()
+    for callback in (ClassKept(broken), ActivationSimilarity(broken, ["1"], name="second")):
+        with (
+            patch.object(reference, "_compute", side_effect=AssertionError),
+            patch.object(DDPMSampler, "sample", side_effect=AssertionError),
+            pytest.raises(InputError, match="between two evaluations of one batch"),
+        ):
+            predict(tmp_path, sampler(pipeline, None), [first, callback])
+    assert not list(tmp_path.rglob("*.csv"))
+    assert not list(tmp_path.rglob("reference"))

@@ -163,6 +163,7 @@ def test_heavy_libraries_are_imported_only_where_they_are_used() -> None:
     assert done.stdout.strip() == b"set()"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
 def test_freed_memory_is_retained_for_the_next_batch() -> None:
     program = (
@@ -336,6 +337,33 @@ def test_an_invalid_config_ends_in_one_line(
             "trainer.overfit_batches: leave",
         ),
         (
+            ["fit", "-c", CLASSIFIER, "--trainer.barebones=true"],
+            "trainer.barebones is true, which turns off the logger",
+        ),
+        (
+            ["predict", "-c", FIG5, "--trainer.fast_dev_run=2"],
+            "trainer.fast_dev_run is 2, .* give trainer.limit_predict_batches=1 instead",
+        ),
+        (
+            ["predict", "-c", FIG5, "--trainer.precision=transformer-engine"],
+            "trainer: a package is missing: Requirement 'transformer_engine",
+        ),
+        (
+            ["predict", "-c", FIG5, "--trainer.callbacks+=RichProgressBar"],
+            "RichProgressBar: a package is missing: .* requires `rich`",
+        ),
+        *(
+            (
+                ["predict", "-c", FIG5, f"--trainer.strategy={name}"],
+                f"trainer.strategy: processes that are started by {name[4:]} cannot run a config",
+            )
+            for name in ("ddp_spawn", "ddp_notebook")
+        ),
+        (
+            ["predict", "-c", FIG5, "--trainer.limit_predict_batches=true"],
+            "trainer.limit_predict_batches: give int or float or null, but it is true$",
+        ),
+        (
             [
                 "predict",
                 "-c",
@@ -356,6 +384,42 @@ def test_invalid_arguments_end_in_one_line(
     assert_one_line(capsys.readouterr().err, message)
 
 
+@pytest.mark.parametrize(
+    ("command", "config", "message"),
+    [
+        ("predict", "demo", "weights: there is no .*classifier.ckpt yet; run `lit-hier fit -c .*"
+         "/demo_classifier.yaml` first"),
+        ("predict", "digits", "pretrained: .* `lit-hier fit -c .*/digits_ddpm.yaml` first"),
+        ("predict", "digits_bands", "samples: .* `lit-hier predict -c .*/digits.yaml` first"),
+        ("test", "demo_classifier", "ckpt_path: .* `lit-hier fit -c .*/demo_classifier.yaml` f"),
+    ],
+)  # fmt: skip
+def test_a_missing_product_names_the_command_that_makes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, config: str, message: str
+) -> None:
+    file = f"{ROOT}/configs/{config}.yaml"
+    product = ["--ckpt_path=logs/demo_classifier/weights/classifier.ckpt"] * (command == "test")
+    with inside(tmp_path), pytest.raises(SystemExit):
+        lit_hier(command, "-c", file, *product)
+    assert_one_line(capsys.readouterr().err, message)
+
+
+def test_products_of_ones_own_configs_are_found_beside_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that only read the path, are damaged or are not files do not count."""
+    needs = Path(DEMO).read_text().replace("logs/demo_classifier", "mine")
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text(needs)
+    (tmp_path / "aa.yaml").write_text("{")
+    (tmp_path / "ab.yaml").mkdir()
+    makes = Path(CLASSIFIER).read_text().replace("logs/demo_classifier", "mine")
+    (tmp_path / "own.yml").write_text(makes)
+    with inside(tmp_path), pytest.raises(SystemExit):
+        lit_hier("predict", "-c", "b.yaml")
+    assert_one_line(capsys.readouterr().err, "`lit-hier fit -c own.yml` first$")
+
+
 def test_a_checkpoint_of_another_network_is_rejected_in_one_line(
     demo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -364,7 +428,8 @@ def test_a_checkpoint_of_another_network_is_rejected_in_one_line(
         lit_hier("test", "-c", CLASSIFIER, checkpoint, "--model.init_args.width=64")
     assert end.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("lit-hier: error: ckpt_path: the weights belong to another model")
+    start = "lit-hier: error: ckpt_path: the weights belong to another model: "
+    assert re.fullmatch(rf"{re.escape(start)}\S+ (is missing|is unexpected|has shape .*)", last)
 
 
 @pytest.mark.parametrize(

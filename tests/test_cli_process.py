@@ -1,6 +1,7 @@
 """The process that a command runs in: the caller's for `main`, the command's own for `run`."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -8,8 +9,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +21,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import ROOT, inside
+from conftest import ROOT, inside, run_in
 from jsonargparse import ArgumentParser
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -189,6 +192,76 @@ def test_sigterm_interrupts_a_prediction() -> None:
     assert trainer.interrupted
 
 
+def test_sigterm_interrupts_what_precedes_the_first_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Callbacks work there for minutes, as for the statistics of a reference set."""
+
+    def work(*_: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(lit_hier.callbacks.Reconstruction, "on_predict_start", work)
+    with pytest.raises(SystemExit) as end:
+        run_in(tmp_path, *SMALL)
+    assert end.value.code == 1
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+def swallow() -> None:
+    """Work on, whatever is raised."""
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(60)
+
+
+def compute() -> None:
+    """Call a library that does not return soon."""
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("work", [swallow, compute])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_busy_process_ends_after_the_grace_time(
+    work: Callable[[], None], number: signal.Signals
+) -> None:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.dup2(writer, 2)
+        sys.stderr = os.fdopen(2, "w")
+        signal.signal(number, signal.default_int_handler)
+        process._Watch.start(0.1)
+        os.write(writer, b"ready")
+        work()
+    os.close(writer)
+    assert os.read(reader, 5) == b"ready"
+    time.sleep(0.05)
+    os.kill(child, number)
+    begun = time.monotonic()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + number
+    assert time.monotonic() - begun < 30
+    with os.fdopen(reader) as file:
+        assert file.read().startswith(f"lit-hier: ended 0 seconds after {number.name}, as the run")
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_does_not_end_its_parent() -> None:
+    """A data loader's process has handlers of its own, and is ended by SIGTERM."""
+    with process.preserved():
+        process._Watch.start(0.0)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+            os._exit(0)
+        os.waitpid(child, 0)
+        time.sleep(0.2)
+
+
 def test_processes_wait_for_each_other_beyond_the_limit() -> None:
     """Of `wait_limit`, which ends a run by itself."""
     before = dict(StrategyRegistry)
@@ -197,7 +270,7 @@ def test_processes_wait_for_each_other_beyond_the_limit() -> None:
     timeout = command._get_timeout(720)
     assert timeout == timedelta(hours=721)
     assert command._get_timeout(1e300) == timedelta(hours=24 * 365 + 1)
-    with command._long_timeouts(True, timeout):
+    with command._long_timeouts(timeout):
         for name in names:
             assert StrategyRegistry[name]["init_params"]["timeout"] == timeout
         assert isinstance(StrategyRegistry.get("ddp"), DDPStrategy)
@@ -229,6 +302,7 @@ def test_a_timeout_of_torch_that_is_given_stays(
     assert found == [timedelta(hours=hours)]
 
 
+@pytest.mark.slow
 def test_a_caller_may_have_set_tf32_by_its_newer_names() -> None:
     program = (
         "import torch; from lit_hier.cli import process;"

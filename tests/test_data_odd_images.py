@@ -63,6 +63,12 @@ def see_through() -> bytes:
     return save(image, "PNG", transparency=bytes(range(256)))
 
 
+def sideways() -> bytes:
+    data = Image.Exif()
+    data[0x0112] = 6
+    return save(picture(), "JPEG", exif=data)
+
+
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\nshowpage\n%%EOF\n"
 INPUTS = {
     "truncated.jpg": (JPEG[: len(JPEG) // 2], "skipped"),
@@ -77,10 +83,8 @@ INPUTS = {
     "bomb.png": (png(60_000, 60_000), "skipped"),
     "strip.pgm": (b"P5 3000000 1 255\n" + bytes(3_000_000), "skipped"),
     "channels.tif": (tiff(5), "skipped"),
-    "float.tif": (save(Image.new("F", (20, 20), 0.5), "TIFF"), "skipped"),
-    "long.tif": (save(Image.new("I", (20, 20), 70_000), "TIFF"), "skipped"),
-    "lab.tif": (save(Image.new("LAB", (20, 20)).copy(), "TIFF"), "converted"),
-    "one.png": (save(picture(1, 1, 3), "PNG"), "enlarged"),
+    "lab.tif": (save(Image.new("LAB", (20, 20)).copy(), "TIFF"), "converted constant"),
+    "one.png": (save(picture(1, 1, 3), "PNG"), "enlarged constant"),
     "low.jpg": (save(picture(7, 300, 3), "JPEG"), "enlarged"),
     "gray.jpg": (save(picture(20, 20), "JPEG"), "converted"),
     "cmyk.jpg": (save(picture().convert("CMYK"), "JPEG"), "converted"),
@@ -88,9 +92,10 @@ INPUTS = {
     "palette.png": (see_through(), "converted"),
     "bits.png": (save(picture().convert("1"), "PNG"), "converted"),
     "deep.png": (save(Image.fromarray(noise(20, 20).astype(np.uint16) << 8), "PNG"), "converted"),
-    "animated.gif": (animation(), "converted"),
+    "animated.gif": (animation(), "converted constant"),
     "both.png": (save(picture(4, 4), "PNG"), "converted enlarged"),
     "exif.jpg": (exif(JPEG), ""),
+    "sideways.jpg": (sideways(), "rotated"),
     "wrongly_named.png": (JPEG, ""),
     "CAPITALS.JPEG": (JPEG, ""),
     "two_pictures.tiff": (save(picture(), "TIFF", save_all=True, append_images=[picture()]), ""),
@@ -120,6 +125,9 @@ def test_unusual_images_are_converted_or_skipped_and_counted(
         assert len(lines) == 1
         assert lines[0].startswith(f"data: skipped {tmp_path}/in/{name}: ")
         assert len(lines[0]) > len(f"data: skipped {tmp_path}/in/{name}: ")
+    elif "constant" in outcome or "rotated" in outcome:
+        (line,) = lines
+        assert line.startswith(f"data: {tmp_path}/in/{name}: ")
     else:
         assert lines == []
     assert capfd.readouterr() == ("", "")
@@ -143,7 +151,7 @@ def test_a_broken_link_and_a_deleted_file_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "c.png").unlink()
     batch = batch_of(files)
     assert batch["index"].tolist() == [1]
-    assert batch["image_counts"].tolist() == [2, 0, 0]
+    assert batch["image_counts"].tolist() == [2, 0, 0, 0, 0]
 
 
 def test_large_images_are_read_without_warnings(
@@ -166,8 +174,8 @@ def test_a_batch_without_readable_images_is_empty(tmp_path: Path, num_workers: i
     assert first["x"].shape == (0, 1, 8, 8)
     assert first["x"].dtype == torch.float32
     assert (len(first["label"]), len(first["index"])) == (0, 0)
-    assert first["image_counts"].tolist() == [2, 0, 0]
-    assert last["image_counts"].tolist() == [1, 0, 0]
+    assert first["image_counts"].tolist() == [2, 0, 0, 0, 0]
+    assert last["image_counts"].tolist() == [1, 0, 0, 0, 0]
 
 
 @pytest.mark.filterwarnings("ignore:.*logging interval")

@@ -213,7 +213,7 @@ def gaussian_denoiser(process: ReverseProcess, variance: float) -> Denoise:
 
 
 @pytest.mark.parametrize(
-    "name", ["DDPM", "DDIM", "DPMSolverMultistep", "DEISMultistep", "UniPCMultistep", "SASolver"]
+    "name", ["DDPM", "DDIM", "DPMSolverMultistep", "DEISMultistep", "UniPCMultistep"]
 )
 def test_schedulers_sample_gaussian_data(name: str) -> None:
     kind = getattr(diffusers, f"{name}Scheduler")

@@ -320,3 +320,33 @@ def test_odd_values_in_a_batch_make_it_unfinished(tmp_path: Path, key: str, valu
     assert not store.finished(torch.arange(9, 12))
     with pytest.raises(DamagedSampleError):
         store.load(batch(x_start, [9, 10], [9, 10, 11]))
+
+
+def test_unfinished_files_of_a_killed_run_are_removed_by_the_next(tmp_path: Path) -> None:
+    """Until then nothing reads or counts them; other files and what links point to stay."""
+    folder, elsewhere = tmp_path / "samples", tmp_path / "elsewhere"
+    store, x_start, x_reversed = filled(folder)
+    left = [
+        folder / name
+        for name in (".manifest.json.abc_1234", "start/.00000004.png.abcdefgh",
+                     "k_0003/.00000009.png.00000000", "batches/.00000012.json.zzzzzzzz")
+    ]  # fmt: skip
+    kept = [
+        folder / name
+        for name in (".notes.abcdefgh", "start/.00000004.png.long-name", ".git/.00000004.png.x")
+    ]
+    elsewhere.mkdir()
+    (folder / ".git").mkdir()
+    (folder / "linked").symlink_to(elsewhere)
+    for path in (*left, *kept, elsewhere / ".00000004.png.abcdefgh"):
+        path.write_text("mine")
+    link = folder / "start/.00000005.png.abcdefgh"
+    link.symlink_to(elsewhere)
+    restored = SampleStore.open(folder)
+    assert not restored.finished(torch.arange(12, 13))
+    assert torch.equal(restored.load(batch(x_start, [4, 9])), x_reversed[:, [0, 5]])
+    SampleStore.lock(folder).release()
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in (*kept, elsewhere / ".00000004.png.abcdefgh"))
+    assert link.is_symlink()
+    assert SampleStore.create(folder, STEPS, 25, SETTINGS) == store

@@ -16,6 +16,7 @@ from lit_hier.data import DigitsDataModule
 from lit_hier.diffusion.pipelines import write_pipeline
 from lit_hier.errors import InputError
 from lit_hier.modules import DDPMTask
+from lit_hier.nn.trained import check_training_set
 from lit_hier.streams import Purpose
 
 NO_BAR = "--trainer.enable_progress_bar=false"
@@ -48,6 +49,30 @@ def test_splits_of_digits_are_disjoint() -> None:
     enlarged = next(iter(other.test_dataloader()))["x"]
     assert enlarged.shape[1:] == (1, 12, 12)
     assert enlarged.abs().max() <= 1
+
+
+def test_the_training_set_does_not_depend_on_how_few_digits_are_held_out() -> None:
+    """Before, fewer test images or images for prediction moved it."""
+    modules = [
+        DigitsDataModule(**numbers)
+        for numbers in ({}, {"num_predict": 23}, {"num_test": 100}, {"num_test": 1, "num_val": 50})
+    ]
+    for module in modules:
+        module.setup()
+    assert {module.training_set for module in modules} == {"1197 digits of 8 pixels, seed=0"}
+    trains: list[Any] = [module._splits["train"] for module in modules]
+    assert all(torch.equal(train.images, trains[0].images) for train in trains)
+    vals: list[Any] = [module._splits["val"] for module in modules]
+    assert torch.equal(vals[1].images, vals[0].images)
+    predicted: list[Any] = [module._splits["predict"] for module in modules]
+    assert torch.equal(predicted[1].images, predicted[0].images[:23])
+    more = DigitsDataModule(num_predict=300)
+    assert more.training_set == "1097 digits of 8 pixels, seed=0"
+    with pytest.raises(
+        InputError, match=r"^weights: [^\n]*: other data, or held-out data"
+    ) as raised:
+        check_training_set(modules[0].training_set, more.training_set, "weights")
+    assert "grammar" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

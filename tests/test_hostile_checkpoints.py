@@ -3,23 +3,26 @@
 import itertools
 import json
 import logging
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from conftest import ROOT, random_pipeline, rejection, run_in
 from hostile_checkpoints import FILES, VALUES, long_legacy, safetensors_header
+from pytorch_lightning.callbacks import ModelCheckpoint
 from safetensors.torch import load_file, save_file
 
-from lit_hier.cli.checkpoint_io import AtomicCheckpointIO
+from lit_hier.cli.checkpoint_io import AtomicCheckpointIO, _resolve_paths
 from lit_hier.diffusion.pipelines import check_target, write_pipeline
 from lit_hier.diffusion.pretrained import load_pretrained
 from lit_hier.errors import InputError
-from lit_hier.io.checkpoints import read_checkpoint, read_state_dict
+from lit_hier.io.checkpoints import load_state, read_checkpoint, read_state_dict
 
 FIT = (
     *("fit", "-c", str(ROOT / "configs/demo_classifier.yaml"), "--model.init_args.width=4"),
@@ -111,12 +114,22 @@ def _with_another_shape(state: dict[str, Any]) -> None:
     state["conv_in.weight"] = state["conv_in.weight"].flatten().contiguous()
 
 
+def _with_integers(state: dict[str, Any]) -> None:
+    state["conv_in.weight"] = state["conv_in.weight"].long()
+
+
+def _with_infinity(state: dict[str, Any]) -> None:
+    state["conv_in.weight"] = state["conv_in.weight"].double() * 1e300
+
+
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [
         (_without_a_tensor, "conv_in.weight is missing"),
         (_with_another, "other.weight is unexpected"),
-        (_with_another_shape, ".*"),
+        (_with_another_shape, "conv_in.weight has another shape"),
+        (_with_integers, "not all floating-point numbers: conv_in.weight"),
+        (_with_infinity, "conv_in.weight has values that are not finite"),
     ],
 )
 @pytest.mark.parametrize("suffix", some([".safetensors", ".bin"], ".safetensors"))
@@ -136,11 +149,34 @@ def test_a_pipeline_has_all_tensors_and_no_others(
     assert len(str(error.value)) < 360
 
 
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (torch.ones(2, dtype=torch.int64), "x.weight is torch.int64, not torch.float32"),
+        (torch.ones(2, dtype=torch.bool), "x.weight is torch.bool"),
+        (torch.ones(2, dtype=torch.complex64), "x.weight is torch.complex64"),
+        (torch.full((2,), 1e300, dtype=torch.float64), "x.weight has values that are not finite"),
+        (torch.tensor([1, torch.nan]), "x.weight has values that are not finite"),
+        (torch.ones(2, dtype=torch.float16), None),
+    ],
+)
+def test_weights_of_another_kind_of_number_are_refused(value: torch.Tensor, reason: str) -> None:
+    network = torch.nn.ModuleDict({"x": torch.nn.LayerNorm(2, bias=False)})
+    network.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    state = {"x.weight": value, "mask": torch.tensor([0.0, -torch.inf])}
+    if reason is None:
+        load_state(network, state, "weights: file", "a network", "give another")
+        assert torch.equal(network["x"].weight, torch.ones(2))
+        return
+    with pytest.raises(InputError, match=rf"^weights: file.* {reason}.*; give another$"):
+        load_state(network, state, "weights: file", "a network", "give another")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"block_out_channels": [8, 400_000]}, "is missing, or has another shape"),
+        ({"block_out_channels": [8, 400_000]}, "has another shape"),
         ({"layers_per_block": 900_000}, "more layers than its weights have"),
         ({"sample_size": 10**12}, "is above 1000000"),
         ({"quantization_config": {"quant_method": "gguf"}}, "describes quantized weights"),
@@ -242,8 +278,10 @@ def test_folders_of_the_trainer_are_tried_before_training(
     (tmp_path / "a file").write_text("mine")
     arguments = [*FIT, "--trainer.callbacks+=ModelCheckpoint", argument]
     line = rejection(tmp_path, capsys, *arguments)
-    name = "default_root_dir" if "root" in argument else "callbacks: dirpath of ModelCheckpoint"
-    assert line.startswith(f"trainer.{name}")
+    name = (
+        "default_root_dir" if "root" in argument else r"callbacks(: dirpath of Model|\.dirpath is)"
+    )
+    assert re.match(rf"trainer\.{name}", line)
     assert not list(tmp_path.rglob("config.yaml"))
 
 
@@ -379,6 +417,34 @@ def test_only_checkpoints_of_this_run_are_removed(kind: str, tmp_path: Path) -> 
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_checkpoints_in_folders_that_their_names_make_are_kept_and_removed_likewise(
+    tmp_path: Path,
+) -> None:
+    """A metric named `val/loss` makes a folder for each value of what stands before the slash."""
+    best, victim = tmp_path / "best", tmp_path / "victim"
+    callback = ModelCheckpoint(
+        best, filename="{epoch}-{val/loss:.2f}", monitor="val/loss", save_top_k=5
+    )
+    own = [best / f"epoch={k}-val/loss=0.{k}0.ckpt" for k in (1, 2)] + [best / "last.ckpt"]
+    (best / "deep/deep").mkdir(parents=True)
+    others = [best / "linked/a.ckpt", best / "deep/deep/a.ckpt", best / "../victim/a.ckpt"]
+    victim.mkdir()
+    (best / "linked").symlink_to(victim)
+    for path in (*own, victim / "a.ckpt", *others[1:]):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    scores = {str(path): torch.tensor(k + 0.5) for k, path in enumerate([*own, *others])}
+    found = _resolve_paths(callback, {"best_k_models": scores, "dirpath": str(best)}, "x")
+    assert found["best_k_models"] == {str(path): scores[str(path)] for path in own}
+    assert found["best_model_path"] == str(own[0])
+    trainer: Any = SimpleNamespace(checkpoint_callbacks=[callback])
+    keep = AtomicCheckpointIO(trainer)
+    for path in (*own, *others):
+        keep.remove_checkpoint(path)
+    assert not any(path.exists() for path in own)
+    assert all(path.exists() for path in others)
+
+
 def _set(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
     def change(checkpoint: dict[str, Any]) -> None:
         place: Any = checkpoint
@@ -481,3 +547,14 @@ def test_a_checkpoint_that_lightning_finds_is_read_likewise(
         (tmp_path / name).write_bytes(content)
     line = rejection(tmp_path, capsys, *FIT, f"--ckpt_path={keyword}")
     assert "ckpt is not a tensors-only checkpoint; give" in line
+
+
+def test_a_pipeline_of_mixed_precisions_runs_in_single(tmp_path: Path) -> None:
+    folder = tmp_path / "pipeline"
+    random_pipeline(folder, channels=1)
+    weights = folder / "unet/diffusion_pytorch_model.safetensors"
+    state = load_file(weights)
+    first, *_ = state
+    save_file(state | {first: state[first].double()}, weights)
+    model, _ = load_pretrained(str(folder))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

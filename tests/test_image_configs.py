@@ -21,9 +21,10 @@ FIG2 = ["predict", "-c", "fig2.yaml", *IMAGES, "--model.init_args.pretrained=pip
     ("fig2", "times"),
     [
         pytest.param(command("fig2"), [0, 1, 4], id="few times and steps"),
-        pytest.param(FIG2, range(25, 251, 25), id="own times and steps", marks=pytest.mark.slow),
+        pytest.param(FIG2, range(25, 251, 25), id="own times and steps"),
     ],
 )
+@pytest.mark.slow
 def test_figures_2_and_16_have_every_layer_and_time(
     tmp_path: Path, fig2: list[str], times: Sequence[int]
 ) -> None:

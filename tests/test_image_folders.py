@@ -76,7 +76,7 @@ def test_unreadable_files_are_logged_counted_and_skipped(
         assert len(lines) == 2  # once in the reference set, once in prediction
         assert all(line.startswith("data: skipped ") and "\n" not in line for line in lines)
     run = tmp_path / "logs/run/version_0"
-    counts = {"skipped": "3", "converted": "3", "enlarged": "1"}
+    counts = {"skipped": "3", "converted": "3", "enlarged": "1", "constant": "1", "rotated": "0"}
     for row in rows(run / "similarity.csv"):
         assert row["count"] == "9"
         assert {name: row[name] for name in counts} == counts
@@ -130,6 +130,9 @@ def broken(folder: Path, kind: str) -> str:
     if kind == "no readable image":
         for path in root.rglob("*.*"):
             path.write_bytes(b"")
+    elif kind == "dark images":
+        dark = Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16))
+        dark.save(root / "cat/0.png")
     elif kind == "missing class":
         (root / "emu").mkdir()
     elif kind == "labels of a folder that has names":
@@ -143,8 +146,12 @@ def broken(folder: Path, kind: str) -> str:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("no readable image", "data: none of the reference images can be read"),
+        ("no readable image", "data: none of the samples can be read"),
         ("missing class", "root: class emu of "),
+        (
+            "dark images",
+            "max_level: 1 images of images, such as 0.png, have more than 8 bits and ",
+        ),
         ("labels of a folder that has names", "labels: line 1 of "),
         ("no folder", "root: there is no folder nowhere"),
         ("too many channels", "data: images have 3 channels, but the model takes 1"),

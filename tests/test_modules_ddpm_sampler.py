@@ -2,10 +2,18 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DiffusionPipeline,
+    UNet2DModel,
+)
 
 from lit_hier.errors import InputError
 from lit_hier.io.pixels import quantise
@@ -135,6 +143,14 @@ def test_folders_that_are_not_a_pipeline_are_rejected(tmp_path: Path) -> None:
         (tmp_path / "model_index.json").write_text(content)
         with pytest.raises(InputError, match=r"^pretrained: cannot load [^\n]*$"):
             DDPMSampler(str(tmp_path), [5])
+
+
+def test_a_pipeline_that_is_nowhere_is_named() -> None:
+    line = r"^pretrained: cannot load nobody/none: there is no such folder, and the hub .*; give t"
+    unknown = patch.object(DiffusionPipeline, "download", side_effect=OSError("x" * 500))
+    with unknown, pytest.raises(InputError, match=line) as error:
+        DDPMSampler("nobody/none", [5])
+    assert len(str(error.value)) <= 360
 
 
 def test_images_of_another_shape_are_rejected(pipeline: str) -> None:

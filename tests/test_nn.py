@@ -1,13 +1,20 @@
 """Our own networks, layers chosen by name, and hooks on them."""
 
+import copy
+import functools
 import linecache
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from lit_hier.errors import InputError
 from lit_hier.nn import FourierBands, HierarchicalCNN, hook_layers, match_layers
@@ -121,3 +128,82 @@ def test_the_fingerprint_covers_the_code_of_inner_blocks(
         exec(compile(path.read_text(), path, "exec"), vars(module))
         digests.append(fingerprint(nn.Sequential(module.Own())))
     assert digests[0] == digests[2] != digests[1]
+
+
+GAIN = 1.0
+TABLE = {"gain": 1.0}
+
+
+def amplify(x: torch.Tensor) -> torch.Tensor:
+    """Code that a network calls, with a global number."""
+    return x * GAIN * TABLE["gain"]
+
+
+class Amplifier(nn.Module):
+    """Depends on private attributes, on a plain object and on what it calls."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__()
+        self._private = given.get("private", 1.0)
+        self._tensor = torch.tensor(given.get("tensor", 1.0))
+        self.options = {"gain": given.get("option", 1.0)}
+        self.object = SimpleNamespace(gain=given.get("object", 1.0))
+        self.function = given.get("function", lambda x: x)
+        self.bound = functools.partial(torch.mul, given.get("partial", 1.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return amplify(self.function(x))
+
+
+def scaled(factor: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda x: x * factor
+
+
+def test_the_fingerprint_covers_state_of_every_kind_and_the_code_that_is_called() -> None:
+    here = sys.modules[__name__]
+
+    def hooked(factor: float) -> nn.Module:
+        network = nn.Sequential(nn.Identity())
+        network[0].register_forward_hook(lambda module, args, output: output * factor)
+        return network
+
+    def attached(value: Any) -> nn.Module:
+        network = nn.Sequential(nn.Identity())
+        network._value = value
+        return network
+
+    def patched(name: str, value: Any) -> str:
+        with patch.object(here, name, value):
+            return fingerprint(Amplifier())
+
+    digests = [fingerprint(Amplifier())] + [
+        fingerprint(Amplifier(**{name: 0.7}))
+        for name in ("private", "tensor", "option", "object", "partial")
+    ]
+    digests += [fingerprint(Amplifier(function=f)) for f in (scaled(1.0), scaled(0.7))]
+    digests += [fingerprint(Amplifier(function=f)) for f in (lambda x: x * 2, lambda x: x + 2)]
+    built_in = (torch.tanh, torch.relu, functional.gelu)
+    digests += [fingerprint(Amplifier(function=f)) for f in built_in]
+    digests += [fingerprint(Amplifier(function=functools.cache(scaled(k)))) for k in (3, 4)]
+    digests += [patched("GAIN", 0.7), patched("TABLE", {"gain": 0.7}), patched("amplify", scaled)]
+    digests += [fingerprint(hooked(factor)) for factor in (1.0, 0.7)]
+    values = (1.0, 0.7, torch.ones(2), torch.zeros(2), np.ones(2), np.zeros(2), scaled(1.0))
+    digests += [fingerprint(attached(value)) for value in values]
+    digests += [fingerprint(nn.utils.parametrizations.weight_norm(nn.Linear(1, 1, False)))]
+    assert len(set(digests)) == len(digests)
+    assert fingerprint(Amplifier()) == digests[0] == fingerprint(copy.deepcopy(Amplifier()))
+    assert fingerprint(attached(scaled(1.0))) == fingerprint(attached(scaled(1.0)))
+
+
+def test_the_fingerprint_is_the_same_in_another_process_and_for_objects_in_a_circle() -> None:
+    network = Amplifier()
+    network.options["circle"] = network.options
+    network.object.itself = network.object
+    network.names = {"a", "b", "c"}
+    assert fingerprint(network) == fingerprint(copy.deepcopy(network))
+    plain = nn.Sequential(nn.Conv2d(1, 1, 1), nn.GELU())
+    with torch.no_grad():
+        plain[0].weight.fill_(1)
+        plain[0].bias.fill_(0)
+    # Part of the identity of stored samples.
+    assert fingerprint(plain) == "f8314a07efd9899c737639fe790911da356c3fc7000aa8db2f23bfff0db7d7de"

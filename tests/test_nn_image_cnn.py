@@ -45,7 +45,7 @@ def test_training_on_digits_and_restoring_the_network(
     checkpoint = f"--ckpt_path={path}"
     run_in(tmp_path, "test", *DIGITS, checkpoint)
     with pytest.raises(SystemExit):
-        run_in(tmp_path, "test", *DIGITS, checkpoint, "--data.init_args.num_predict=100")
+        run_in(tmp_path, "test", *DIGITS, checkpoint, "--data.init_args.seed=1")
     assert "error: ckpt_path: the network was trained on 1197 digits" in capsys.readouterr().err
 
 

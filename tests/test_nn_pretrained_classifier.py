@@ -20,7 +20,7 @@ from torchvision.transforms._presets import ImageClassification
 
 from lit_hier.errors import InputError
 from lit_hier.io.pixels import from_levels
-from lit_hier.nn import PretrainedClassifier, hook_layers, match_layers
+from lit_hier.nn import PretrainedClassifier, Probe, hook_layers, match_layers
 from lit_hier.nn.layers import channels_last
 from lit_hier.nn.published_transform import PublishedTransform
 from lit_hier.nn.registries import _torchvision
@@ -274,7 +274,9 @@ def test_old_layer_names_of_densenets_are_read(tmp_path: Path) -> None:
     with torch.device("meta"):
         expected = models.densenet121().state_dict()
     old = {
-        key.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): torch.zeros(value.shape)
+        key.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): torch.zeros_like(
+            value, device="cpu"
+        )
         for key, value in expected.items()
     }
     torch.save(old, tmp_path / "densenet.pth")
@@ -354,3 +356,19 @@ def test_a_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     path.write_bytes(b"an interrupted download")
     with pytest.raises(InputError, match=r"^weights: cannot load default of resnet18: [^\n]*$"):
         PretrainedClassifier("torchvision/resnet18")
+
+
+def test_logits_before_the_first_class_are_left_out(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    file = str(tmp_path / "eight.safetensors")
+    save_file(timm.create_model("test_convnext", num_classes=8).state_dict(), file)
+    build = partial(PretrainedClassifier, "timm/test_convnext", file)
+    x = from_levels(smooth_levels(2, 30, 30))
+    with torch.no_grad():
+        assert torch.equal(build(class_offset=1)(x), build()(x)[:, 1:])
+        with pytest.raises(InputError, match=r"^class_offset is 8, but the network has 8 logits"):
+            build(class_offset=8)(x)
+    identities = {Probe(build(class_offset=k), ["head.fc"]).identity for k in (0, 1)}
+    assert len(identities) == 2
+    with pytest.raises(InputError, match=r"^class_offset is -1; give at least 0"):
+        build(class_offset=-1)

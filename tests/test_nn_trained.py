@@ -170,6 +170,15 @@ def test_a_users_own_network_is_trained_and_restored(tmp_path: Path) -> None:
         TrainedNetwork(path)
 
 
+def test_a_tensor_outside_the_network_is_rejected(tmp_path: Path) -> None:
+    path = Path(save(ClassificationTask(Net(), 3), tmp_path / "weights.ckpt"))
+    content = torch.load(path, weights_only=True)
+    content["state_dict"]["..x"] = torch.zeros(1)
+    torch.save(content, path)
+    with pytest.raises(InputError, match=r"^weights: \S+: '..x' is unexpected; give a checkpoint"):
+        TrainedNetwork(str(path), Net())
+
+
 def test_attributes_of_a_wrapped_network_are_passed_on(tmp_path: Path) -> None:
     network = Net()
     network.hooked, network.transform = network.body, "a transform"  # type: ignore[assignment]
@@ -179,7 +188,7 @@ def test_attributes_of_a_wrapped_network_are_passed_on(tmp_path: Path) -> None:
     assert trained.hooked is network.body
     assert trained.transform == "a transform"
     assert trained.channels_last_layers
-    assert " 'a transform' True ['1']" in Probe(trained, ["1"]).identity
+    assert " 'a transform' None ['1']" in Probe(trained, ["1"]).identity
 
 
 DATA = """

@@ -10,7 +10,14 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=() if path.stem == "phase_transition" else pytest.mark.slow)
+        for path in NOTEBOOKS
+    ],
+    ids=lambda path: path.name,
+)
 @pytest.mark.filterwarnings("ignore")  # of Jupyter and its kernel
 def test_a_notebook_runs_and_is_saved_with_its_outputs(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)

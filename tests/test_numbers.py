@@ -36,17 +36,22 @@ class Failing(Net):
         self.call -= 1
 
 
-# Four batches of the reference set, then x_start, then x_reversed at each of four times.
+# Evaluations of a few samples before the run; for logits one more, of their shape.
+CHECK = 5
+
+
+# Four batches of the reference set and a few samples of it, then x_start, then x_reversed at each
+# of four times.
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (2, r"1 outputs NaN or infinity for sample 23 of the reference set \(split test\)"),
-        (4, "1 outputs NaN or infinity for sample 3 at k = 0 or at the start"),
-        (7, "1 outputs NaN or infinity for sample 3 at k = 6 or at the start"),
+        (5, "1 outputs NaN or infinity for sample 3 at k = 0 or at the start"),
+        (8, "1 outputs NaN or infinity for sample 3 at k = 6 or at the start"),
     ],
 )
 def test_non_finite_activations(pipeline: str, tmp_path: Path, call: int, message: str) -> None:
-    similarity = ActivationSimilarity(Failing(call, 3, layer=1), ["0", "1", "3"])
+    similarity = ActivationSimilarity(Failing(CHECK + call, 3, layer=1), ["0", "1", "3"])
     with pytest.raises(InputError, match=f"^network: {message}"):
         predict(tmp_path, sampler(pipeline, None), [similarity])
     assert not list(tmp_path.rglob("*.csv"))
@@ -60,7 +65,9 @@ def test_non_finite_logits(pipeline: str, tmp_path: Path, call: int, message: st
     number = 13 if call == 5 else 3
     message = f"^network: class_kept: its logits are NaN or infinite for sample {number} {message}"
     with pytest.raises(InputError, match=message):
-        predict(tmp_path, sampler(pipeline, None), [ClassKept(Failing(call, 3, layer=3))])
+        predict(
+            tmp_path, sampler(pipeline, None), [ClassKept(Failing(CHECK + 1 + call, 3, layer=3))]
+        )
 
 
 class Wrong(EpsilonNoise):

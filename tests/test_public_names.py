@@ -45,6 +45,7 @@ def test_an_old_name_is_answered_by_the_new_one() -> None:
         _ = lit_hier.modules.DDPMTrainers
 
 
+@pytest.mark.slow
 def test_every_module_imports_without_what_only_unix_has() -> None:
     """The libraries are imported first: only this package's own imports are tested."""
     program = """

@@ -227,6 +227,42 @@ def test_an_interrupt_of_one_process_ends_all(rank: int) -> None:
     assert all("process 1 on" in line and "was interrupted" in line for line in lines)
 
 
+def test_an_error_of_two_processes_ends_them_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if another process reports it after the first one has decided how the run ends."""
+    monkeypatch.setattr(supervision, "_GRACE", 6)
+    dismiss = supervision._Hub.dismiss
+
+    def wait_and_dismiss(hub: Any, status: int) -> None:
+        (tmp_path / "decided").touch()
+        time.sleep(0.3)
+        dismiss(hub, status)
+
+    monkeypatch.setattr(supervision._Hub, "dismiss", wait_and_dismiss)
+
+    def work(rank: int) -> None:
+        if rank:
+            wait_for(tmp_path, 1)
+        raise InputError("data: unusable")
+
+    begun = time.monotonic()
+    assert Processes(work, range(2), 2).end() == (2, ["lit-hier: error: data: unusable"])
+    assert time.monotonic() - begun < 5
+
+
+def test_the_last_message_before_an_end_arrives() -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    with server, socket.create_connection(server.getsockname()) as far:
+        connection = supervision._Connection(server.accept()[0])
+        far.sendall(b'{"end": 2}\n')
+    time.sleep(0.01)
+    assert connection.receive() == [{"end": 2}]
+    with pytest.raises(ConnectionError):
+        connection.receive()
+    connection.close()
+
+
 def test_an_error_of_all_processes_is_reported_once() -> None:
     def work(rank: int) -> None:
         raise InputError("data: unusable")
@@ -268,6 +304,7 @@ def test_an_error_due_to_the_end_of_another_process_is_not_reported(
     assert "process 1 on" in lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_frequent_lines")
 def test_a_stopped_process_is_named_until_the_limit(tmp_path: Path) -> None:
     started = sleeping(tmp_path, 3, limit=0.9 / 3600)
@@ -283,6 +320,22 @@ def test_a_stopped_process_is_named_until_the_limit(tmp_path: Path) -> None:
     assert {match[1] for match in named if match} == {"1", "2"}
     assert re.search(r"error: waited for process 1 on .* longer than wait_limit", last)
     assert len(last) < 360
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_frequent_lines")
+def test_a_stopped_first_process_is_named_until_the_limit(tmp_path: Path) -> None:
+    started = sleeping(tmp_path, 3, limit=0.6 / 3600)
+    os.kill(started.pids[0], signal.SIGSTOP)
+    time.sleep(1)
+    os.kill(started.pids[0], signal.SIGCONT)
+    status, lines = started.end()
+    lines = [line for line in lines if "process 0" in line]
+    assert status == 2
+    assert re.match(
+        r"lit-hier: waiting for process 0 on .*, which may be stopped, since", lines[0]
+    )
+    assert any("waited for process 0" in line and "longer than wait_" in line for line in lines)
 
 
 @pytest.mark.usefixtures("_frequent_lines")

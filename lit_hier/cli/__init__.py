@@ -33,6 +33,9 @@ def main(args: Sequence[str] | None = None) -> None:
 def run() -> None:
     """Run the command in `sys.argv`: the entry point of `lit-hier`, which owns the process.
 
+    After SIGTERM or SIGINT the process ends within 20 seconds, whatever is running then: with
+    status 143 or 130 if it did not end by itself.
+
     Raises:
         SystemExit: See `main`.
     """

@@ -71,7 +71,8 @@ _NAMED: Final = {
     ),
     "pytorch_lightning.strategies": ("DDPStrategy", "SingleDeviceStrategy"),
     # These read what was unpacked, from folders or files of their own names, and compare each
-    # archive and each pickle with a checksum before they open it.
+    # archive and each pickle with a checksum before they open it; what torch reads is checked by
+    # `lit_hier.data.torch_files`.
     "torchvision.datasets": (
         "CIFAR10",
         "CIFAR100",
@@ -80,6 +81,7 @@ _NAMED: Final = {
         "FashionMNIST",
         "Flowers102",
         "ImageFolder",
+        "ImageNet",
         "KMNIST",
         "MNIST",
         "Places365",
@@ -128,8 +130,11 @@ LAZY: Final = dict.fromkeys(
     ),
     "diffusers",
 )
-# A protocol or a chain of them (fsspec), or what timm and Lightning write before a hub's name.
-_ADDRESS: Final = re.compile(r"://|::|^\s*(data|hf[-_]hub|local-dir|registry):", re.IGNORECASE)
+# A protocol or a chain of them (fsspec), a share of another machine, or what timm and Lightning
+# write before a hub's name.
+_ADDRESS: Final = re.compile(
+    r"://|::|^\s*(//|\\\\|(data|hf[-_]hub|local-dir|registry):)", re.IGNORECASE
+)
 
 
 def find_paths(class_type: type, module: str) -> list[str]:
@@ -156,7 +161,9 @@ def get_own_classes() -> dict[str, type]:
     return {
         name: value
         for name, value in values.items()
-        if isinstance(value, type) and value.__module__.startswith("lit_hier.")
+        if isinstance(value, type)
+        and value.__module__.startswith("lit_hier.")
+        and not issubclass(value, Exception)
     }
 
 

@@ -1,8 +1,9 @@
 """Checkpoints of a training: what is written and removed, and what of one counts on resumption.
 
 A checkpoint may come from anyone. Nothing that it says names a path to write or remove: of such
-entries only the bare file name counts, in the folder that the config gives. Every other state must
-have the structure of the state that it replaces.
+entries only the bare file name counts, in the folder that the config gives, and as many folders
+above it as the config's template of file names makes there. Every other state must have the
+structure of the state that it replaces.
 """
 
 import logging
@@ -87,8 +88,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if not os.path.lexists(target):
             return
         callbacks = self.trainer.checkpoint_callbacks if self.trainer else []
-        folders = {os.path.realpath(folder) for c in callbacks if (folder := _dirpath(c))}
-        is_own = target in self._written or os.path.realpath(target.parent) in folders
+        is_own = target in self._written or any(_is_in_folder(c, target) for c in callbacks)
         if is_own and target.name.endswith(_SUFFIX) and _is_regular(target):
             target.unlink(missing_ok=True)
         else:
@@ -147,6 +147,28 @@ def get_folders(trainer: Trainer) -> list[tuple[str, str]]:
 
 def _dirpath(callback: Callback) -> str:
     return str(getattr(callback, "dirpath", None) or "")
+
+
+def _get_depth(callback: Callback) -> int:
+    """Return the number of folders below `dirpath` that a template of names makes.
+
+    A metric whose name has a slash, such as `{val/loss:.2f}`, makes one.
+    """
+    template = getattr(callback, "filename", None)
+    if not isinstance(callback, ModelCheckpoint) or not template:
+        return 0
+    return callback.format_checkpoint_name({}, template).removeprefix(
+        os.path.join(_dirpath(callback), "")
+    ).count("/")  # fmt: skip
+
+
+def _is_in_folder(callback: Callback, path: Path) -> bool:
+    """Return whether a path is where a callback writes its checkpoints, not through links."""
+    if not (folder := _dirpath(callback)):
+        return False
+    parents = path.parts[-1 - _get_depth(callback) : -1]
+    direct = Path(os.path.realpath(folder))
+    return os.path.realpath(path.parent) in (str(direct), str(direct.joinpath(*parents)))
 
 
 def _is_regular(path: Path) -> bool:
@@ -218,18 +240,21 @@ def _resolve_paths(
     if None in scores.values():
         raise InputError(f"{name} has a checkpoint without a score; {_HINT}")
     folder, theirs = Path(_dirpath(callback)).absolute(), state.get("dirpath")
-    is_elsewhere = _is_other_folder(folder, theirs)
+    is_elsewhere, depth = _is_other_folder(folder, theirs), _get_depth(callback)
 
     def resolve(entry: Any, may_link: bool = False) -> str:
-        found = PureWindowsPath(entry).name if isinstance(entry, str) else ""
-        if is_elsewhere or not found.endswith(_SUFFIX) or not found.isprintable():
+        found = PureWindowsPath(entry).parts[-1 - depth :] if isinstance(entry, str) else ()
+        if is_elsewhere or not all(x.isprintable() and x != ".." for x in found):
             return ""
-        path = folder / found
-        try:
-            usable = _is_regular(path) or (may_link and path.is_symlink())
-        except OSError:  # such as too long a name
-            usable = False
-        return str(path) if usable else ""
+        paths = folder.joinpath(*found), folder / "".join(found[-1:])
+        for path in dict.fromkeys(paths):
+            try:
+                usable = _is_regular(path) or (may_link and path.is_symlink())
+            except OSError:  # such as too long a name
+                usable = False
+            if usable and path.name.endswith(_SUFFIX) and _is_in_folder(callback, path):
+                return str(path)
+        return ""
 
     best_k = {path: score for entry, score in scores.items() if (path := resolve(entry))}
     sign, k = (1 if callback.mode == "min" else -1), callback.save_top_k

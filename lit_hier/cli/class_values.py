@@ -5,10 +5,9 @@ arguments that a signature does not list.
 """
 
 import inspect
-import re
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from jsonargparse import Namespace
@@ -18,10 +17,6 @@ from lit_hier.errors import InputError
 _CLASS_KEY: Final = "class_path"
 # Types that accept a value of any kind, or contain one.
 _OPEN: Final = (Any, object, type, inspect.Parameter.empty, dict, list, tuple, set)
-# The same in a type that is imported for type checkers only, so that its text is known.
-_OPEN_TEXT: Final = re.compile(
-    r"\b(Any|object|type)\b|\b(dict|list|tuple|set|Sequence|Mapping|Iterable)\b(?!\[)"
-)
 
 
 def check_class_values(config: Namespace, owner: type, place: str) -> None:
@@ -37,7 +32,7 @@ def check_class_values(config: Namespace, owner: type, place: str) -> None:
     """
     for name, value in vars(config).items():
         inner = list(_find_classes(value))
-        if inner and _accepts_any(_get_annotation(owner, name)):
+        if inner and _accepts_any(_get_annotation(owner, name, inner)):
             raise InputError(
                 f"{place}.{name}: {owner.__name__} does not say which classes {name} takes, so"
                 f" {str(inner[0][_CLASS_KEY])[:60]} cannot be built; give plain values"
@@ -64,8 +59,7 @@ def check_class(given: Any, place: str) -> None:
         )
     arguments = given.get("init_args")
     if arguments:
-        module, _, name = path.rpartition(".")
-        owner = getattr(sys.modules.get(module), name, None)
+        owner = _get_class(path)
         if not isinstance(owner, type):
             raise InputError(f"{place}: {path[:60]} is not a class; name one listed by --help")
         arguments = arguments if isinstance(arguments, Namespace) else Namespace(arguments)
@@ -84,26 +78,34 @@ def _find_classes(value: Any) -> Iterator[Any]:
             yield from _find_classes(item)
 
 
-def _get_annotation(owner: type, name: str) -> Any:
-    """Return the type of an argument, also of one that is passed on to a base class."""
+def _get_class(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(sys.modules.get(module), name, None)
+
+
+def _get_annotation(owner: type, name: str, given: Iterable[Any]) -> Any:
+    """Return the type of an argument, also of one that is passed on to a base class.
+
+    A type that is imported for type checkers only is found if it is a base of a given class.
+    """
+    classes = [_get_class(str(value[_CLASS_KEY])) for value in given]
+    bases = {base.__name__: base for c in classes if isinstance(c, type) for base in c.__mro__}
     for base in inspect.getmro(owner):
         function = vars(base).get("__init__")
         if inspect.isfunction(function) and name in inspect.signature(function).parameters:
             try:
-                return typing.get_type_hints(function).get(name, Any)
+                return typing.get_type_hints(function, localns=bases).get(name, Any)
             except (NameError, TypeError):  # a type that is imported for type checkers only
-                return inspect.signature(function).parameters[name].annotation
+                return Any
     return Any
 
 
 def _accepts_any(annotation: Any) -> bool:
     """Return whether a type accepts values of any type, or contains such a type."""
-    if isinstance(annotation, str):
-        return _OPEN_TEXT.search(annotation) is not None
     kind, arguments = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
     if kind is Callable:
         return False  # of the allowed classes only
     if not arguments:
         is_container = getattr(kind, "__module__", "") == "collections.abc"
-        return is_container or isinstance(kind, typing.TypeVar) or kind in _OPEN
+        return is_container or isinstance(kind, str | typing.TypeVar) or kind in _OPEN
     return any(map(_accepts_any, arguments[1:] if kind in (dict, Mapping) else arguments))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from jsonargparse import Namespace
 from jsonargparse.typing import PositiveFloat
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -29,11 +30,13 @@ import lit_hier.modules
 import lit_hier.nn
 import lit_hier.processes
 import lit_hier.rhm
+from lit_hier.cli.check_only import CheckOnly, NoFiles
 from lit_hier.cli.checkpoint_io import AtomicCheckpointIO, check_trainer
 from lit_hier.cli.class_values import check_class, check_class_values
 from lit_hier.cli.errors import blaming, describe_input_error, exit_with_error
 from lit_hier.cli.parser import OneLineParser, check_arguments
-from lit_hier.cli.process import safe_path
+from lit_hier.cli.process import SigtermInterrupts, safe_path
+from lit_hier.cli.products import named_products
 from lit_hier.cli.run_folder import RunFolder
 from lit_hier.cli.supervision import Supervisor, bound_to_parent
 from lit_hier.cli.trust import trusted_classes
@@ -57,6 +60,8 @@ _DEFAULT_TIMEOUT: Final = inspect.signature(DDPStrategy).parameters["timeout"].d
 _MAX_TIMEOUT: Final = 24 * 365.0  # hours
 # In the environment, where a cluster or a user names the first node.
 _ADDRESSES: Final = ("MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE")
+_INHERITING: Final = "model.init_args.scheduler"  # takes what is not given from the model
+_MAX_PARSED: Final = 2**24  # bytes of a file that is read as arguments are parsed, code included
 _OWN_CHECKPOINTS: Final = ("best", "last", "hpc")  # keywords of Lightning's, not paths
 _DESCRIPTION: Final = (
     "Probe what diffusion models and deep networks learn about hierarchical data."
@@ -99,6 +104,12 @@ class LitHierCLI(LightningCLI):
         parser.link_arguments(
             "data.training_set", "model.init_args.trained_on", apply_on="instantiate"
         )
+        parser.add_argument(
+            "--check-only",
+            action="store_true",
+            help="Check the arguments, the data and the networks on a few samples, print what was"
+            " found, and run nothing.",
+        )
 
     def setup_parser(self, *args: Any) -> None:
         """Set up the parser; jsonargparse asks another Python where stubs are."""
@@ -112,13 +123,16 @@ class LitHierCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the arguments; hide the checkpoint, whose hyperparameters would replace them."""
-        with safe_path():
-            self.config = parser.parse_args(args)  # type: ignore[arg-type]
+        self.config = _parse(parser, args)
         config = self.config[self.config.subcommand]
+        if isinstance(scheduler := config.get(_INHERITING), Namespace):
+            given = _parse(parser, args, defaults=False)
+            _drop_defaults(scheduler, given[self.config.subcommand].get(_INHERITING))
         self.ckpt_path, config.ckpt_path = config.ckpt_path, None
         check_class(config.model, "model")
         check_class(config.data, "data")
         check_class_values(config.trainer, Trainer, "trainer")
+        self.check_only = bool(config.pop("check_only"))  # not a part of a run's config
         for path in config.config or []:  # may be the config of an earlier run
             check_run(Path(str(path)).parent, "config")
 
@@ -148,6 +162,7 @@ class LitHierCLI(LightningCLI):
                 "trainer.model_registry uploads checkpoints; leave it out, and copy them yourself"
             )
         _check_processes(config.trainer, config.processes_per_core)
+        _check_mode(config.trainer, self.subcommand or "")
         if config.trainer.overfit_batches:
             raise InputError("trainer.overfit_batches: leave it out; lower data.num_train instead")
         if config.trainer.logger in (False, None):
@@ -156,23 +171,29 @@ class LitHierCLI(LightningCLI):
                 " TensorBoardLogger"
             )
         options = getattr(config.trainer.strategy, "init_args", {})
-        if self.subcommand != "fit" and options.get("timeout") == _DEFAULT_TIMEOUT:
+        if options.get("timeout") == _DEFAULT_TIMEOUT:
             options["timeout"] = _get_timeout(config.wait_limit)
         given = config.trainer.callbacks or []
         given = given if isinstance(given, list) else [given]  # a single one needs no list
         bars = [c for c in given if str(c.get("class_path", "")).endswith("ProgressBar")]
         if config.trainer.enable_progress_bar is not False and not bars:
             self.trainer_defaults["callbacks"].append(lit_hier.callbacks.TimeProgressBar())
+        if self.check_only:
+            self.trainer_defaults["callbacks"].append(CheckOnly())
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Write checkpoints atomically; let processes wait for each other, and supervise them."""
         wait_limit: float = self.config[self.subcommand].wait_limit
         timeout = _get_timeout(wait_limit)
-        with _long_timeouts(self.subcommand != "fit", timeout), blaming("trainer"):
+        with _long_timeouts(timeout), blaming("trainer"):
             trainer: Trainer = super().instantiate_trainer(**kwargs)
         check_trainer(trainer, resumes=self.ckpt_path is not None)
         trainer.strategy.checkpoint_io = AtomicCheckpointIO(trainer)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if self.check_only:
+            trainer.loggers = [NoFiles()]
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks.sort(key=lambda callback: not isinstance(callback, SigtermInterrupts))
+        for callback in callbacks:
             if isinstance(callback, RunFolder):
                 # Once its version is read, a logger keeps it.
                 callback.unnumbered = copy.copy(trainer.logger)
@@ -208,6 +229,36 @@ class LitHierCLI(LightningCLI):
             view = shlex.join(command)
             lines.append(f"{'view':<8} {view}")
             sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _check_mode(trainer: Any, command: str) -> None:
+    """Reject modes of the trainer that have no results, or processes that cannot run a command.
+
+    Args:
+        trainer: The trainer's part of the config.
+        command: The command.
+
+    Raises:
+        InputError: See above.
+    """
+    if trainer.barebones:
+        raise InputError(
+            "trainer.barebones is true, which turns off the logger, but results need its folder;"
+            " leave it out"
+        )
+    if trainer.fast_dev_run and command != "fit":
+        raise InputError(
+            f"trainer.fast_dev_run is {trainer.fast_dev_run}, which turns off the logger, but"
+            f" results need its folder; give trainer.limit_{command}_batches=1 instead"
+        )
+    strategy = trainer.strategy
+    options = getattr(strategy, "init_args", {})
+    name = str(options.get("start_method") or strategy)
+    if found := re.search("spawn|fork|notebook", name):
+        raise InputError(
+            f"trainer.strategy: processes that are started by {found[0]} cannot run a config; use"
+            " ddp"
+        )
 
 
 def _check_processes(trainer: Any, per_core: float) -> None:
@@ -254,6 +305,23 @@ def _check_processes(trainer: Any, per_core: float) -> None:
         )
 
 
+def _parse(parser: LightningArgumentParser, args: ArgsType, defaults: bool = True) -> Namespace:
+    """Parse arguments; jsonargparse reads whole the file that the value of an option names."""
+    with safe_path(), only_regular_files(_MAX_PARSED):
+        parsed: Namespace = parser.parse_args(args, defaults=defaults)  # type: ignore[arg-type]
+    return parsed
+
+
+def _drop_defaults(config: Namespace, given: Any) -> None:
+    """Remove the arguments of a class that the parser filled in, not the user who named it."""
+    if not isinstance(given, Namespace):
+        return
+    kept = vars(given.get("init_args", Namespace()))
+    arguments = vars(config.get("init_args", Namespace()))
+    for name in arguments.keys() - kept.keys():
+        del arguments[name]
+
+
 def _get_size(name: str, rhm: Grammars) -> int:
     """Return a size that a network is built from: the first grammar's."""
     size: int = getattr(rhm.grammars[0], name)
@@ -266,15 +334,15 @@ def _get_timeout(wait_limit: float) -> timedelta:
 
 
 @contextmanager
-def _long_timeouts(enabled: bool, timeout: timedelta) -> Iterator[None]:
+def _long_timeouts(timeout: timedelta) -> Iterator[None]:
     """Register the strategies of several processes with a timeout.
 
-    In `predict`, one process may finish hours before another.
+    One process may finish hours before another; the supervisor says who is waited for.
     """
     registered = dict(StrategyRegistry)
     try:
         for name, entry in registered.items():
-            if enabled and issubclass(entry["strategy"], DDPStrategy):
+            if issubclass(entry["strategy"], DDPStrategy):
                 options = {**entry["init_params"], "timeout": timeout}
                 StrategyRegistry.register(
                     name, entry["strategy"], entry["description"], override=True, **options
@@ -298,7 +366,12 @@ def execute(args: Sequence[str] | None = None, callbacks: Sequence[Callback] = (
     supervisor = Supervisor()
     try:
         check_arguments(given)
-        with bound_to_parent(), only_regular_files(), trusted_classes(given):
+        with (
+            bound_to_parent(),
+            only_regular_files(),
+            trusted_classes(given),
+            named_products(given),
+        ):
             LitHierCLI(
                 LightningModule,
                 LightningDataModule,

@@ -56,6 +56,13 @@ _TRANSLATIONS: Final = {
     " give a longer one, or find out what the others do",
     "can't allocate memory": "config: not enough memory ({}); reduce the sizes",
 }
+# What torch reports of a state dict, the first of each kind.
+_DIFFERENCES: Final = (
+    (r'Missing key\(s\) in state_dict: "([^"]*)"', "{} is missing"),
+    (r'Unexpected key\(s\) in state_dict: "([^"]*)"', "{} is unexpected"),
+    (r"size mismatch for (\S+): .*?Size\(\[(.*?)\]\) from .*?Size\(\[(.*?)\]\)",
+     "{} has shape ({}), not ({})"),
+)  # fmt: skip
 # jsonargparse's names of Python's types, and those of YAML.
 _YAML_TERMS: Final = (
     (r"NestedArg\(key='[^']*', val=(.*?)\)?$", r"\1"),
@@ -69,6 +76,8 @@ _YAML_TERMS: Final = (
     (r"\bNestedArg\b", "mapping"),
     (r"Not a valid subclass of (\w+)", r"the class_path of a \1"),
     (r"'\w+' object has no attribute '\w+'", "its init_args are not a mapping"),
+    (r"(?:argument of type )?'(\w+)'(?: object)? is not (?:a container or )?"
+     r"(?:iterable|subscriptable)", r"a value of type \1 is not allowed in its place"),
     (r"unhashable type: '(\w+)'", r"a \1 is not allowed as a key"),
     (r"(\w+)\.__init__\(\) got an unexpected keyword argument '([^']*)'",
      r"\1 has no argument \2"),
@@ -113,7 +122,9 @@ def describe_parser_error(
         return f"{key}: not valid YAML: {one_line(bare)}{remedy}"
     bare = re.sub(r'Parser key "[^"]*":\s*', "", message)
     bare = re.sub(r"Problem with given class_path '(?:\w+\.)*(\w+)':\s*", r"\1: ", bare)
-    value = re.search(r"(?:Given value: |Got value: )(.*)", bare, re.DOTALL)
+    bare = bare.partition("Subclass types expect one of:")[0].rstrip()
+    value = re.search(r"Given value: (.*)", bare, re.DOTALL)
+    value = value or re.search(r"Got value: (.*)", bare, re.DOTALL)
     # One of several types that an argument accepts may be one that no config may name.
     denied = re.search(r"Importing '([\w.]+)' is not allowed", message)
     if denied and (value is None or denied[1].rpartition(".")[2] in value[1]):
@@ -225,7 +236,8 @@ def _resolve(path: str) -> Any:
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return the nearest known name as a question, if there is one."""
-    close = difflib.get_close_matches(name, known, n=1)
+    others = (other for other in known if other != name)
+    close = difflib.get_close_matches(name, others, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
@@ -287,6 +299,11 @@ def blaming(name: str) -> Iterator[None]:
             prefix = f"{name}: " if isinstance(error, MisconfigurationException) else ""
             raise InputError(prefix + message) from error
         reason = _use_yaml_terms(str(error)) or type(error).__name__
+        if isinstance(error, ImportError):
+            raise InputError(
+                f"{name}: a package is missing: {shorten(reason)[:200]}; install it, or choose"
+                " other values"
+            ) from error
         raise InputError(f"{name}: invalid arguments: {reason}") from error
 
 
@@ -319,7 +336,7 @@ def describe_input_error(error: BaseException) -> str | None:
         return f"trainer.logger: {_use_yaml_terms(str(error))}; correct its arguments"
     for part, message in _TRANSLATIONS.items():
         if part in str(error):
-            return message.format(error)
+            return message.format(_describe_state_dict(str(error)))
     if any(_restores(frame) for frame in frames):
         reason = _shorten_value(one_line(error), 3 * _MAX_VALUE) or type(error).__name__
         return (
@@ -327,6 +344,14 @@ def describe_input_error(error: BaseException) -> str | None:
             " give another one, or leave out ckpt_path"
         )
     return None
+
+
+def _describe_state_dict(text: str) -> str:
+    """Return the first difference of a state dict that torch reports; any other text unchanged."""
+    for pattern, difference in _DIFFERENCES:
+        if found := re.search(pattern, text):
+            return difference.format(*(part[:80] for part in found.groups()))
+    return text
 
 
 def _restores(frame: traceback.FrameSummary) -> bool:

@@ -1,25 +1,34 @@
 """How the command line reads configs: how large they may be, and how it reports their errors."""
 
+import inspect
 import os
 import stat
-from collections.abc import Sequence
-from typing import Any, Final, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Literal, NoReturn, Union, get_args, get_origin
 
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader
 from pytorch_lightning.cli import LightningArgumentParser
+from torchvision.datasets import VisionDataset
 
 from lit_hier.cli.allowed import get_own_classes
 from lit_hier.cli.errors import describe_parser_error, exit_with_error, instantiate
 from lit_hier.cli.options import describe_unknown_option
 from lit_hier.cli.trust import get_given, get_unusable, list_names, read_values
+from lit_hier.data.torch_files import check_torch_files
 from lit_hier.errors import InputError, one_line
 
 _MAX_VALUES: Final = 5_000  # in a config; an alias counts as all values that it repeats
 # Entries of a list of numbers, of one with texts, which may be classes, and of one with mappings
-# or lists: jsonargparse copies a list once per entry, so its time grows as the length squared.
+# or lists: jsonargparse copies a list once per entry, so its time grows as the length squared, to
+# three seconds at these limits. All lists of a config may take as much as two such ones.
 _MAX_ENTRIES: Final = {"numbers": 500, "texts": 100, "mappings or lists": 50}
+_MAX_LISTS: Final = 2
 _MAX_DEPTH: Final = 50  # levels of values
+_MAX_CONFIG: Final = 2**22  # bytes
+_KERNEL: Final = ("/proc/", "/sys/")  # reading a file of the kernel's may wait, or have effects
 _MAX_PATH: Final = 4096  # characters
 _MAX_SHOWN: Final = 60  # characters of an invalid value
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -50,9 +59,18 @@ class OneLineParser(LightningArgumentParser):
         keys = [key for parser in parsers for key, _ in parser.get_defaults().items()]
         return set(map(str, keys))
 
+    def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
+        """Add the arguments of a class; an integer stays one wherever a float is allowed, too."""
+        with _integers_first(theclass):
+            added: list[str] = super().add_class_arguments(theclass, *args, **kwargs)
+        return added
+
     def instantiate(self, *args: Any, **kwargs: Any) -> Namespace:
         """Instantiate the classes of a config; one that rejects its arguments is named."""
-        kwargs["instantiators"] = [(instantiate, object, True)]
+        kwargs["instantiators"] = [
+            (_instantiate_data_set, VisionDataset, True),
+            (instantiate, object, True),
+        ]
         instances: Namespace = super().instantiate(*args, **kwargs)
         return instances
 
@@ -67,6 +85,60 @@ class OneLineParser(LightningArgumentParser):
 
         action.add_subcommand = add_described  # type: ignore[assignment, method-assign]
         return action
+
+
+def _instantiate_data_set(class_type: type[Any], *args: Any, **kwargs: Any) -> Any:
+    check_torch_files(kwargs.get("root"), class_type.__name__)
+    return instantiate(class_type, *args, **kwargs)
+
+
+@contextmanager
+def _integers_first(class_type: type) -> Iterator[None]:
+    """Reorder, for a moment, the annotations of a class's arguments: see `order_numbers`."""
+    changed: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for kind in inspect.getmro(class_type) if inspect.isclass(class_type) else ():
+        if not inspect.isfunction(init := inspect.unwrap(vars(kind).get("__init__", kind))):
+            continue
+        annotations = init.__annotations__
+        changed.append((annotations, dict(annotations)))
+        for name, parameter in inspect.signature(init).parameters.items():
+            if name in annotations:
+                is_optional = parameter.default is None  # to the parser, whatever the type says
+                annotations[name] = order_numbers(annotations[name], is_optional)
+    try:
+        yield
+    finally:
+        for annotations, before in changed:
+            annotations.update(before)
+
+
+def order_numbers(annotation: Any, is_optional: bool = False) -> Any:
+    """Reorder a type so that an integer stays one where a float is allowed, too.
+
+    The parser takes the first type of a union that fits, and an integer fits a float: 1 batch
+    would become 1.0, the fraction of all batches. The order in a signature is not reliable, as
+    Python may replace a union by an equal one that a library wrote in another order.
+
+    Args:
+        annotation: A type.
+        is_optional: Whether null is allowed besides.
+
+    Returns:
+        A type that allows the same values.
+    """
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if not parts or origin in (Literal, Annotated, Callable):
+        return annotation
+    ordered = list(map(order_numbers, parts))
+    if origin in (Union, UnionType):
+        if int in parts and float in parts:
+            ordered.remove(int)
+            ordered.insert(ordered.index(float), int)
+        if is_optional and NoneType not in parts:
+            ordered.append(NoneType)
+        return Union[tuple(ordered)]  # noqa: UP007 - given one by one, types keep their order
+    unchanged = all(new is old for new, old in zip(ordered, parts, strict=True))
+    return annotation if unchanged else origin[tuple(ordered)]
 
 
 class _InvalidValueError(yaml.YAMLError):
@@ -84,7 +156,7 @@ def check_arguments(args: Sequence[str]) -> None:
         option = name or (before if before[:1] == "-" and "=" not in before else "")
         check_paths(argument if argument == "-" else value, option.lstrip("-"))
         try:
-            _load_checked(value)
+            load_checked(value)
         except _InvalidValueError as error:
             raise InputError(f"{name.lstrip('-') or 'config'}: {error}") from error
         except yaml.YAMLError:  # a text that no config contains, or for the parser to report
@@ -92,7 +164,7 @@ def check_arguments(args: Sequence[str]) -> None:
 
 
 def check_paths(value: Any, argument: str = "") -> None:
-    """Check that no text in a value names standard input, a pipe or a device.
+    """Check that no text in a value names standard input, a pipe or a device, or a huge config.
 
     jsonargparse reads the file that the value of an option names, and would wait for these.
 
@@ -107,27 +179,36 @@ def check_paths(value: Any, argument: str = "") -> None:
         for part in value.values() if isinstance(value, dict) else value:
             check_paths(part, argument)
     elif isinstance(value, str):
+        is_config = argument in ("c", "config")
         try:
             # No path is longer; a text with a null byte is not one.
-            mode = os.stat(value).st_mode if 0 < len(value) < _MAX_PATH else stat.S_IFREG
+            status = os.stat(value) if 0 < len(value) < _MAX_PATH else None
         except (OSError, ValueError):
-            mode = stat.S_IFREG
-        if value == "-" or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            name = "config" if argument in ("", "c") else argument
+            status = None
+        mode = status.st_mode if status else stat.S_IFREG
+        is_folder = stat.S_ISDIR(mode) and not is_config
+        is_kernel = status is not None and os.path.realpath(value).startswith(_KERNEL)
+        is_file = stat.S_ISREG(mode) and not is_kernel
+        if value == "-" or not (is_file or is_folder):
+            name = "config" if is_config or not argument else argument
             raise InputError(f"{name}: {value} is not a regular file; give a file")
+        if is_config and status and status.st_size > _MAX_CONFIG:
+            raise InputError(
+                f"config: {value} has more than {_MAX_CONFIG // 2**20} MiB; give a config"
+            )
 
 
 _load_yaml: Final = get_loader("yaml")
 
 
 def _load_within_limits(text: str) -> Any:
-    value = _load_checked(text)
+    value = load_checked(text)
     check_paths(value)
     read_values(value)
     return value
 
 
-def _load_checked(text: str) -> Any:
+def load_checked(text: str) -> Any:
     """Load YAML within the limits; these hold for texts in it too, which may be loaded later.
 
     Raises:
@@ -149,7 +230,8 @@ def _load_value(text: str) -> Any:
     try:
         _check_size(text)
         value = _load_yaml(text)
-        _check_lists(value)
+        if _check_lists(value) > _MAX_LISTS:
+            raise _InvalidValueError("its lists are too long together; shorten the longest ones")
         return value
     except (yaml.YAMLError, MemoryError):
         raise
@@ -214,15 +296,18 @@ def _check_size(text: str) -> None:
             )
 
 
-def _check_lists(value: Any) -> None:
+def _check_lists(value: Any) -> float:
     """Check the lengths of the lists in a value.
+
+    Returns:
+        The time that they take, in units of that of a list of the greatest length.
 
     Raises:
         YAMLError: One is too long.
     """
     entries = list(value.values()) if isinstance(value, dict) else value
     if not isinstance(entries, list):
-        return
+        return 0.0
     nested = [entry for entry in entries if isinstance(entry, list | dict)]
     has_texts = any(isinstance(entry, str) for entry in entries)
     kind = "mappings or lists" if nested else "texts" if has_texts else "numbers"
@@ -230,8 +315,8 @@ def _check_lists(value: Any) -> None:
         raise _InvalidValueError(
             f"a list with {kind} has {len(value)} entries; shorten it to {_MAX_ENTRIES[kind]}"
         )
-    for entry in nested:
-        _check_lists(entry)
+    cost = (len(value) / _MAX_ENTRIES[kind]) ** 2 if isinstance(value, list) else 0.0
+    return cost + sum(map(_check_lists, nested))
 
 
 # Without the exceptions, invalid YAML would end in a traceback.

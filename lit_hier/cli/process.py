@@ -8,6 +8,7 @@ import ctypes
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import warnings
@@ -29,6 +30,8 @@ _TORCH_FLAGS: Final = (
     (torch.utils.deterministic, "fill_uninitialized_memory"),
 )
 _SAFE_PATH: Final = "PYTHONSAFEPATH"
+GRACE: Final = 20.0
+"""Seconds within which a process ends after SIGTERM or SIGINT, whatever it is doing."""
 _UNHELPFUL_WARNINGS: Final = (
     # Lightning's own use of torch's trees.
     r".*isinstance\(treespec, LeafSpec\)",
@@ -48,6 +51,7 @@ def configure() -> None:
     _silence_unhelpful_messages()
     threading.excepthook = _report_thread_error
     sys.unraisablehook = _repeat_lost_interrupt
+    _Watch.start(GRACE)
 
 
 @contextmanager
@@ -65,12 +69,15 @@ def preserved() -> Iterator[None]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     num_threads = torch.get_num_threads()
+    watch = _Watch.current
     generators = isolate_rng(include_cuda=torch.cuda.is_initialized())
     generators.__enter__()  # not as a context: after an exception it restores nothing
     try:
         with warnings.catch_warnings():
             yield
     finally:
+        if _Watch.current is not watch:
+            _Watch.stop()
         generators.__exit__(None, None, None)
         sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
         for number, handler in handlers.items():
@@ -102,15 +109,80 @@ def safe_path() -> Iterator[None]:
             os.environ[_SAFE_PATH] = before
 
 
+class _Watch:
+    """Ends this process some seconds after SIGTERM or SIGINT if it has not ended by itself.
+
+    Python acts on a signal only between two of its own instructions: a call of a library may last
+    minutes, a network may catch the interrupt, and Lightning ends `fit` after the current step.
+    All files are written atomically, so that nothing is lost but what was not yet written.
+
+    A thread waits for the number of each signal for which Python has a handler; the handler in C
+    sends it at once.
+    """
+
+    current: "_Watch | None" = None
+
+    def __init__(self, grace: float) -> None:
+        self._grace = grace
+        self._over = threading.Event()
+        self._receiver, self._sender = socket.socketpair()
+        self._sender.setblocking(False)
+        signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._wait, daemon=True, name="lit_hier signals").start()
+
+    @classmethod
+    def start(cls, grace: float) -> None:
+        """Watch this process, unless another thread than the main one runs the command."""
+        if threading.current_thread() is threading.main_thread():
+            cls.stop()
+            cls.current = cls(grace)
+
+    @classmethod
+    def stop(cls) -> None:
+        """End the watch."""
+        watch, cls.current = cls.current, None
+        if watch is not None:
+            signal.set_wakeup_fd(-1)
+            watch._over.set()
+            watch._sender.shutdown(socket.SHUT_RDWR)  # for copies in forked processes, too
+            watch._sender.close()
+
+    @classmethod
+    def forget(cls) -> None:
+        """Leave the watch to the process that this one was forked from."""
+        if cls.current is not None:
+            cls.current = None
+            with suppress(ValueError):  # where another thread than the main one forked
+                signal.set_wakeup_fd(-1)
+
+    def _wait(self) -> None:
+        with self._receiver:
+            while numbers := self._receiver.recv(64):
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    if number in numbers and not self._over.wait(self._grace):
+                        with suppress(OSError, ValueError):  # a closed pipe
+                            sys.stderr.write(
+                                f"lit-hier: ended {self._grace:.0f} seconds after {number.name},"
+                                " as the run was still busy; run the same command again\n"
+                            )
+                            sys.stderr.flush()
+                        os._exit(128 + number)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Watch.forget)
+
+
 class SigtermInterrupts(Callback):
     """Interrupts a run on SIGTERM, except for `fit`; writes and logs nothing.
 
-    Lightning itself only notes the signal, and acts on it between two steps of training.
+    Lightning itself only notes the signal, and acts on it between two steps of training. This
+    must be the first callback, as others may work for minutes when a run starts.
     """
 
     def _register(self, trainer: Trainer) -> None:
         if trainer.state.fn != "fit" and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, _interrupt_once)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace Lightning's handler, which it restores to the earlier one after the run."""
@@ -123,6 +195,12 @@ class SigtermInterrupts(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace Lightning's handler."""
         self._register(trainer)
+
+
+def _interrupt_once(number: int, frame: object) -> None:
+    """Interrupt this process, and ignore the signal from now on: `timeout` sends it twice."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _disable_reduced_precision() -> None:

@@ -184,19 +184,24 @@ class _Connection:
             self._endpoint.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> list[dict[str, Any]]:
-        """Return the messages that have arrived.
+        """Return the messages that have arrived; the last ones before the end of the connection.
 
         Raises:
             OSError: The other end is closed, or what arrives is no message.
         """
-        with suppress(BlockingIOError):
-            while True:
-                part = self._endpoint.recv(_MAX_MESSAGE)
-                if not part:
-                    raise ConnectionError
+        ended = False
+        try:
+            while part := self._endpoint.recv(_MAX_MESSAGE):
                 self._buffer += part
                 if len(self._buffer) > 4 * _MAX_MESSAGE:
                     raise ConnectionError
+            ended = True
+        except BlockingIOError:
+            pass
+        except OSError:
+            ended = True
+        if ended and b"\n" not in self._buffer:
+            raise ConnectionError
         *lines, self._buffer = self._buffer.split(b"\n")
         try:
             messages = [json.loads(line) for line in lines]
@@ -260,6 +265,7 @@ class _Hub(threading.Thread):
         self._members: dict[_Connection, _Member] = {}
         self._said = self._begun = time.monotonic()
         self._decision = threading.Lock()
+        self._status: int | None = None  # with which all end
         self._main = threading.current_thread().ident
         self._selector = selectors.DefaultSelector()
 
@@ -286,12 +292,7 @@ class _Hub(threading.Thread):
         """Watch the other processes until the run is over and they have closed their ends."""
         next_beat = 0.0
         while self._members or not self._over.is_set():
-            wait = max(0.0, next_beat - time.monotonic())
-            for key, _ in self._selector.select(wait):
-                if isinstance(key.fileobj, socket.socket):
-                    self._accept(key.fileobj)
-                elif isinstance(key.fileobj, _Connection):
-                    self._receive(key.fileobj)
+            self._poll(max(0.0, next_beat - time.monotonic()))
             if time.monotonic() >= next_beat:
                 next_beat = time.monotonic() + _BEAT
                 self._own.update(_waits(self._main))
@@ -303,6 +304,14 @@ class _Hub(threading.Thread):
         for key in list(self._selector.get_map().values()):
             key.fileobj.close()  # type: ignore[union-attr]
         self._selector.close()
+
+    def _poll(self, seconds: float) -> None:
+        """Accept connections and messages, waiting for the first of them for some seconds."""
+        for key, _ in self._selector.select(seconds):
+            if isinstance(key.fileobj, socket.socket):
+                self._accept(key.fileobj)
+            elif isinstance(key.fileobj, _Connection):
+                self._receive(key.fileobj)
 
     def _accept(self, server: socket.socket) -> None:
         with suppress(OSError):
@@ -329,6 +338,8 @@ class _Hub(threading.Thread):
             self._members[connection] = member
             if len(self._members) == self._world_size - 1:
                 self.complete.set()
+            if self._status is not None:
+                connection.send(end=self._status)
             return
         member.update(bool(message.get("waits")))
         member.done = member.done or bool(message.get("done"))
@@ -393,9 +404,13 @@ class _Hub(threading.Thread):
         self._decision.acquire()
         self._closing.set()
 
-    def end(self, message: object, status: int) -> NoReturn:
-        """Report why the run ends, and end all its processes."""
-        self.decide()
+    def end(self, message: object, status: int) -> None:
+        """Report why the run ends, and end all its processes, unless it ends already.
+
+        This thread never waits for the decision: it must notice that the others have ended.
+        """
+        if not self._decision.acquire(blocking=False):
+            return
         if message is not None:
             _say(f"error: {shorten(message)}")
         self.dismiss(status)
@@ -404,6 +419,7 @@ class _Hub(threading.Thread):
     def dismiss(self, status: int) -> None:
         """Tell all other processes to end, and end those of this machine."""
         self._closing.set()
+        self._status = status
         for connection in list(self._members):
             connection.send(end=status)
         deadline = time.monotonic() + _GRACE
@@ -411,10 +427,16 @@ class _Hub(threading.Thread):
             with suppress(subprocess.TimeoutExpired):
                 child.wait(max(0.1, deadline - time.monotonic()))
             child.kill()
-        if threading.current_thread() is self:
-            return
-        while self._members and time.monotonic() < deadline:
-            time.sleep(_BEAT / 20)
+        # A socket that is closed before all is read resets the connection, and the other end loses
+        # the message to end. Who has not introduced itself yet may be about to.
+        joining = time.monotonic() + _BEAT
+        while time.monotonic() < deadline and (
+            self._members or (not self.complete.is_set() and time.monotonic() < joining)
+        ):
+            if threading.current_thread() is self:
+                self._poll(_BEAT / 20)
+            else:
+                time.sleep(_BEAT / 20)
 
     def close(self) -> None:
         """Wait for the other processes to come to their end, and let them go."""

@@ -24,6 +24,7 @@ from lit_hier.cli.allowed import (
 )
 from lit_hier.cli.errors import TRUST_VARIABLE, shorten
 from lit_hier.errors import InputError
+from lit_hier.io.safe_read import only_regular_files
 
 ENTRY_POINTS: Final = "lit_hier"  # the group in which packages declare their classes
 
@@ -104,7 +105,8 @@ class _Run:
         package, path = _get_package(point), _get_path(point)
         declaration = f"{package} declares {name} as {point.value}, which"
         try:
-            declared = point.load()
+            with only_regular_files():  # of any size
+                declared = point.load()
         except (Exception, SystemExit) as error:  # of the package's own code
             reason = (
                 f"{declaration} cannot be imported: {type(error).__name__}: {error}; reinstall or"
@@ -125,7 +127,8 @@ class _Run:
         failure: BaseException
         while module and path not in self.denied:
             try:
-                importlib.import_module(module)
+                with only_regular_files():  # of any size
+                    importlib.import_module(module)
                 return
             except ModuleNotFoundError as error:
                 parent = module.rpartition(".")[0]

@@ -16,7 +16,9 @@ from lit_hier.errors import InputError
 from lit_hier.io.pixels import from_levels
 
 _MAX_VALUE: Final = 16  # of a pixel in scikit-learn's digits
+_SIDE: Final = 8  # pixels of scikit-learn's digits
 _NUM_IMAGES: Final = 1797
+_NUM_HELD_OUT: Final = 600  # images that are never for training
 
 
 class ImageDataset(Dataset[Batch]):
@@ -57,11 +59,14 @@ class ImageDataset(Dataset[Batch]):
 class DigitsDataModule(SplitDataModule):
     """1,797 grayscale images of handwritten digits, 8 x 8 pixels or upsampled; ten classes.
 
-    The images are shuffled once by the seed and split into test, prediction and validation
-    images; the rest are training images.
+    The images are shuffled once by the seed. The first are test images, then come those for
+    prediction; the last are training images, before them those for validation. At least the first
+    600 are held out, so that `num_test` and `num_predict` leave the training set alone as long as
+    these, with `num_val`, are not more.
 
     Args:
-        size: Pixels per side, at least 8; larger images are upsampled bilinearly.
+        size: Pixels per side, at least 8; larger images are upsampled bilinearly. By default those
+            of the model that `lit-hier predict` runs, and 8 for others.
         num_test: Number of test images; by default also the reference set for statistics of
             activations.
         num_predict: Number of held-out images on which `lit-hier predict` runs forward-backward.
@@ -81,7 +86,7 @@ class DigitsDataModule(SplitDataModule):
 
     def __init__(
         self,
-        size: int = 8,
+        size: int | None = None,
         num_test: int = 300,
         num_predict: int = 200,
         num_val: int = 100,
@@ -95,7 +100,7 @@ class DigitsDataModule(SplitDataModule):
         for name, value in numbers.items():
             if value < 1:
                 raise InputError(f"{name} is {value}; give at least 1")
-        if size < 8:
+        if size is not None and size < 8:
             raise InputError(f"size is {size}; give at least 8")
         if seed < 0:
             raise InputError(f"seed is {seed}; give at least 0")
@@ -105,8 +110,11 @@ class DigitsDataModule(SplitDataModule):
                 f"num_test + num_predict + num_val = {held_out} of {_NUM_IMAGES} digits leave none"
                 " for training; give smaller numbers"
             )
-        self.size = size
-        self.sizes = [num_test, num_predict, num_val, _NUM_IMAGES - held_out]
+        self.size = size or _SIDE
+        self._is_given = size is not None
+        num_train = _NUM_IMAGES - max(held_out, _NUM_HELD_OUT)
+        unused = _NUM_IMAGES - held_out - num_train
+        self.sizes = [num_test, num_predict, unused, num_val, num_train]
 
     @property
     def training_set(self) -> str:
@@ -114,18 +122,29 @@ class DigitsDataModule(SplitDataModule):
         return f"{self.sizes[-1]} digits of {self.size} pixels, seed={self.seed}"
 
     def setup(self, stage: str | None = None) -> None:
-        """Split the images; a second call does nothing."""
-        if self._splits:
+        """Split the images; a second call does nothing, unless another model has another size.
+
+        Raises:
+            InputError: The model's images are smaller than a digit.
+        """
+        size = self.size if self._is_given else self.model_size or self.size
+        if self._splits and size == self.size:
             return
+        if size < _SIDE:
+            raise InputError(
+                f"size: the model's images have {size} pixels per side, but digits at least"
+                f" {_SIDE}; give another model"
+            )
+        self.size = size
         images, label = load_digits(return_X_y=True)
-        gray = torch.from_numpy(images).float().view(-1, 1, 8, 8) / _MAX_VALUE
-        if self.size > 8:
+        gray = torch.from_numpy(images).float().view(-1, 1, _SIDE, _SIDE) / _MAX_VALUE
+        if self.size > _SIDE:
             gray = interpolate(gray, size=(self.size, self.size), mode="bilinear")
         pixels = (gray * 255).round().to(torch.uint8)
         order = torch.from_numpy(np.random.default_rng(self.seed).permutation(_NUM_IMAGES))
-        names: tuple[Split, ...] = ("test", "predict", "val", "train")
+        test, predict, _, val, train = order.split(self.sizes)
+        parts: dict[Split, Tensor] = {"test": test, "predict": predict, "val": val, "train": train}
         classes = torch.from_numpy(label).long()
         self._splits = {
-            name: ImageDataset(pixels[part], classes[part])
-            for name, part in zip(names, order.split(self.sizes), strict=True)
+            name: ImageDataset(pixels[part], classes[part]) for name, part in parts.items()
         }

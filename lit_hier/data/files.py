@@ -7,19 +7,16 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torchvision.datasets import VisionDataset
 
-from lit_hier.data.imagenet import (
-    LABELS_HINT,
-    WNID,
-    imagenet_classes,
-    is_devkit,
-    read_devkit,
-)
+from lit_hier.data.classes import WNID, imagenet_classes, normalize, order_classes
+from lit_hier.data.imagenet import LABELS_HINT, is_devkit, read_devkit
+from lit_hier.data.levels import depth_of, find_max_level, open_image
 from lit_hier.errors import InputError
 from lit_hier.io.safe_read import hash_file, open_regular, read_file, reading
 
@@ -27,51 +24,61 @@ _SUFFIXES: Final = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp"),
     *(".tif", ".tiff", ".ppm", ".pgm"),
 )
-FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-"""The formats of these suffixes only: on PostScript, PIL runs a program, whatever the suffix."""
 _WNID_PART: Final = re.compile(rf"(?:^|_)({WNID.pattern})(?=[_.])")  # in a file name
-_MAX_LABEL: Final = 100_000  # largest class number in a CSV
-_MAX_TABLE: Final = 2**27  # bytes of a CSV
+_BOX: Final = 4  # numbers of a box
+_MAX_TABLE: Final = 2**27  # bytes of a table
 _MAX_LINE: Final = 2**16  # characters of a line
-_MAX_IMAGE: Final = 2**29  # bytes of an image file
-_MAX_PIXELS: Final = 10**8  # of an image, decoded at once
 
 
 class ImageFiles(VisionDataset):
     """A folder of images in one of several layouts.
 
-    - A folder for each class. Classes are sorted by name; if all names are wnids of ImageNet, the
-      classes are ImageNet's 1000.
+    - A folder for each class.
     - Files with a wnid in their names, such as `n01440764_293.JPEG` or
       `ILSVRC2012_val_00000293_n01440764.JPEG`.
     - Other files, with `labels`: ImageNet's development kit (its folder, the subfolder `data`, or
-      the ground truth next to `meta.mat`), or a CSV with two columns, file name and class. File
-      names are relative to the root, with or without extension; a class is a wnid, a number or any
-      name. A header is optional; Kaggle's `ImageId,PredictionString` is supported.
+      the ground truth next to `meta.mat`), a text file with one wnid per line, in the order of the
+      numbers in the file names, or a table with two columns, file name and class, separated by
+      commas, tabs or blanks. File names are relative to the root, or without their folder, with or
+      without extension; a class is a wnid, a number or any name. A header is optional; Kaggle's
+      `ImageId,PredictionString` and the boxes of Tiny-ImageNet's annotations are supported.
     - Other files, without labels: their class is unknown, -1.
 
+    Classes have the same order in every layout, see `lit_hier.data.classes`: wnids of ImageNet are
+    ImageNet's 1000 classes, whole numbers are labels themselves, and other names are sorted. Names
+    in other Unicode forms are equal.
+
     Files are sorted by relative path. Hidden files and files with other extensions are skipped.
-    Symbolic links are followed, but each folder is visited once.
+    Symbolic links are followed, but each folder is visited once. The orientation in EXIF data is
+    ignored, see `lit_hier.data.preprocessing`.
 
     Args:
         root: The folder.
         labels: Path of the labels, unless folders or file names contain them.
+        max_level: The level of white in all images of more than 8 bits: 65535, 4095, 255, or any
+            number for floating-point levels. Omit it if one of them has a level in the upper half
+            of 16 bits, which makes it 65535, or if all images have 8 bits.
 
     Attributes:
         names: Paths of the files, relative to the root.
         targets: Label of each file.
         classes: Names of the classes, by label; empty if unknown.
+        max_level: As given or found; `None` if all images have 8 bits.
 
     Raises:
-        InputError: There are no images, the labels do not match them, or a class has no image.
+        InputError: There are no images, the labels do not match them, a class has no image, or
+            `max_level` must be given.
     """
 
-    def __init__(self, root: str, labels: str | None = None) -> None:
+    def __init__(
+        self, root: str, labels: str | None = None, max_level: float | None = None
+    ) -> None:
         super().__init__(root)
         self.names = _find_images(Path(self.root))
         class_of, self.classes = _find_classes(Path(self.root), self.names, labels)
         numbers = {name: number for number, name in enumerate(self.classes)}
         self.targets = [numbers[class_of[name]] if class_of else -1 for name in self.names]
+        self.max_level = find_max_level(Path(self.root), self.names, max_level)
 
     def __len__(self) -> int:
         """Return the number of files."""
@@ -84,15 +91,14 @@ class ImageFiles(VisionDataset):
             Exception: The file cannot be read; PIL raises exceptions of many types.
         """
         with open_regular(Path(self.root, self.names[index])) as file:
-            if os.fstat(file.fileno()).st_size > _MAX_IMAGE:
-                raise ValueError(f"it has more than {_MAX_IMAGE >> 20} MiB")
-            try:
-                image = Image.open(file, formats=FORMATS)
-            except UnidentifiedImageError:
-                raise ValueError("it is not an image in a supported format") from None
-            if image.width * image.height > _MAX_PIXELS:
-                raise ValueError(f"it has {image.width} x {image.height} pixels: too many")
+            image = open_image(file)
+            is_deep = bool(depth_of(image))
             image.load()
+        if is_deep and self.max_level is None:  # found only now, for another suffix
+            raise InputError(
+                f"max_level: {self.root!s:.60}/{self.names[index]:.60} has more than 8 bits; give"
+                " max_level, the level of white, such as 65535"
+            )
         return image, self.targets[index]
 
     def name(self, index: int) -> str:
@@ -102,6 +108,8 @@ class ImageFiles(VisionDataset):
     def fingerprint(self, selected: Iterable[int]) -> str:
         """Hash, in hexadecimal, the names, contents and labels of files, reading all of them."""
         digest, indices = hashlib.sha256(), list(selected)
+        if self.max_level is not None:
+            digest.update(f"{self.max_level:g}".encode())
         with ThreadPoolExecutor() as threads:
             contents = threads.map(self._hash, indices)
             for index, content in zip(indices, contents, strict=True):
@@ -160,8 +168,11 @@ def _find_classes(
     """Return the class of each file, and the ordered classes; both empty if unknown."""
     if labels is not None:
         path = Path(labels).expanduser()
-        class_of = read_devkit(path, names) if is_devkit(path) else _read_table(path, names)
-        return class_of, _order_classes(class_of, "labels")
+        if is_devkit(path):
+            return _order(read_devkit(path, names), "labels")
+        class_of = _read_table(path, names)
+        # Like folders, a table may have wnids beyond ImageNet's 1000, if it has nothing else.
+        return _order(class_of, "labels", all(map(WNID.fullmatch, class_of.values())))
     top_level = [name for name in names if "/" not in name]
     if not top_level:
         return _read_folders(root, names)
@@ -174,7 +185,7 @@ def _find_classes(
     class_of = {name: match.group(1) for name in names if (match := _WNID_PART.search(name))}
     unlabeled = next((name for name in names if name not in class_of), None)
     if unlabeled is None:
-        return class_of, _order_classes(class_of, "root")
+        return _order(class_of, "root")
     if class_of:
         raise InputError(
             f"root: {next(iter(class_of))} has a wnid in its name, but {unlabeled} does not;"
@@ -188,24 +199,42 @@ def _find_classes(
     return {}, []
 
 
+def _order(
+    class_of: dict[str, str], argument: str, any_wnid: bool = False
+) -> tuple[dict[str, str], list[str]]:
+    """Return the class of each file, and the classes in order.
+
+    Raises:
+        InputError: Some are wnids, but not all are among ImageNet's 1000, unless `any_wnid`.
+    """
+    class_of = {name: normalize(class_name) for name, class_name in class_of.items()}
+    names = set(class_of.values())
+    wnids = not any_wnid and any(map(WNID.fullmatch, names))
+    if wnids and (unknown := names - imagenet_classes().keys()):
+        name = next(name for name, class_name in class_of.items() if class_name in unknown)
+        raise InputError(
+            f"{argument}: the class of {name} is {class_of[name]!r:.60}, which is not one of"
+            " ImageNet's 1000 wnids, although other classes are; correct it"
+        )
+    return class_of, order_classes(names, argument)
+
+
 def _read_folders(root: Path, names: list[str]) -> tuple[dict[str, str], list[str]]:
     """Return the folder of each file as its class; raise if a folder has no images."""
-    class_of = {name: name.partition("/")[0] for name in names}
-    classes = sorted(set(class_of.values()))
+    class_of = {name: normalize(name.partition("/")[0]) for name in names}
+    classes = set(class_of.values())
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
-        if entry.is_dir() and entry.name not in classes and not entry.name.startswith("."):
+        name = normalize(entry.name)
+        if entry.is_dir() and name not in classes and not name.startswith("."):
             raise InputError(
-                f"root: class {entry.name} of {root} has no images; fill its folder or remove it"
+                f"root: class {name} of {root} has no images; fill its folder or remove it"
             )
-    if all(map(WNID.fullmatch, classes)) and imagenet_classes().keys() >= set(classes):
-        return class_of, list(imagenet_classes())
-    return class_of, classes
+    return class_of, order_classes(classes, "root")
 
 
 def _read_table(path: Path, names: list[str]) -> dict[str, str]:
-    """Read the class of each file from a CSV."""
-    known = {PurePosixPath(name).with_suffix("").as_posix(): name for name in names}
-    known |= {name: name for name in names}
+    """Read the class of each file from a table."""
+    known = _list_spellings(names)
     kaggle = False
     class_of: dict[str, str] = {}
     for line, row in enumerate(_read_rows(path), start=1):
@@ -213,30 +242,76 @@ def _read_table(path: Path, names: list[str]) -> dict[str, str]:
             kaggle = row == ["ImageId", "PredictionString"]
         where = f"labels: line {line} of {path}"
         name, *rest = (cell.strip() for cell in row or [""])
-        if not row or (line == 1 and name not in known and not name.lower().endswith(_SUFFIXES)):
+        image = known.get(name) or known.get(normalize(name))
+        if not row or (line == 1 and not image and not name.lower().endswith(_SUFFIXES)):
             continue  # an empty line, or a header
+        if len(rest) == 1 + _BOX and all(map(str.isdecimal, rest[1:])):
+            rest = rest[:1]  # Tiny-ImageNet's annotations have a box
         if len(rest) != 1 or not rest[0]:
             shown = ",".join(row[:9])
             raise InputError(f"{where} is {shown!r:.60}; give two columns, file name, class")
-        if name not in known:
-            raise InputError(f"{where} has {name!r:.60}, which is not in root; remove the line")
-        if known[name] in class_of:
+        if not image:
+            raise InputError(
+                f"{where} has {name!r:.60}, which is not in root, or more than one"
+                " image of it; correct the line"
+            )
+        if image in class_of:
             raise InputError(f"{where} repeats {name!r:.60}; keep one line per image")
-        class_of[known[name]] = rest[0].split()[0] if kaggle else rest[0]
+        class_of[image] = rest[0].split()[0] if kaggle else rest[0]
     if missing := next((name for name in names if name not in class_of), None):
         raise InputError(f"labels: {path} has no line for {missing}; add it, or remove the image")
     return class_of
 
 
+def _list_spellings(names: list[str]) -> dict[str, str]:
+    """Map what a table may call an image to its path; what several images share is left out.
+
+    A path comes before one without extension, and that before one without folder; in the Unicode
+    form of the file before another one.
+    """
+    spellings: dict[str, str] = {}
+    paths = [PurePosixPath(name) for name in names]
+    changes = (str,) if all(map(str.isascii, names)) else (str, normalize)
+    for spell in (
+        PurePosixPath.as_posix,
+        lambda path: path.with_suffix("").as_posix(),
+        lambda path: path.name,
+        lambda path: path.stem,
+    ):
+        for change in changes:
+            found: dict[str, str] = {}
+            shared = set()
+            for name, path in zip(names, paths, strict=True):
+                spelling = change(spell(path))
+                shared |= {spelling} & found.keys()
+                found[spelling] = name
+            spellings = {k: v for k, v in found.items() if k not in shared} | spellings
+    return spellings
+
+
 def _read_rows(path: Path) -> Iterator[list[str]]:
-    """Read the rows of a CSV one by one: all of them would take many times the file's size."""
+    """Read the rows of a table one by one: all of them would take many times the file's size.
+
+    The first line tells what separates its columns: tabs, else commas, else the last blank.
+    """
     with reading("labels", path, LABELS_HINT):
         content = read_file(path, _MAX_TABLE)
         if not content.strip():
             raise InputError(f"labels: {path} is empty; {LABELS_HINT}")
         text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
         try:
-            yield from csv.reader(_short_lines(text, path), skipinitialspace=True, strict=True)
+            lines = _short_lines(text, path)
+            first = "\n"
+            while first and not first.strip():
+                first = next(lines, "")
+                if not first.strip():
+                    yield []
+            lines = chain((first,), lines)
+            if "\t" in first or "," in first:
+                comma = "\t" if "\t" in first else ","
+                yield from csv.reader(lines, delimiter=comma, skipinitialspace=True, strict=True)
+            else:
+                yield from (line.rsplit(maxsplit=1) for line in lines)
         except UnicodeDecodeError as error:
             raise InputError(f"labels: {path} is not UTF-8 text; {LABELS_HINT}") from error
         except csv.Error as error:
@@ -253,26 +328,3 @@ def _short_lines(text: Iterable[str], path: Path) -> Iterator[str]:
                 " columns, file name, class"
             )
         yield line
-
-
-def _order_classes(class_of: dict[str, str], argument: str) -> list[str]:
-    """Order classes like ImageNet's or by number; otherwise sort them by name."""
-    classes = sorted(set(class_of.values()))
-    if any(map(WNID.fullmatch, classes)):
-        known = imagenet_classes()
-        if unknown := next((file for file, name in class_of.items() if name not in known), None):
-            name = class_of[unknown]
-            raise InputError(
-                f"{argument}: the class of {unknown} is {name!r:.60}, which is not one of"
-                " ImageNet's 1000 wnids, although other classes are; correct it"
-            )
-        return list(known)
-    if not all(re.fullmatch(r"-?\d+", name) for name in classes):
-        return classes
-    numbers = [int(name[:10]) for name in classes]  # Python limits the digits of an int
-    if min(numbers) < 0 or max(numbers) > _MAX_LABEL or {str(n) for n in numbers} != set(classes):
-        raise InputError(
-            f"{argument}: classes are numbered {min(numbers)} to {max(numbers)}; number them from"
-            f" 0 to at most {_MAX_LABEL}, without leading zeros"
-        )
-    return [str(number) for number in range(max(numbers) + 1)]

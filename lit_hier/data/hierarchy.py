@@ -1,8 +1,9 @@
 """A tree over classes, such as WordNet over the classes of ImageNet, read from a file.
 
-The file has one line `parent child` for each edge, like ImageNet's `wordnet.is_a.txt`; a comma may
-separate the two. If a node has several parents, its shortest path to a root is used, and of
-equally short paths the first in the file.
+The file has one line `parent child` for each edge, like ImageNet's `wordnet.is_a.txt`; a tab or a
+comma may separate the two, so that names may have blanks. Names in other Unicode forms are equal.
+If a node has several parents, its shortest path to a root is used, and of equally short paths the
+first in the file.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from lit_hier.data.classes import normalize
 from lit_hier.errors import InputError
 from lit_hier.io.safe_read import read_file, reading
 
@@ -68,10 +70,11 @@ def _read_parents(path: str | PathLike[str]) -> dict[str, list[str]]:
             raise InputError(f"hierarchy: {path} is not UTF-8 text") from error
     parents: dict[str, list[str]] = {}
     for number, line in enumerate(lines, start=1):
-        words = line.replace(",", " ").split()
-        if not words:
+        separator = next((mark for mark in "\t," if line.count(mark) == 1), None)
+        words = [normalize(word.strip()) for word in line.split(separator)]
+        if not any(words):
             continue
-        if len(words) != 2:
+        if len(words) != 2 or not all(words):
             raise InputError(
                 f"hierarchy: line {number} of {path} is {line[:60]!r}; give `parent child`"
             )

@@ -1,41 +1,40 @@
-"""The classes of ImageNet, and the labels in its development kit."""
+"""The labels in ImageNet's development kit."""
 
 import io
 import re
 import struct
 import zlib
-from functools import cache
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from scipy.io import loadmat
 
+from lit_hier.data.classes import WNID
 from lit_hier.errors import InputError
-from lit_hier.io.safe_read import read_file, reading
+from lit_hier.io.safe_read import open_regular, read_file, reading
 
-WNID: Final = re.compile(r"n\d{8}")  # WordNet's identifier of a class
 _TRUTH: Final = "ILSVRC2012_validation_ground_truth.txt"
 _NUMBER: Final = re.compile(r"(?:^|_)(\d{8})(?:_|$)")  # number of an image in its file name
 LABELS_HINT: Final = f"give the unpacked devkit, with meta.mat and {_TRUTH}, or a CSV"
 """What to give as labels."""
 _MAX_KIT: Final = 2**24  # bytes of a file of the development kit
+_MAX_START: Final = 2**12  # bytes that tell how many columns a text file has
 _MAX_META: Final = 2**25  # bytes of the table of classes, decompressed
 _HEADER: Final = 128  # bytes of a MATLAB file before its elements
 _COMPRESSED: Final = 15  # type of an element
 
 
-@cache
-def imagenet_classes() -> dict[str, int]:
-    """Return the label of each of the 1000 classes by wnid, as in torchvision and timm."""
-    from timm.data.imagenet_info import ImageNetInfo  # takes seconds; only ImageNet needs it
-
-    return {wnid: number for number, wnid in enumerate(ImageNetInfo().label_names())}
-
-
 def is_devkit(path: Path) -> bool:
-    """Return whether a path is the development kit or its ground truth, not a CSV."""
-    return path.is_dir() or path.suffix == ".txt"
+    """Return whether a path is the development kit or a text file of one column, not a table."""
+    if path.is_dir():
+        return True
+    if path.suffix != ".txt":
+        return False
+    with reading("labels", path, LABELS_HINT), open_regular(path) as file:
+        lines = file.read(_MAX_START).decode("utf-8-sig", errors="replace").splitlines()
+    first = next((line.strip() for line in lines if line.strip()), "")
+    return not re.search(r"[\s,]", first)
 
 
 def read_devkit(path: Path, names: list[str]) -> dict[str, str]:
@@ -43,7 +42,7 @@ def read_devkit(path: Path, names: list[str]) -> dict[str, str]:
 
     Args:
         path: The folder of the devkit, its subfolder with `meta.mat` and the ground truth, or the
-            file of the ground truth.
+            file of the ground truth, whose lines may also be wnids instead of IDs of `meta.mat`.
         names: File names with the number of the image, such as `ILSVRC2012_val_00000293.JPEG`.
 
     Returns:
@@ -58,7 +57,8 @@ def read_devkit(path: Path, names: list[str]) -> dict[str, str]:
     truth = folder / _TRUTH if path.is_dir() else path
     with reading("labels", truth, LABELS_HINT):
         lines = read_file(truth, _MAX_KIT).decode("utf-8-sig").split()
-    wnids = _read_meta(folder / "meta.mat")
+    direct = bool(lines) and all(map(WNID.fullmatch, lines))
+    wnids = dict(zip(lines, lines, strict=True)) if direct else _read_meta(folder / "meta.mat")
     if len(lines) != len(names):
         raise InputError(
             f"labels: {truth} has {len(lines)} images, but root has {len(names)};"

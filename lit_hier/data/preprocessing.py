@@ -5,7 +5,9 @@ the image is scaled bicubically by
 
 .. math:: \text{size} / \min(\text{width}, \text{height})
 
-and the central square is cropped. Nothing else changes; the orientation in EXIF data is ignored.
+and the central square is cropped. Nothing else changes. The orientation in EXIF data is ignored,
+as for that model: a photograph whose file says that it was taken sideways stays sideways. Such
+images are counted as `rotated`.
 
 Source: Dhariwal and Nichol, "Diffusion models beat GANs on image synthesis" (2021), whose code
 returns the same bits.
@@ -18,10 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lit_hier.data.levels import to_8_bits
 from lit_hier.errors import InputError
 
 _MODES: Final = {1: "L", 3: "RGB"}
 _MAX_LENGTH: Final = 2**22  # pixels of the long side, once scaled; PIL has 40 bytes for each
+_ORIENTATION: Final = 0x0112  # tag of EXIF data
+_UPRIGHT: Final = 1  # its usual value; up to 8, others rotate or reflect
 _STRIP: Final = 2**24  # pixels that are resampled at a time
 
 
@@ -32,11 +37,15 @@ class PreparedImage(NamedTuple):
         levels: Pixel levels, uint8, shape (size, size, C).
         converted: Whether the image had another mode: other channels, a palette or 16 bits.
         enlarged: Whether its short side was below `size`.
+        constant: Whether all its pixels are equal.
+        rotated: Whether its EXIF data state another orientation, which is ignored.
     """
 
     levels: NDArray[np.uint8]
     converted: bool
     enlarged: bool
+    constant: bool
+    rotated: bool
 
 
 def center_crop(image: Image.Image, size: int, mode: str | None = None) -> NDArray[np.uint8]:
@@ -104,7 +113,7 @@ def _resize_axis(
     for start in range(0, others, thickness):
         end = min(start + thickness, others)
         box = (*_along(axis, 0, start), *_along(axis, image.size[axis], end))
-        strip = _convert(image.crop(box), mode).resize(_along(axis, length, end - start), kind)
+        strip = image.crop(box).convert(mode).resize(_along(axis, length, end - start), kind)
         box = (*_along(axis, first, 0), *_along(axis, first + kept, end - start))
         resized.paste(strip.crop(box), _along(axis, 0, start))
     return resized
@@ -115,18 +124,17 @@ def _along(axis: int, value: int, other: int) -> tuple[int, int]:
     return (value, other) if axis == 0 else (other, value)
 
 
-def prepare(image: Any, size: int, channels: int) -> PreparedImage:
+def prepare(image: Any, size: int, channels: int, max_level: float | None = None) -> PreparedImage:
     """Convert an image, the first frame of an animation, and crop it with `center_crop`.
-
-    Of 16 bits, the upper 8 are kept.
 
     Args:
         image: A PIL image; or uint8 levels: an array (H, W) or (H, W, C), or a tensor (C, H, W).
         size: Pixels per side.
         channels: 1 for grayscale or 3 for color.
+        max_level: The level of white in an image of more than 8 bits, see `lit_hier.data.levels`.
 
     Raises:
-        InputError: `image` has another type.
+        InputError: `image` has another type, or more than 8 bits without `max_level`.
         ValueError: The image cannot be converted. PIL may raise other exceptions on lazily read
             files.
     """
@@ -135,8 +143,24 @@ def prepare(image: Any, size: int, channels: int) -> PreparedImage:
     mode = _MODES[channels]
     converted = image.mode != mode
     enlarged = min(image.size) < size
-    levels = center_crop(image, size, mode)
-    return PreparedImage(levels.reshape(size, size, channels), converted, enlarged)
+    rotated = _is_rotated(image)
+    if image.mode[0] in "IF":
+        if max_level is None:
+            raise InputError(
+                f"max_level: an image of mode {image.mode} has more than 8 bits, and no level that"
+                " is known to be white; give ImageFiles with max_level, or images of 8 bits"
+            )
+        image = to_8_bits(image, max_level)
+    levels = center_crop(image, size, mode).reshape(size, size, channels)
+    constant = bool((levels == levels[0, 0]).all())
+    return PreparedImage(levels, converted, enlarged, constant, rotated)
+
+
+def _is_rotated(image: Image.Image) -> bool:
+    try:
+        return image.getexif().get(_ORIENTATION, _UPRIGHT) in range(_UPRIGHT + 1, 9)
+    except Exception:  # PIL may raise anything on malformed EXIF data, which state nothing
+        return False
 
 
 def _from_levels(levels: Any) -> Image.Image:
@@ -153,15 +177,3 @@ def _from_levels(levels: Any) -> Image.Image:
     if levels.ndim == 3 and levels.shape[2] not in (1, 3, 4):
         raise ValueError(f"it has {levels.shape[2]} channels")
     return Image.fromarray(levels[..., 0] if levels.shape[2:] == (1,) else levels)
-
-
-def _convert(image: Image.Image, mode: str) -> Image.Image:
-    return (_upper_byte(image) if image.mode[0] in "IF" else image).convert(mode)
-
-
-def _upper_byte(image: Image.Image) -> Image.Image:
-    """Reduce 16 bits to the upper 8; PIL would clip at 255."""
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 0xFFFF:
-        raise ValueError(f"its values, of mode {image.mode}, do not have 8 or 16 bits")
-    return Image.fromarray((values >> 8).astype(np.uint8))

@@ -39,6 +39,12 @@ class SplitDataModule(LightningDataModule):
         self.num_workers = num_workers
         self._splits: dict[Split, Dataset[Batch]] = {}
 
+    @property
+    def model_size(self) -> int | None:
+        """Pixels per side of the images of the run's sampler; `None` without one, or unknown."""
+        model = None if self.trainer is None else self.trainer.lightning_module
+        return getattr(model, "image_size", None)
+
     def fingerprint(self, split: Split) -> str | None:
         """Return a hash of everything that determines a split's batches.
 

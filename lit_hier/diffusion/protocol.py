@@ -3,9 +3,10 @@ r"""The record of a forward-backward experiment (Section 2.2).
 .. math:: x_0 \to x_t \sim q(x_t \mid x_0) \to \hat x_0(t) \sim p(\hat x_0 \mid x_t)
 """
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
 
+import torch
 from torch import Tensor
 
 from lit_hier.gaussian import Distribution
@@ -13,8 +14,9 @@ from lit_hier.processes import TimeAxis
 from lit_hier.rhm.grammar import Tree
 from lit_hier.rhm.parameters import GrammarParameters
 
-IMAGE_COUNTS: Final = ("skipped", "converted", "enlarged")
-"""Images that could not be read, that were of another mode, and that were too small."""
+IMAGE_COUNTS: Final = ("skipped", "converted", "enlarged", "constant", "rotated")
+"""Images that could not be read, were of another mode, were too small, are constant once prepared,
+or whose EXIF orientation is ignored."""
 
 Source = GrammarParameters | Distribution | None
 """What data are drawn from, as theory needs to know it; None for data sets such as images."""
@@ -63,7 +65,7 @@ class ForwardBackward:
             inference, times v (Eq. 60), float64, shape (T, B).
         source_index: Index, in the sampler's `sources`, of what the batch is drawn from.
         image_counts: For images from files, the numbers that `IMAGE_COUNTS` lists, int64,
-            shape (3,).
+            shape (5,).
     """
 
     x_start: Tensor
@@ -76,3 +78,22 @@ class ForwardBackward:
     effective_noise: Tensor | None = None
     source_index: int = 0
     image_counts: Tensor | None = None
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "ForwardBackward":
+        """Return a copy on another device; Lightning collects such copies."""
+        moved: ForwardBackward = _move(self, device, non_blocking)
+        return moved
+
+
+def _move(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
+    """Move all tensors of a record."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=non_blocking)
+    if isinstance(value, tuple):
+        return tuple(_move(item, device, non_blocking) for item in value)
+    if isinstance(value, ForwardBackward | Latents):
+        parts = {field.name: getattr(value, field.name) for field in fields(value)}
+        return replace(
+            value, **{name: _move(part, device, non_blocking) for name, part in parts.items()}
+        )
+    return value

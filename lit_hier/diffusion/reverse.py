@@ -13,25 +13,35 @@ The convention says at which steps the model is evaluated:
 
 For k = S both are S - 1, ..., 0.
 
+A multistep solver extrapolates from earlier steps, and grows unstable where a step is much longer
+than the one before, as the last of these are in log-SNR. It starts again there.
+
 Source: Nichol and Dhariwal, "Improved denoising diffusion probabilistic models" (2021), for the
 respacing; Section 2.2 of the paper for the experiment.
 """
 
 import copy
 import inspect
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 
-from lit_hier.errors import InputError
+from lit_hier.diffusion.exactness import check_exactness
+from lit_hier.errors import InputError, one_line
 
 _UNFIT: Final = (
     "does not evaluate the model once per step on images noised with alpha_t; use DDPMScheduler,"
     " DDIMScheduler, DPMSolverMultistepScheduler or UniPCMultistepScheduler"
 )
+_PREDICTIONS: Final = ("epsilon", "sample", "v_prediction")
+_MAX_DIFFERENCE: Final = 1e-4  # of alphas_cumprod; above rounding in float32
+_MAX_GROWTH: Final = 2  # of a multistep solver's steps in log-SNR, from one to the next
 
 Convention = Literal["aligned", "released"]
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -52,9 +62,11 @@ class ReverseProcess:
         scheduler: The copy, set to S steps.
         timesteps: The S training steps, ascending.
         alphas_cumprod: Cumulative products of alpha at all T steps, float64, shape (T,).
+        restarts: Indices of the steps at which the scheduler starts again.
 
     Raises:
-        InputError: An argument is out of range, or the scheduler is not of this kind.
+        InputError: An argument is out of range, the scheduler is not of this kind, or it does not
+            sample Gaussian data as it must (`lit_hier.diffusion.exactness`).
     """
 
     def __init__(
@@ -70,26 +82,52 @@ class ReverseProcess:
             raise InputError(f"convention is {convention!r}; give aligned or released")
         self.convention = convention
         self.num_steps = num_steps
-        self.scheduler = copy.deepcopy(scheduler)
-        if "timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
-            steps = [round(j * (num_train - 1) / (num_steps - 1)) for j in range(num_steps)]
-            self.scheduler.set_timesteps(timesteps=steps[::-1])
-        else:
-            self.scheduler.set_timesteps(num_steps)
-        self.timesteps = [int(step) for step in self.scheduler.timesteps.flip(0)]
-        ascending = sorted(set(self.timesteps))
-        if self.timesteps != ascending or len(ascending) != num_steps:
-            raise InputError(f"scheduler: {kind} {_UNFIT}")
-        self.alphas_cumprod = torch.cumprod(1 - _betas(self.scheduler), 0)
+        prediction = scheduler.config.get("prediction_type", "epsilon")
+        if prediction not in _PREDICTIONS:
+            raise InputError(
+                f"scheduler: {kind} has prediction_type={prediction!r}; give one with"
+                f" {', '.join(_PREDICTIONS)}"
+            )
+        self.alphas_cumprod = torch.cumprod(1 - _betas(scheduler), 0)
         rest = self.alphas_cumprod
         if rest.shape != (num_train,) or not ((rest >= 0) & (rest <= 1)).all():
             raise InputError(
                 f"scheduler: the betas of this {kind} do not define a noise schedule of"
                 f" {num_train} steps; give betas from 0 to 1"
             )
-        self.scheduler.alphas_cumprod = self.alphas_cumprod
-        if hasattr(self.scheduler, "one"):
-            self.scheduler.one = torch.ones((), dtype=torch.float64)
+        if (scheduler.alphas_cumprod.double() - rest).abs().max() > _MAX_DIFFERENCE:
+            raise InputError(
+                f"scheduler: this {kind} changes the noise schedule that its betas define, and"
+                " images are noised with the latter; give another scheduler"
+            )
+        self.scheduler = copy.deepcopy(scheduler)
+        try:
+            with _no_advice():
+                if "timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
+                    steps = [
+                        round(j * (num_train - 1) / (num_steps - 1)) for j in range(num_steps)
+                    ]
+                    self.scheduler.set_timesteps(timesteps=steps[::-1])
+                else:
+                    self.scheduler.set_timesteps(num_steps)
+        except Exception as error:  # of schedulers, which may be the user's own
+            raise InputError(
+                f"scheduler: {kind} does not take {num_steps} steps: {one_line(error)[:150]};"
+                " correct its arguments"
+            ) from error
+        self.timesteps = [int(step) for step in self.scheduler.timesteps.flip(0)]
+        ascending = sorted(set(self.timesteps))
+        if self.timesteps != ascending or len(ascending) != num_steps:
+            raise InputError(f"scheduler: {kind} {_UNFIT}")
+        _use_float64(self.scheduler, self.alphas_cumprod)
+        log_snr = torch.logit(self.alphas_cumprod[self.timesteps])
+        lengths = (log_snr[:-1] - log_snr[1:]).tolist()  # from each step to the one below
+        self.restarts = frozenset(
+            j + 1
+            for j, (now, before) in enumerate(pairwise(lengths))
+            if now > before * _MAX_GROWTH
+        )
+        check_exactness(self)
 
     def check_steps(self, steps: Sequence[int]) -> None:
         """Check inversion steps.
@@ -190,18 +228,24 @@ class _Chunk:
     ) -> None:
         self.x = process.noise(x_0, k, _normal(x_0, generators))
         self.left = process.num_evaluations(k)
-        self._timesteps = process.timesteps
         self._generators = generators
-        self._scheduler = copy.deepcopy(process.scheduler)
+        self._process = process
+        self._start()
+
+    def _start(self) -> None:
+        """Start a scheduler at the present step."""
+        self._scheduler = copy.deepcopy(self._process.scheduler)
         if self.left and hasattr(self._scheduler, "set_begin_index"):
-            self._scheduler.set_begin_index(process.num_steps - self.left)
+            self._scheduler.set_begin_index(self._process.num_steps - self.left)
 
     def step(self, output: Tensor) -> None:
         """Take one reverse step with the model's output."""
         # A scheduler may clip infinite values and so hide them.
         lost = ~output.isfinite().flatten(1).all(1).view(-1, 1, 1, 1)
+        if self.left - 1 in self._process.restarts:
+            self._start()
         self.left -= 1
-        timestep = self._timesteps[self.left]
+        timestep = self._process.timesteps[self.left]
         stepped = _step(self._scheduler, output, timestep, self.x, self._generators)
         self.x = stepped.masked_fill(lost, torch.nan)
 
@@ -216,6 +260,7 @@ def _fits(scheduler: Any) -> bool:
     ]
     return (
         scheduler.config.get("beta_schedule") is not None
+        and isinstance(getattr(scheduler, "alphas_cumprod", None), Tensor)
         and float(getattr(scheduler, "init_noise_sigma", 1)) == 1
         and set(extra) == {"model_output", "timestep", "sample"}
         and "prev_timestep" not in step
@@ -231,6 +276,29 @@ def _betas(scheduler: Any) -> Tensor:
         return torch.linspace(*ends, config.num_train_timesteps, dtype=torch.float64)
     betas: Tensor = scheduler.betas.double()
     return betas
+
+
+@contextmanager
+def _no_advice() -> Iterator[None]:
+    """Silence what diffusers says about steps that a scheduler was not made for: it is checked."""
+    logger = logging.getLogger("diffusers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _use_float64(scheduler: Any, alphas_cumprod: Tensor) -> None:
+    """Give a scheduler its cumulative products of alpha in float64, and single values of them."""
+    given = scheduler.alphas_cumprod
+    for name, value in list(vars(scheduler).items()):
+        if isinstance(value, Tensor) and value.is_floating_point() and not value.dim():
+            places = (given == value).nonzero()
+            exact = alphas_cumprod[places[0, 0]] if len(places) else value.double()
+            setattr(scheduler, name, exact)
+    scheduler.alphas_cumprod = alphas_cumprod
 
 
 def _normal(like: Tensor, generators: list[torch.Generator]) -> Tensor:

@@ -25,16 +25,18 @@ from typing import Any, Final
 import numpy as np
 import torch
 from filelock import BaseFileLock
+from PIL import Image
 from torch import Tensor
 
 from lit_hier.diffusion.images import MODES, DamagedSampleError, ImageBatch, read_png, write_png
 from lit_hier.errors import InputError, one_line
-from lit_hier.io.atomic import atomic_write, lock_folder
+from lit_hier.io.atomic import atomic_write, lock_folder, remove_temporaries
 from lit_hier.io.formats import SAMPLES_FORMAT, check_format
 from lit_hier.io.pixels import from_levels, to_levels
-from lit_hier.io.safe_read import fits, read_file, read_json, reading
+from lit_hier.io.safe_read import fits, open_regular, read_file, read_json, reading
 
 _MANIFEST_NAME: Final = "manifest.json"
+_FILES: Final = rf"{re.escape(_MANIFEST_NAME)}|\d{{8,}}\.(?:json|png)"  # their names
 _MAX_MANIFEST: Final = 2**20  # bytes
 _MAX_BATCH: Final = 2**25  # bytes of a record
 _MAX_STEP: Final = 10**6
@@ -89,13 +91,19 @@ class SampleStore:
     def lock(folder: str | PathLike[str]) -> BaseFileLock:
         """Lock a folder against other runs, until the lock is released or its process ends.
 
+        Unfinished files that a killed run has left are removed.
+
         Raises:
             InputError: Another run is filling it, or it cannot be created.
         """
         if not str(folder):
             raise InputError("samples is empty; give a folder, or leave it out")
         try:
-            return lock_folder(Path(folder).expanduser())
+            path = Path(folder).expanduser()
+            lock = lock_folder(path)
+            for subfolder in (path, *path.iterdir()):
+                remove_temporaries(subfolder, _FILES)
+            return lock
         except BlockingIOError as error:
             raise InputError(
                 f"samples: another run is filling {folder}; wait for it, or give another folder"
@@ -184,6 +192,17 @@ class SampleStore:
     def _subfolders(self) -> list[str]:
         """Subfolders of image files: of x_start, then of each inversion step."""
         return ["start", *map(_subfolder, self.steps)]
+
+    @property
+    def image_size(self) -> int | None:
+        """Pixels per side of the saved images; `None` if there are none or not square."""
+        try:
+            first = next(self.folder.joinpath("start").glob("*.png"))
+            with open_regular(first, follow=False) as file:
+                width, height = Image.open(file, formats=("PNG",)).size
+        except Exception:  # PIL may raise anything; a damaged file is found when it is loaded
+            return None
+        return int(width) if width == height else None
 
     def _description(self) -> dict[str, Any]:
         numbers = {

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -76,6 +77,24 @@ def _open_temporary(target: Path, durable: bool) -> Iterator[IO[bytes]]:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def remove_temporaries(folder: str | PathLike[str], pattern: str) -> None:
+    """Remove temporary files of `atomic_write` that a killed process has left in a folder.
+
+    No other process may write there: lock the folder first.
+
+    Args:
+        folder: The folder; if it is missing or a link, nothing happens.
+        pattern: A regular expression of the names of the files that were to be written.
+    """
+    if not os.path.isdir(folder) or os.path.islink(folder):
+        return
+    name = re.compile(rf"\.(?:{pattern})\.[a-z0-9_]{{8}}")  # as tempfile names them
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if name.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                Path(entry.path).unlink(missing_ok=True)
 
 
 def check_writable(folder: str | PathLike[str]) -> None:

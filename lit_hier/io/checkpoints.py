@@ -79,8 +79,10 @@ def read_state_dict(path: str | PathLike[str], argument: str, hint: str) -> dict
     return dict(state)
 
 
-def read_header(path: str | PathLike[str], argument: str, hint: str) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the tensors in a file of safetensors, by name.
+def read_header(
+    path: str | PathLike[str], argument: str, hint: str
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the type, such as `F32`, and the shape of each tensor in a file of safetensors.
 
     Raises:
         InputError: The file cannot be read, or is not such a file.
@@ -93,13 +95,14 @@ def read_header(path: str | PathLike[str], argument: str, hint: str) -> dict[str
                 raise ValueError
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
-        shapes = {name: tuple(entry["shape"]) for name, entry in header.items()}
-        numbers = [number for shape in shapes.values() for number in shape]
+        kinds = {name: (str(x["dtype"]), tuple(x["shape"])) for name, x in header.items()}
+        shapes = [shape for _, shape in kinds.values()]
+        numbers = [number for shape in shapes for number in shape]
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise ValueError
-        if sum(map(math.prod, shapes.values())) > size:
+        if sum(map(math.prod, shapes)) > size:
             raise ValueError
-    return shapes
+    return kinds
 
 
 def is_state_dict(state: Any) -> bool:
@@ -128,21 +131,37 @@ def load_state(
         **options: Those of `Module.load_state_dict`.
 
     Raises:
-        InputError: A tensor is missing, unexpected, of another shape or complex where real
-            numbers are needed; the first one is named.
+        InputError: A tensor is missing, unexpected, of another shape or of another kind of number,
+            see `check_kinds`, or has values that are not finite; the first one is named.
     """
     check_kinds(network.state_dict(), state, source, name, hint)
+    masks = find_not_finite(network.state_dict())  # may have infinity
     try:
         network.load_state_dict(state, **options)
     except Exception as error:  # damaged tensors may fail anywhere in torch
         reason = _mismatch(network.state_dict(), state) or one_line(error)[:200]
         raise InputError(f"{source} does not fit {name}: {reason}; {hint}") from error
+    for key in find_not_finite(network.state_dict()):
+        if key not in masks:
+            raise InputError(f"{source}: {key:.80} has values that are not finite; {hint}")
+
+
+def find_not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that have NaN or infinity; those without data have none."""
+    return [
+        name
+        for name, value in state.items()
+        if (value.is_floating_point() or value.is_complex())
+        and not (value.is_meta or value.isfinite().all())
+    ]
 
 
 def check_kinds(
     expected: Mapping[str, Tensor], state: Mapping[str, Any], source: str, name: str, hint: str
 ) -> None:
-    """Check that values are tensors, and that none would lose its imaginary part.
+    """Check that values are tensors of the same kind of number: real, complex, integer or boolean.
+
+    Precisions may differ.
 
     Args:
         expected: The tensors that are set, by name.
@@ -156,11 +175,15 @@ def check_kinds(
     """
     for key in expected.keys() & state.keys():
         own, given = expected[key], state[key]
-        if not isinstance(given, Tensor) or given.is_complex() > own.is_complex():
+        if not isinstance(given, Tensor) or _kind(given) != _kind(own):
             found = given.dtype if isinstance(given, Tensor) else type(given).__name__
             raise InputError(
                 f"{source} does not fit {name}: {key:.80} is {found}, not {own.dtype}; {hint}"
             )
+
+
+def _kind(value: Tensor) -> tuple[bool, bool, bool]:
+    return value.is_floating_point(), value.is_complex(), value.dtype == torch.bool
 
 
 def _mismatch(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import stat
 import sys
@@ -101,22 +102,24 @@ def open_regular(path: str | PathLike[str], follow: bool = True) -> IO[bytes]:
     return file
 
 
-_guards = 0  # contexts of `only_regular_files` that are open in this process
+_limits: list[float] = []  # of the contexts of `only_regular_files` that are open, in bytes
 
 
 @contextmanager
-def only_regular_files() -> Iterator[None]:
+def only_regular_files(limit: float = math.inf) -> Iterator[None]:
     """Raise `OSError` where Python code, of libraries too, opens a pipe or a device by its path.
 
     The null device may be opened.
+
+    Args:
+        limit: The largest size of a file, in bytes; that of the innermost context holds.
     """
-    global _guards
     _install_guard()
-    _guards += 1
+    _limits.append(limit)
     try:
         yield
     finally:
-        _guards -= 1
+        _limits.pop()
 
 
 @cache
@@ -125,15 +128,17 @@ def _install_guard() -> None:
 
 
 def _guard(event: str, arguments: Any) -> None:
-    if event != "open" or not _guards or not isinstance(arguments[0], str | bytes | PathLike):
+    if event != "open" or not _limits or not isinstance(arguments[0], str | bytes | PathLike):
         return
     path = os.fsdecode(arguments[0])
     try:
         status = os.stat(path)
     except (OSError, ValueError):  # for `open` to report
         return
-    if not stat.S_ISDIR(status.st_mode) and path != os.devnull:
-        _check_regular(status, path)
+    if stat.S_ISDIR(status.st_mode) or path == os.devnull:
+        return
+    if _check_regular(status, path) > _limits[-1]:
+        raise OSError(errno.EINVAL, f"More than {_limits[-1] // _CHUNK} MiB, too large here", path)
 
 
 def check_no_link(path: str | PathLike[str]) -> None:

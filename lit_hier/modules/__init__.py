@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lit_hier.diffusion.adm_flags import ADMFlags
 from lit_hier.modules.bp_denoiser import BPDenoiser
 from lit_hier.modules.classification import ClassificationTask
 from lit_hier.modules.ddpm_sampler import DDPMSampler
@@ -13,6 +14,7 @@ from lit_hier.modules.rhm_classifier import RHMClassifier
 from lit_hier.modules.stored_samples import StoredSamples
 
 __all__ = [
+    "ADMFlags",
     "BPDenoiser",
     "ClassificationTask",
     "DDPMSampler",

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
+from lit_hier.diffusion.adm_flags import ADM_SUFFIXES, ADMFlags
 from lit_hier.diffusion.images import DamagedSampleError, ImageBatch
+from lit_hier.diffusion.inheritance import inherit
 from lit_hier.diffusion.reverse import Convention, ReverseProcess, learns_variance
 from lit_hier.diffusion.store import SampleStore
 from lit_hier.errors import InputError
@@ -42,8 +45,8 @@ class DDPMSampler(ImageSampler):
             `num_steps` from 0 to 1.
         num_steps: Respaced steps of the reverse process.
         convention: Steps at which the model is evaluated, see `lit_hier.diffusion.reverse`.
-        scheduler: A diffusers scheduler, see `ReverseProcess`; by default the ancestral sampler
-            with the noise schedule of the model's training.
+        scheduler: A diffusers scheduler, see `ReverseProcess`; by default the ancestral sampler.
+            What the model was trained with it takes from the pipeline (`inherit`).
         batch_size: Images per model evaluation; the last evaluation of a batch of data may have
             fewer.
             The data module's `eval_batch_size` should be at least as large.
@@ -53,6 +56,9 @@ class DDPMSampler(ImageSampler):
         seed: Seed of the noise, 0 to 2^64 - 1.
         samples: A folder in which to save every batch (`lit_hier.diffusion.store`); batches that
             an earlier run with the same settings saved there are read instead of recomputed.
+        adm: How the network of an ADM checkpoint was trained, by the flags of guided-diffusion,
+            as in `{num_heads: 4, image_size: 64}`; by default as the published unconditional model
+            of 256 x 256 pixels. What is assumed is logged.
 
     Raises:
         InputError: The model cannot be loaded, does not fit the scheduler, or an argument is out
@@ -72,11 +78,15 @@ class DDPMSampler(ImageSampler):
         compile: bool = False,
         seed: int = 0,
         samples: str | None = None,
+        adm: ADMFlags | None = None,
     ) -> None:
         from lit_hier.diffusion.pretrained import load_pretrained  # diffusers takes seconds
 
-        model, trained = load_pretrained(pretrained)
-        scheduler = scheduler or _ancestral(trained)
+        model, trained = load_pretrained(pretrained, adm=adm)
+        if pretrained.endswith(ADM_SUFFIXES):
+            assumed = (adm or ADMFlags()).describe()
+            rank_zero_info(f"pretrained: assumed of {pretrained}: {assumed}; see the argument adm")
+        scheduler = inherit(scheduler, trained)
         process = ReverseProcess(scheduler, num_steps, convention)
         if not times or not all(map(math.isfinite, times)):
             raise InputError(f"times is {times}; give one or more finite inversion times")
@@ -96,6 +106,8 @@ class DDPMSampler(ImageSampler):
         self.channels_last = channels_last
         self.model = model.requires_grad_(False)
         self.samples = samples
+        if pretrained.endswith(ADM_SUFFIXES):
+            self._size_origin = " (adm.image_size; correct it if that is wrong)"
         self._store: SampleStore | None = None
         self._lock: BaseFileLock | None = None
         self._checks = ExitStack()
@@ -115,13 +127,20 @@ class DDPMSampler(ImageSampler):
         if compile:
             self.model.compile()
 
+    @property
+    def image_size(self) -> int | None:
+        """Pixels per side of the images that the model was trained on; `None` if unknown."""
+        size = self.model.config.sample_size
+        return size if isinstance(size, int) else None
+
     def setup(self, stage: str) -> None:
-        """Open the folder of samples.
+        """Open the folder of samples; compare the model's size with that of the data.
 
         Raises:
             InputError: It has samples of another run, another run is filling it, or it cannot be
                 written.
         """
+        super().setup(stage)
         if self.samples is not None:
             settings = {
                 **self._settings,
@@ -215,15 +234,6 @@ def _identify(path: Path) -> int | None:
         return path.stat().st_ino
     except OSError:
         return None
-
-
-def _ancestral(trained: Any) -> Any:
-    """Return the ancestral sampler with the noise schedule of a model's training."""
-    from diffusers import DDPMScheduler
-
-    if isinstance(trained, DDPMScheduler) or "beta_schedule" not in trained.config:
-        return trained
-    return DDPMScheduler.from_config(trained.config)
 
 
 def _check_channels(model: Any, scheduler: Any) -> None:

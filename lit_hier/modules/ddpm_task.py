@@ -62,6 +62,8 @@ class DDPMTask(Task):
         if not widths or any(width < _GROUPS or width % _GROUPS for width in widths):
             raise InputError(f"widths is {list(widths)}; give multiples of {_GROUPS}")
         factor = 2 ** (len(widths) - 1)
+        if size is None:  # the command line takes it from the data module
+            raise InputError("size is not given; give the data module the pixels per side")
         if size < factor or size % factor:
             raise InputError(f"size is {size}; give a multiple of 2^(levels - 1) = {factor}")
         if not 0 <= ema_decay < 1:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_hier.diffusion import ForwardBackward
@@ -23,11 +24,40 @@ class ImageSampler(ForwardBackwardModule):
         seed: Seed of the noise, 0 to 2^64 - 1.
     """
 
+    _size_origin = ""
+    """Where the model's size is from, if it is not the model that tells it."""
+
     def __init__(self, steps: Sequence[int], num_steps: int, seed: int = 0) -> None:
         axis = TimeAxis("ddpm", f"inversion step, of {num_steps}", "k", float(num_steps))
         super().__init__(steps, axis, seed)
         self.steps = list(steps)
         self.num_steps = num_steps
+
+    @property
+    def image_size(self) -> int | None:
+        """Pixels per side of the model's images, which data modules take; `None` if unknown."""
+        return None
+
+    def setup(self, stage: str) -> None:
+        """Compare the model's size with that of the data: see `compare_sizes`."""
+        self.compare_sizes()
+
+    def compare_sizes(self) -> None:
+        """Warn of images of another size than the model's.
+
+        Raises:
+            InputError: They do not have that of saved samples.
+        """
+        size = getattr(getattr(self.trainer, "datamodule", None), "size", None)
+        if isinstance(size, int) and self.image_size not in (None, size):
+            self._reject_size(size)
+
+    def _reject_size(self, size: int) -> None:
+        rank_zero_warn(
+            f"size: the images have {size} pixels per side, but the model was trained on"
+            f" {self.image_size}{self._size_origin}, and sees objects of another scale; leave out"
+            " the data module's size, which is then the model's"
+        )
 
     @abstractmethod
     def sample(self, images: ImageBatch) -> Tensor:
@@ -38,7 +68,7 @@ class ImageSampler(ForwardBackwardModule):
 
         Args:
             batch: `x`, images in [-1, 1] on 8-bit levels, (B, C, H, W), `label`, (B,), and
-                `index`, (B,). For images from files also `image_counts`, (3,), `planned`, the
+                `index`, (B,). For images from files also `image_counts`, (5,), `planned`, the
                 sample indices requested, and `name`, a list. Half precision is lossless.
         """
         index = batch["index"]

@@ -33,6 +33,18 @@ class StoredSamples(ImageSampler):
             )
         super().__init__(steps, self._store.num_steps)
 
+    @property
+    def image_size(self) -> int | None:
+        """Pixels per side of the saved samples; `None` if there are none."""
+        return self._store.image_size
+
+    def _reject_size(self, size: int) -> None:
+        raise InputError(
+            f"size: the images have {size} pixels per side, but the saved samples"
+            f" {self.image_size}; leave out the data module's size, which is then that of"
+            " the samples"
+        )
+
     def sample(self, images: ImageBatch) -> Tensor:
         """Read the samples of a batch.
 

@@ -1,11 +1,12 @@
 """Networks, and the outputs of their layers."""
 
+from lit_hier.nn.evaluation import evaluate
 from lit_hier.nn.fourier_bands import FourierBands
 from lit_hier.nn.hierarchical_cnn import HierarchicalCNN
 from lit_hier.nn.image_cnn import ImageCNN
 from lit_hier.nn.layers import hook_layers, match_layers
 from lit_hier.nn.pretrained_classifier import PretrainedClassifier
-from lit_hier.nn.probe import Probe, evaluate
+from lit_hier.nn.probe import Probe
 from lit_hier.nn.trained import TrainedCNN, TrainedImageCNN, TrainedNetwork
 
 __all__ = [

@@ -46,6 +46,9 @@ class FourierBands(nn.Module):
         InputError: An argument is out of range.
     """
 
+    channels_last_layers = False
+    """Bands are as their input is, even if it has as many channels as positions."""
+
     def __init__(self, size: int, dimensions: int = 2) -> None:
         super().__init__()
         check_grid(size, dimensions)

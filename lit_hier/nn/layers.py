@@ -20,6 +20,7 @@ _PAPER: Final[dict[str, tuple[str, ...]]] = {
     "timm.ResNet": _RESNET,
     "timm.VisionTransformer": ("blocks.*", "head"),
 }
+_COMPILED: Final = "_orig_mod"  # the name of the module inside the wrapper of `torch.compile`
 _CHANNELS_LAST: Final = {"torchvision.SwinTransformer", "timm.VisionTransformerSAM"}
 
 
@@ -27,7 +28,8 @@ def match_layers(network: nn.Module, patterns: Sequence[str]) -> list[str]:
     """Find the layers that match patterns.
 
     A pattern is a module's dotted name in which `*`, `?` and `[...]` match characters within one
-    component: `layers.*` matches `layers.0`, but not `layers.0.conv`.
+    component: `layers.*` matches `layers.0`, but not `layers.0.conv`. Of several names of one
+    module, the first that matches is used.
 
     Args:
         network: Any module.
@@ -39,7 +41,8 @@ def match_layers(network: nn.Module, patterns: Sequence[str]) -> list[str]:
     Raises:
         InputError: There are no patterns, or one matches nothing.
     """
-    names = [name for name, _ in network.named_modules() if name]
+    modules = named_layers(network)
+    names = list(modules)
 
     def matches(name: str, pattern: str) -> bool:
         parts, wanted = name.split("."), pattern.split(".")
@@ -56,7 +59,25 @@ def match_layers(network: nn.Module, patterns: Sequence[str]) -> list[str]:
                 f"layers: pattern {pattern!r} matches no layer of {type(network).__name__};"
                 f" its layers are {shown}"
             )
-    return [name for name in names if any(matches(name, pattern) for pattern in patterns)]
+    chosen: dict[nn.Module, str] = {}
+    for name, module in modules.items():
+        if any(matches(name, pattern) for pattern in patterns):
+            chosen.setdefault(module, name)
+    return list(chosen.values())
+
+
+def named_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """Return a network's modules by their dotted names.
+
+    A module that has several names is listed under each. The wrapper of a compiled module has no
+    part in the names: they are those of the module inside.
+    """
+    layers: dict[str, nn.Module] = {}
+    for name, module in network.named_modules(remove_duplicate=False):
+        parts = [part for part in name.split(".") if part != _COMPILED]
+        if any(parts):
+            layers[".".join(parts)] = module
+    return layers
 
 
 @contextmanager
@@ -71,6 +92,7 @@ def hook_layers(
         InputError: A layer does not return one tensor (B, C, ...), or does not run exactly once.
     """
     called: set[str] = set()
+    modules = named_layers(network)
 
     def hook(name: str, module: nn.Module, args: Any, output: Any) -> None:
         if not isinstance(output, Tensor) or output.ndim < 2:
@@ -79,21 +101,23 @@ def hook_layers(
                 " ...); choose layers inside it"
             )
         if name in called:
+            aliases = [repr(k) for k, other in modules.items() if other is module and k != name]
+            shared = f", also as {aliases[0]}" if aliases else ""
             raise InputError(
                 f"layers: {name!r} ({type(module).__name__}) runs more than once in a forward"
-                " pass, so its output is ambiguous; choose layers around it"
+                f" pass{shared}, so its output is ambiguous; choose layers around it"
             )
         called.add(name)
         callback(name, output)
 
     with ExitStack() as hooks:
         for name in names:
-            handle = network.get_submodule(name).register_forward_hook(partial(hook, name))
+            handle = modules[name].register_forward_hook(partial(hook, name))
             hooks.callback(handle.remove)
         yield
     for name in names:
         if name not in called:
-            kind = type(network.get_submodule(name)).__name__
+            kind = type(modules[name]).__name__
             raise InputError(
                 f"layers: {name!r} ({kind}) does not run in a forward pass; choose layers"
                 " inside it"

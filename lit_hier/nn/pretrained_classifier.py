@@ -29,19 +29,23 @@ class PretrainedClassifier(nn.Module):
             for any number of classes; or `random`. The transform is that of the entry; for a file
             with the name of an entry's file, such as `resnet50-11ad3fa6.pth`, that of the entry,
             and its content must match the hash in the name; for other files the default's.
+        class_offset: Number of logits before that of the first class, such as 1 for a background
+            class; they are left out.
 
     Attributes:
         model: The network itself.
         transform: The preprocessing; its `repr` contains every parameter.
         paper_layers: Patterns of the layers that the paper analyses; empty for most models.
-        channels_last_layers: Whether blocks return (B, H, W, C).
+        channels_last_layers: True if blocks are known to return (B, H, W, C), else None.
 
     Raises:
         InputError: The model or the weights do not exist, or do not fit each other.
     """
 
-    def __init__(self, name: str, weights: str = "default") -> None:
+    def __init__(self, name: str, weights: str = "default", class_offset: int = 0) -> None:
         super().__init__()
+        if class_offset < 0:
+            raise InputError(f"class_offset is {class_offset}; give at least 0")
         library, _, model = name.partition("/")
         if library not in _LIBRARIES or not model:
             raise InputError(
@@ -51,8 +55,9 @@ class PretrainedClassifier(nn.Module):
         published = _LIBRARIES[library](model, weights)
         self.model = published.model
         self.transform = published.transform
+        self.class_offset = class_offset
         self.paper_layers = paper_layers(self.model)
-        self.channels_last_layers = channels_last(self.model)
+        self.channels_last_layers = channels_last(self.model) or None
         self.eval()
 
     @property
@@ -80,4 +85,9 @@ class PretrainedClassifier(nn.Module):
         levels = to_levels(x).repeat(1, 3 // x.shape[1], 1, 1)  # always in one memory layout
         dtype = next(self.model.parameters()).dtype
         logits: Tensor = self.model(self.transform(levels).to(dtype))
-        return logits
+        if self.class_offset >= logits.shape[-1]:
+            raise InputError(
+                f"class_offset is {self.class_offset}, but the network has {logits.shape[-1]}"
+                " logits; give less"
+            )
+        return logits[:, self.class_offset :] if self.class_offset else logits

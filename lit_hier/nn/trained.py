@@ -42,7 +42,7 @@ class TrainedNetwork(nn.Module):
         trained_on: The training set, as the checkpoint names it, or empty; see
             `RHMDataModule.training_set`.
         paper_layers: Patterns of the layers that the paper analyses; empty for most networks.
-        channels_last_layers: Whether layers return (B, ..., C).
+        channels_last_layers: Whether layers return (B, ..., C), None if unknown.
 
     Raises:
         InputError: The file is not a readable checkpoint, its format is newer than this version
@@ -60,11 +60,9 @@ class TrainedNetwork(nn.Module):
         state = checkpoint["state_dict"]
         if not is_state_dict(state):
             raise InputError(f"{source} has a damaged state dict; {self._hint}")
-        state = {
-            key.removeprefix(_PREFIX): value
-            for key, value in state.items()
-            if key.startswith(_PREFIX)
-        }
+        if others := [key for key in state if not key.startswith(_PREFIX)]:
+            raise InputError(f"{source}: {others[0]!r:.80} is unexpected; {self._hint}")
+        state = {key.removeprefix(_PREFIX): value for key, value in state.items()}
         description = _describe_checkpoint(checkpoint, source)
         if network is None:
             network = self._build(description, state, source)
@@ -72,7 +70,7 @@ class TrainedNetwork(nn.Module):
         self.network = network
         self.trained_on = str(description["trained_on"])
         self.paper_layers = getattr(network, "paper_layers", ())
-        self.channels_last_layers = bool(getattr(network, "channels_last_layers", False))
+        self.channels_last_layers = getattr(network, "channels_last_layers", None)
         self.eval()
 
     def _build(
@@ -202,6 +200,6 @@ def check_training_set(trained_on: str, training_set: str, argument: str) -> Non
     if trained_on and training_set and trained_on != training_set:
         raise InputError(
             f"{argument}: the network was trained on {trained_on:.120}, but the data are"
-            f" {training_set}: a different grammar, or held-out data that it was trained on;"
-            " give the data module the arguments of the training run"
+            f" {training_set:.120}: other data, or held-out data that it was trained on; give the"
+            " data module the arguments of the training run"
         )
