@@ -24,6 +24,10 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     with _interrupts_as_status():
         _import_matplotlib()
+        from lit_hier.cli import own_commands
+
+        if own_commands.execute_own(sys.argv[1:] if args is None else args):
+            return
         from lit_hier.cli import command, process
 
         with process.preserved():
@@ -41,6 +45,10 @@ def run() -> None:
     """
     with _interrupts_as_status():
         _import_matplotlib()
+        from lit_hier.cli import own_commands
+
+        if own_commands.execute_own(sys.argv[1:]):
+            return
         from lit_hier.cli import command, process
 
         process.configure()
