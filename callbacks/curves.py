@@ -156,6 +156,10 @@ class CurveAnalysis(Analysis):
         """Name the measured curves, for the `.npz`."""
         return [line.name for line in self.lines()]
 
+    def arrays(self, values: Floats) -> Mapping[str, NDArray[Any]]:
+        """Name the measurements, shape (quantities, T, curves, N), as arrays of the `.npz`."""
+        return dict(zip(self.quantities, values, strict=True))
+
     def panels(self, results: Results) -> Sequence[Panel]:
         """Arrange curves in panels."""
         return ()
@@ -267,7 +271,7 @@ class CurveAnalysis(Analysis):
         tables = self.tables(results)
         samples: dict[str, Any] = {"time": self.times, "curve": self.curve_names()}
         samples |= {"index": index, "source": results.source_indices}
-        samples |= zip(self.quantities, values, strict=True)
+        samples |= self.arrays(values)
         self.draw_later(lambda: self.figures(results, tables))
         write_samples(folder, self.name, samples)
         for name, table in tables.items():

@@ -1,9 +1,16 @@
-"""The tables of every analysis, cell by cell, against tables that are kept in `tests/tables`."""
+"""The tables of every analysis, cell by cell, against tables that are kept in `tests/tables`.
+
+python tests/test_tables.py                # write all of them again, after an intended change
+python tests/test_tables.py networks       # or those of some runs
+"""
 
 import csv
 import dataclasses
 import math
 import re
+import shutil
+import sys
+import tempfile
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -100,6 +107,8 @@ def networks() -> tuple[Any, Any, list[Callback]]:
     analyses = [
         ActivationSimilarity(network()),
         ActivationSimilarity(network(), standardization="released", name="released"),
+        ActivationSimilarity(network(), standardization="none", name="raw", bandwidth=0.05),
+        ActivationSimilarity(network(), per="unit", name="per_unit"),
         ActivationSimilarity(network(), against="effective_noise"),
         ClassKept(network()),
     ]
@@ -165,3 +174,18 @@ def test_cells_are_written_as_python_writes_them(
     write_table(folder, "table", DataFrame(rows, columns=["x", "count", "name"]))
     lines = ["x,count,name", *(",".join(map(str, row)) for row in rows)]
     assert (folder / "table.csv").read_text().split("\n") == [*lines, ""]
+
+
+def write_tables(names: list[str]) -> None:
+    """Write the tables of runs, by default of all, into `tests/tables`."""
+    for made in RUNS:
+        if not names or made.__name__ in names:
+            shutil.rmtree(TABLES / made.__name__, ignore_errors=True)
+            (TABLES / made.__name__).mkdir()
+            with tempfile.TemporaryDirectory() as folder:
+                for path in predict(Path(folder), *made()).glob("*.csv"):
+                    shutil.copy(path, TABLES / made.__name__)
+
+
+if __name__ == "__main__":
+    write_tables(sys.argv[1:])

@@ -23,6 +23,9 @@ class Panel:
         bands: Half-widths of the bands around curves, by the same names.
         theory: Predictions, dashed, by the same names; NaN is omitted.
         theory_label: The predictions' entry in the legend.
+        baselines: What unrelated data would give, dotted, in their curve's color, by the same
+            names; NaN is omitted.
+        baseline_label: The baselines' entry in the legend.
     """
 
     ylabel: str
@@ -30,6 +33,8 @@ class Panel:
     bands: Mapping[str, ArrayLike] = field(default_factory=dict)
     theory: Mapping[str, ArrayLike] = field(default_factory=dict)
     theory_label: str = "mean field"
+    baselines: Mapping[str, ArrayLike] = field(default_factory=dict)
+    baseline_label: str = "baseline"
 
 
 def curve_figure(
@@ -44,12 +49,12 @@ def curve_figure(
     Args:
         x: Values of the x axis, shape (T,).
         xlabel: Its label.
-        panels: Panels side by side; all have the same curves.
+        panels: Panels side by side; all have the same curves and share the scale of the y axis.
         legend: The title of the legend.
         critical: The x of the predicted transition, marked by a line; NaN if there is none.
     """
     figure = Figure(figsize=(5.2 * len(panels) + 1.4, 4.2), dpi=130, layout="constrained")
-    axes = np.ravel(figure.subplots(1, len(panels)))
+    axes = np.ravel(figure.subplots(1, len(panels), sharey=True))
     x = np.asarray(x, dtype=np.float64)
     for ax, panel in zip(axes, panels, strict=True):
         colors = colormaps["viridis"](np.linspace(0, 0.93, len(panel.curves)))
@@ -59,6 +64,10 @@ def curve_figure(
             if name in panel.bands:
                 half = np.asarray(panel.bands[name], dtype=np.float64)
                 ax.fill_between(x, y - half, y + half, color=color, alpha=0.2, linewidth=0)
+            if name in panel.baselines:
+                ax.plot(x, np.asarray(panel.baselines[name]), ":", color=color, linewidth=0.7)
+        if panel.baselines:
+            ax.plot([], [], "k:", linewidth=0.7, label=panel.baseline_label)
         dashes = [y for y in panel.theory.values() if np.isfinite(np.asarray(y)).any()]
         for k, dashed in enumerate(dashes):
             label = panel.theory_label if k == 0 else None

@@ -1,5 +1,6 @@
 """The standardized cosine with a fixed first argument, standardized once."""
 
+import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
@@ -39,7 +40,32 @@ class SimilarityTo:
         Returns:
             Cosines, float32, shape (B,); 0 where an activation is too short to have a direction.
         """
+        return self._own(z := self._flatten(x), length(z))
+
+    def with_partners(self, x: Float[Tensor, "B C *positions"]) -> Float32[Tensor, "2 B"]:
+        """Compare each sample at the start with itself, and with another sample.
+
+        The partner of a sample is the next one of the batch; that of the last is the first.
+
+        Args:
+            x: Activations, shape (B, C, *positions).
+
+        Returns:
+            Cosines with the sample itself, the same numbers as those of a call, then with its
+            partner, NaN in a batch of one sample; float32, shape (2, B).
+        """
         z = self._flatten(x)
         z_length = length(z)
+        if len(z) == 1:
+            own = self._own(z, z_length)
+            return torch.stack((own, torch.full_like(own, torch.nan)))
+        product = z.roll(-1, 0).mul_(self._start).sum(1)
+        partners = product / (z_length.roll(-1) * self._length)
+        return torch.stack((self._own(z, z_length), partners))
+
+    def _own(
+        self, z: Float32[Tensor, "B features"], z_length: Float32[Tensor, " B"]
+    ) -> Float32[Tensor, " B"]:
+        """Compare standardized activations, which this overwrites, with those at the start."""
         cosine: Tensor = z.mul_(self._start).sum(1) / (z_length * self._length)
         return cosine

@@ -1,6 +1,7 @@
 """The functional core of the metrics: pure functions of arrays and tensors."""
 
 from lit_hier.metrics.functional.averages import Average, average, wilson
+from lit_hier.metrics.functional.baseline import correct_baseline
 from lit_hier.metrics.functional.bootstrap import bootstrap_error, resampled_means
 from lit_hier.metrics.functional.crossing import crossing, transition, transition_errors
 from lit_hier.metrics.functional.deviation import WINDOW, deviation
@@ -8,8 +9,10 @@ from lit_hier.metrics.functional.histogram import histogram_update
 from lit_hier.metrics.functional.inversion import Inversion, curve_inversion, inversion
 from lit_hier.metrics.functional.moments import Moments, channel_moments, merge_moments
 from lit_hier.metrics.functional.similarity import (
+    Per,
     Standardization,
     StandardizationKind,
+    check_standardization,
     standardize,
     standardized_cosine,
 )
@@ -26,12 +29,15 @@ __all__ = [
     "Average",
     "Inversion",
     "Moments",
+    "Per",
     "Standardization",
     "StandardizationKind",
     "average",
     "bootstrap_error",
     "channel_moments",
     "check_bandwidth",
+    "check_standardization",
+    "correct_baseline",
     "crossing",
     "curve_inversion",
     "deviation",
