@@ -254,12 +254,12 @@ class ActivationSimilarity(NetworkAnalysis):
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute averages, the mode, the share of identical samples and the baseline."""
+        similarity, baseline, identical = samples
         rows = [
-            summarize(similarity, source_indices, identical > 0, self.bandwidth)
-            | correct_baseline(similarity, baseline, source_indices)
-            for similarity, baseline, identical in zip(*samples, strict=True)
+            summarize(cosines, source_indices, same > 0, self.bandwidth)
+            for cosines, same in zip(similarity, identical, strict=True)
         ]
-        return transpose(rows)
+        return transpose(rows) | correct_baseline(similarity, baseline, source_indices)
 
     def panels(self, results: Results) -> Sequence[Panel]:
         """Draw the mean next to the mode: on the RHM the mean first, for other data the mode.

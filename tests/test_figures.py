@@ -1,5 +1,6 @@
 """Every figure's config: small, for its files; at the paper's depth, for its findings."""
 
+import math
 import sys
 from pathlib import Path
 from unittest.mock import patch
@@ -9,6 +10,7 @@ import pytest
 from conftest import ROOT, inside, rows
 
 from lit_hier.cli import main
+from lit_hier.figures import Panel, curve_figure
 from lit_hier.gaussian import GaussianRandomField
 from lit_hier.gaussian.fourier import wavenumber
 from lit_hier.inference import mean_field
@@ -46,6 +48,21 @@ def predict(folder: Path, figure: str, *arguments: str) -> Path:
 def column(table: list[dict[str, str]], name: str, **which: object) -> np.ndarray:
     chosen = [row for row in table if all(row[key] == str(x) for key, x in which.items())]
     return np.array([float(row[name]) for row in chosen])
+
+
+def test_panels_share_a_scale_and_baselines_have_their_curves_colors() -> None:
+    x, curves = [0.0, 1.0], {"shallow": [0.0, 0.4], "deep": [0.5, 0.2]}
+    lower = {name: [-3.0, math.nan] for name in curves}
+    panels = [Panel("mean", curves, baselines=lower), Panel("mode", curves)]
+    first, second = curve_figure(x, "time", panels, "layer").axes
+    assert first.get_ylim() == second.get_ylim()
+    assert first.get_ylim()[0] < -3
+    solid, dotted = ([y for y in first.lines if y.get_linestyle() == s] for s in ("-", ":"))
+    shown = [line for line in dotted if len(line.get_xdata())]
+    assert [tuple(y.get_color()) for y in shown] == [tuple(y.get_color()) for y in solid]
+    assert len(shown) == 2
+    assert "baseline" in first.get_legend_handles_labels()[1]
+    assert "baseline" not in second.get_legend_handles_labels()[1]
 
 
 # Columns that are NaN where no theory applies.

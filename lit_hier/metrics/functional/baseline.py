@@ -23,8 +23,6 @@ independent, as :math:`b_i` and :math:`b_{i + 1}` share sample i + 1; with
 is unbiased up to terms of order 1/N for a chain in which only neighbors are correlated.
 """
 
-import math
-
 import numpy as np
 from jaxtyping import Float, Float64
 
@@ -32,11 +30,11 @@ from lit_hier.metrics.functional.averages import RESOLUTION, Groups, average
 
 
 def correct_baseline(
-    values: Float[np.ndarray, " N"],
-    baseline: Float[np.ndarray, " N"],
+    values: Float[np.ndarray, "*shape N"],
+    baseline: Float[np.ndarray, "*shape N"],
     groups: Groups | None = None,
-) -> dict[str, float]:
-    """Summarize the similarities of one curve at one time relative to a baseline: see the module.
+) -> dict[str, Float64[np.ndarray, "*shape"]]:
+    """Summarize similarities relative to a baseline: see the module.
 
     Args:
         values: Similarity of each sample to itself, in the order of the chain of partners.
@@ -48,32 +46,40 @@ def correct_baseline(
         and corrected_sem, NaN where `average` has an error that is not known, for less than three
         samples of one grammar, and where the estimated variance is not positive.
     """
-    c, b = (np.asarray(x, dtype=np.float64) for x in (values, baseline))
-    which = np.zeros(len(c), dtype=np.int64) if groups is None else groups
-    known = np.isfinite(b)
-    summary = dict.fromkeys(("baseline", "baseline_sem", "corrected", "corrected_sem"), math.nan)
+    c = np.asarray(values, dtype=np.float64)
+    b = np.asarray(baseline, dtype=np.float64)
+    which = np.zeros(c.shape[-1], dtype=np.int64) if groups is None else groups
+    known = np.asarray(np.isfinite(b).reshape(-1, len(which)).all(0))
     if not known.any():
-        return summary
-    mean, level = float(average(c, which).mean), float(average(b[known], which[known]).mean)
-    summary |= {"baseline": level, "baseline_sem": _error(b[known], which[known])}
-    if 1 - level > RESOLUTION:
-        # Averages of `shares` over all samples are those of the baseline over the known ones.
-        shares = np.where(known, b, 0)
-        for group in np.unique(which):
-            chosen = which == group
-            num_known = np.count_nonzero(known[chosen])
-            shares[chosen] *= np.count_nonzero(chosen) / num_known if num_known else math.nan
-        linear = c / (1 - level) - (1 - mean) / (1 - level) ** 2 * shares
-        error = math.nan if np.isnan(average(c, which).sem) else _error(linear, which)
-        summary |= {"corrected": (mean - level) / (1 - level), "corrected_sem": error}
-    return summary
+        names = ("baseline", "baseline_sem", "corrected", "corrected_sem")
+        return {name: np.full(c.shape[:-1], np.nan) for name in names}
+    itself = average(c, which)
+    level = average(b[..., known], which[known]).mean
+    room = np.asarray(np.where(1 - level > RESOLUTION, 1 - level, np.nan))
+    # Averages of `shares` over all samples are those of the baseline over the known ones.
+    weights = known.astype(np.float64)
+    for group in np.unique(which):
+        chosen = which == group
+        weights[chosen] /= known[chosen].mean() or np.nan
+    shares = np.where(known, b, 0) * weights
+    linear = (c - ((1 - itself.mean) / room)[..., None] * shares) / room[..., None]
+    return {
+        "baseline": level,
+        "baseline_sem": _error(b[..., known], which[known]),
+        "corrected": np.asarray((itself.mean - level) / room),
+        "corrected_sem": np.where(np.isnan(itself.sem), np.nan, _error(linear, which)),
+    }
 
 
-def _error(values: Float64[np.ndarray, " N"], groups: Groups) -> float:
+def _error(
+    values: Float64[np.ndarray, "*shape N"], groups: Groups
+) -> Float64[np.ndarray, "*shape"]:
     """Compute the standard error of an average; for one grammar, of a chain."""
-    sem, num = float(average(values, groups).sem), len(values)
-    if math.isnan(sem) or len(np.unique(groups)) > 1:
-        return sem
-    d = values - values.mean()
-    squares = (d**2).sum() + 2 * (d[1:] * d[:-1]).sum()
-    return float((squares / (num - 1) / (num - 2)) ** 0.5) if num > 2 and squares > 0 else math.nan
+    found, num = average(values, groups), len(groups)
+    if len(np.unique(groups)) > 1:
+        return found.sem
+    d = values - found.mean[..., None]
+    squares = (d**2).sum(-1) + 2 * (d[..., 1:] * d[..., :-1]).sum(-1)
+    exists = np.isfinite(found.sem) & (squares > 0) & (num > 2)
+    variance = np.where(exists, squares, np.nan) / max((num - 1) * (num - 2), 1)
+    return np.asarray(np.sqrt(variance))

@@ -32,19 +32,18 @@ _RELEASED_FLOOR: Final = 1e-8
 _MIN_LENGTH: Final = 1e-8  # of a vector that has a direction
 
 
-def check_standardization(kind: StandardizationKind, per: Per) -> None:
+def check_standardization(kind: str, per: str) -> None:
     """Reject unknown kinds, and statistics that are not used.
 
     Raises:
         InputError: There is no such kind, or `none` is to have statistics per unit.
     """
-    given: tuple[tuple[str, str, object], ...] = (
-        ("standardization", kind, StandardizationKind),
-        ("per", per, Per),
-    )
-    for name, value, choices in given:
-        if value not in get_args(choices):
-            *others, last = get_args(choices)
+    for name, value, choices in (
+        ("standardization", kind, get_args(StandardizationKind)),
+        ("per", per, get_args(Per)),
+    ):
+        if value not in choices:
+            *others, last = choices
             raise InputError(f"{name} is {value!r}; give {', '.join(others)} or {last}")
     if (kind, per) == ("none", "unit"):
         raise InputError(
