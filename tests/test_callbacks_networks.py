@@ -162,7 +162,9 @@ def test_every_standardization_and_the_baseline_against_their_definitions(
         assert first["sem"] == first["corrected_sem"] == "nan"
         mean, baseline = float(last["mean"]), np.nanmean(stored["baseline"][-1, -1])
         assert float(last["baseline"]) == pytest.approx(baseline, abs=1e-6)
-        assert float(last["corrected"]) == pytest.approx((mean - baseline) / (1 - baseline))
+        assert float(last["corrected"]) == pytest.approx(
+            (mean - baseline) / (1 - baseline), abs=1e-6
+        )
 
 
 def test_raw_activations_keep_a_positive_cosine_without_information(tmp_path: Path) -> None:

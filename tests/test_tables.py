@@ -107,8 +107,6 @@ def networks() -> tuple[Any, Any, list[Callback]]:
     analyses = [
         ActivationSimilarity(network()),
         ActivationSimilarity(network(), standardization="released", name="released"),
-        ActivationSimilarity(network(), standardization="none", name="raw", bandwidth=0.05),
-        ActivationSimilarity(network(), per="unit", name="per_unit"),
         ActivationSimilarity(network(), against="effective_noise"),
         ClassKept(network()),
     ]
