@@ -18,6 +18,8 @@ from lit_hier.callbacks.curves import (
     transpose,
 )
 from lit_hier.callbacks.reconstruction import (
+    COMPARED,
+    LOGGED,
     QUANTITIES,
     measure_truth,
     summarize_truth,
@@ -45,22 +47,25 @@ class Transition(CurveAnalysis):
     - `transition_points.csv` with a row per (m, L): m, L, s_f, place (where `marginal` is halfway
       from 1 to chance), width (from three quarters to one quarter of the way), place_std (between
       grammars; NaN for one), theory_place and theory_width (the same for the theory at this
-      depth), critical (the predicted transition as L grows), exponent (nu), place_sem and
+      depth), critical (the predicted transition as L grows), exponent (nu), critical_sem (standard
+      error of `critical`; 0 for a closed form), place_sem and
       width_sem (standard errors by the bootstrap over grammars or, with one grammar, over data,
-      see `lit_hier.metrics.transition_errors`).
-    - `transition.npz` with the arrays `marginal`, `unchanged` and `largest` (time, curve, index),
-      `time`, `curve`, `index`, `source`.
+      see `lit_hier.metrics.transition_errors`), kesten_stigum (F'(1/v), by which a level
+      multiplies a small amount of information: from 1 on there is no transition, as any
+      information about the leaves reaches the root).
+    - `transition.npz` with the arrays `marginal`, `unchanged`, `largest` and `information` (time,
+      curve, index), `time`, `curve`, `index`, `source`.
     - `phase_diagram.png`, for one depth and several m.
 
-    Logs to TensorBoard the curves `transition/marginal`, `transition/unchanged`,
-    `transition/largest` and `transition/theory`, and the figure `phase_diagram`.
+    Logs to TensorBoard the curves that `Reconstruction` lists, as `transition/COLUMN`, and the
+    figure `phase_diagram`.
     """
 
     name = "transition"
     quantities = QUANTITIES
-    logged = (*QUANTITIES, "theory")
+    logged = LOGGED
     legend = "grammars"
-    compared = ("marginal", "theory")
+    compared = COMPARED
     needs_latents = True
     varied = frozenset("mL")
 
@@ -87,7 +92,7 @@ class Transition(CurveAnalysis):
     def measure(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> Tensor:
-        """Measure the root: shape (3, T, 1, B)."""
+        """Measure the root: shape (4, T, 1, B)."""
         return measure_truth(record, -1)[:, :, None]
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
@@ -131,6 +136,7 @@ class Transition(CurveAnalysis):
             "critical_sem": [self.prediction(line).critical_error for line in lines],
             "place_sem": place_sem,
             "width_sem": width_sem,
+            "kesten_stigum": [theory.kesten_stigum(grammar) for grammar in grammars],
         }
         return DataFrame(columns)
 

@@ -75,6 +75,8 @@ def curve_figure(
                 fontsize="x-small",
                 color="0.4",
             )
+        if x[0] > x[-1]:  # so that noise grows to the right
+            ax.invert_xaxis()
         ax.set_xlabel(xlabel)
         ax.set_ylabel(panel.ylabel)
         ax.grid(alpha=0.25, linewidth=0.6)
@@ -86,7 +88,11 @@ def curve_figure(
 
 
 def level_figure(
-    x: ArrayLike, xlabel: str, ylabel: str, columns: Mapping[str, Mapping[str, ArrayLike]]
+    x: ArrayLike,
+    xlabel: str,
+    ylabel: str,
+    columns: Mapping[str, Mapping[str, ArrayLike]],
+    theory_label: str = "mean field",
 ) -> Figure:
     """Draw a panel with all levels, then a panel per level (Figs. 12-14).
 
@@ -96,6 +102,7 @@ def level_figure(
         ylabel: The label of the y axis.
         columns: Values over times by the level's name, for `largest`, with `largest_std` as its
             band, `true`, dotted, and `theory`, dashed.
+        theory_label: The theory's entry in the legend.
     """
     names = list(columns["largest"])
     rows = -(-(len(names) + 1) // _GRID_COLUMNS)
@@ -109,8 +116,10 @@ def level_figure(
             panel.plot(x, mean, "o-", color=color, markersize=2, linewidth=1.2, label="largest")
         ax.fill_between(x, mean - std, mean + std, color=color, alpha=0.2, linewidth=0)
         ax.plot(x, np.asarray(columns["true"][name]), ":", color=color, label="true symbol")
-        ax.plot(x, np.asarray(columns["theory"][name]), "k--", linewidth=0.9, label="mean field")
+        ax.plot(x, np.asarray(columns["theory"][name]), "k--", linewidth=0.9, label=theory_label)
         ax.set_title(name, fontsize="small")
+    if x[0] > x[-1]:  # the axes share it
+        axes[0].invert_xaxis()
     axes[0].set_title("all levels", fontsize="small")
     axes[1].legend(fontsize="x-small", frameon=False, loc="lower left")
     for ax in axes[len(names) + 1 :]:
