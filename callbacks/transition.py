@@ -52,7 +52,8 @@ class Transition(CurveAnalysis):
       width_sem (standard errors by the bootstrap over grammars or, with one grammar, over data,
       see `lit_hier.metrics.transition_errors`), kesten_stigum (F'(1/v), by which a level
       multiplies a small amount of information: from 1 on there is no transition, as any
-      information about the leaves reaches the root).
+      information about the leaves reaches the root), theory_place_sem (standard error of
+      `theory_place`; 0 for a closed form).
     - `transition.npz` with the arrays `marginal`, `unchanged`, `largest` and `information` (time,
       curve, index), `time`, `curve`, `index`, `source`.
     - `phase_diagram.png`, for one depth and several m.
@@ -121,6 +122,13 @@ class Transition(CurveAnalysis):
             of_grammars.append(np.atleast_1d(transition(x, np.stack(means), 1 / grammar.n)[0]))
             errors.append(transition_errors(x, samples, groups, 1 / grammar.n))
         place_sem, width_sem = np.array(errors).T
+        theory_place_sem = []
+        for line, grammar in zip(lines, grammars, strict=True):
+            prediction = self.prediction(line)
+            value, error = prediction.marginal[:, -1], prediction.marginal_error[:, -1]
+            # The theory has the same draws at all times: an error moves the whole curve.
+            ends, _ = transition(x, np.stack((value - error, value + error)), 1 / grammar.n)
+            theory_place_sem.append(np.ptp(np.asarray(ends)) / 2)
         columns = transpose([line.columns for line in lines]) | {
             "place": places["marginal"],
             "width": widths["marginal"],
@@ -137,6 +145,7 @@ class Transition(CurveAnalysis):
             "place_sem": place_sem,
             "width_sem": width_sem,
             "kesten_stigum": [theory.kesten_stigum(grammar) for grammar in grammars],
+            "theory_place_sem": theory_place_sem,
         }
         return DataFrame(columns)
 

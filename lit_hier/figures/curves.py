@@ -44,12 +44,15 @@ def curve_figure(
     Args:
         x: Values of the x axis, shape (T,).
         xlabel: Its label.
-        panels: Panels side by side; all have the same curves.
+        panels: Panels side by side, from four on in two rows; all have the same curves.
         legend: The title of the legend.
         critical: The x of the predicted transition, marked by a line; NaN if there is none.
     """
-    figure = Figure(figsize=(5.2 * len(panels) + 1.4, 4.2), dpi=130, layout="constrained")
-    axes = np.ravel(figure.subplots(1, len(panels)))
+    rows = 1 if len(panels) < 4 else 2
+    columns = -(-len(panels) // rows)
+    size = (5.2 * columns + 1.4, 4.2 * rows)
+    figure = Figure(figsize=size, dpi=130, layout="constrained")
+    axes = np.ravel(figure.subplots(rows, columns))[: len(panels)]
     x = np.asarray(x, dtype=np.float64)
     for ax, panel in zip(axes, panels, strict=True):
         colors = colormaps["viridis"](np.linspace(0, 0.93, len(panel.curves)))

@@ -53,6 +53,7 @@ _LOST: Final = 0.02
 _MAX_RULES: Final = 12  # levels that have rules of their own; those above share the last ones
 _MAX_LEVELS: Final = 100  # to decide on which side of the transition a time is
 _NUM_BISECTIONS: Final = 12
+_RESOLUTION: Final = 1e-9  # of beliefs that are sorted: rounding must not decide their order
 _FORMAT: Final = 2  # of kept results; those of another version are computed again
 _RESULTS: Final[dict[str, Float64[np.ndarray, "..."]]] = {}  # of this process, by digest
 _FIRST_TIME: Final = 0.0625  # tried
@@ -285,7 +286,7 @@ class _Population:
     def _choose(self, num_sets: int, num: int, total: int) -> Int64[Tensor, "_ _"]:
         """Choose tuples without replacement, by their rank: 0, then others in random order."""
         keys = torch.rand(num_sets, total - 1, generator=self.generator)
-        others = 1 + keys.argsort(dim=1)[:, :num]
+        others = 1 + keys.argsort(dim=1, stable=True)[:, :num]
         return torch.cat((others.new_zeros(num_sets, 1), others), 1)
 
     def draw(self, size: int, *parts: Messages) -> list[Messages]:
@@ -300,7 +301,8 @@ class _Population:
         drawn = []
         for part, position in zip(parts, points.unbind(-1), strict=True):
             rank = (position * part.shape[1]).long().clamp(max=part.shape[1] - 1)
-            index = part[..., 0].argsort(1).gather(1, rank)
+            order = (part[..., 0] / _RESOLUTION).round().argsort(dim=1, stable=True)
+            index = order.gather(1, rank)
             drawn.append(part.gather(1, index[..., None].expand(-1, -1, part.shape[-1])))
         return drawn
 
