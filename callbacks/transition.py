@@ -18,6 +18,8 @@ from lit_hier.callbacks.curves import (
     transpose,
 )
 from lit_hier.callbacks.reconstruction import (
+    COMPARED,
+    LOGGED,
     QUANTITIES,
     measure_truth,
     summarize_truth,
@@ -45,22 +47,26 @@ class Transition(CurveAnalysis):
     - `transition_points.csv` with a row per (m, L): m, L, s_f, place (where `marginal` is halfway
       from 1 to chance), width (from three quarters to one quarter of the way), place_std (between
       grammars; NaN for one), theory_place and theory_width (the same for the theory at this
-      depth), critical (the predicted transition as L grows), exponent (nu), place_sem and
+      depth), critical (the predicted transition as L grows), exponent (nu), critical_sem (standard
+      error of `critical`; 0 for a closed form), place_sem and
       width_sem (standard errors by the bootstrap over grammars or, with one grammar, over data,
-      see `lit_hier.metrics.transition_errors`).
-    - `transition.npz` with the arrays `marginal`, `unchanged` and `largest` (time, curve, index),
-      `time`, `curve`, `index`, `source`.
+      see `lit_hier.metrics.transition_errors`), kesten_stigum (F'(1/v), by which a level
+      multiplies a small amount of information: from 1 on there is no transition, as any
+      information about the leaves reaches the root), theory_place_sem (standard error of
+      `theory_place`; 0 for a closed form).
+    - `transition.npz` with the arrays `marginal`, `unchanged`, `largest` and `information` (time,
+      curve, index), `time`, `curve`, `index`, `source`.
     - `phase_diagram.png`, for one depth and several m.
 
-    Logs to TensorBoard the curves `transition/marginal`, `transition/unchanged`,
-    `transition/largest` and `transition/theory`, and the figure `phase_diagram`.
+    Logs to TensorBoard the curves that `Reconstruction` lists, as `transition/COLUMN`, and the
+    figure `phase_diagram`.
     """
 
     name = "transition"
     quantities = QUANTITIES
-    logged = (*QUANTITIES, "theory")
+    logged = LOGGED
     legend = "grammars"
-    compared = ("marginal", "theory")
+    compared = COMPARED
     needs_latents = True
     varied = frozenset("mL")
 
@@ -87,7 +93,7 @@ class Transition(CurveAnalysis):
     def measure(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> Tensor:
-        """Measure the root: shape (3, T, 1, B)."""
+        """Measure the root: shape (4, T, 1, B)."""
         return measure_truth(record, -1)[:, :, None]
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
@@ -116,6 +122,13 @@ class Transition(CurveAnalysis):
             of_grammars.append(np.atleast_1d(transition(x, np.stack(means), 1 / grammar.n)[0]))
             errors.append(transition_errors(x, samples, groups, 1 / grammar.n))
         place_sem, width_sem = np.array(errors).T
+        theory_place_sem = []
+        for line, grammar in zip(lines, grammars, strict=True):
+            prediction = self.prediction(line)
+            value, error = prediction.marginal[:, -1], prediction.marginal_error[:, -1]
+            # The theory has the same draws at all times: an error moves the whole curve.
+            ends, _ = transition(x, np.stack((value - error, value + error)), 1 / grammar.n)
+            theory_place_sem.append(np.ptp(np.asarray(ends)) / 2)
         columns = transpose([line.columns for line in lines]) | {
             "place": places["marginal"],
             "width": widths["marginal"],
@@ -131,6 +144,8 @@ class Transition(CurveAnalysis):
             "critical_sem": [self.prediction(line).critical_error for line in lines],
             "place_sem": place_sem,
             "width_sem": width_sem,
+            "kesten_stigum": [theory.kesten_stigum(grammar) for grammar in grammars],
+            "theory_place_sem": theory_place_sem,
         }
         return DataFrame(columns)
 

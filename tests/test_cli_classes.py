@@ -319,7 +319,7 @@ def test_an_unusable_config_ends_in_one_line(
         ),
         (
             "--trainer.callbacks=[{class_path: Reconstruction, init_args: {against: nois}}]",
-            "against: give time or effective_noise, but it is nois",
+            "against: give time or effective_noise or information, but it is nois",
         ),
         (
             "--model.init_args.messagess=1",

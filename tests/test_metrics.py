@@ -11,6 +11,7 @@ import torch
 from lit_hier.errors import InputError
 from lit_hier.inference import mean_field
 from lit_hier.metrics import (
+    WIDTHS,
     Histogram,
     MomentTree,
     SampleTable,
@@ -28,6 +29,7 @@ from lit_hier.metrics import (
     summarize,
     transition,
     transition_errors,
+    transition_window,
     wilson,
 )
 from lit_hier.metrics.functional import standardized_cosine
@@ -398,15 +400,31 @@ def test_mean_field_inverts_the_root_and_the_leaves_in_deep_trees_only(
 
 def test_deviations_inside_and_outside_the_window() -> None:
     x = np.array([0.1, 0.5, 0.52, 0.9])
-    found = deviation(x, np.array([1, 0.5, 0.3, 0.0]), np.array([0.9, 0.5, 0.6, 0.02]), 0.5)
-    wanted = {"largest": 0.3, "at": 0.52, "mean": 0.105, "critical": 0.5}
-    wanted |= {"largest_outside": 0.1, "mean_outside": 0.06}
-    assert found == pytest.approx(wanted)
-    none = deviation(x, np.ones(4), np.array([1, 1, 0.6, 1]), math.nan)
-    assert none["largest_outside"] == none["largest"] == pytest.approx(0.4)
-    inside = deviation(x[1:3], np.ones(2), np.ones(2), 0.5)
+    curves = np.array([1, 0.5, 0.3, 0.0]), np.array([0.9, 0.5, 0.6, 0.02])
+    error = np.array([0.1, 0.2, 0.3, 0.4])
+    wanted = {"largest": 0.3, "at": 0.52, "mean": 0.105, "critical": 0.5, "window": 0.04}
+    wanted |= {"largest_outside": 0.1, "mean_outside": 0.06, "largest_sem": 0.3}
+    assert deviation(x, *curves, 0.5, 0.04, error) == pytest.approx(wanted)
+    # Also on an axis that falls with time.
+    flipped = deviation(x[::-1], *(curve[::-1] for curve in curves), 0.5, 0.04, error[::-1])
+    assert flipped == pytest.approx(wanted)
+    unequal = np.array([1, 1, 0.6, 1])
+    for critical, window in ((math.nan, 0.04), (0.52, math.nan)):
+        none = deviation(x, np.ones(4), unequal, critical, window)
+        assert none["largest_outside"] == none["largest"] == pytest.approx(0.4)
+        assert math.isnan(none["largest_sem"])
+    inside = deviation(x[1:3], np.ones(2), np.ones(2), 0.5, 0.04)
     assert math.isnan(inside["largest_outside"])
     assert math.isnan(inside["mean_outside"])
+
+
+def test_windows_are_as_wide_as_the_transition_on_any_axis() -> None:
+    x, root = np.array([0.0, 0.4, 0.8, 1.0]), np.array([1, 0.9, 0.1, 0.1])
+    for chance in (0.1, 1.0):
+        wanted = WIDTHS * 0.225 if chance < 1 else math.nan
+        for scale in (1, -1, 3):
+            window = transition_window(scale * x, root, chance)
+            assert window == pytest.approx(abs(scale) * wanted, nan_ok=True)
 
 
 def test_histograms_count_to_the_same_bits_in_any_order() -> None:

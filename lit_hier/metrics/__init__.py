@@ -1,7 +1,7 @@
 """Streaming statistics: a pure functional core, and classes that gather over processes."""
 
 from lit_hier.metrics.functional import (
-    WINDOW,
+    WIDTHS,
     Average,
     Inversion,
     Moments,
@@ -23,6 +23,7 @@ from lit_hier.metrics.functional import (
     summarize,
     transition,
     transition_errors,
+    transition_window,
     wilson,
 )
 from lit_hier.metrics.histogram import Histogram
@@ -31,7 +32,7 @@ from lit_hier.metrics.sample_table import SampleTable
 from lit_hier.metrics.similarity import SimilarityTo
 
 __all__ = [
-    "WINDOW",
+    "WIDTHS",
     "Average",
     "Histogram",
     "Inversion",
@@ -57,5 +58,6 @@ __all__ = [
     "summarize",
     "transition",
     "transition_errors",
+    "transition_window",
     "wilson",
 ]

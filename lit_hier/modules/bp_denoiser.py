@@ -1,5 +1,6 @@
 """The exact denoiser of RHM data, as a sampler of the forward-backward experiment."""
 
+import math
 from typing import Any
 
 import torch
@@ -95,7 +96,7 @@ class BPDenoiser(ForwardBackwardModule):
         if self.messages:
             queries += ["upward", "downward"]
         answers: dict[Query, Tree] = {}
-        effective_noise = []
+        effective_noise, leaf_information = [], []
         for number, time in enumerate(self.track(self.times)):
             noise = uniform(self.seed, Purpose.CORRUPTION, index, time, num_noise)
             observed = self.process.corrupt(tree_start[0], time, noise, v)
@@ -113,6 +114,8 @@ class BPDenoiser(ForwardBackwardModule):
                 raise _name_sample(error, leaf_messages, index, place) from error
             wrong = 1 - leaf_messages.gather(-1, true).squeeze(-1).double().mean(-1)
             effective_noise.append(wrong * v / (v - 1))
+            entropy = torch.special.entr(leaf_messages).sum(-1).double().mean(-1)
+            leaf_information.append(1 - entropy / math.log(v))
         tree_reversed = answers["trees"]
         x_reversed = whitened_one_hot(tree_reversed[0].flatten(0, 1), v)
         return ForwardBackward(
@@ -130,6 +133,7 @@ class BPDenoiser(ForwardBackwardModule):
                 answers.get("downward"),
             ),
             effective_noise=torch.stack(effective_noise),
+            leaf_information=torch.stack(leaf_information),
             source_index=source,
         )
 

@@ -4,7 +4,7 @@ from lit_hier.metrics.functional.averages import Average, average, wilson
 from lit_hier.metrics.functional.baseline import correct_baseline
 from lit_hier.metrics.functional.bootstrap import bootstrap_error, resampled_means
 from lit_hier.metrics.functional.crossing import crossing, transition, transition_errors
-from lit_hier.metrics.functional.deviation import WINDOW, deviation
+from lit_hier.metrics.functional.deviation import WIDTHS, deviation, transition_window
 from lit_hier.metrics.functional.histogram import histogram_update
 from lit_hier.metrics.functional.inversion import Inversion, curve_inversion, inversion
 from lit_hier.metrics.functional.moments import Moments, channel_moments, merge_moments
@@ -25,7 +25,7 @@ from lit_hier.metrics.functional.summary import (
 )
 
 __all__ = [
-    "WINDOW",
+    "WIDTHS",
     "Average",
     "Inversion",
     "Moments",
@@ -53,5 +53,6 @@ __all__ = [
     "summarize",
     "transition",
     "transition_errors",
+    "transition_window",
     "wilson",
 ]
