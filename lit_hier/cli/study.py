@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
@@ -67,20 +67,21 @@ def execute(arguments: argparse.Namespace) -> None:
         KeyboardInterrupt: It was interrupted, after the current run has ended.
     """
     study = read_study(Path(arguments.config))
-    chosen = _choose(study, arguments.only)
     folder = Path(_LOGS, study.name)
-    check(study)
-    records = {x.label: _Record(study, x, folder / x.label) for x in chosen}
+    records = [_Record(study, x, folder / x.label) for x in _choose(study, arguments.only)]
+    pending = [(record, k) for record in records for k in record.incomplete]
+    if pending or arguments.check_only:
+        check(study)
     if arguments.check_only:
-        for label, record in records.items():
+        for record in records:
             for k, command in enumerate(study.commands):
-                state = "complete" if record.is_complete(k) else "to run"
-                _say(f"{label:<12} {command!s:<32} {state}")
+                state = "to run" if k in record.incomplete else "complete"
+                _say(f"{record.label:<12} {command!s:<32} {state}")
         return
     with _interrupted_by_sigterm():
-        run_study(records.values(), run_child)
+        run_all(records, run_child)
     if arguments.only is None:
-        summarize(study, folder, [record.last_folder for record in records.values()])
+        summarize(study, folder, [record.last_folder for record in records])
 
 
 def _choose(study: Study, label: str | None) -> list[Combination]:
@@ -146,15 +147,19 @@ class _Record:
                 entries.append(entry)
         return entries
 
-    def is_complete(self, k: int) -> bool:
-        return k < len(self._entries)
+    @property
+    def incomplete(self) -> range:
+        """The indices of the commands that are not complete."""
+        return range(len(self._entries), len(self.commands))
 
-    def seconds(self, k: int) -> float:
-        """Return how long run k has taken."""
-        return float(self._entries[k]["seconds"])
+    @property
+    def seconds(self) -> list[float]:
+        """How long each complete run has taken."""
+        return [float(entry["seconds"]) for entry in self._entries]
 
     @property
     def last_folder(self) -> Path:
+        """The folder of the last run that is complete."""
         return Path(self.folder, self._entries[-1]["folder"])
 
     def run(self, k: int, start: Start) -> None:
@@ -165,10 +170,8 @@ class _Record:
         begun = time.monotonic()
         status = start(command.build(self._arguments), self.folder, log)
         if status:
-            name = f"it ended with status {status}"
-            if status < 0:
-                name = f"it was ended by signal {-status}"
-            problem = _find_error(_read_tail(log)) or name
+            end = f"status {status}" if status > 0 else f"signal {-status}"
+            problem = _find_error(_read_tail(log)) or f"it ended with {end}; see its output"
             raise InputError(f"{self.label}, {command} ({log}): {problem}")
         if not (new := sorted(self._list_runs() - before)):
             raise InputError(
@@ -194,7 +197,7 @@ def _digest(command: Command, combination: Combination, before: Sequence[str]) -
     return hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()
 
 
-def run_study(records: Sequence[_Record] | Any, start: Start) -> None:
+def run_all(records: Sequence[_Record], start: Start) -> None:
     """Run what is not complete, and print a line per run.
 
     Args:
@@ -204,32 +207,31 @@ def run_study(records: Sequence[_Record] | Any, start: Start) -> None:
     Raises:
         InputError: A run failed, or another process runs the combination.
     """
-    pending = [(x, k) for x in records for k in range(len(x.commands)) if not x.is_complete(k)]
-    durations: dict[int, list[float]] = {}
-    num_runs = 0
-    for record in records:
-        num_runs += len(record.commands)
-        for k in range(len(record.commands)):
-            if record.is_complete(k):
-                durations.setdefault(k, []).append(record.seconds(k))
-    if num_runs > len(pending):
-        _say(f"skipped: {num_runs - len(pending)} of {num_runs} runs, which are complete")
+    pending = [(record, k) for record in records for k in record.incomplete]
+    num_runs = sum(len(record.commands) for record in records)
+    if num_complete := num_runs - len(pending):
+        _say(f"skipped: {num_complete} of {num_runs} runs, which are complete")
     for i, (record, k) in enumerate(pending):
-        number = num_runs - len(pending) + i + 1
-        sys.stdout.write(f"[{number}/{num_runs}] {record.label} {record.commands[k]}: ")
+        place = f"[{num_complete + i + 1}/{num_runs}]"
+        sys.stdout.write(f"{place} {record.label} {record.commands[k]}: ")
         sys.stdout.flush()
-        with _locked(record.folder):
-            _share_theory(record.folder)
-            record.run(k, start)
-        durations.setdefault(k, []).append(record.seconds(k))
-        left = sum(_expect(durations, later) for _, later in pending[i + 1 :])
+        try:
+            with _locked(record.folder):
+                _share_theory(record.folder)
+                record.run(k, start)
+        except BaseException:
+            _say("not complete")
+            raise
+        left = sum(_expect(records, later) for _, later in pending[i + 1 :])
         more = f", about {_describe(left)} left" if left else ""
-        _say(f"{_describe(record.seconds(k))}{more}")
+        _say(f"{_describe(record.seconds[k])}{more}")
 
 
-def _expect(durations: Mapping[int, Sequence[float]], k: int) -> float:
-    """Return the expected seconds of run k, as long as the others if none of its kind is known."""
-    return fmean(durations.get(k) or [x for known in durations.values() for x in known])
+def _expect(records: Sequence[_Record], k: int) -> float:
+    """Return the expected seconds of run k: as the others of its kind or, if none, as any."""
+    known = [record.seconds for record in records]
+    same = [seconds[k] for seconds in known if k < len(seconds)]
+    return fmean(same or [x for seconds in known for x in seconds])
 
 
 def _describe(seconds: float) -> str:
@@ -319,9 +321,6 @@ def _interrupted_by_sigterm() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
-    except KeyboardInterrupt:
-        sys.stdout.write("\n")  # after the beginning of the run's line
-        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 

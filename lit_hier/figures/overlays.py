@@ -39,6 +39,8 @@ def overlay_figure(
 ) -> Figure:
     """Draw a grid of panels; a curve has the same color and marker in all of them.
 
+    An x axis whose values descend runs from right to left.
+
     Args:
         panels: For each row, by its title, one mapping of names to curves per column.
         xlabels: Labels of the x axes, one per column.
@@ -53,6 +55,8 @@ def overlay_figure(
         for ax, curves in zip(row, by_column, strict=True):
             for k, (name, curve) in enumerate(curves.items()):
                 _draw(ax, name, curve, k)
+            first = np.asarray(next(iter(curves.values())).x)
+            ax.xaxis.set_inverted(bool(first[0] > first[-1]))
             ax.set_title(title, fontsize="small")
             ax.grid(alpha=0.25, linewidth=0.6)
         row[0].set_ylabel(ylabel)

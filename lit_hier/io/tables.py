@@ -17,7 +17,7 @@ def write_table(folder: str | PathLike[str], name: str, table: DataFrame) -> Non
 
 
 def read_table(path: str | PathLike[str], argument: str, hint: str) -> DataFrame:
-    """Read what `write_table` wrote, with all digits.
+    """Read what `write_table` wrote.
 
     Args:
         path: The file, of at most 256 MiB.
@@ -29,6 +29,4 @@ def read_table(path: str | PathLike[str], argument: str, hint: str) -> DataFrame
     """
     with reading(argument, path, hint):
         content = BytesIO(read_file(path))
-        return read_csv(
-            content, keep_default_na=False, na_values=["nan"], float_precision="round_trip"
-        )
+        return read_csv(content, keep_default_na=False, na_values=["nan"])

@@ -23,7 +23,7 @@ QUANTITIES: Final = {
 """Labels of the columns that are drawn, in this order."""
 X_AXES: Final = {
     "effective_noise": "effective noise ε(t)",
-    "information": "information of an observation",
+    "leaf_information": "information of a leaf I(x₀; x_t) / ln v",
 }
 """Labels of the columns that are an x axis, where a table has one; else it is the time."""
 
