@@ -436,7 +436,7 @@ def test_nothing_is_written_after_the_parent_has_ended(
 ) -> None:
     """By a process that has not noticed yet."""
     monkeypatch.setattr(supervision, "_BEAT", 60)
-    monkeypatch.setattr(supervision, "_set_death_signal", lambda number: None)
+    monkeypatch.setattr(supervision, "set_death_signal", lambda number: None)
     reading, writing = os.pipe()
     parent = os.fork()
     if not parent:
