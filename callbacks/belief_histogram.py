@@ -127,6 +127,8 @@ class BeliefHistogram(Analysis):
         }
         write_table(folder, self.name, DataFrame(columns))
         prediction = predict(self.sources[0], self.noise_process, self.times, find_cache(trainer))
+        if not self.uniform_prior:
+            prediction = prediction.upward_only()
         theory = np.stack([getattr(prediction, name)[self._time] for name in MESSAGES])
         message, level = np.indices(mean.shape).reshape(2, -1)
         deviations = {

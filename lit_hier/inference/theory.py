@@ -52,6 +52,11 @@ class Prediction:
     critical_time: float = math.nan
     critical_error: float = math.nan
 
+    def upward_only(self) -> "Prediction":
+        """Return what holds for any prior of the class: upward messages, and nothing else."""
+        unknown = np.full_like(self.upward, np.nan)
+        return Prediction(self.name, self.upward, unknown, unknown, unknown, unknown)
+
 
 def mean_field_applies(process: NoiseProcess | None) -> bool:
     """Tell whether mean field describes the beliefs about an RHM: under Eq. 6-7."""
