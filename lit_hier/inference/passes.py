@@ -196,9 +196,7 @@ class Passes:
         """Log evidence in nats, float64, shape (B,)."""
         self.loss = self._upward_loss
         root = self.up[-1].T
-        return (
-            log_evidence(self.tables, self.class_prior, root, self.exponents, self.semiring),
-        )
+        return (log_evidence(self.tables, self.class_prior, root, self.exponents, self.semiring),)
 
     def trees(
         self, draws: Float64[Tensor, "batch choices"]
