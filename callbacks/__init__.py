@@ -4,6 +4,7 @@ from lit_hier.callbacks.belief_histogram import BeliefHistogram
 from lit_hier.callbacks.beliefs import Beliefs
 from lit_hier.callbacks.class_kept import ClassKept
 from lit_hier.callbacks.effective_noise import EffectiveNoise
+from lit_hier.callbacks.interpolation import Interpolation
 from lit_hier.callbacks.iteration_map import IterationMap
 from lit_hier.callbacks.progress import TimeProgressBar
 from lit_hier.callbacks.reconstruction import Reconstruction
@@ -17,6 +18,7 @@ __all__ = [
     "Beliefs",
     "ClassKept",
     "EffectiveNoise",
+    "Interpolation",
     "IterationMap",
     "Reconstruction",
     "SampleGrid",

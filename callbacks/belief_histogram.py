@@ -127,6 +127,8 @@ class BeliefHistogram(Analysis):
         }
         write_table(folder, self.name, DataFrame(columns))
         predicted = predict(self.sources[0], self.noise_process, [self.time], find_cache(trainer))
+        if not self.uniform_prior:
+            predicted = predicted.upward_only()
         theory, theory_sem = (
             np.stack([getattr(predicted, f"{name}{suffix}")[0] for name in MESSAGES])
             for suffix in ("", "_error")

@@ -309,6 +309,11 @@ class CurveAnalysis(Analysis):
             source: self.x_axis.predict(source, self.noise_process, self.times, x, cache)
             for source in set(map(self._source, self.lines()))
         }
+        if not self.uniform_prior:
+            self._predictions = {
+                source: prediction.upward_only()
+                for source, prediction in self._predictions.items()
+            }
         results = self._summarize(x, values, source_indices.astype(np.int64))
         tables = self.tables(results)
         samples: dict[str, Any] = {"time": self.times, "curve": self.curve_names()}

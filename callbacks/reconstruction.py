@@ -13,18 +13,12 @@ from torch import Tensor
 
 from lit_hier.callbacks.axes import Against, Floats, choose_axis
 from lit_hier.callbacks.beliefs import belief_in_truth, latents_of
-from lit_hier.callbacks.curves import (
-    Columns,
-    Compared,
-    CurveAnalysis,
-    Line,
-    Results,
-    transpose,
-)
+from lit_hier.callbacks.curves import Columns, Compared, CurveAnalysis, Line, Results
+from lit_hier.callbacks.inversions import inversion_table
 from lit_hier.diffusion import ForwardBackward, num_levels
 from lit_hier.figures import Panel
 from lit_hier.inference.theory import Prediction
-from lit_hier.metrics import average, curve_inversion, inversion, wilson
+from lit_hier.metrics import average, wilson
 from lit_hier.modules import ForwardBackwardModule
 
 QUANTITIES: Final = ("marginal", "unchanged", "largest", "information")
@@ -216,34 +210,11 @@ class Reconstruction(CurveAnalysis):
         """Add where each level's curve crosses that of the leaves."""
         tables = super().tables(results)
         if len(results.lines) > 1:
-            tables[f"{self.name}_inversion"] = self._inversions(results)
-        return tables
-
-    def _inversions(self, results: Results) -> DataFrame:
-        """Compare every level with the leaves, one row per level."""
-        first, *others = results.lines
-        theory = results.curves("theory")
-        marginal = results.values[self.quantities.index("marginal")]
-        rows = []
-        for line in others:
-            pair = marginal[:, first.curve], marginal[:, line.curve]
-            found = inversion(results.x, *pair, results.source_indices)
-            rows.append(
-                {
-                    "process": self.axis.process,
-                    **line.columns,
-                    "inversion": found.place,
-                    "inversion_sem": found.place_sem,
-                    "difference": found.difference,
-                    "difference_sem": found.difference_sem,
-                    "difference_time": found.difference_at,
-                    "theory_inversion": curve_inversion(
-                        results.x, theory[first.name], theory[line.name]
-                    ),
-                    "inverted": "none" if np.isnan(found.place) else "yes",
-                }
+            marginal = results.values[self.quantities.index("marginal")]
+            tables[f"{self.name}_inversion"] = inversion_table(
+                self.axis.process, results, marginal, results.curves("theory")
             )
-        return DataFrame(transpose(rows))
+        return tables
 
     def panels(self, results: Results) -> Sequence[Panel]:
         """Draw marginals, largest ones, unchanged symbols and information, with theory."""

@@ -19,6 +19,7 @@ from lit_hier.callbacks.agreement import (
 )
 from lit_hier.callbacks.axes import Against, Floats
 from lit_hier.callbacks.curves import Columns, Line, Results, transpose
+from lit_hier.callbacks.inversions import inversion_table
 from lit_hier.callbacks.networks import NetworkAnalysis
 from lit_hier.callbacks.reference import Reference, load_or_compute
 from lit_hier.diffusion import IMAGE_COUNTS, ForwardBackward
@@ -71,6 +72,10 @@ class ActivationSimilarity(NetworkAnalysis):
       confidence interval), see `lit_hier.metrics.summarize`, baseline (mean cosine with the
       partner), baseline_sem, corrected ((mean - baseline) / (1 - baseline)) and corrected_sem, see
       `lit_hier.metrics.correct_baseline`.
+    - `similarity_inversion.csv`, for several layers, with a row per layer but the first: process,
+      layer, layer_index, inversion (where its mean falls below that of the first layer, on the x
+      axis; NaN if that is not significant), inversion_sem, difference, difference_sem,
+      difference_time, inverted: see `lit_hier.callbacks.inversions.inversion_table`.
     - `similarity.npz` with the arrays `similarity` and `baseline` (time, curve, index),
       `identical` (true or false; time, index), `time`, `curve`, `index`, `source`.
     - `similarity_reference.csv` with columns split, count, skipped, converted, enlarged, constant,
@@ -248,9 +253,13 @@ class ActivationSimilarity(NetworkAnalysis):
         }
 
     def tables(self, results: Results) -> dict[str, DataFrame]:
-        """Add the table on the reference set."""
-        reference = DataFrame(self._reference_columns)
-        return {**super().tables(results), f"{self.name}_reference": reference}
+        """Add the table on the reference set, and where layers cross the first one."""
+        tables = super().tables(results)
+        tables[f"{self.name}_reference"] = DataFrame(self._reference_columns)
+        if len(results.lines) > 1:
+            process, similarity = self.axis.process, results.values[0]
+            tables[f"{self.name}_inversion"] = inversion_table(process, results, similarity)
+        return tables
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute averages, the mode, the share of identical samples and the baseline."""

@@ -30,6 +30,7 @@ from lit_hier.figures import curve_figure, phase_figure
 from lit_hier.inference import theory
 from lit_hier.metrics import transition, transition_errors
 from lit_hier.modules import ForwardBackwardModule
+from lit_hier.processes import NoiseProcess
 
 
 class Transition(CurveAnalysis):
@@ -104,6 +105,11 @@ class Transition(CurveAnalysis):
         """Add the places and widths of the transitions, measured and predicted."""
         return {**super().tables(results), f"{self.name}_points": self._points(results)}
 
+    @property
+    def _theory_process(self) -> NoiseProcess | None:
+        """The process, if theory describes the root under this prior."""
+        return self.noise_process if self.uniform_prior else None
+
     def _points(self, results: Results) -> DataFrame:
         """Compute the place and the width of each curve's transition, one row per curve."""
         lines, x = results.lines, results.x
@@ -139,7 +145,7 @@ class Transition(CurveAnalysis):
             "theory_width": widths["theory"],
             "critical": [self.critical_value(line) for line in lines],
             "exponent": [
-                theory.critical_exponent(grammar, self.noise_process) for grammar in grammars
+                theory.critical_exponent(grammar, self._theory_process) for grammar in grammars
             ],
             "critical_sem": [self.prediction(line).critical_error for line in lines],
             "place_sem": place_sem,
@@ -165,7 +171,7 @@ class Transition(CurveAnalysis):
                 np.stack(list(results.curves("marginal").values())),
                 points["place"].to_numpy(),
                 points["theory_place"].to_numpy(),
-                theory.critical_line(grammar, self.noise_process),
+                theory.critical_line(grammar, self._theory_process),
                 labels=(results.xlabel, "s f", "probability of the true class"),
             )
         return figures

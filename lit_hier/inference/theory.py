@@ -79,6 +79,12 @@ class Prediction:
             parts[quantity], parts[f"{quantity}_error"] = np.moveaxis(found, -1, 0)
         return cls(name, **parts, critical_time=critical[0], critical_error=critical[1])
 
+    def upward_only(self) -> "Prediction":
+        """Return what holds for any prior of the class: upward messages, and nothing else."""
+        known = np.stack((self.upward, self.upward_error), axis=-1)
+        num_times, num_levels = self.upward.shape
+        return Prediction.of(self.name, (num_times, num_levels), upward=known)
+
 
 def mean_field_applies(process: NoiseProcess | None) -> bool:
     """Tell whether mean field describes the beliefs about an RHM: under Eq. 6-7."""
