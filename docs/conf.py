@@ -1,0 +1,69 @@
+"""Configuration of the documentation: `make docs` builds it, without the network."""
+
+import inspect
+from importlib import import_module
+from types import ModuleType
+
+import lit_hier
+
+project = "lit-hier"
+author = "The lit-hier authors"
+copyright = author
+version = release = lit_hier.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+exclude_patterns = ["_build", "examples"]
+templates_path = ["_templates"]
+
+html_theme = "furo"
+html_title = f"lit-hier {release}"
+html_show_copyright = False
+html_static_path: list[str] = []
+
+# Notebooks are saved with their outputs, and the tests run them.
+nb_execution_mode = "off"
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+copybutton_prompt_text = "$ "
+
+autosummary_generate = True
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_member_order = "bysource"
+napoleon_use_ivar = True
+
+
+def list_public(module: str) -> list[tuple[str, str]]:
+    """List the public names of a module, each with the directive that documents it.
+
+    Args:
+        module: Its full name. What its `__all__` lists is public, or if it has none, what it
+            defines.
+    """
+    package = import_module(module)
+    names = getattr(package, "__all__", None) or [
+        name
+        for name, value in vars(package).items()
+        if name[0] != "_" and getattr(value, "__module__", None) == module
+    ]
+    return [(_choose_directive(getattr(package, name)), name) for name in names]
+
+
+def _choose_directive(value: object) -> str:
+    if isinstance(value, ModuleType):
+        return ""  # it has its own page
+    if inspect.isclass(value):
+        return "autoexception" if issubclass(value, Exception) else "autoclass"
+    return "autofunction" if inspect.isroutine(value) else "autodata"
+
+
+autosummary_context = {"list_public": list_public}
