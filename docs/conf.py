@@ -1,8 +1,11 @@
 """Configuration of the documentation: `make docs` builds it, without the network."""
 
 import inspect
+import re
 from importlib import import_module
 from types import ModuleType
+
+from sphinx.application import Sphinx
 
 import lit_hier
 
@@ -66,4 +69,23 @@ def _choose_directive(value: object) -> str:
     return "autofunction" if inspect.isroutine(value) else "autodata"
 
 
+def escape_shapes(
+    app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]
+) -> None:
+    """Escape what a docstring means literally: the star in `(B, *shape)` and the bars of `|k|`."""
+    for number, line in enumerate(lines):
+        if ":math:" not in line:
+            escaped = re.sub(r"(?<=[\s(,])\*(?=\w+[\s,)])", r"\\*", line)
+            lines[number] = re.sub(r"(?<!`)\|(\w)\|", r"\\|\1\\|", escaped)
+
+
+def setup(app: Sphinx) -> None:
+    """Register the handler above, after napoleon's."""
+    app.connect("autodoc-process-docstring", escape_shapes, priority=900)
+
+
+suppress_warnings = [
+    "config.cache",  # of the function in autosummary_context
+    "ref.python",  # attributes of several classes may have one name
+]
 autosummary_context = {"list_public": list_public}
