@@ -2,12 +2,17 @@
 
 import inspect
 import re
+import sys
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 from sphinx.application import Sphinx
 
 import lit_hier
+
+sys.path.insert(0, str(Path(__file__).parent))
+from public_names import list_public
 
 project = "lit-hier"
 author = "The lit-hier authors"
@@ -45,20 +50,10 @@ autodoc_member_order = "bysource"
 napoleon_use_ivar = True
 
 
-def list_public(module: str) -> list[tuple[str, str]]:
-    """List the public names of a module, each with the directive that documents it.
-
-    Args:
-        module: Its full name. What its `__all__` lists is public, or if it has none, what it
-            defines.
-    """
+def list_documented(module: str) -> list[tuple[str, str]]:
+    """List the public names of a module, each with the directive that documents it."""
     package = import_module(module)
-    names = getattr(package, "__all__", None) or [
-        name
-        for name, value in vars(package).items()
-        if name[0] != "_" and getattr(value, "__module__", None) == module
-    ]
-    return [(_choose_directive(getattr(package, name)), name) for name in names]
+    return [(_choose_directive(getattr(package, name)), name) for name in list_public(module)]
 
 
 def _choose_directive(value: object) -> str:
@@ -75,7 +70,7 @@ def escape_shapes(
     """Escape what a docstring means literally: the star in `(B, *shape)` and the bars of `|k|`."""
     for number, line in enumerate(lines):
         if ":math:" not in line:
-            escaped = re.sub(r"(?<=[\s(,])\*(?=\w+[\s,)])", r"\\*", line)
+            escaped = re.sub(r"(?<=[\s(,'\"])\*(?=\w+[\s,)'\"])", r"\\*", line)
             lines[number] = re.sub(r"(?<!`)\|(\w)\|", r"\\|\1\\|", escaped)
 
 
@@ -88,4 +83,4 @@ suppress_warnings = [
     "config.cache",  # of the function in autosummary_context
     "ref.python",  # attributes of several classes may have one name
 ]
-autosummary_context = {"list_public": list_public}
+autosummary_context = {"list_documented": list_documented}
