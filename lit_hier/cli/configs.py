@@ -121,7 +121,7 @@ def execute(arguments: argparse.Namespace) -> None:
         if arguments.copy is not None:
             raise InputError("--copy: give the config to copy, too, as in `lit-hier configs demo`")
         width = max(map(len, names)) + 2
-        room = max(40, shutil.get_terminal_size().columns - width)
+        room = max(40, shutil.get_terminal_size((100, 50)).columns - width)
         lines = (f"{x:{width}}{textwrap.shorten(describe(x), room)}" for x in names)
         sys.stdout.write("\n".join(lines) + "\n")
         return

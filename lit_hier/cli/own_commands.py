@@ -10,6 +10,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Final, NoReturn
 
@@ -33,7 +34,9 @@ OWN_COMMANDS: Final[Mapping[str, str]] = {
 """What each other command does, by its name; its module is `lit_hier.cli.NAME`."""
 _FIRST_OPTIONS: Final = ("-h", "--help", "--help-all", "--version", "-c", "--config",
                          "--print_config")  # fmt: skip
-_DESCRIPTION: Final = "Probe what diffusion models and deep networks learn about hierarchical data."
+_DESCRIPTION: Final = (
+    "Probe what diffusion models and deep networks learn about hierarchical data."
+)
 _EXAMPLES: Final = """\
 first steps:
   lit-hier fit -c demo_classifier    train the network of the demo
@@ -60,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
         usage="lit-hier COMMAND [-c CONFIG] [OPTION ...]",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=16),
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
