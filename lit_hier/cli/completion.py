@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
         options: dict[str, list[str]] = {key: [] for key, _ in described.get_defaults().items()}
         options |= _list_classes(described.command)
         for name, choices in options.items():
-            if name.replace("_", "-") not in added and name not in added:
+            if name and not {name, name.replace("_", "-")} & added:
                 command.add_argument(f"--{name}", choices=choices or None)
     return parser
 

@@ -92,6 +92,8 @@ def describe_parser_error(
         known: Short names of the classes that a config may name.
     """
     key = _find_key(message)
+    if "subcommand" in message and "not provided" in message:
+        return "there is no command; give one before the options, as in `lit-hier predict -c demo`"
     # An unknown class fails under every type that the argument accepts; report only its name.
     if unknown := re.search(r"Expected a dot import path string: (.*)", message):
         return f"{key}: {_describe_unknown_class(unknown[1], unusable, known)}"
@@ -106,6 +108,11 @@ def describe_parser_error(
     value = value or re.search(r"Got value: (.*)", bare, re.DOTALL)
     # One of several types that an argument accepts may be one that no config may name.
     denied = re.search(r"Importing '([\w.]+)' is not allowed", message)
+    if denied and "." not in denied[1]:  # the type of an argument that was given no class
+        return (
+            f"{key}: no class is given, whose arguments these could be; give a config by -c, or"
+            f" --{key} CLASS before them"
+        )
     if denied and (value is None or denied[1].rpartition(".")[2] in value[1]):
         return f"{key}: {_describe_denied_class(denied[1], unusable)}"
     if missing := re.search(r"No module named '([\w.]+)'", bare):

@@ -39,6 +39,10 @@ def describe_unknown_option(
             )
         name = argument.partition("=")[0]
         nearest = suggest(name, [f"--{option}" for option in options])
+        if not nearest:
+            first, _, rest = name.lstrip("-").partition(".")
+            heads = {option.partition(".")[0] for option in options}
+            nearest = suggest(f"--{first}.{rest}", [f"--{head}.{rest}" for head in heads])
         return f"{name}: no such option{nearest}; --help lists the options"
     key = ".".join(filter(None, (match["group"], match["key"])))
     leaves: dict[str, Any] = {}
