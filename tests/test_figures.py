@@ -38,7 +38,7 @@ def predict(folder: Path, figure: str, *arguments: str) -> Path:
     """Run a figure's config with the command in its header; return the folder of results."""
     config = CONFIGS / f"{figure}.yaml"
     command = config.read_text().splitlines()
-    assert f"# lit-hier predict -c configs/{figure}.yaml" in command
+    assert f"# lit-hier predict -c {figure}" in command
     given = [*arguments, "--trainer.enable_progress_bar=false"]
     with inside(folder), patch.object(sys, "argv", ["x", "predict", "-c", str(config), *given]):
         main()

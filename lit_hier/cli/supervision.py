@@ -37,7 +37,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from lit_hier.cli.errors import shorten
+from lit_hier.cli.exits import shorten
 from lit_hier.errors import InputError
 from lit_hier.io.atomic import checked_writes
 

@@ -1,14 +1,13 @@
 """The posterior over trees given leaf messages: exact at any scale of the probabilities."""
 
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from typing import Final, get_args
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from lit_hier.errors import InputError
+from lit_hier.errors import InputError, suggest
 from lit_hier.inference import kernel, native_library
 from lit_hier.inference.forked import one_thread_if_forked
 from lit_hier.inference.passes import Passes, Query
@@ -255,6 +254,7 @@ class Posterior:
 def _check_query(query: Query) -> None:
     known = get_args(Query)
     if query not in known:
-        close = get_close_matches(str(query), known, n=1)
-        suggestion = f"did you mean {close[0]}?" if close else f"give one of {', '.join(known)}"
-        raise InputError(f"queries: there is no query {query!r}; {suggestion}")
+        raise InputError(
+            f"queries: there is no query {query!r}{suggest(str(query), known)}; give one of"
+            f" {', '.join(known)}"
+        )

@@ -1,0 +1,94 @@
+"""How a command ends: with an error in one line, interrupted, or before a pipe that was closed."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final, NoReturn
+
+from lit_hier.errors import one_line
+
+_INTERRUPTED: Final = "lit-hier: interrupted; run the same command again\n"
+_DELAY: Final = 5.0  # seconds
+_MAX_LINE: Final = 360  # characters
+_SIGPIPE: Final = 13  # Windows has no such signal
+
+
+def shorten(message: object) -> str:
+    """Return a message as one printable line of readable length."""
+    line = one_line(message)
+    return line if len(line) <= _MAX_LINE else f"{line[: _MAX_LINE - 4]} ..."
+
+
+def exit_with_error(message: object) -> NoReturn:
+    """Print an error as one line and exit with status 2.
+
+    Of several processes that a cluster or torchrun has started, the first one prints it at once:
+    the same error in others, which then end with it, is not repeated.
+    """
+    if any(os.environ.get(name, "0") != "0" for name in ("RANK", "SLURM_PROCID")):
+        time.sleep(_DELAY)
+    sys.stderr.write(f"lit-hier: error: {shorten(message)}\n")
+    sys.exit(2)
+
+
+@contextmanager
+def interrupts_as_status() -> Iterator[None]:
+    """Exit with status 130 on an interrupt before Lightning handles it, or after."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write(_INTERRUPTED)
+        sys.exit(128 + signal.SIGINT)
+
+
+@contextmanager
+def interrupted_at_once() -> Iterator[None]:
+    """End the process on an interrupt, for the time in which it imports and has written nothing.
+
+    An import that is interrupted may report an error of its own, or go on.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # ignored, as by nohup, or another thread's
+        yield
+        return
+    signal.signal(signal.SIGINT, _end_at_once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end_at_once(number: int, frame: object) -> NoReturn:
+    os.write(2, _INTERRUPTED.encode())
+    os._exit(128 + number)
+
+
+@contextmanager
+def closed_pipes_end_quietly() -> Iterator[None]:
+    """Exit with status 141, as on SIGPIPE, if who reads standard output has closed it (`| head`).
+
+    The signal itself would end a run that writes to any other pipe or socket.
+    """
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # here rather than as Python ends, which reports what fails
+    except BrokenPipeError:
+        if not is_output_closed():
+            raise
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + _SIGPIPE)
+
+
+def is_output_closed() -> bool:
+    """Return whether what was written to standard output cannot be delivered."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
