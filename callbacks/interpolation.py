@@ -27,7 +27,7 @@ class Interpolation(Callback):
     end one line says how many of the data are misclassified: a warning if there are any.
 
     Writes no file of its own. The checkpoint records the count (`TrainedNetwork.training_errors`).
-    Logs to TensorBoard `train/errors`, the number of misclassified training data, after each count.
+    Logs to TensorBoard `train/errors`, the number of misclassified training data, at each count.
 
     Args:
         threshold: The `train/accuracy` of an epoch from which errors are counted, 0 to 1.

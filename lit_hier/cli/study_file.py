@@ -11,8 +11,7 @@ from typing import Any, Final
 
 import yaml
 
-from lit_hier.cli.errors import suggest
-from lit_hier.errors import InputError
+from lit_hier.errors import InputError, suggest
 from lit_hier.io.yaml_files import read_yaml
 
 COMMANDS: Final = ("fit", "validate", "test", "predict")
