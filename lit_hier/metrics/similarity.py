@@ -1,10 +1,14 @@
 """The standardized cosine with a fixed first argument, standardized once."""
 
+from typing import Final
+
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
 from lit_hier.metrics.functional.similarity import Standardization, length
+
+_BLOCK: Final = 2**17  # values whose products stay in a processor's cache
 
 
 class SimilarityTo:
@@ -59,8 +63,8 @@ class SimilarityTo:
         if len(z) == 1:
             own = self._own(z, z_length)
             return torch.stack((own, torch.full_like(own, torch.nan)))
-        product = z.roll(-1, 0).mul_(self._start).sum(1)
-        partners = product / (z_length.roll(-1) * self._length)
+        products = (_products(self._start[:-1], z[1:]), _products(self._start[-1:], z[:1]))
+        partners = torch.cat(products) / (z_length.roll(-1) * self._length)
         return torch.stack((self._own(z, z_length), partners))
 
     def _own(
@@ -69,3 +73,12 @@ class SimilarityTo:
         """Compare standardized activations, which this overwrites, with those at the start."""
         cosine: Tensor = z.mul_(self._start).sum(1) / (z_length * self._length)
         return cosine
+
+
+def _products(
+    a: Float32[Tensor, "B features"], b: Float32[Tensor, "B features"]
+) -> Float32[Tensor, " B"]:
+    """Multiply row by row, without a third array of their size."""
+    num_rows = max(1, _BLOCK // a.shape[1])
+    blocks = zip(a.split(num_rows), b.split(num_rows), strict=True)
+    return torch.cat([(x * y).sum(1) for x, y in blocks])
