@@ -61,7 +61,7 @@ def test_each_figure_writes_its_files(tmp_path: Path, figure: str) -> None:
     assert FIGURES[figure] <= {path.name for path in folder.iterdir()}
     for path in folder.glob("*.csv"):
         table = rows(path)
-        words = {"process", "message", "inverted", *UNKNOWN}
+        words = {"process", "message", "inverted", "quantity", *UNKNOWN}
         errors = {name for name in table[0] if name.endswith(("sem", "sem_within"))}
         for name in set(table[0]) - words - errors:
             assert np.isfinite(column(table, name)).all(), (path.name, name)
@@ -268,7 +268,8 @@ def test_diffusion_inverts_the_levels_at_less_noise_than_the_epsilon_process(
     few = (FEW[0], "--data.init_args.num_predict=8")
     folder = predict(tmp_path, "fig15", *few)
     for row in rows(folder / "effective_noise.csv"):
-        error = 5 * np.nan_to_num(float(row["sem"])) + 1e-5
+        # Two grammars tell little about their spread; noise does not depend on them.
+        error = 5 * np.nan_to_num(float(row["sem_within"])) + 1e-5
         assert float(row["noise"]) == pytest.approx(float(row["quadrature"]), abs=error)
     table = rows(folder / "reconstruction_against_noise.csv")
     noise = column(table, "effective_noise", level=0)

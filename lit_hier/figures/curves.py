@@ -23,6 +23,8 @@ class Panel:
         bands: Half-widths of the bands around curves, by the same names.
         theory: Predictions, dashed, by the same names; NaN is omitted.
         theory_label: The predictions' entry in the legend.
+        compared: Curves of something else, dotted, by the same names; NaN is omitted.
+        compared_label: Their entry in the legend.
     """
 
     ylabel: str
@@ -30,6 +32,8 @@ class Panel:
     bands: Mapping[str, ArrayLike] = field(default_factory=dict)
     theory: Mapping[str, ArrayLike] = field(default_factory=dict)
     theory_label: str = "mean field"
+    compared: Mapping[str, ArrayLike] = field(default_factory=dict)
+    compared_label: str = "comparison"
 
 
 def curve_figure(
@@ -62,10 +66,14 @@ def curve_figure(
             if name in panel.bands:
                 half = np.asarray(panel.bands[name], dtype=np.float64)
                 ax.fill_between(x, y - half, y + half, color=color, alpha=0.2, linewidth=0)
-        dashes = [y for y in panel.theory.values() if np.isfinite(np.asarray(y)).any()]
-        for k, dashed in enumerate(dashes):
-            label = panel.theory_label if k == 0 else None
-            ax.plot(x, np.asarray(dashed), "k--", linewidth=0.8, alpha=0.7, label=label)
+        for style, extra, label in (
+            ("k--", panel.theory, panel.theory_label),
+            ("k:", panel.compared, panel.compared_label),
+        ):
+            known = [part for part in extra.values() if np.isfinite(np.asarray(part)).any()]
+            for k, part in enumerate(known):
+                once = label if k == 0 else None
+                ax.plot(x, np.asarray(part), style, linewidth=0.8, alpha=0.7, label=once)
         if math.isfinite(critical):
             ax.axvline(critical, color="0.5", linestyle=":", linewidth=1.2)
             ax.annotate(
