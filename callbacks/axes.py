@@ -3,7 +3,6 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
@@ -73,20 +72,9 @@ class CurveAxis(ABC):
     def critical_value(self, time: float, process: NoiseProcess | None, source: Source) -> float:
         """Convert a critical inversion time to this axis; NaN if there is none."""
 
-    def predict(
-        self,
-        source: Source,
-        process: NoiseProcess | None,
-        times: tuple[float, ...],
-        x: Floats,
-        cache: Path,
-    ) -> Prediction:
-        """Predict what is drawn at this axis's values `x`, shape (T,): the process at its times.
-
-        The critical time is an inversion time; see `critical_value`. Results that take long are
-        kept in the folder `cache`.
-        """
-        return predict(source, process, times, cache)
+    def compare(self, source: Source, x: Floats) -> Prediction | None:
+        """Predict another process at this axis's values `x`, shape (T,); None for none."""
+        return None
 
 
 class InversionTimes(CurveAxis):
@@ -154,19 +142,11 @@ class InformationAxis(_LeafAxis):
 
 
 class EffectiveNoiseAxis(_LeafAxis):
-    """The effective noise epsilon(t) at the leaves, averaged over the run (Eq. 60).
-
-    Args:
-        compare: Whether to predict the epsilon-process at equal noise instead of the run's own
-            process at its times: a comparison, without a critical time.
-    """
+    """The effective noise epsilon(t) at the leaves, averaged over the run (Eq. 60)."""
 
     suffix = "_against_noise"
     column = "effective_noise"
     quantity = "effective noise"
-
-    def __init__(self, compare: bool = False) -> None:
-        self.compare = compare
 
     def label(self, axis: TimeAxis) -> str:
         """Name the effective noise."""
@@ -178,27 +158,17 @@ class EffectiveNoiseAxis(_LeafAxis):
             return math.nan
         return process.effective_noise(time, source.v)
 
-    def predict(
-        self,
-        source: Source,
-        process: NoiseProcess | None,
-        times: tuple[float, ...],
-        x: Floats,
-        cache: Path,
-    ) -> Prediction:
-        """Predict the process at its times, or the epsilon-process at equal noise."""
-        if not self.compare:
-            return super().predict(source, process, times, x, cache)
+    def compare(self, source: Source, x: Floats) -> Prediction:
+        """Predict the epsilon-process at equal noise."""
         compared = predict(source, EpsilonNoise(), np.clip(x, 0, 1))
-        return replace(compared, name=f"{compared.name}, ε-process", critical_time=math.nan)
+        return replace(compared, name=f"{compared.name}, ε-process")
 
 
-def choose_axis(against: Against, compare: bool = False) -> CurveAxis:
+def choose_axis(against: Against) -> CurveAxis:
     """Return the x axis of a name.
 
     Args:
         against: The name.
-        compare: See `EffectiveNoiseAxis`.
 
     Raises:
         InputError: There is no such axis.
@@ -206,7 +176,7 @@ def choose_axis(against: Against, compare: bool = False) -> CurveAxis:
     if against == "time":
         return InversionTimes()
     if against == "effective_noise":
-        return EffectiveNoiseAxis(compare)
+        return EffectiveNoiseAxis()
     if against == "information":
         return InformationAxis()
     raise InputError(f"against is {against!r}; give {' or '.join(get_args(Against))}")

@@ -21,7 +21,7 @@ from lit_hier.callbacks.tensorboard import log_curves
 from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
 from lit_hier.figures import Panel, curve_figure
-from lit_hier.inference.theory import Prediction
+from lit_hier.inference.theory import Prediction, predict
 from lit_hier.io.arrays import write_samples
 from lit_hier.io.tables import write_table
 from lit_hier.metrics import SampleTable, deviation, transition_window
@@ -241,6 +241,10 @@ class CurveAnalysis(Analysis):
         """Return what theory predicts for the samples of a curve."""
         return self._predictions[self._source(line)]
 
+    def comparison(self, line: Line) -> Prediction | None:
+        """Return what the x axis compares a curve with; None for nothing."""
+        return self._comparisons[self._source(line)]
+
     def critical_value(self, line: Line) -> float:
         """Return the x value of the predicted transition; NaN if theory predicts none."""
         time = self.prediction(line).critical_time
@@ -306,14 +310,15 @@ class CurveAnalysis(Analysis):
         x = self.x_axis.values(self.times, gathered[0] if gathered else None)
         cache = find_cache(trainer)
         self._predictions = {
-            source: self.x_axis.predict(source, self.noise_process, self.times, x, cache)
+            source: predict(source, self.noise_process, self.times, cache)
             for source in set(map(self._source, self.lines()))
         }
+        self._comparisons = {
+            source: self.x_axis.compare(source, x) for source in self._predictions
+        }
         if not self.uniform_prior:
-            self._predictions = {
-                source: prediction.upward_only()
-                for source, prediction in self._predictions.items()
-            }
+            for found in (self._predictions, self._comparisons):
+                found |= {source: known and known.upward_only() for source, known in found.items()}
         results = self._summarize(x, values, source_indices.astype(np.int64))
         tables = self.tables(results)
         samples: dict[str, Any] = {"time": self.times, "curve": self.curve_names()}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -168,9 +169,9 @@ class Reconstruction(CurveAnalysis):
     Logs to TensorBoard the curves `reconstruction/COLUMN` for the columns marginal, unchanged,
     largest, information, theory, largest_theory and information_theory.
 
-    Against the effective noise, the theory is that of the epsilon-process at the measured
-    epsilon(t), whatever the process: a comparison, not a prediction (Fig. 15, right). Against
-    information it is that of the run's own process.
+    Against the effective noise there is a further column epsilon_theory, drawn dotted: the mean
+    field of `marginal` for the epsilon-process at the measured epsilon(t), whatever the process: a
+    comparison, not a prediction (Fig. 15, right).
 
     Args:
         against: The x axis, see `CurveAnalysis`.
@@ -187,7 +188,7 @@ class Reconstruction(CurveAnalysis):
     needs_latents = True
 
     def __init__(self, against: Against = "time") -> None:
-        super().__init__(choose_axis(against, compare=True))
+        super().__init__(choose_axis(against))
 
     def lines(self) -> list[Line]:
         """One per level, leaves first."""
@@ -204,7 +205,11 @@ class Reconstruction(CurveAnalysis):
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute averages over data and grammars, standard errors and theory."""
-        return summarize_truth(samples, source_indices, self.prediction(line), line.level)
+        prediction, compared = self.prediction(line), self.comparison(line)
+        columns = summarize_truth(samples, source_indices, prediction, line.level)
+        if compared is None:
+            return columns
+        return {**columns, "epsilon_theory": compared.marginal[:, line.level]}
 
     def tables(self, results: Results) -> dict[str, DataFrame]:
         """Add where each level's curve crosses that of the leaves."""
@@ -218,5 +223,10 @@ class Reconstruction(CurveAnalysis):
 
     def panels(self, results: Results) -> Sequence[Panel]:
         """Draw marginals, largest ones, unchanged symbols and information, with theory."""
-        name = self.prediction(results.lines[0]).name
-        return truth_panels(results, "symbol", name)
+        first = results.lines[0]
+        panels = truth_panels(results, "symbol", self.prediction(first).name)
+        compared = self.comparison(first)
+        if compared is not None:
+            curves = results.curves("epsilon_theory")
+            panels[0] = replace(panels[0], compared=curves, compared_label=compared.name)
+        return panels

@@ -281,8 +281,8 @@ class ActivationSimilarity(NetworkAnalysis):
                 f"cosine similarity, {column} over data",
                 results.curves(column),
                 bands=results.curves(error),
-                baselines=baseline,
-                baseline_label="another sample",
+                compared=baseline,
+                compared_label="another sample",
             )
             for column, error in (("mean", "sem"), ("mode", "mode_sem"))
         ]

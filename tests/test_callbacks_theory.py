@@ -242,7 +242,10 @@ def test_effective_noise_as_a_measurement_and_as_an_axis(tmp_path: Path) -> None
     for row in table(folder / "reconstruction_against_noise.csv"):
         assert row["effective_noise"] == pytest.approx(noise[row["time"]], abs=1e-7)
         theory = mean_field.marginals(row["effective_noise"], 6, 3, 2, 3)[int(row["level"])]
-        assert row["theory"] == pytest.approx(theory)
+        assert row["epsilon_theory"] == pytest.approx(theory)
+    against = DataFrame(table(folder / "reconstruction_against_noise.csv"))
+    plain = DataFrame(table(folder / "reconstruction.csv"))
+    assert_frame_equal(against[plain.columns], plain)
 
 
 def test_the_effective_noise_of_the_epsilon_process_is_epsilon(tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ class Panel:
         bands: Half-widths of the bands around curves, by the same names.
         theory: Predictions, dashed, by the same names; NaN is omitted.
         theory_label: The predictions' entry in the legend.
-        baselines: What unrelated data would give, dotted, in their curve's color, by the same
-            names; NaN is omitted.
-        baseline_label: The baselines' entry in the legend.
+        compared: Curves of something else, such as unrelated data, dotted, in their curve's color,
+            by the same names; NaN is omitted.
+        compared_label: Their entry in the legend.
         unit: The unit of the y axis; panels of one unit share its scale.
     """
 
@@ -34,8 +34,8 @@ class Panel:
     bands: Mapping[str, ArrayLike] = field(default_factory=dict)
     theory: Mapping[str, ArrayLike] = field(default_factory=dict)
     theory_label: str = "mean field"
-    baselines: Mapping[str, ArrayLike] = field(default_factory=dict)
-    baseline_label: str = "baseline"
+    compared: Mapping[str, ArrayLike] = field(default_factory=dict)
+    compared_label: str = "comparison"
     unit: str = ""
 
 
@@ -73,10 +73,10 @@ def curve_figure(
             if name in panel.bands:
                 half = np.asarray(panel.bands[name], dtype=np.float64)
                 ax.fill_between(x, y - half, y + half, color=color, alpha=0.2, linewidth=0)
-            if name in panel.baselines:
-                ax.plot(x, np.asarray(panel.baselines[name]), ":", color=color, linewidth=0.7)
-        if panel.baselines:
-            ax.plot([], [], "k:", linewidth=0.7, label=panel.baseline_label)
+            if name in panel.compared:
+                ax.plot(x, np.asarray(panel.compared[name]), ":", color=color, linewidth=0.9)
+        if any(np.isfinite(np.asarray(part)).any() for part in panel.compared.values()):
+            ax.plot([], [], "k:", linewidth=0.9, label=panel.compared_label)
         dashes = [y for y in panel.theory.values() if np.isfinite(np.asarray(y)).any()]
         for k, dashed in enumerate(dashes):
             label = panel.theory_label if k == 0 else None

@@ -8,7 +8,7 @@ from jaxtyping import Float, Real
 
 from lit_hier.metrics.functional.crossing import transition
 
-WIDTHS: Final = 1.0
+WIDTHS: Final = 2.0
 """Half-width of the window of `transition_window`, in widths of the theory's transition."""
 
 
