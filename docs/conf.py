@@ -67,10 +67,15 @@ def _choose_directive(value: object) -> str:
 def escape_shapes(
     app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]
 ) -> None:
-    """Escape what a docstring means literally: the star in `(B, *shape)` and the bars of `|k|`."""
+    """Escape what a docstring means literally.
+
+    These are the star in `(B, *shape)`, the bars of `|k|`, and a letter such as `v.` that begins a
+    description, which is not the number of a list.
+    """
     for number, line in enumerate(lines):
         if ":math:" not in line:
             escaped = re.sub(r"(?<=[\s(,'\"])\*(?=\w+[\s,)'\"])", r"\\*", line)
+            escaped = re.sub(r"^(\s*:\w+ \w+:) ([a-zA-Z])\.", r"\1 \\\2.", escaped)
             lines[number] = re.sub(r"(?<!`)\|(\w)\|", r"\\|\1\\|", escaped)
 
 

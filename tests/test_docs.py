@@ -1,5 +1,6 @@
 """What the documentation shows runs: examples, blocks of code, and commands."""
 
+import argparse
 import ast
 import pkgutil
 import re
@@ -15,7 +16,7 @@ import yaml
 from conftest import ROOT, inside
 
 import lit_hier
-from lit_hier.cli import command, main
+from lit_hier.cli import command, main, own_commands
 
 EXAMPLES = sorted((ROOT / "docs/examples").glob("*.py"))
 # In the order in which they are read: a block may use what an earlier page made.
@@ -107,6 +108,12 @@ def test_a_command_that_is_shown_is_valid(
         str(named / f"{Path(word).stem}.yaml") if before == "-c" else word
         for before, word in zip(["", *arguments], arguments, strict=False)
     ]
+
+    if arguments[0] in own_commands.OWN_COMMANDS:
+        parser = argparse.ArgumentParser()
+        import_module(f"lit_hier.cli.{arguments[0]}").add_arguments(parser)
+        parser.parse_args(arguments[1:])
+        return
 
     def stop(self: command.LitHierCLI) -> None:
         raise SystemExit(0)
