@@ -92,7 +92,7 @@ class TimeProgressBar(TQDMProgressBar):
             self.disable()
             self._lines = ProgressLines()
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count the steps."""
         super().on_train_start(trainer, pl_module)
         if self._lines is not None:

@@ -325,7 +325,7 @@ def test_the_second_bar_counts_the_remaining_evaluations(
     counts = [int(line.split()[5]) for line in lines]
     assert counts == sorted(counts)
     assert counts[-1] == 23 * 20
-    assert len(set(counts)) > 3 * int(lines[0].split()[4].rstrip(","))  # within batches, too
+    assert len(set(counts)) > 3 * int(lines[0].split()[4].rstrip(":"))  # within batches, too
     assert all(re.search(r" of 460 evaluations, .* per second, \d\d:\d\d left$", x) for x in lines)
     monkeypatch.setattr(progress, "_draws_bars", lambda: True)
     predict(tmp_path, sampler(pipeline, None), [TimeProgressBar()])
