@@ -22,7 +22,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: With status 2 and one line on standard error if the input is invalid, 130 if
-            the run was interrupted, and 0 for `--help`.
+            the run was interrupted, 143 if it was terminated, and 0 for `--help`.
     """
     with exits.interrupts_as_status():
         from lit_hier.cli import own_commands
@@ -40,8 +40,8 @@ def main(args: Sequence[str] | None = None) -> None:
 def run() -> None:
     """Run the command in `sys.argv`: the entry point of `lit-hier`, which owns the process.
 
-    After SIGTERM or SIGINT the process ends within 20 seconds, whatever is running then: with
-    status 143 or 130 if it did not end by itself. It ends with status 141, quietly, if who reads
+    After SIGTERM or SIGINT the process ends within 20 seconds with status 143 or 130, whatever is
+    running then. It ends with status 141, quietly, if who reads
     its output has closed it.
 
     Raises:

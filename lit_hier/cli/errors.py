@@ -108,7 +108,8 @@ def describe_parser_error(
     value = value or re.search(r"Got value: (.*)", bare, re.DOTALL)
     # One of several types that an argument accepts may be one that no config may name.
     denied = re.search(r"Importing '([\w.]+)' is not allowed", message)
-    if denied and "." not in denied[1]:  # the type of an argument that was given no class
+    base = denied[1].rpartition(".")[2] if denied else ""
+    if base in ("LightningModule", "LightningDataModule") and value and base not in value[1]:
         return (
             f"{key}: no class is given, whose arguments these could be; give a config by -c, or"
             f" --{key} CLASS before them"

@@ -11,6 +11,7 @@ from typing import Final, NoReturn
 from lit_hier.errors import one_line
 
 _INTERRUPTED: Final = "lit-hier: interrupted; run the same command again\n"
+_RANKS: Final = ("LOCAL_RANK", "RANK", "SLURM_PROCID")  # 0 in the first process
 _DELAY: Final = 5.0  # seconds
 _MAX_LINE: Final = 360  # characters
 _SIGPIPE: Final = 13  # Windows has no such signal
@@ -36,12 +37,20 @@ def exit_with_error(message: object) -> NoReturn:
 
 @contextmanager
 def interrupts_as_status() -> Iterator[None]:
-    """Exit with status 130 on an interrupt before Lightning handles it, or after."""
+    """Exit with one line on an interrupt: with status 130, or 143 if it was by SIGTERM.
+
+    Lightning ends an interrupted run with status 1 and its own line, as if it had failed.
+    """
     try:
         yield
-    except KeyboardInterrupt:
-        sys.stderr.write(_INTERRUPTED)
-        sys.exit(128 + signal.SIGINT)
+    except (KeyboardInterrupt, SystemExit) as error:
+        interrupt = error if isinstance(error, KeyboardInterrupt) else error.__context__
+        if not isinstance(interrupt, KeyboardInterrupt):
+            raise
+        if not any(os.environ.get(name, "0") != "0" for name in _RANKS):
+            sys.stderr.write(_INTERRUPTED)
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        sys.exit(128 + number)
 
 
 @contextmanager
