@@ -87,6 +87,7 @@ def test_a_sampler_names_its_grammars_its_process_and_its_times() -> None:
         ({"times": []}, "times: the list of inversion times is empty"),
         ({"times": [0.5, 1.2]}, "times: 1.2 is out of range"),
         ({"times": [0.5], "seed": -1}, "seed is -1"),
+        ({"times": [0.5], "class_prior": None}, "class_prior is None; give uniform, class"),
         ({"times": [0.5], "class_prior": "classes"}, "class_prior is 'classes'; give uniform, cl"),
         (
             {"times": [0.5], "class_prior": [1.0, 2.0]},

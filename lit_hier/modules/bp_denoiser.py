@@ -187,14 +187,15 @@ class BPDenoiser(ForwardBackwardModule):
 
 def _weights(class_prior: str | list[float]) -> Tensor | None:
     """Return the weights that a prior lists; None for one that has a name."""
-    if isinstance(class_prior, str):
-        if class_prior not in ("uniform", "class"):
-            raise InputError(
-                f"class_prior is {class_prior!r}; give uniform, class (the sample's own), or one"
-                " weight per class"
-            )
+    if class_prior in ("uniform", "class"):
         return None
-    return torch.tensor(class_prior, dtype=torch.float64)
+    try:
+        return torch.tensor(class_prior, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"class_prior is {class_prior!r}; give uniform, class (the sample's own), or one"
+            " weight per class"
+        ) from error
 
 
 def _count_symbols(rhm: RandomHierarchyModel) -> int:
