@@ -45,6 +45,8 @@ def find(value: str) -> str:
     names = list_names()
     if is_name and name in names:
         return str(FOLDER / f"{name}.yaml")
+    if os.path.lexists(value):  # a folder, which the parser reports
+        return value
     if name in names:
         hint = f" (did you mean {name}, which comes with this package?)"
     else:
