@@ -456,7 +456,9 @@ def test_a_run_is_not_overwritten(demo: Path, capsys: pytest.CaptureFixture[str]
 SMALLER = ("--data.init_args.num_train=512", "--data.init_args.num_test=50")
 
 
-def test_the_paper_sized_configs_run_and_may_be_repeated(tmp_path: Path) -> None:
+def test_the_paper_sized_configs_run_and_may_be_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Run Fig. 8's two configs on little data; then repeat the run from the config it wrote."""
     with inside(tmp_path), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*close to chance")
@@ -464,6 +466,11 @@ def test_the_paper_sized_configs_run_and_may_be_repeated(tmp_path: Path) -> None
         lit_hier(
             "fit", "-c", f"{CONFIGS}/fig8_classifier.yaml", *SMALLER, "--trainer.max_epochs=1"
         )
+        last = capsys.readouterr().out.splitlines()[-2:]
+        assert last == [
+            "weights  logs/fig8_classifier/weights/classifier.ckpt",
+            "next     lit-hier predict -c fig8",
+        ]
         few = ("--data.init_args.num_predict=20", "--model.init_args.times=[0.5, 0.8]")
         lit_hier("predict", "-c", f"{CONFIGS}/fig8.yaml", *SMALLER, *few)
         first = tmp_path / "logs/fig8/version_0"

@@ -15,7 +15,7 @@ from lit_hier.errors import InputError, suggest
 FOLDER: Final = Path(__file__).parent.parent / "configs"
 SUFFIXES: Final = (".yaml", ".yml")
 _OPTION: Final = re.compile(r"(?P<option>-c=?|--config=)(?P<value>.+)", re.DOTALL)
-_NAME: Final = re.compile(r"[\w.+-]{1,100}")  # as opposed to a path, or to YAML
+_NAME: Final = re.compile(r"\w[\w.+-]{0,99}")  # as opposed to a path, or to YAML
 _PATH: Final = re.compile(r"[^\n{}\[\]]{1,4096}\.ya?ml")
 
 
@@ -45,6 +45,8 @@ def find(value: str) -> str:
     names = list_names()
     if is_name and name in names:
         return str(FOLDER / f"{name}.yaml")
+    if os.path.lexists(value):  # a folder, which the parser reports
+        return value
     if name in names:
         hint = f" (did you mean {name}, which comes with this package?)"
     else:

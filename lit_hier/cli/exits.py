@@ -1,6 +1,7 @@
 """How a command ends: with an error in one line, interrupted, or before a pipe that was closed."""
 
 import os
+import select
 import signal
 import sys
 import time
@@ -95,9 +96,10 @@ def closed_pipes_end_quietly() -> Iterator[None]:
 
 
 def is_output_closed() -> bool:
-    """Return whether what was written to standard output cannot be delivered."""
+    """Return whether who reads standard output has closed it; true where this is unknown."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # on Windows, or of no file
         return True
-    return False
