@@ -86,11 +86,11 @@ soak-laws: $(VENV)/.installed
 memory: $(VENV)/.installed
 	$(BIN)/python tests/memory.py
 
-# The documentation, into docs/_build; a warning is an error. Only the installation of sphinx needs a
+# The documentation, into docs/_build/html; a warning is an error. Only the installation of sphinx needs a
 # network.
 docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env --builder html \
-		docs docs/_build
+		docs docs/_build/html
 
 $(VENV)/.docs: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
