@@ -160,7 +160,9 @@ def test_every_standardization_and_the_baseline_against_their_definitions(
         assert float(first["identical"]) == 1
         assert float(first["corrected"]) == pytest.approx(1, abs=1e-5)
         assert first["sem"] == first["corrected_sem"] == "nan"
-        mean, baseline = float(last["mean"]), np.nanmean(stored["baseline"][-1, -1])
+        paired = ~np.isnan(stored["baseline"][-1, -1])
+        mean = stored["similarity"][-1, -1, paired].mean(dtype=float)
+        baseline = stored["baseline"][-1, -1, paired].mean(dtype=float)
         assert float(last["baseline"]) == pytest.approx(baseline, abs=1e-6)
         assert float(last["corrected"]) == pytest.approx(
             (mean - baseline) / (1 - baseline), abs=1e-6
@@ -310,7 +312,8 @@ def test_several_networks_in_one_run_are_distinguished_by_name(
     folder = predict(tmp_path, sampler(pipeline, None), [*analyses, ClassKept(Net())])
     names = {path.name for path in folder.glob("*.csv")}
     assert names == {
-        "net_0.csv", "net_0_reference.csv", "net_1.csv", "net_1_reference.csv", "class_kept.csv",
+        "net_0.csv", "net_0_inversion.csv", "net_0_reference.csv",
+        "net_1.csv", "net_1_inversion.csv", "net_1_reference.csv", "class_kept.csv",
     }  # fmt: skip
     with pytest.raises(InputError, match=r"would write net_0.csv"):
         predict(tmp_path, sampler(pipeline, None), [similarity(name="net_0"), analyses[0]])

@@ -327,7 +327,8 @@ def test_an_unusable_config_ends_in_one_line(
         (
             "--model.init_args.messagess=1",
             "model.init_args.messagess: BPDenoiser has no argument messagess (did you mean"
-            " messages?); it has rhm, process, times, seed, messages",
+            " messages?); it has rhm, process, times, seed, messages,"
+            " class_prior",
         ),
     ],
 )

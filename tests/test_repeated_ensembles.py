@@ -99,7 +99,10 @@ def columns(
     num = len(TIMES) * REPETITIONS
     none = Prediction.of("none", (num, 4))
     found = []
-    with patch.object(CurveAnalysis, "prediction", return_value=none):
+    with (
+        patch.object(CurveAnalysis, "prediction", return_value=none),
+        patch.object(CurveAnalysis, "comparison", return_value=None),
+    ):
         for line in analysis.lines():
             flat = samples[:, :, line.curve].reshape(len(samples), num, -1)
             summary = analysis.summarize(flat, sources(num_grammars), line)
