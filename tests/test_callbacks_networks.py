@@ -160,13 +160,12 @@ def test_every_standardization_and_the_baseline_against_their_definitions(
         assert float(first["identical"]) == 1
         assert float(first["corrected"]) == pytest.approx(1, abs=1e-5)
         assert first["sem"] == first["corrected_sem"] == "nan"
-        paired = ~np.isnan(stored["baseline"][-1, -1])
-        mean = stored["similarity"][-1, -1, paired].mean(dtype=float)
-        baseline = stored["baseline"][-1, -1, paired].mean(dtype=float)
+        mean, baseline = float(last["mean"]), np.nanmean(stored["baseline"][-1, -1], dtype=float)
         assert float(last["baseline"]) == pytest.approx(baseline, abs=1e-6)
         assert float(last["corrected"]) == pytest.approx(
             (mean - baseline) / (1 - baseline), abs=1e-6
         )
+        assert 0.05 < float(last["corrected_sem"]) < 1  # though one sample has no partner
 
 
 def test_raw_activations_keep_a_positive_cosine_without_information(tmp_path: Path) -> None:

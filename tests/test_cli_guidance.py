@@ -38,7 +38,10 @@ def test_configs_are_listed_printed_and_copied_once(
 ) -> None:
     lines = printed(capsys, "configs").splitlines()
     assert [line.split()[0] for line in lines] == NAMES
-    assert all(len(line.split()) > 3 and len(line) < 100 and "[...]" not in line for line in lines)
+    for line in lines:
+        assert len(line.split()) > 3
+        assert len(line) < 100
+        assert "[...]" not in line
     text = (ROOT / "configs/demo.yaml").read_text()
     assert printed(capsys, "configs", "demo") == text
     with inside(tmp_path):

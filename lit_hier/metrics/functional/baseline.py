@@ -56,12 +56,13 @@ def correct_baseline(
     itself = average(c, which)
     level = average(b[..., known], which[known]).mean
     room = np.asarray(np.where(1 - level > RESOLUTION, 1 - level, np.nan))
-    # Averages of `shares` over all samples are those of the baseline over the known ones.
+    # Averages of `shares` over all samples are those of the baseline over the known ones, less
+    # `level`, as a sample without a partner would else count as one with a baseline of 0.
     weights = known.astype(np.float64)
     for group in np.unique(which):
         chosen = which == group
         weights[chosen] /= known[chosen].mean() or np.nan
-    shares = np.where(known, b, 0) * weights
+    shares = np.where(known, b - level[..., None], 0) * weights
     linear = (c - ((1 - itself.mean) / room)[..., None] * shares) / room[..., None]
     return {
         "baseline": level,
