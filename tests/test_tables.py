@@ -14,10 +14,11 @@ import tempfile
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, SMALL_POPULATION
 from grammar_runs import run
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +38,7 @@ from lit_hier.callbacks import (
 from lit_hier.data import GaussianDataModule, RHMDataModule
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.gaussian import GaussianMixture
+from lit_hier.inference import density_evolution
 from lit_hier.io.tables import write_table
 from lit_hier.modules import BPDenoiser, GaussianDenoiser
 from lit_hier.nn import HierarchicalCNN
@@ -186,4 +188,5 @@ def write_tables(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    write_tables(sys.argv[1:])
+    with patch.multiple(density_evolution, **SMALL_POPULATION):  # as the tests do
+        write_tables(sys.argv[1:])
