@@ -99,7 +99,8 @@ class Transition(CurveAnalysis):
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute averages over data and grammars, standard errors and theory."""
-        return summarize_truth(samples, source_indices, self.prediction(line), line.level)
+        prediction = self.prediction(line)
+        return summarize_truth(samples, source_indices, prediction, line.level, self.is_random)
 
     def tables(self, results: Results) -> dict[str, DataFrame]:
         """Add the places and widths of the transitions, measured and predicted."""

@@ -614,6 +614,9 @@ def test_any_axis_can_be_passed_in(tmp_path: Path) -> None:
     assert [row.pop("logarithm") for row in against] == pytest.approx(
         np.repeat(np.log(times), 4), abs=1e-6
     )
+    errors = [row.pop("logarithm_sem") for row in against]
+    assert np.isnan(errors[-1])  # all are 0
+    assert errors[:-4] == pytest.approx(0, abs=1e-6)  # the same for all data of this process
     check_inversions(folder, times)
     assert (folder / "reconstruction_against_logarithm_inversion.csv").is_file()
     assert_frame_equal(DataFrame(against), DataFrame(table(folder / "reconstruction.csv")))

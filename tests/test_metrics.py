@@ -380,6 +380,14 @@ def test_an_inversion_needs_significant_differences_on_both_sides() -> None:
     assert math.isnan(inversion(x, first, falls, np.arange(100) // 50).place)
 
 
+def test_differences_that_are_equal_by_chance_are_not_significant() -> None:
+    x, zero = np.arange(3.0), np.zeros((3, 6))
+    equal = np.array([[0.1], [0.0], [-0.1]]).repeat(6, 1)
+    found = inversion(x, zero, equal, np.zeros(6, np.int64))
+    assert np.isnan([found.place, found.place_sem, found.difference_sem]).all()
+    assert (found.difference, found.difference_at) == (pytest.approx(0.1), 2)
+
+
 def test_curves_that_do_not_differ_seldom_cross() -> None:
     x = np.linspace(0, 1, 12)
     for groups in (np.zeros(30, dtype=int), np.arange(32) // 8):

@@ -153,6 +153,13 @@ def test_an_error_that_runs_do_not_tell_is_nan() -> None:
     assert two["mean_sem"][1] == pytest.approx(np.std([0.1, 0.3], ddof=1) / 2**0.5)
 
 
+def test_shares_that_are_equal_by_chance_have_no_known_error() -> None:
+    tables = [DataFrame({"level": [0, 1], "share": [0.5, x], "s_f": 0.4}) for x in (0.25, 0.75)]
+    found = average_tables(tables, ["r0", "r1"])
+    assert found["share_sem"].tolist() == pytest.approx([np.nan, 0.25], nan_ok=True)
+    assert found["s_f_sem"].tolist() == [0, 0]  # exact
+
+
 def test_only_tables_with_the_same_rows_are_averaged() -> None:
     with pytest.raises(InputError, match="differ in layer"):
         average_tables([similarity(0.1), similarity(0.1, "b")], ["r0", "r1"])
