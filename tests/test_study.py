@@ -39,7 +39,7 @@ def write_study(folder: Path, **changes: object) -> Path:
 
 def test_the_studies_of_this_package_can_be_read() -> None:
     fig8 = read_study(ROOT / "configs" / "fig8_ensemble.yaml")
-    assert [x.label for x in fig8.combinations] == ["r0_n0", "r0_n1", "r1_n0", "r1_n1"]
+    assert [x.label for x in fig8.combinations] == ["r0", "r1", "r2", "r3"]
     processes = read_study(ROOT / "configs" / "processes.yaml")
     assert len(processes.combinations) == 8
     assert processes.comparison is not None
@@ -126,7 +126,7 @@ def test_a_missing_or_damaged_study_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = rejection(tmp_path, capsys, "study", "-c", "none.yaml")
-    assert line.startswith("config: cannot read none.yaml: No such file")
+    assert line.startswith("config: there is no file none.yaml; give a file")
     (tmp_path / "bad.yaml").write_text("a: [")
     line = rejection(tmp_path, capsys, "study", "-c", "bad.yaml")
     assert line.startswith("config: bad.yaml, line 1: ")

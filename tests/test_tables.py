@@ -14,10 +14,11 @@ import tempfile
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, SMALL_POPULATION
 from grammar_runs import run
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +38,7 @@ from lit_hier.callbacks import (
 from lit_hier.data import GaussianDataModule, RHMDataModule
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.gaussian import GaussianMixture
+from lit_hier.inference import density_evolution
 from lit_hier.io.tables import write_table
 from lit_hier.modules import BPDenoiser, GaussianDenoiser
 from lit_hier.nn import HierarchicalCNN
@@ -180,7 +182,8 @@ def write_tables(names: list[str]) -> None:
         if not names or made.__name__ in names:
             shutil.rmtree(TABLES / made.__name__, ignore_errors=True)
             (TABLES / made.__name__).mkdir()
-            with tempfile.TemporaryDirectory() as folder:
+            small = patch.multiple(density_evolution, **SMALL_POPULATION)
+            with tempfile.TemporaryDirectory() as folder, small:
                 for path in predict(Path(folder), *made()).glob("*.csv"):
                     shutil.copy(path, TABLES / made.__name__)
 
