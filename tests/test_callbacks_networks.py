@@ -160,7 +160,7 @@ def test_every_standardization_and_the_baseline_against_their_definitions(
         assert float(first["identical"]) == 1
         assert float(first["corrected"]) == pytest.approx(1, abs=1e-5)
         assert first["sem"] == first["corrected_sem"] == "nan"
-        mean, baseline = float(last["mean"]), np.nanmean(stored["baseline"][-1, -1])
+        mean, baseline = float(last["mean"]), np.nanmean(stored["baseline"][-1, -1], dtype=float)
         assert float(last["baseline"]) == pytest.approx(baseline, abs=1e-6)
         assert float(last["corrected"]) == pytest.approx(
             (mean - baseline) / (1 - baseline), abs=1e-6
