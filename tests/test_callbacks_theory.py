@@ -628,7 +628,7 @@ def test_places_and_widths_are_computed_once(tmp_path: Path) -> None:
     with patch("lit_hier.callbacks.transition.transition", wraps=transition) as computed:
         folder, _ = predict(tmp_path, Transition(), m=[2, 5], messages=False)
     assert (folder / "phase_diagram.png").is_file()
-    assert computed.call_count == 2 * 4  # measured, theory, its errors, all grammars together
+    assert computed.call_count == 2 * 3  # measured, theory, its errors, all grammars together
 
 
 @pytest.mark.parametrize("argument", ["num_bins", "num_levels"])

@@ -27,6 +27,7 @@ from lit_hier.metrics import (
     mode,
     mode_bandwidth,
     summarize,
+    theory_errors,
     transition,
     transition_errors,
     transition_window,
@@ -272,6 +273,15 @@ def test_a_transition_is_interpolated_between_points() -> None:
     found = crossing(x, many[:, None], 0.5)
     wanted = [[crossing(x, row, 0.5)] for row in many]
     assert np.array_equal(found, wanted, equal_nan=True)
+
+
+def test_errors_of_a_theory() -> None:
+    x = np.linspace(0, 1, 11)
+    exact = theory_errors(x, 1 - x, np.zeros(11), 0.0)
+    assert exact == (0, 0)
+    place, width = theory_errors(x, 1 - x, np.full(11, 0.02), 0.0)
+    assert (place, np.isnan(width)) == (pytest.approx(0.02), True)
+    assert np.isnan(theory_errors(x, np.ones(11), np.zeros(11), 0.0)).all()
 
 
 def test_errors_of_transitions() -> None:
