@@ -116,6 +116,14 @@ class Analysis(Callback, ABC):
                     " measure with Transition"
                 )
 
+    @property
+    def is_random(self) -> bool:
+        """Whether the corruption of a datum is drawn: equal measurements are then chance."""
+        process, source = self.noise_process, self.sources[0]
+        if process is None or not isinstance(source, GrammarParameters):
+            return True
+        return process.num_draws(1, source.v) > 0
+
     @staticmethod
     def num_samples(trainer: Trainer) -> int:
         """Count the samples of the whole run, once it has begun."""

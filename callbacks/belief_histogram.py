@@ -110,7 +110,7 @@ class BeliefHistogram(Analysis):
     ) -> None:
         """Write the tables."""
         counts, groups = measured[0].numpy(), measured[2]
-        found = average(measured[1], groups)
+        found = average(measured[1], groups, self.is_random)
         mean = found.mean
         edges = np.linspace(0, 1, self.num_bins + 1)
         names = np.array(MESSAGES)

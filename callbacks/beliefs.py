@@ -123,7 +123,9 @@ class Beliefs(CurveAnalysis):
         """Compute averages with errors, deviations over nodes and data, and theory."""
         prediction, message = self.prediction(line), str(line.columns["message"])
         true, true_variance, largest, largest_variance = samples
-        in_truth, in_largest = (average(x, source_indices) for x in (true, largest))
+        in_truth, in_largest = (
+            average(x, source_indices, self.is_random) for x in (true, largest)
+        )
         return {
             "true": in_truth.mean,
             "true_std": np.sqrt(true.var(-1) + true_variance.mean(-1)),

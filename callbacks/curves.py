@@ -24,7 +24,7 @@ from lit_hier.figures import Panel, curve_figure
 from lit_hier.inference.theory import Prediction, predict
 from lit_hier.io.arrays import write_samples
 from lit_hier.io.tables import write_table
-from lit_hier.metrics import SampleTable, deviation, transition_window
+from lit_hier.metrics import SampleTable, average, deviation, transition_window
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.rhm.parameters import GrammarParameters
 
@@ -116,10 +116,10 @@ class CurveAnalysis(Analysis):
     A subclass defines what is measured, and how samples are summarized and drawn. This class
     gathers the samples of all processes. On rank zero it writes into the logger's directory:
 
-    - `{name}.csv`: a row per time and curve. Against the effective noise, a further column
-      `effective_noise`, against information `leaf_information`; for images from files, the last
-      columns skipped (unreadable), converted (of another mode) and enlarged (too small) count
-      images.
+    - `{name}.csv`: a row per time and curve. Against the effective noise, further columns
+      `effective_noise` and `effective_noise_sem`, its standard error; against information
+      `leaf_information` and `leaf_information_sem`; for images from files, the last columns
+      skipped (unreadable), converted (of another mode) and enlarged (too small) count images.
     - `{name}.npz`: the measurements of every sample.
     - `{name}.png`: the figure.
     - `{name}_deviation.csv`, where theory predicts a curve at all times: a row per such curve and
@@ -308,6 +308,7 @@ class CurveAnalysis(Analysis):
         if not len(index):
             raise InputError("data: none of the images can be read; check the files")
         x = self.x_axis.values(self.times, gathered[0] if gathered else None)
+        source_indices = source_indices.astype(np.int64)
         cache = find_cache(trainer)
         self._predictions = {
             source: predict(source, self.noise_process, self.times, cache)
@@ -319,7 +320,14 @@ class CurveAnalysis(Analysis):
         if not self.uniform_prior:
             for found in (self._predictions, self._comparisons):
                 found |= {source: known and known.upward_only() for source, known in found.items()}
-        results = self._summarize(x, values, source_indices.astype(np.int64))
+        x_axis = {}
+        if gathered:
+            column, sem = (
+                self.x_axis.column,
+                average(gathered[0], source_indices, self.is_random).sem,
+            )
+            x_axis = {column: x, f"{column}_sem": sem}
+        results = self._summarize(x, values, source_indices, x_axis)
         tables = self.tables(results)
         samples: dict[str, Any] = {"time": self.times, "curve": self.curve_names()}
         samples |= {"index": index, "source": results.source_indices}
@@ -331,8 +339,10 @@ class CurveAnalysis(Analysis):
         write_table(folder, self.name, results.table)
         log_curves(trainer.loggers, self.charts(results), self.axis, self.times)
 
-    def _summarize(self, x: Floats, values: Floats, source_indices: NDArray[np.int64]) -> Results:
-        """Compute the table: lines without samples are omitted."""
+    def _summarize(
+        self, x: Floats, values: Floats, source_indices: NDArray[np.int64], x_axis: Columns
+    ) -> Results:
+        """Compute the table, with columns of the x axis: lines without samples are omitted."""
         lines, summaries = [], []
         for line in self.lines():
             mask = np.isin(source_indices, line.source_indices)
@@ -350,7 +360,7 @@ class CurveAnalysis(Analysis):
         for name, curves in transpose(summaries).items():
             full = [np.broadcast_to(curve, num_times) for curve in curves]
             columns[name] = np.stack(full, axis=1).ravel()
-        if self.x_axis.column:
-            columns[self.x_axis.column] = np.repeat(x, len(lines))
+        for name, column in x_axis.items():
+            columns[name] = np.repeat(column, len(lines))
         table = DataFrame(columns | dict(self.image_counts))
         return Results(x, self.x_axis.label(self.axis), lines, table, values, source_indices)

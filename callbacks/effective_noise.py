@@ -83,7 +83,7 @@ class EffectiveNoise(CurveAnalysis):
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute averages, their errors, and the expected values."""
-        noise, information = (average(x, source_indices) for x in samples)
+        noise, information = (average(x, source_indices, self.is_random) for x in samples)
         return {
             "noise": noise.mean,
             "sem": noise.sem,

@@ -32,7 +32,8 @@ class IterationMap(CurveAnalysis):
       (mean upward belief in the true symbol), above (that of the level above), sem (standard
       error of `above`), count, theory (F of `belief`; NaN where Eq. 38 does not apply), grammars,
       grammar_std (of `above`; NaN for one grammar), sem_within (of `above`), belief_sem,
-      belief_sem_within: see `lit_hier.metrics.average`.
+      belief_sem_within: see `lit_hier.metrics.average`; distance_sem (standard error of
+      `above` - `theory`, whose `belief` is measured on the same data; NaN where `theory` is).
     - `iteration_map.npz` with the arrays `belief` and `above` (time, curve, index), `time`,
       `curve`, `index`, `source`.
 
@@ -46,7 +47,7 @@ class IterationMap(CurveAnalysis):
     quantities = ("belief", "above")
     logged = ("above", "theory")
     legend = "level"
-    compared = (Compared("above", "theory", "sem"),)
+    compared = (Compared("above", "theory", "distance_sem"),)
     needs_latents = True
     needs_messages = True
     varied = frozenset("m")
@@ -80,21 +81,23 @@ class IterationMap(CurveAnalysis):
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute averages with errors, and the map of the lower level's."""
-        belief, above = (average(x, source_indices) for x in samples)
+        belief, above = (average(x, source_indices, self.is_random) for x in samples)
         grammar = self.grammar(line.source_indices[0])
+        known = grammar, self.noise_process, belief.mean, line.level == grammar.L
+        # To first order, the distance from theory is the average of this of each datum.
+        distances = samples[1] - theory.parent_slope(*known)[:, None] * samples[0]
         return {
             "belief": belief.mean,
             "above": above.mean,
             "sem": above.sem,
             "count": len(source_indices),
-            "theory": theory.parent_belief(
-                grammar, self.noise_process, belief.mean, top=line.level == grammar.L
-            ),
+            "theory": theory.parent_belief(*known),
             "grammars": len(np.unique(source_indices)),
             "grammar_std": above.grammar_std,
             "sem_within": above.sem_within,
             "belief_sem": belief.sem,
             "belief_sem_within": belief.sem_within,
+            "distance_sem": average(distances, source_indices, self.is_random).sem,
         }
 
     def figures(self, results: Results, tables: Mapping[str, DataFrame]) -> dict[str, Figure]:

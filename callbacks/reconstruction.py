@@ -46,7 +46,11 @@ def measure_truth(record: ForwardBackward, level: int) -> Tensor:
 
 
 def summarize_truth(
-    samples: Floats, source_indices: NDArray[np.int64], prediction: Prediction, level: int
+    samples: Floats,
+    source_indices: NDArray[np.int64],
+    prediction: Prediction,
+    level: int,
+    is_random: bool,
 ) -> Columns:
     """Compute the columns on the true symbols.
 
@@ -56,8 +60,9 @@ def summarize_truth(
         source_indices: Index of each sample's source, shape (N,).
         prediction: The theory.
         level: The level.
+        is_random: See `lit_hier.callbacks.analysis.Analysis`.
     """
-    marginal, largest = (average(samples[k], source_indices) for k in (0, 2))
+    marginal, largest = (average(samples[k], source_indices, is_random) for k in (0, 2))
     # Information that is complete, or none at all, is as random as a share.
     unchanged, information = (average(samples[k], source_indices, shares=True) for k in (1, 3))
     low, high = wilson(samples[1], source_indices)
@@ -206,7 +211,7 @@ class Reconstruction(CurveAnalysis):
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute averages over data and grammars, standard errors and theory."""
         prediction, compared = self.prediction(line), self.comparison(line)
-        columns = summarize_truth(samples, source_indices, prediction, line.level)
+        columns = summarize_truth(samples, source_indices, prediction, line.level, self.is_random)
         if compared is None:
             return columns
         return {**columns, "epsilon_theory": compared.marginal[:, line.level]}

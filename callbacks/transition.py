@@ -28,7 +28,7 @@ from lit_hier.callbacks.reconstruction import (
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.figures import curve_figure, phase_figure
 from lit_hier.inference import theory
-from lit_hier.metrics import transition, transition_errors
+from lit_hier.metrics import theory_errors, transition, transition_errors
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.processes import NoiseProcess
 
@@ -53,8 +53,9 @@ class Transition(CurveAnalysis):
       width_sem (standard errors by the bootstrap over grammars or, with one grammar, over data,
       see `lit_hier.metrics.transition_errors`), kesten_stigum (F'(1/v), by which a level
       multiplies a small amount of information: from 1 on there is no transition, as any
-      information about the leaves reaches the root), theory_place_sem (standard error of
-      `theory_place`; 0 for a closed form).
+      information about the leaves reaches the root), theory_place_sem and theory_width_sem
+      (standard errors of `theory_place` and `theory_width`; 0 for a closed form, see
+      `lit_hier.metrics.theory_errors`).
     - `transition.npz` with the arrays `marginal`, `unchanged`, `largest` and `information` (time,
       curve, index), `time`, `curve`, `index`, `source`.
     - `phase_diagram.png`, for one depth and several m.
@@ -99,7 +100,8 @@ class Transition(CurveAnalysis):
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute averages over data and grammars, standard errors and theory."""
-        return summarize_truth(samples, source_indices, self.prediction(line), line.level)
+        prediction = self.prediction(line)
+        return summarize_truth(samples, source_indices, prediction, line.level, self.is_random)
 
     def tables(self, results: Results) -> dict[str, DataFrame]:
         """Add the places and widths of the transitions, measured and predicted."""
@@ -128,13 +130,12 @@ class Transition(CurveAnalysis):
             of_grammars.append(np.atleast_1d(transition(x, np.stack(means), 1 / grammar.n)[0]))
             errors.append(transition_errors(x, samples, groups, 1 / grammar.n))
         place_sem, width_sem = np.array(errors).T
-        theory_place_sem = []
+        of_theory = []
         for line, grammar in zip(lines, grammars, strict=True):
             prediction = self.prediction(line)
-            value, error = prediction.marginal[:, -1], prediction.marginal_error[:, -1]
-            # The theory has the same draws at all times: an error moves the whole curve.
-            ends, _ = transition(x, np.stack((value - error, value + error)), 1 / grammar.n)
-            theory_place_sem.append(np.ptp(np.asarray(ends)) / 2)
+            curves = prediction.marginal[:, -1], prediction.marginal_error[:, -1]
+            of_theory.append(theory_errors(x, *curves, 1 / grammar.n))
+        theory_place_sem, theory_width_sem = np.array(of_theory).T
         columns = transpose([line.columns for line in lines]) | {
             "place": places["marginal"],
             "width": widths["marginal"],
@@ -152,6 +153,7 @@ class Transition(CurveAnalysis):
             "width_sem": width_sem,
             "kesten_stigum": [theory.kesten_stigum(grammar) for grammar in grammars],
             "theory_place_sem": theory_place_sem,
+            "theory_width_sem": theory_width_sem,
         }
         return DataFrame(columns)
 

@@ -375,6 +375,8 @@ def test_information_as_an_axis(tmp_path: Path) -> None:
     against = table(folder / "reconstruction_against_information.csv")
     for row in against:
         assert row.pop("leaf_information") == pytest.approx(x[row["time"]], abs=1e-7)
+    errors = [row.pop("leaf_information_sem") for row in against]
+    assert errors == pytest.approx(np.repeat([row["leaf_information_sem"] for row in leaves], 4))
     assert_frame_equal(DataFrame(against), DataFrame(table(folder / "reconstruction.csv")))
     one, other = (
         table(folder / f"reconstruction{suffix}_deviation.csv")
@@ -614,6 +616,9 @@ def test_any_axis_can_be_passed_in(tmp_path: Path) -> None:
     assert [row.pop("logarithm") for row in against] == pytest.approx(
         np.repeat(np.log(times), 4), abs=1e-6
     )
+    errors = [row.pop("logarithm_sem") for row in against]
+    assert np.isnan(errors[-1])  # all are 0
+    assert np.max(errors[:-4]) < 1e-6  # the same for all data of this process
     check_inversions(folder, times)
     assert (folder / "reconstruction_against_logarithm_inversion.csv").is_file()
     assert_frame_equal(DataFrame(against), DataFrame(table(folder / "reconstruction.csv")))
@@ -623,7 +628,7 @@ def test_places_and_widths_are_computed_once(tmp_path: Path) -> None:
     with patch("lit_hier.callbacks.transition.transition", wraps=transition) as computed:
         folder, _ = predict(tmp_path, Transition(), m=[2, 5], messages=False)
     assert (folder / "phase_diagram.png").is_file()
-    assert computed.call_count == 2 * 4  # measured, theory, its errors, all grammars together
+    assert computed.call_count == 2 * 3  # measured, theory, its errors, all grammars together
 
 
 @pytest.mark.parametrize("argument", ["num_bins", "num_levels"])

@@ -27,6 +27,7 @@ from lit_hier.metrics import (
     mode,
     mode_bandwidth,
     summarize,
+    theory_errors,
     transition,
     transition_errors,
     transition_window,
@@ -274,6 +275,15 @@ def test_a_transition_is_interpolated_between_points() -> None:
     assert np.array_equal(found, wanted, equal_nan=True)
 
 
+def test_errors_of_a_theory() -> None:
+    x = np.linspace(0, 1, 11)
+    exact = theory_errors(x, 1 - x, np.zeros(11), 0.0)
+    assert exact == (0, 0)
+    place, width = theory_errors(x, 1 - x, np.full(11, 0.02), 0.0)
+    assert (place, np.isnan(width)) == (pytest.approx(0.02), True)
+    assert np.isnan(theory_errors(x, np.ones(11), np.zeros(11), 0.0)).all()
+
+
 def test_errors_of_transitions() -> None:
     x, groups = np.linspace(0, 1, 21), np.arange(48) // 16
     shifts = 0.5 + 0.03 * RNG.normal(size=3)[groups] + 0.01 * RNG.normal(size=48)
@@ -378,6 +388,14 @@ def test_an_inversion_needs_significant_differences_on_both_sides() -> None:
     # Of one datum nothing is significant, nor of two grammars at so small a difference.
     assert math.isnan(inversion(x, first[:, :1], falls[:, :1], groups[:1]).place)
     assert math.isnan(inversion(x, first, falls, np.arange(100) // 50).place)
+
+
+def test_differences_that_are_equal_by_chance_are_not_significant() -> None:
+    x, zero = np.arange(3.0), np.zeros((3, 6))
+    equal = np.array([[0.1], [0.0], [-0.1]]).repeat(6, 1)
+    found = inversion(x, zero, equal, np.zeros(6, np.int64))
+    assert np.isnan([found.place, found.place_sem, found.difference_sem]).all()
+    assert (found.difference, found.difference_at) == (pytest.approx(0.1), 2)
 
 
 def test_curves_that_do_not_differ_seldom_cross() -> None:

@@ -4,7 +4,8 @@ A pool of grammars, each with a pool of data, is measured once. Repetitions draw
 from it with replacement, so that the pool is what they estimate.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -26,8 +27,8 @@ from lit_hier.data import RHMDataModule
 from lit_hier.inference.theory import Prediction
 from lit_hier.metrics import inversion, summarize, transition, transition_errors
 from lit_hier.modules import BPDenoiser
-from lit_hier.processes import EpsilonNoise
-from lit_hier.rhm import GrammarEnsemble, GrammarParameters
+from lit_hier.processes import EpsilonNoise, MaskingNoise, NoiseProcess
+from lit_hier.rhm import GrammarEnsemble, GrammarParameters, RandomHierarchyModel
 
 TIMES: Final = [0.1, 0.25, 0.45, 0.6, 0.75, 0.9]
 POOL: Final = 16  # grammars
@@ -90,6 +91,14 @@ def sources(num_grammars: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.repeat(np.arange(num_grammars), NUM)
 
 
+@contextmanager
+def without_theory(num: int) -> Iterator[None]:
+    """Let analyses summarize `num` times although no run has prepared them."""
+    none = Prediction.of("none", (num, 4))
+    with patch.multiple(CurveAnalysis, prediction=lambda *_: none, comparison=lambda *_: None):
+        yield
+
+
 def columns(
     analysis: CurveAnalysis, rhm: GrammarEnsemble, samples: Floats, num_grammars: int
 ) -> list[Mapping[str, Floats]]:
@@ -97,12 +106,8 @@ def columns(
     analysis.sources = tuple(map(GrammarParameters.of, rhm.grammars))
     analysis.noise_process = EpsilonNoise()
     num = len(TIMES) * REPETITIONS
-    none = Prediction.of("none", (num, 4))
     found = []
-    with (
-        patch.object(CurveAnalysis, "prediction", return_value=none),
-        patch.object(CurveAnalysis, "comparison", return_value=None),
-    ):
+    with without_theory(num):
         for line in analysis.lines():
             flat = samples[:, :, line.curve].reshape(len(samples), num, -1)
             summary = analysis.summarize(flat, sources(num_grammars), line)
@@ -165,6 +170,45 @@ def test_errors_are_the_spread_of_repeated_measurements(
         for pair in ANALYSES[name]:
             estimate, error = pair.split(":")
             check(curve[f"{error}_within"], curve[estimate], (name, f"{error}_within"))
+
+
+@pytest.mark.parametrize("num_grammars", [1, 4])
+def test_errors_of_distances_from_the_map(
+    num_grammars: int, rhm: GrammarEnsemble, pool: dict[str, Floats]
+) -> None:
+    """The map is that of a belief of the same data: the two errors are not independent."""
+    repeated = draw(pool["iteration_map"], num_grammars)
+    for curve in columns(IterationMap(), rhm, repeated, num_grammars):
+        check(curve["distance_sem"], curve["above"] - curve["theory"], "distance_sem")
+
+
+@pytest.mark.parametrize(
+    ("process", "time", "analyses"),
+    [
+        (MaskingNoise(), 0.999, [Reconstruction(), Beliefs(), EffectiveNoise()]),
+        (EpsilonNoise(strings=True), 0.001, [EffectiveNoise()]),
+    ],
+)
+def test_data_that_are_equal_by_chance_have_no_known_error(
+    process: NoiseProcess, time: float, analyses: list[CurveAnalysis]
+) -> None:
+    """At these times, no datum of a small sample has a leaf that is kept, or changed."""
+    rhm = RandomHierarchyModel(4, 2, 2, 1)
+    sampler = BPDenoiser(rhm, process, [time], messages=True)
+    batch = RHMDataModule(rhm, 0, 0, 0, 8)
+    batch.setup()
+    record = sampler.predict_step(batch.predict_dataloader().dataset[torch.arange(8)], 0)
+    nothing: Any = None
+    for analysis in analyses:
+        analysis.sources, analysis.noise_process = sampler.sources, process
+        samples = analysis.measure(nothing, sampler, record).double().numpy()
+        assert np.ptp(samples, axis=-1)[0, :, -1] < 1e-6
+        if isinstance(analysis, EffectiveNoise):
+            analysis._noise = analysis._information = np.zeros(1)
+        with without_theory(1):
+            line = analysis.lines()[-1]
+            found = analysis.summarize(samples[:, :, line.curve], np.zeros(8, np.int64), line)
+        assert np.isnan(np.asarray(found["sem"])).all(), analysis.name
 
 
 @pytest.mark.parametrize("num_grammars", [1, 4])

@@ -153,6 +153,13 @@ def test_an_error_that_runs_do_not_tell_is_nan() -> None:
     assert two["mean_sem"][1] == pytest.approx(np.std([0.1, 0.3], ddof=1) / 2**0.5)
 
 
+def test_shares_that_are_equal_by_chance_have_no_known_error() -> None:
+    tables = [DataFrame({"level": [0, 1], "share": [0.5, x], "s_f": 0.4}) for x in (0.25, 0.75)]
+    found = average_tables(tables, ["r0", "r1"])
+    assert found["share_sem"].tolist() == pytest.approx([np.nan, 0.25], nan_ok=True)
+    assert found["s_f_sem"].tolist() == [0, 0]  # exact
+
+
 def test_only_tables_with_the_same_rows_are_averaged() -> None:
     with pytest.raises(InputError, match="differ in layer"):
         average_tables([similarity(0.1), similarity(0.1, "b")], ["r0", "r1"])
@@ -188,6 +195,7 @@ def test_a_comparison_finds_the_places_of_transitions(tmp_path: Path) -> None:
                      strict=True))  # fmt: skip
     assert found == pytest.approx(places, abs=2e-3)
     np.testing.assert_allclose(table["theory_place"], table["place"])
+    assert table[["theory_place_sem", "theory_width_sem"]].isna().all(axis=None)  # not in tables
     # Two grammars' places are 0.02 on either side: their mean has an error of 0.02.
     np.testing.assert_allclose(table["place_sem"], 0.02, rtol=0.2)
     assert (table["grammars"].tolist(), table["count"].tolist()) == ([2] * 4, [10] * 4)
@@ -199,8 +207,9 @@ def test_a_comparison_finds_the_places_of_transitions(tmp_path: Path) -> None:
 def test_an_axis_that_falls_with_time_has_the_same_transition(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", 0.4)
     table = run.table("reconstruction").assign(leaf_information=lambda x: 1 - x["time"])
-    write_table(run.folder, "reconstruction", table)
+    write_table(run.folder, "reconstruction", table.assign(theory_sem=0.0))
     compared, figure = compare_runs({("g", "a"): run}, ["reconstruction"])
+    assert compared[["theory_place_sem", "theory_width_sem"]].eq(0).all(axis=None)
     assert compared["axis"].tolist() == ["leaf_information"]
     assert compared["place"][0] == pytest.approx(0.6, abs=2e-3)
     assert compared["width"][0] > 0

@@ -104,6 +104,14 @@ def test_every_value_is_in_a_combination_that_is_checked(tmp_path: Path) -> None
             {"compare": {"tables": ["x"], "panels": "rules", "lines": "rules"}},
             r"compare: panels is rules and lines rules, but vary has rules, network",
         ),
+        (
+            {"compare": {"tables": ["x"], "panels": ["rules", "network"], "lines": "network"}},
+            r"compare\.panels: \['rules', 'network'\] is not one name; give one",
+        ),
+        (
+            {"compare": {"tables": ["x"], "panels": {}, "lines": "network"}},
+            r"compare\.panels: \{\} is not a list of names",
+        ),
     ],
 )  # fmt: skip
 def test_an_invalid_study_is_one_line(

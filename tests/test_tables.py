@@ -182,7 +182,8 @@ def write_tables(names: list[str]) -> None:
         if not names or made.__name__ in names:
             shutil.rmtree(TABLES / made.__name__, ignore_errors=True)
             (TABLES / made.__name__).mkdir()
-            with tempfile.TemporaryDirectory() as folder:
+            small = patch.multiple(density_evolution, **SMALL_POPULATION)
+            with tempfile.TemporaryDirectory() as folder, small:
                 for path in predict(Path(folder), *made()).glob("*.csv"):
                     shutil.copy(path, TABLES / made.__name__)
 

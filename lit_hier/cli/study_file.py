@@ -217,13 +217,13 @@ def _averages(value: Any, axes: Collection[str]) -> Averages:
 def _comparison(value: Any, axes: Collection[str]) -> Comparison:
     needed = ("tables", "panels", "lines")
     given = _mapping(value, "compare", (*needed, "theory"), needed)
-    panels, lines = (_choice(given[x], f"compare.{x}", axes) for x in ("panels", "lines"))
+    panels, lines = (_choice(_text(given, x), f"compare.{x}", axes) for x in needed[1:])
     if {panels, lines} != set(axes) or panels == lines:
         raise InputError(
             f"compare: panels is {panels} and lines {lines}, but vary has {', '.join(axes)};"
             " compare needs two axes, one for each"
         )
-    (theory,) = _texts(given["theory"], "compare.theory")[:1] if "theory" in given else ("",)
+    theory = _text(given, "theory") if "theory" in given else ""
     return Comparison(_texts(given["tables"], "compare.tables"), panels, lines, theory)
 
 
@@ -264,6 +264,14 @@ def _texts(value: Any, place: str) -> tuple[str, ...]:
     if not isinstance(texts, list) or not texts or not all(isinstance(x, str) for x in texts):
         raise InputError(f"{place}: {value!r:.60} is not a list of names; give at least one")
     return tuple(texts)
+
+
+def _text(given: Mapping[str, Any], key: str) -> str:
+    """Return the one name that a key of `compare` has."""
+    names = _texts(given[key], f"compare.{key}")
+    if len(names) > 1:
+        raise InputError(f"compare.{key}: {given[key]!r:.60} is not one name; give one")
+    return names[0]
 
 
 def _arguments(value: Any, place: str) -> Arguments:

@@ -110,13 +110,13 @@ def upward(
 
 
 def upward_derivative(
-    p: Numbers, v: Numbers, m: Numbers, s: Numbers
+    p: Numbers, v: Numbers, m: Numbers, s: Numbers, n: Numbers | None = None
 ) -> Float64[np.ndarray, "..."]:
-    """Derivative F'(p) of `upward` for n = v (Eq. 39), shape (...)."""
-    grammar = _Grammar.of(v, m, s)
+    """Derivative F'(p) of `upward` (Eq. 39), shape (...)."""
+    grammar = _Grammar.of(v, m, s, n)
     p, f = np.asarray(p, dtype=np.float64), grammar.density
     slope = grammar.s * p ** (grammar.s - 1) / (p**grammar.s + f * (1 - p**grammar.s)) ** 2
-    return np.asarray(grammar.m * (grammar.v - 1) / grammar.others * slope)
+    return np.asarray(grammar.m * (grammar.n - 1) / grammar.others * slope)
 
 
 def downward(

@@ -213,6 +213,19 @@ def parent_belief(
     return mean_field.upward(belief, grammar.v, grammar.m, grammar.s, num_parents)
 
 
+def parent_slope(
+    grammar: GrammarParameters,
+    process: NoiseProcess | None,
+    belief: Float64[np.ndarray, "*shape"] | float,
+    top: bool = False,
+) -> Float64[np.ndarray, "*shape"]:
+    """Return the derivative of `parent_belief`, with the same arguments and shape."""
+    if not mean_field_applies(process):
+        return np.full(np.shape(belief), np.nan)
+    num_parents = grammar.n if top else grammar.v
+    return mean_field.upward_derivative(belief, grammar.v, grammar.m, grammar.s, num_parents)
+
+
 def fixed_points(
     grammar: GrammarParameters, process: NoiseProcess | None
 ) -> mean_field.FixedPoints:

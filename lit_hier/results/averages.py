@@ -53,7 +53,8 @@ def average_tables(tables: Sequence[DataFrame], groups: Sequence[str]) -> DataFr
             if _ERRORS.fullmatch(name):
                 continue
             values = np.stack([table[name].to_numpy(float) for table in tables], axis=-1)
-            found = average(values, codes)
+            # What is the same in all rows of all runs is exact, elsewhere equal by chance.
+            found = average(values, codes, shares=not same)
             columns[name] = found.mean
             if not _THEORY.fullmatch(name):
                 unknown = np.full_like(found.mean, np.nan)

@@ -10,7 +10,7 @@ from pandas import DataFrame
 
 from lit_hier.errors import InputError
 from lit_hier.figures import OverlaidCurve, overlay_figure
-from lit_hier.metrics import transition, transition_errors
+from lit_hier.metrics import theory_errors, transition, transition_errors
 from lit_hier.results.drawing import error_column, x_axis
 from lit_hier.results.runs import Run
 
@@ -39,8 +39,9 @@ def compare_runs(
 
     Returns:
         A table with a row per run and axis: its panel and line under their names, axis (the
-        column of the x axis), place, place_sem, width, width_sem, theory_place, theory_width
-        (NaN where there is no theory or no transition), grammars, count; and the figure, a row of
+        column of the x axis), place, place_sem, width, width_sem, theory_place, theory_place_sem,
+        theory_width, theory_width_sem (NaN where there is no theory or no transition, see
+        `lit_hier.metrics.theory_errors`), grammars, count; and the figure, a row of
         panels per panel, a column per table, bands of one standard error, theory dashed.
 
     Raises:
@@ -55,14 +56,14 @@ def compare_runs(
         for column, name in zip(columns, tables, strict=True):
             root = _root(run.table(name))
             axis, labels[name] = x_axis(root)
-            predicted = _align(root, root if prediction is None else prediction)
+            predicted, error = _align(root, root if prediction is None else prediction)
             x, y = (root[key].to_numpy(float) for key in (axis, _COLUMN))
             band = root[error_column(root, _COLUMN)].to_numpy(float)
             column[line] = OverlaidCurve(x, y, band, predicted)
             values, source = _root_samples(run, name)
             rows.append(
                 dict(zip(names, (panel, line), strict=True))
-                | {"axis": axis, **_locate(x, y, values, source, predicted, chance)}
+                | {"axis": axis, **_locate(x, y, values, source, predicted, error, chance)}
                 | {"grammars": len(np.unique(source)), "count": len(source)}
             )
     ylabel = "probability of the true class"
@@ -79,10 +80,12 @@ def _root(table: DataFrame) -> DataFrame:
     return root
 
 
-def _align(root: DataFrame, theory: DataFrame) -> Float64[np.ndarray, " T"]:
+def _align(root: DataFrame, theory: DataFrame) -> Float64[np.ndarray, "2 T"]:
+    """Return the theory at a curve's times, and its standard error."""
     if not np.array_equal(root["time"], theory["time"]):
         raise InputError("compare: theory is a table of other times; give one of the same runs")
-    return theory["theory"].to_numpy(float)
+    known = theory.reindex(columns=["theory", "theory_sem"])  # earlier versions wrote no errors
+    return known.to_numpy(float).T
 
 
 def _root_samples(
@@ -98,6 +101,7 @@ def _locate(
     values: Float64[np.ndarray, "T N"],
     source: Int64[np.ndarray, " N"],
     theory: Float64[np.ndarray, " T"],
+    theory_error: Float64[np.ndarray, " T"],
     chance: float,
 ) -> dict[str, float]:
     """Locate the transitions of a curve and of its theory; an axis may descend over times."""
@@ -105,13 +109,16 @@ def _locate(
     place, width = transition(sign * x, y, chance)
     place_sem, width_sem = transition_errors(sign * x, values, source, chance)
     theory_place, theory_width = transition(sign * x, theory, chance)
+    of_theory = theory_errors(sign * x, theory, theory_error, chance)
     return {
         "place": sign * float(place),
         "place_sem": float(place_sem),
         "width": float(width),
         "width_sem": float(width_sem),
         "theory_place": sign * float(theory_place),
+        "theory_place_sem": of_theory[0],
         "theory_width": float(theory_width),
+        "theory_width_sem": of_theory[1],
     }
 
 

@@ -3,7 +3,12 @@
 from lit_hier.metrics.functional.averages import Average, average, wilson
 from lit_hier.metrics.functional.baseline import correct_baseline
 from lit_hier.metrics.functional.bootstrap import bootstrap_error, resampled_means
-from lit_hier.metrics.functional.crossing import crossing, transition, transition_errors
+from lit_hier.metrics.functional.crossing import (
+    crossing,
+    theory_errors,
+    transition,
+    transition_errors,
+)
 from lit_hier.metrics.functional.deviation import WIDTHS, deviation, transition_window
 from lit_hier.metrics.functional.histogram import histogram_update
 from lit_hier.metrics.functional.inversion import Inversion, curve_inversion, inversion
@@ -51,6 +56,7 @@ __all__ = [
     "standardize",
     "standardized_cosine",
     "summarize",
+    "theory_errors",
     "transition",
     "transition_errors",
     "transition_window",

@@ -57,8 +57,8 @@ def average(values: Real[np.ndarray, "*shape N"], groups: Groups, shares: bool =
     Args:
         values: One number per datum on the last axis, N at least 1.
         groups: The grammar of each datum.
-        shares: Whether the values count something, as the share of unchanged nodes does: they are
-            random even if all of them are equal.
+        shares: Whether the values are random even if all of them are equal: they count something,
+            as the share of unchanged nodes does, or the corruption of the data is random.
     """
     x = np.asarray(values, dtype=np.float64)
     parts = [x[..., groups == group] for group in np.unique(groups)]

@@ -63,6 +63,32 @@ def transition(
     return half, np.abs(low - high)
 
 
+def theory_errors(
+    x: Real[np.ndarray, " T"],
+    theory: Float64[np.ndarray, " T"],
+    error: Float64[np.ndarray, " T"],
+    chance: float,
+) -> tuple[float, float]:
+    """Compute the standard errors of a theory's place and width.
+
+    The draws behind a theory are the same at all times, so that an error moves the whole curve.
+
+    Args:
+        x: Ascending or descending, shape (T,).
+        theory: Probabilities, shape (T,).
+        error: Their standard errors, 0 for a closed form, shape (T,).
+        chance: The probability that the curve falls to.
+
+    Returns:
+        Of the place and of the width; 0 for a closed form; else that of the width, which does not
+        follow, is NaN; NaN where there is no transition.
+    """
+    curves = np.stack((theory - error, theory, theory + error))
+    places, widths = (np.asarray(part) for part in transition(x, curves, chance))
+    width = float(widths[1]) * 0 if (error == 0).all() else np.nan
+    return float(np.ptp(places[::2])) / 2, width
+
+
 def transition_errors(
     x: Real[np.ndarray, " T"],
     values: Real[np.ndarray, "*shape T N"],

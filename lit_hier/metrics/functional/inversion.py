@@ -64,7 +64,7 @@ def inversion(
         InputError: There are less than 2 resamples.
     """
     above = np.asarray(other, dtype=np.float64) - first
-    mean, sem, *_ = average(above, groups)
+    mean, sem, *_ = average(above, groups, shares=True)
     largest = int(mean.argmin())
     found = float(-mean[largest]), float(sem[largest]), float(x[largest])
     num_units = count_units(groups)
