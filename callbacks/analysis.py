@@ -13,7 +13,7 @@ from lit_hier.callbacks.tensorboard import log_figure
 from lit_hier.diffusion import IMAGE_COUNTS, ForwardBackward, num_levels
 from lit_hier.errors import InputError, one_line
 from lit_hier.figures import figure_style
-from lit_hier.io.figures import write_figure
+from lit_hier.io.figures import FigureFormat, write_figure
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.rhm.parameters import GrammarParameters
 
@@ -45,6 +45,8 @@ class Analysis(Callback, ABC):
     """Parameters in which the grammars of a run may differ, besides the seed of their rules."""
     image_counts: Mapping[str, int]
     """After a run on images from files, the numbers that `IMAGE_COUNTS` lists; else empty."""
+    figure_format: FigureFormat = "png"
+    """In which figures are written beside PNG; the command line's option has this name."""
     _draw: Callable[[], Mapping[str, Figure]] | None = None
 
     @abstractmethod
@@ -186,7 +188,7 @@ class Analysis(Callback, ABC):
         try:
             with figure_style():
                 for name, figure in draw().items():
-                    write_figure(folder, name, figure)
+                    write_figure(folder, name, figure, ("png", self.figure_format))
                     log_figure(trainer.loggers, name, figure)
         except Exception as error:  # matplotlib raises errors of many types
             reason = one_line(error)[:200] or type(error).__name__

@@ -1,7 +1,7 @@
 """How much of a datum's tree survives forward-backward."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -16,11 +16,12 @@ from lit_hier.callbacks.axes import Against, Floats, choose_axis
 from lit_hier.callbacks.beliefs import belief_in_truth, latents_of
 from lit_hier.callbacks.curves import Columns, Compared, CurveAnalysis, Line, Results
 from lit_hier.callbacks.inversions import inversion_table
-from lit_hier.diffusion import ForwardBackward, num_levels
+from lit_hier.diffusion import ForwardBackward, Source, num_levels
 from lit_hier.figures import Panel
 from lit_hier.inference.theory import Prediction
 from lit_hier.metrics import average, wilson
 from lit_hier.modules import ForwardBackwardModule
+from lit_hier.rhm.parameters import GrammarParameters
 
 QUANTITIES: Final = ("marginal", "unchanged", "largest", "information")
 """What is measured of each level: see `summarize_truth`."""
@@ -88,13 +89,31 @@ def summarize_truth(
     }
 
 
-def truth_panels(results: Results, what: str, theory_label: str) -> list[Panel]:
+def chance_levels(source: Source, has_symbols: bool) -> dict[str, float]:
+    """Return the probabilities of a uniform guess, by their entry in the legend.
+
+    Args:
+        source: The source of the data.
+        has_symbols: Whether curves below the root are shown too.
+    """
+    if not isinstance(source, GrammarParameters):
+        return {}
+    v, n = source.v, source.n
+    if n == v or not has_symbols:
+        return {f"chance, 1/{n}": 1 / n}
+    return {f"chance, 1/{v} (symbols)": 1 / v, f"chance, 1/{n} (class)": 1 / n}
+
+
+def truth_panels(
+    results: Results, what: str, theory_label: str, chance: Mapping[str, float]
+) -> list[Panel]:
     """Arrange the curves of `summarize_truth`, with bands of one standard error.
 
     Args:
         results: The results.
         what: What a node's symbol is called.
         theory_label: The theory's entry in the legend.
+        chance: Levels of chance, by their entry in the legend.
     """
     return [
         Panel(
@@ -103,6 +122,7 @@ def truth_panels(results: Results, what: str, theory_label: str) -> list[Panel]:
             bands=results.curves("sem"),
             theory=results.curves("theory"),
             theory_label=theory_label,
+            chance=chance,
         ),
         Panel(
             "largest probability",
@@ -110,11 +130,13 @@ def truth_panels(results: Results, what: str, theory_label: str) -> list[Panel]:
             bands=results.curves("largest_sem"),
             theory=results.curves("largest_theory"),
             theory_label=theory_label,
+            chance=chance,
         ),
         Panel(
             f"share unchanged ({what})",
             results.curves("unchanged"),
             bands=results.curves("unchanged_sem"),
+            chance=chance,
         ),
         Panel(
             f"information on the {what} (nats)",
@@ -224,7 +246,8 @@ class Reconstruction(CurveAnalysis):
     def panels(self, results: Results) -> Sequence[Panel]:
         """Draw marginals, largest ones, unchanged symbols and information, with theory."""
         first = results.lines[0]
-        panels = truth_panels(results, "symbol", self.prediction(first).name)
+        chance = chance_levels(self.sources[0], len(results.lines) > 1)
+        panels = truth_panels(results, "symbol", self.prediction(first).name, chance)
         compared = self.comparison(first)
         if compared is not None:
             curves = results.curves("epsilon_theory")

@@ -21,6 +21,7 @@ from lit_hier.callbacks.reconstruction import (
     COMPARED,
     LOGGED,
     QUANTITIES,
+    chance_levels,
     measure_truth,
     summarize_truth,
     truth_panels,
@@ -157,7 +158,9 @@ class Transition(CurveAnalysis):
 
     def figures(self, results: Results, tables: Mapping[str, DataFrame]) -> dict[str, Figure]:
         """Draw the curves and, for several m, the phase diagram."""
-        panels = truth_panels(results, "class", self.prediction(results.lines[0]).name)
+        theory_label = self.prediction(results.lines[0]).name
+        chance = chance_levels(self.sources[0], has_symbols=False)
+        panels = truth_panels(results, "class", theory_label, chance)
         criticals = {self.critical_value(line) for line in results.lines}
         critical = criticals.pop() if len(criticals) == 1 else np.nan
         figure = curve_figure(results.x, results.xlabel, panels, self.legend, critical)

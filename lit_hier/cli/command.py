@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import torch
 from jsonargparse import Namespace
@@ -43,6 +43,7 @@ from lit_hier.cli.supervision import Supervisor, bound_to_parent
 from lit_hier.cli.trust import trusted_classes
 from lit_hier.errors import InputError
 from lit_hier.io.checkpoints import read_checkpoint
+from lit_hier.io.figures import FigureFormat
 from lit_hier.io.formats import check_run
 from lit_hier.io.safe_read import only_regular_files
 from lit_hier.rhm import Grammars
@@ -88,6 +89,12 @@ class LitHierCLI(LightningCLI):
             type=PositiveFloat,
             default=4.0,
             help="Processes that trainer.devices may start per core of a machine, on CPUs.",
+        )
+        parser.add_argument(
+            "--figure_format",
+            type=FigureFormat,
+            default="png",
+            help="Format in which figures are written beside PNG: pdf or svg for a paper.",
         )
         parser.link_arguments(
             "data.training_set", "model.init_args.trained_on", apply_on="instantiate"
@@ -184,6 +191,8 @@ class LitHierCLI(LightningCLI):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         callbacks.sort(key=lambda callback: not isinstance(callback, SigtermInterrupts))
         for callback in callbacks:
+            if isinstance(callback, lit_hier.callbacks.Analysis):
+                callback.figure_format = self.config[self.subcommand].figure_format
             if isinstance(callback, RunFolder):
                 # Once its version is read, a logger keeps it.
                 callback.unnumbered = copy.copy(trainer.logger)
@@ -209,7 +218,8 @@ class LitHierCLI(LightningCLI):
         log_dir = self.trainer.log_dir  # on every process, as it is broadcast
         if self.trainer.is_global_zero and log_dir is not None:
             folder = Path(log_dir)
-            kinds = {".csv": "table", ".npz": "samples", ".png": "figure"}
+            kinds = {".csv": "table", ".npz": "samples"}
+            kinds |= {f".{name}": "figure" for name in get_args(FigureFormat)}
             lines = [
                 f"{kinds[file.suffix]:<8} {file}"
                 for file in sorted(folder.iterdir())
