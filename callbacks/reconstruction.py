@@ -16,10 +16,11 @@ from lit_hier.callbacks.axes import Against, Floats, choose_axis
 from lit_hier.callbacks.beliefs import belief_in_truth, latents_of
 from lit_hier.callbacks.curves import Columns, Compared, CurveAnalysis, Line, Results
 from lit_hier.callbacks.inversions import inversion_table
+from lit_hier.callbacks.tensorboard import Number
 from lit_hier.diffusion import ForwardBackward, Source, num_levels
 from lit_hier.figures import Panel
 from lit_hier.inference.theory import Prediction
-from lit_hier.metrics import average, wilson
+from lit_hier.metrics import average, transition, transition_errors, wilson
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.rhm.parameters import GrammarParameters
 
@@ -27,6 +28,8 @@ QUANTITIES: Final = ("marginal", "unchanged", "largest", "information")
 """What is measured of each level: see `summarize_truth`."""
 LOGGED: Final = (*QUANTITIES, "theory", "largest_theory", "information_theory")
 """The columns of `summarize_truth` that are logged to TensorBoard."""
+TRANSITION_NUMBERS: Final = ("place", "width", "theory_place", "theory_width")
+"""What `transition_numbers` computes."""
 COMPARED: Final = (
     Compared("marginal", "theory", "sem", "theory_sem"),
     Compared("largest", "largest_theory", "largest_sem", "largest_theory_sem"),
@@ -102,6 +105,42 @@ def chance_levels(source: Source, has_symbols: bool) -> dict[str, float]:
     if n == v or not has_symbols:
         return {f"chance, 1/{n}": 1 / n}
     return {f"chance, 1/{v} (symbols)": 1 / v, f"chance, 1/{n} (class)": 1 / n}
+
+
+def transition_numbers(
+    x: Floats,
+    samples: Floats,
+    source_indices: NDArray[np.int64],
+    prediction: Prediction,
+    num_classes: int,
+) -> dict[str, Number]:
+    """Compute the place and the width of the transition of the class, for a run's summary.
+
+    Args:
+        x: Inversion times, shape (T,).
+        samples: The probability of the true class, shape (T, N).
+        source_indices: Index of each sample's source, shape (N,).
+        prediction: The theory.
+        num_classes: n.
+
+    Returns:
+        place, width, theory_place and theory_width with their standard errors, NaN where unknown:
+        see `lit_hier.metrics.transition` and `transition_errors`.
+    """
+    chance = 1 / num_classes
+    mean = average(samples.astype(np.float64, order="C"), source_indices).mean
+    measured = transition(x, mean, chance)
+    errors = transition_errors(x, samples, source_indices, chance)
+    value, error = prediction.marginal[:, -1], prediction.marginal_error[:, -1]
+    theory = transition(x, value, chance)
+    # The theory has the same draws at all times: an error moves the whole curve.
+    moved = transition(x, np.stack((value - error, value + error)), chance)
+    theory_errors = [np.ptp(np.asarray(ends)) / 2 for ends in moved]
+    values, sems = (*measured, *theory), (*errors, *theory_errors)
+    return {
+        name: (float(value), float(sem))
+        for name, value, sem in zip(TRANSITION_NUMBERS, values, sems, strict=True)
+    }
 
 
 def truth_panels(
@@ -234,10 +273,19 @@ class Reconstruction(CurveAnalysis):
         return {**columns, "epsilon_theory": compared.marginal[:, line.level]}
 
     def tables(self, results: Results) -> dict[str, DataFrame]:
-        """Add where each level's curve crosses that of the leaves."""
+        """Add where each level's curve crosses that of the leaves; find the transition."""
         tables = super().tables(results)
+        marginal = results.values[self.quantities.index("marginal")]
+        root, source = results.lines[-1], self.sources[0]
+        if isinstance(source, GrammarParameters) and not self.x_axis.column:
+            self.numbers = transition_numbers(
+                results.x,
+                marginal[:, root.curve],
+                results.source_indices,
+                self.prediction(root),
+                source.n,
+            )
         if len(results.lines) > 1:
-            marginal = results.values[self.quantities.index("marginal")]
             tables[f"{self.name}_inversion"] = inversion_table(
                 self.axis.process, results, marginal, results.curves("theory")
             )

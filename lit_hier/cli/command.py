@@ -17,6 +17,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import PositiveFloat
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 
 import lit_hier
@@ -29,6 +30,7 @@ import lit_hier.modules
 import lit_hier.nn
 import lit_hier.processes
 import lit_hier.rhm
+from lit_hier.callbacks.analysis import Analysis
 from lit_hier.cli.check_only import CheckOnly, NoFiles
 from lit_hier.cli.checkpoint_io import AtomicCheckpointIO, check_trainer
 from lit_hier.cli.class_values import check_class, check_class_values
@@ -191,7 +193,7 @@ class LitHierCLI(LightningCLI):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         callbacks.sort(key=lambda callback: not isinstance(callback, SigtermInterrupts))
         for callback in callbacks:
-            if isinstance(callback, lit_hier.callbacks.Analysis):
+            if isinstance(callback, Analysis):
                 callback.figure_format = self.config[self.subcommand].figure_format
             if isinstance(callback, RunFolder):
                 # Once its version is read, a logger keeps it.
@@ -225,10 +227,12 @@ class LitHierCLI(LightningCLI):
                 for file in sorted(folder.iterdir())
                 if file.suffix in kinds
             ]
-            # With -P, Python imports nothing from the working directory.
-            command = [sys.executable, "-P", "-m", "tensorboard.main", "--logdir", str(folder)]
-            view = shlex.join(command)
-            lines.append(f"{'view':<8} {view}")
+            if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
+                # With -P, Python imports nothing from the working directory.
+                command = [sys.executable, "-P", "-m", "tensorboard.main", "--logdir", str(folder)]
+                lines.append(f"{'view':<8} {shlex.join(command)}")
+            else:
+                lines.append(f"{'results':<8} {folder}")
             sys.stdout.write("\n".join(lines) + "\n")
 
 

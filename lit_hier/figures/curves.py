@@ -112,10 +112,9 @@ def _draw(ax: Axes, x: ArrayLike, panel: Panel) -> None:
     if any(np.isfinite(np.asarray(part)).any() for part in panel.compared.values()):
         ax.plot([], [], "k:", linewidth=0.65 * width, label=panel.compared_label)
     dashes = [y for y in panel.theory.values() if np.isfinite(np.asarray(y)).any()]
-    for k, dashed in enumerate(dashes):
-        label = panel.theory_label if k == 0 else None
+    for dashed in dashes:  # equal labels are one entry of the legend
         ax.plot(x, np.asarray(dashed), "k--", linewidth=0.6 * width, alpha=0.7, zorder=2.6,
-                label=label)  # fmt: skip
+                label=panel.theory_label)  # fmt: skip
     for style, (label, chance) in zip(_CHANCE_STYLES, panel.chance.items(), strict=False):
         ax.axhline(chance, color="0.45", linestyle=style, linewidth=0.6 * width, label=label)
 
@@ -144,15 +143,15 @@ def level_figure(
     size, width = rcParams["lines.markersize"] / 3, rcParams["lines.linewidth"]
     x = np.asarray(x, dtype=np.float64)
     ends = name_ends(names)
-    titles = [f"level {end}" if end != name else name for name, end in zip(names, ends, strict=True)]
-    for ax, color, name, title in zip(axes[1:], depth_colors(len(names)), names, titles, strict=True):
+    colors = depth_colors(len(names))
+    for ax, color, name, end in zip(axes[1:], colors, names, ends, strict=True):
         mean, std = (np.asarray(columns[key][name]) for key in ("largest", "largest_std"))
         for panel in (axes[0], ax):
             panel.plot(x, mean, "o-", color=color, markersize=size, linewidth=0.8 * width)
         ax.fill_between(x, mean - std, mean + std, color=color, alpha=0.2, linewidth=0)
         ax.plot(x, np.asarray(columns["true"][name]), ":", color=color)
         ax.plot(x, np.asarray(columns["theory"][name]), "k--", linewidth=0.6 * width)
-        ax.set_title(title)
+        ax.set_title(name if end == name else f"level {end}")
     axes[0].set_title("all levels")
     for ax in axes:
         set_times(ax, x)

@@ -3,7 +3,7 @@
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -22,8 +22,10 @@ _SCREEN_DPI: Final = 130
 _PRINT_DPI: Final = 300
 _BESIDE: Final = 1.6  # inches that a legend beside the panels takes
 _BESIDE_FROM: Final = 6.0  # inches; the legends of narrower figures are below their panels
-_DECADES: Final = 30.0  # the ratio of the largest to the smallest time from which they span decades
-_CROWDED: Final = 5.0  # and that of the largest to the middle one
+_DECADES: Final = (
+    30.0  # the ratio of the largest to the smallest time from which they span decades
+)
+_CROWDED: Final = 5.0  # and largest over middle time
 _FLATTER: Final = 0.8  # panels of a given width, to save height
 _CHARACTER: Final = 0.55  # the width of a character in a proportional font, over its size
 _LEVEL: Final = re.compile(r"level (\d+)")
@@ -117,7 +119,7 @@ def band_handle() -> Patch:
 
 
 def add_legend(
-    figure: Figure, entries: dict[str, Artist], title: str = "", beside: bool = True
+    figure: Figure, entries: Mapping[str, Artist], title: str = "", beside: bool = True
 ) -> None:
     """Add a legend beside the panels or, in a narrow figure, below them.
 
@@ -148,9 +150,8 @@ def add_legend(
 
 def set_labels(ax: Axes, xlabel: str, ylabel: str) -> None:
     """Label the axes, in several lines if the panel is too small for one."""
-    figure = ax.get_figure()
+    figure, spec = ax.get_figure(root=True), ax.get_subplotspec()
     assert figure is not None
-    spec = ax.get_subplotspec()
     assert spec is not None
     rows, columns = spec.get_gridspec().get_geometry()
     width, height = figure.get_size_inches()

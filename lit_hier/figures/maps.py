@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import rcParams
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
@@ -42,7 +43,7 @@ def map_figure(curves: Sequence[MapCurve], xlabel: str, ylabel: str) -> Figure:
     figure, (ax,) = new_figure(1, 1, (5.2, 5.2))
     size, width = rcParams["lines.markersize"], rcParams["lines.linewidth"]
     ax.plot([0, 1], [0, 1], color="0.6", linewidth=0.6 * width)
-    entries = {}
+    entries: dict[str, Artist] = {}
     for curve, (color, marker) in zip(curves, category_styles(len(curves)), strict=True):
         x_errors, y_errors = curve.errors
         ax.errorbar(*curve.points, y_errors, x_errors, marker, color=color, alpha=0.45,
@@ -53,17 +54,14 @@ def map_figure(curves: Sequence[MapCurve], xlabel: str, ylabel: str) -> Figure:
             face = color if stable else "white"
             ax.plot(point, point, "o", color=color, markerfacecolor=face, markersize=1.3 * size,
                     markeredgewidth=width, zorder=3)  # fmt: skip
-    gray = {"color": "0.4", "linestyle": ""}
-    (bars,) = [ax.errorbar([], [], [], [], ".", color="0.4", elinewidth=0.6 * width)]
-    entries |= {
-        "mean field": Line2D([], [], color="0.4"),
-        "measured, ± 1 standard error": bars,
-        "attractive fixed point": Line2D([], [], marker="o", markersize=1.3 * size, **gray),
-        "repulsive fixed point": Line2D(
-            [], [], marker="o", markersize=1.3 * size, markerfacecolor="white", **gray
-        ),
-        "F(p) = p": Line2D([], [], color="0.6", linewidth=0.6 * width),
-    }
+    entries["mean field"] = Line2D([], [], color="0.4")
+    entries["measured, ± 1 standard error"] = Line2D([], [], marker="+", color="0.4", linestyle="")
+    for kind, face in (("attractive", "0.4"), ("repulsive", "white")):
+        entries[f"{kind} fixed point"] = Line2D(
+            [], [], marker="o", color="0.4", linestyle="", markersize=1.3 * size,
+            markerfacecolor=face,
+        )  # fmt: skip
+    entries["F(p) = p"] = Line2D([], [], color="0.6", linewidth=0.6 * width)
     ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
     add_legend(figure, entries)
     return figure

@@ -11,7 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
-from lit_hier.figures.layout import add_legend, band_handle, new_figure, set_labels, set_times
+from lit_hier.figures.layout import (
+    Artist,
+    add_legend,
+    band_handle,
+    new_figure,
+    set_labels,
+    set_times,
+)
 from lit_hier.figures.style import category_styles
 
 

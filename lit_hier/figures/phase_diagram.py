@@ -53,8 +53,8 @@ def phase_figure(
                 label="predicted transition, L → ∞")  # fmt: skip
     if np.isfinite(theory).any():
         ax.plot(theory, y, "k--", linewidth=0.8 * width, label="predicted midpoint, this L")
-    ax.plot(midpoints, y, "o", color=CATEGORIES[1], markeredgecolor="white",
-            markeredgewidth=0.4 * width, markersize=0.8 * size, label="measured midpoint")  # fmt: skip
+    ax.plot(midpoints, y, "o", color=CATEGORIES[1], markersize=0.8 * size, markeredgecolor="white",
+            markeredgewidth=0.4 * width, label="measured midpoint")  # fmt: skip
     ax.axhline(1, color="0.35", linestyle=":", linewidth=0.8 * width, label="s f = 1")
     ax.set(xlabel=labels[0], ylabel=labels[1], xlim=edges[[0, -1]], facecolor=_EMPTY)
     entries = legend_entries([ax])

@@ -22,7 +22,7 @@ _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "<")  # one more than ther
 _BRIGHTEST: Final = 0.88  # of viridis that is still seen on white
 _WIDTHS: Final = (2.0, 40.0)
 _NARROW: Final = 5.0  # inches; the text of narrower figures is as small as that of captions
-_SMALL: Final[dict[str, Any]] = {
+_SMALL: Final[dict[Any, Any]] = {
     "font.size": 8,
     "axes.labelsize": 8,
     "axes.titlesize": 8,
@@ -38,7 +38,7 @@ _SMALL: Final[dict[str, Any]] = {
     "lines.linewidth": 1.0,
     "lines.markersize": 4.4,
 }
-_FILES: Final = {
+_FILES: Final[dict[Any, Any]] = {
     "pdf.fonttype": 42,  # journals reject the default, Type 3
     "svg.hashsalt": "lit-hier",  # equal figures are equal files
 }
