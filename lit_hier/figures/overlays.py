@@ -12,7 +12,6 @@ from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
 from lit_hier.figures.layout import (
-    Artist,
     add_legend,
     band_handle,
     new_figure,
