@@ -50,6 +50,10 @@ from lit_hier.io.formats import check_run
 from lit_hier.io.safe_read import only_regular_files
 from lit_hier.rhm import Grammars
 
+# TensorBoard without smoothing, which blurs a transition; curves of a depth have one color.
+_PAGE: Final = (
+    "http://localhost:6006/?smoothing=0&runColorGroup=regex:curves%2F(%5Cd%2B)#timeseries"
+)
 _LOGGER: Final = {
     "class_path": "pytorch_lightning.loggers.TensorBoardLogger",
     "init_args": {"save_dir": "logs", "name": "run", "default_hp_metric": False},
@@ -230,6 +234,7 @@ class LitHierCLI(LightningCLI):
             if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
                 # With -P, Python imports nothing from the working directory.
                 command = [sys.executable, "-P", "-m", "tensorboard.main", "--logdir", str(folder)]
+                lines.append(f"{'page':<8} {_PAGE}")  # of the server that is started by:
                 lines.append(f"{'view':<8} {shlex.join(command)}")
             else:
                 lines.append(f"{'results':<8} {folder}")
