@@ -3,17 +3,20 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
 import torch
 from matplotlib.figure import Figure
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lit_hier.callbacks.tensorboard import log_figure
+from lit_hier.callbacks.tensorboard import Hyperparameter, Number, log_figure, log_summary
 from lit_hier.diffusion import IMAGE_COUNTS, ForwardBackward, num_levels
 from lit_hier.errors import InputError, one_line
 from lit_hier.figures import figure_style
-from lit_hier.io.figures import write_figure
+from lit_hier.io.figures import FigureFormat, write_figure
+from lit_hier.io.formats import CONFIG_FILE
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.rhm.parameters import GrammarParameters
 
@@ -45,6 +48,10 @@ class Analysis(Callback, ABC):
     """Parameters in which the grammars of a run may differ, besides the seed of their rules."""
     image_counts: Mapping[str, int]
     """After a run on images from files, the numbers that `IMAGE_COUNTS` lists; else empty."""
+    figure_format: FigureFormat = "png"
+    """In which figures are written beside PNG; the command line's option has this name."""
+    numbers: Mapping[str, Number] = MappingProxyType({})
+    """After a run, its main numbers with their standard errors, see `log_summary`."""
     _draw: Callable[[], Mapping[str, Figure]] | None = None
 
     @abstractmethod
@@ -186,16 +193,42 @@ class Analysis(Callback, ABC):
             self.write(trainer, folder, measured)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the figures, which no table waits for."""
+        """Draw the figures, which no table waits for; the last analysis logs the summary."""
         draw, self._draw = self._draw, None
         folder = trainer.log_dir  # a collective operation
+        analyses = [other for other in trainer.callbacks if isinstance(other, Analysis)]  # type: ignore[attr-defined]
+        if trainer.is_global_zero and self is analyses[-1]:
+            assert isinstance(pl_module, ForwardBackwardModule)
+            numbers = {name: x for other in analyses for name, x in other.numbers.items()}
+            config = Path(folder or "", CONFIG_FILE)
+            text = config.read_text() if config.is_file() else ""
+            log_summary(trainer.loggers, describe_run(trainer, pl_module), numbers, text)
         if draw is None or folder is None:
             return
         try:
             with figure_style():
                 for name, figure in draw().items():
-                    write_figure(folder, name, figure)
+                    write_figure(folder, name, figure, ("png", self.figure_format))
                     log_figure(trainer.loggers, name, figure)
         except Exception as error:  # matplotlib raises errors of many types
             reason = one_line(error)[:200] or type(error).__name__
             _LOG.warning("figure: cannot draw %s: %s; its tables are complete", self.name, reason)
+
+
+def describe_run(trainer: Trainer, pl_module: ForwardBackwardModule) -> dict[str, Hyperparameter]:
+    """Return what was run, for TensorBoard's HParams page: the same names for all runs."""
+    grammars = [source for source in pl_module.sources if isinstance(source, GrammarParameters)]
+    described: dict[str, Hyperparameter] = {
+        "data": type(getattr(trainer, "datamodule", None)).__name__,
+        "model": type(pl_module).__name__,
+        "process": pl_module.axis.process,
+    }
+    for name in _ARGUMENTS:
+        values = sorted({getattr(grammar, name) for grammar in grammars})
+        described[name] = int(values[0]) if len(values) == 1 else ", ".join(map(str, values))
+    return described | {
+        "sources": len(pl_module.sources),
+        "samples": Analysis.num_samples(trainer),
+        "times": len(pl_module.times),
+        "seed": str(pl_module.seed),
+    }

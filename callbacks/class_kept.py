@@ -145,4 +145,12 @@ class ClassKept(NetworkAnalysis):
 
     def panels(self, results: Results) -> Sequence[Panel]:
         """Draw the fractions, with their standard errors."""
-        return [Panel("predicted class kept", results.curves("kept"), bands=results.curves("sem"))]
+        num_logits = self.checked[-1].shape[1]
+        return [
+            Panel(
+                "predicted class kept",
+                results.curves("kept"),
+                bands=results.curves("sem"),
+                chance={f"chance, 1/{num_logits}": 1 / num_logits},
+            )
+        ]

@@ -1,7 +1,7 @@
 """How much of a datum's tree survives forward-backward."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -16,16 +16,20 @@ from lit_hier.callbacks.axes import Against, Floats, choose_axis
 from lit_hier.callbacks.beliefs import belief_in_truth, latents_of
 from lit_hier.callbacks.curves import Columns, Compared, CurveAnalysis, Line, Results
 from lit_hier.callbacks.inversions import inversion_table
-from lit_hier.diffusion import ForwardBackward, num_levels
+from lit_hier.callbacks.tensorboard import Number
+from lit_hier.diffusion import ForwardBackward, Source, num_levels
 from lit_hier.figures import Panel
 from lit_hier.inference.theory import Prediction
-from lit_hier.metrics import average, wilson
+from lit_hier.metrics import average, theory_errors, transition, transition_errors, wilson
 from lit_hier.modules import ForwardBackwardModule
+from lit_hier.rhm.parameters import GrammarParameters
 
 QUANTITIES: Final = ("marginal", "unchanged", "largest", "information")
 """What is measured of each level: see `summarize_truth`."""
 LOGGED: Final = (*QUANTITIES, "theory", "largest_theory", "information_theory")
 """The columns of `summarize_truth` that are logged to TensorBoard."""
+TRANSITION_NUMBERS: Final = ("place", "width", "theory_place", "theory_width")
+"""What `transition_numbers` computes."""
 COMPARED: Final = (
     Compared("marginal", "theory", "sem", "theory_sem"),
     Compared("largest", "largest_theory", "largest_sem", "largest_theory_sem"),
@@ -93,13 +97,64 @@ def summarize_truth(
     }
 
 
-def truth_panels(results: Results, what: str, theory_label: str) -> list[Panel]:
+def chance_levels(source: Source, has_symbols: bool) -> dict[str, float]:
+    """Return the probabilities of a uniform guess, by their entry in the legend.
+
+    Args:
+        source: The source of the data.
+        has_symbols: Whether curves below the root are shown too.
+    """
+    if not isinstance(source, GrammarParameters):
+        return {}
+    v, n = source.v, source.n
+    if n == v or not has_symbols:
+        return {f"chance, 1/{n}": 1 / n}
+    return {f"chance, 1/{v} (symbols)": 1 / v, f"chance, 1/{n} (class)": 1 / n}
+
+
+def transition_numbers(
+    x: Floats,
+    samples: Floats,
+    source_indices: NDArray[np.int64],
+    prediction: Prediction,
+    num_classes: int,
+) -> dict[str, Number]:
+    """Compute the place and the width of the transition of the class, for a run's summary.
+
+    Args:
+        x: Inversion times, shape (T,).
+        samples: The probability of the true class, shape (T, N).
+        source_indices: Index of each sample's source, shape (N,).
+        prediction: The theory.
+        num_classes: n.
+
+    Returns:
+        place, width, theory_place and theory_width with their standard errors, NaN where unknown:
+        see `lit_hier.metrics.transition`, `transition_errors` and `theory_errors`.
+    """
+    chance = 1 / num_classes
+    mean = average(samples.astype(np.float64, order="C"), source_indices).mean
+    measured = transition(x, mean, chance)
+    errors = transition_errors(x, samples, source_indices, chance)
+    value, error = prediction.marginal[:, -1], prediction.marginal_error[:, -1]
+    theory = transition(x, value, chance)
+    sems = [*errors, *theory_errors(x, value, error, chance)]
+    return {
+        name: (float(number), float(sem))
+        for name, number, sem in zip(TRANSITION_NUMBERS, [*measured, *theory], sems, strict=True)
+    }
+
+
+def truth_panels(
+    results: Results, what: str, theory_label: str, chance: Mapping[str, float]
+) -> list[Panel]:
     """Arrange the curves of `summarize_truth`, with bands of one standard error.
 
     Args:
         results: The results.
         what: What a node's symbol is called.
         theory_label: The theory's entry in the legend.
+        chance: Levels of chance, by their entry in the legend.
     """
     return [
         Panel(
@@ -108,6 +163,7 @@ def truth_panels(results: Results, what: str, theory_label: str) -> list[Panel]:
             bands=results.curves("sem"),
             theory=results.curves("theory"),
             theory_label=theory_label,
+            chance=chance,
         ),
         Panel(
             "largest probability",
@@ -115,11 +171,13 @@ def truth_panels(results: Results, what: str, theory_label: str) -> list[Panel]:
             bands=results.curves("largest_sem"),
             theory=results.curves("largest_theory"),
             theory_label=theory_label,
+            chance=chance,
         ),
         Panel(
             f"share unchanged ({what})",
             results.curves("unchanged"),
             bands=results.curves("unchanged_sem"),
+            chance=chance,
         ),
         Panel(
             f"information on the {what} (nats)",
@@ -217,10 +275,19 @@ class Reconstruction(CurveAnalysis):
         return {**columns, "epsilon_theory": compared.marginal[:, line.level]}
 
     def tables(self, results: Results) -> dict[str, DataFrame]:
-        """Add where each level's curve crosses that of the leaves."""
+        """Add where each level's curve crosses that of the leaves; find the transition."""
         tables = super().tables(results)
+        marginal = results.values[self.quantities.index("marginal")]
+        root, source = results.lines[-1], self.sources[0]
+        if isinstance(source, GrammarParameters) and not self.x_axis.column:
+            self.numbers = transition_numbers(
+                results.x,
+                marginal[:, root.curve],
+                results.source_indices,
+                self.prediction(root),
+                source.n,
+            )
         if len(results.lines) > 1:
-            marginal = results.values[self.quantities.index("marginal")]
             tables[f"{self.name}_inversion"] = inversion_table(
                 self.axis.process, results, marginal, results.curves("theory")
             )
@@ -229,7 +296,8 @@ class Reconstruction(CurveAnalysis):
     def panels(self, results: Results) -> Sequence[Panel]:
         """Draw marginals, largest ones, unchanged symbols and information, with theory."""
         first = results.lines[0]
-        panels = truth_panels(results, "symbol", self.prediction(first).name)
+        chance = chance_levels(self.sources[0], len(results.lines) > 1)
+        panels = truth_panels(results, "symbol", self.prediction(first).name, chance)
         compared = self.comparison(first)
         if compared is not None:
             curves = results.curves("epsilon_theory")

@@ -206,6 +206,11 @@ class ActivationSimilarity(NetworkAnalysis):
                     f"reference/accuracy is {top1:.2%}, close to chance: do the weights belong to"
                     " these data and their classes?"
                 )
+            of = f" ({self.name})" * (self.name != type(self).name)
+            self.numbers = {
+                f"{name}{of}": (share, _share_error(share, num_labeled))
+                for name, share in (("accuracy", top1), ("top5", top5))
+            }
             for logger in trainer.loggers:
                 logger.log_metrics({"reference/accuracy": top1, "reference/top5": top5}, step=0)
         rank_zero_info(
@@ -288,3 +293,8 @@ class ActivationSimilarity(NetworkAnalysis):
         ]
         on_grammars = all(isinstance(source, GrammarParameters) for source in self.sources)
         return panels if on_grammars else panels[::-1]
+
+
+def _share_error(share: float, count: int) -> float:
+    """Return the standard error of a share; NaN where it is 0 or 1, or nothing was counted."""
+    return math.sqrt(share * (1 - share) / count) if count and 0 < share < 1 else math.nan

@@ -21,14 +21,17 @@ from lit_hier.callbacks.reconstruction import (
     COMPARED,
     LOGGED,
     QUANTITIES,
+    TRANSITION_NUMBERS,
+    chance_levels,
     measure_truth,
     summarize_truth,
+    transition_numbers,
     truth_panels,
 )
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.figures import curve_figure, phase_figure
 from lit_hier.inference import theory
-from lit_hier.metrics import theory_errors, transition, transition_errors
+from lit_hier.metrics import transition
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.processes import NoiseProcess
 
@@ -105,61 +108,71 @@ class Transition(CurveAnalysis):
 
     def tables(self, results: Results) -> dict[str, DataFrame]:
         """Add the places and widths of the transitions, measured and predicted."""
-        return {**super().tables(results), f"{self.name}_points": self._points(results)}
+        points = self._points(results)
+        self.numbers = {
+            name + f" ({line.name})" * (len(results.lines) > 1): (row[name], row[f"{name}_sem"])
+            for line, row in zip(results.lines, points, strict=True)
+            for name in TRANSITION_NUMBERS
+        }
+        return {**super().tables(results), f"{self.name}_points": self._table(results, points)}
 
     @property
     def _theory_process(self) -> NoiseProcess | None:
         """The process, if theory describes the root under this prior."""
         return self.noise_process if self.uniform_prior else None
 
-    def _points(self, results: Results) -> DataFrame:
-        """Compute the place and the width of each curve's transition, one row per curve."""
+    def _points(self, results: Results) -> list[dict[str, float]]:
+        """Find the place and the width of each curve's transition, measured and predicted."""
+        points = []
+        for line in results.lines:
+            sampled = np.isin(results.source_indices, line.source_indices)
+            numbers = transition_numbers(
+                results.x,
+                results.values[0, :, 0, sampled].T,
+                results.source_indices[sampled],
+                self.prediction(line),
+                self.grammar(line.source_indices[0]).n,
+            )
+            errors = {f"{name}_sem": error for name, (_, error) in numbers.items()}
+            points.append({name: value for name, (value, _) in numbers.items()} | errors)
+        return points
+
+    def _table(self, results: Results, points: list[dict[str, float]]) -> DataFrame:
+        """Lay out the places and the widths, one row per curve."""
         lines, x = results.lines, results.x
         grammars = [self.grammar(line.source_indices[0]) for line in lines]
-        places: dict[str, Floats] = {}
-        widths: dict[str, Floats] = {}
-        for column in ("marginal", "theory"):
-            pairs = zip(results.curves(column).values(), grammars, strict=True)
-            found = [transition(x, curve, 1 / grammar.n) for curve, grammar in pairs]
-            places[column], widths[column] = np.array(found).T
-        of_grammars, errors = [], []
+        place_std = []
         for line, grammar in zip(lines, grammars, strict=True):
             sampled = np.isin(results.source_indices, line.source_indices)
             samples, groups = results.values[0, :, 0, sampled].T, results.source_indices[sampled]
             means = [samples[:, groups == group].mean(-1) for group in np.unique(groups)]
-            of_grammars.append(np.atleast_1d(transition(x, np.stack(means), 1 / grammar.n)[0]))
-            errors.append(transition_errors(x, samples, groups, 1 / grammar.n))
-        place_sem, width_sem = np.array(errors).T
-        of_theory = []
-        for line, grammar in zip(lines, grammars, strict=True):
-            prediction = self.prediction(line)
-            curves = prediction.marginal[:, -1], prediction.marginal_error[:, -1]
-            of_theory.append(theory_errors(x, *curves, 1 / grammar.n))
-        theory_place_sem, theory_width_sem = np.array(of_theory).T
+            places = np.atleast_1d(transition(x, np.stack(means), 1 / grammar.n)[0])
+            place_std.append(np.std(places, ddof=1) if len(places) > 1 else np.nan)
+        found = transpose(points)
         columns = transpose([line.columns for line in lines]) | {
-            "place": places["marginal"],
-            "width": widths["marginal"],
-            "place_std": [
-                np.std(found, ddof=1) if len(found) > 1 else np.nan for found in of_grammars
-            ],
-            "theory_place": places["theory"],
-            "theory_width": widths["theory"],
+            "place": found["place"],
+            "width": found["width"],
+            "place_std": place_std,
+            "theory_place": found["theory_place"],
+            "theory_width": found["theory_width"],
             "critical": [self.critical_value(line) for line in lines],
             "exponent": [
                 theory.critical_exponent(grammar, self._theory_process) for grammar in grammars
             ],
             "critical_sem": [self.prediction(line).critical_error for line in lines],
-            "place_sem": place_sem,
-            "width_sem": width_sem,
+            "place_sem": found["place_sem"],
+            "width_sem": found["width_sem"],
             "kesten_stigum": [theory.kesten_stigum(grammar) for grammar in grammars],
-            "theory_place_sem": theory_place_sem,
-            "theory_width_sem": theory_width_sem,
+            "theory_place_sem": found["theory_place_sem"],
+            "theory_width_sem": found["theory_width_sem"],
         }
         return DataFrame(columns)
 
     def figures(self, results: Results, tables: Mapping[str, DataFrame]) -> dict[str, Figure]:
         """Draw the curves and, for several m, the phase diagram."""
-        panels = truth_panels(results, "class", self.prediction(results.lines[0]).name)
+        theory_label = self.prediction(results.lines[0]).name
+        chance = chance_levels(self.sources[0], has_symbols=False)
+        panels = truth_panels(results, "class", theory_label, chance)
         criticals = {self.critical_value(line) for line in results.lines}
         critical = criticals.pop() if len(criticals) == 1 else np.nan
         figure = curve_figure(results.x, results.xlabel, panels, self.legend, critical)

@@ -1,19 +1,41 @@
 """Every figure's config: small, for its files; at the paper's depth, for its findings."""
 
 import math
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 from conftest import ROOT, inside, rows
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from lit_hier.cli import main
-from lit_hier.figures import Panel, curve_figure
+from lit_hier.errors import InputError
+from lit_hier.figures import (
+    MapCurve,
+    OverlaidCurve,
+    Panel,
+    curve_figure,
+    figure_style,
+    grid_figure,
+    histogram_figure,
+    level_figure,
+    map_figure,
+    overlay_figure,
+    phase_figure,
+)
+from lit_hier.figures.layout import set_times
+from lit_hier.figures.style import category_styles
 from lit_hier.gaussian import GaussianRandomField
 from lit_hier.gaussian.fourier import wavenumber
 from lit_hier.inference import mean_field
+from lit_hier.io.figures import write_figure
 
 CONFIGS = ROOT / "configs"
 FIGURES = {
@@ -63,6 +85,153 @@ def test_panels_share_a_scale_and_baselines_have_their_curves_colors() -> None:
     assert len(shown) == 2
     assert "comparison" in first.get_legend_handles_labels()[1]
     assert "comparison" not in second.get_legend_handles_labels()[1]
+
+
+def times_axis(x: list[float]) -> Axes:
+    ax = Figure().subplots()
+    ax.plot(x, x)
+    set_times(ax, x)
+    ax.get_figure().draw_without_rendering()
+    return ax
+
+
+def test_axes_over_times_have_the_ticks_that_fit_them() -> None:
+    steps = times_axis([0, 5, 10, 25]).get_xticks()
+    assert len(steps) > 2
+    assert (steps == steps.round()).all()
+    few = times_axis([0, 1, 2]).get_xticks()
+    assert (few == few.round()).all()
+    decades = [0.0, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.5, 1.0]
+    assert times_axis(decades).get_xscale() == "symlog"
+    assert times_axis(decades).get_xlim()[0] > -0.01
+    assert times_axis(decades[1:]).get_xscale() == "log"
+    even = times_axis([0.02, *np.arange(1, 20) / 20])
+    assert even.get_xscale() == "linear"
+    assert not even.xaxis.get_inverted()
+    assert times_axis([1.0, 0.5, 0.0]).xaxis.get_inverted()
+
+
+def every_kind() -> dict[str, Callable[[], Figure]]:
+    x = np.linspace(0, 1, 5)
+    names = [f"level {k}" for k in range(11)]
+    curves = {name: x * k / 11 for k, name in enumerate(names)}
+    panels = [
+        Panel(
+            "cosine similarity, mean over data",
+            curves,
+            bands=curves,
+            theory=curves,
+            compared=curves,
+            chance={"chance, 1/32": 1 / 32},
+        )
+    ] * 2
+    columns = dict.fromkeys(("largest", "largest_std", "true", "theory"), curves)
+    line = OverlaidCurve(x, x, x, x)
+    overlaid = {"v = 16": [{"epsilon": line, "masking": line}] * 2}
+    point = np.array([0.1, 0.9])
+    maps = [
+        MapCurve(f"s f = {k} (m = {k})", (x, x), (x, x), (x, x), point, point > 0.5)
+        for k in range(6)
+    ]
+    rows = np.outer(x[1:], x)
+    labels = ("noise ε", "s f", "probability of the true class")
+    return {
+        "curves": lambda: curve_figure(x, "noise ε", panels, "level", 0.5),
+        "levels": lambda: level_figure(x, "noise ε", "upward belief", columns),
+        "histogram": lambda: histogram_figure(
+            np.ones((3, 5, 2, 10), int), np.ones((3, 5)), np.ones((3, 5)), ["a", "b", "c"], "ε"
+        ),
+        "map": lambda: map_figure(maps, "belief p at a level", "belief F(p) at the level above"),
+        "phase": lambda: phase_figure(x, x[1:] ** 2, rows, x[1:], x[1:], (x, x), labels),
+        "overlay": lambda: overlay_figure(
+            overlaid, ["effective noise ε(t)"] * 2, labels[2], "process"
+        ),
+        "grid": lambda: grid_figure(
+            np.zeros((4, 15, 8, 8, 1), np.uint8), ["start", *["t = 100"] * 14]
+        ),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [None, 3.3])
+def test_figures_fit_their_width(width: float | None) -> None:
+    """Nothing is cut off, text is legible, and legends are outside of the panels."""
+    with figure_style(width):
+        for name, draw in every_kind().items():
+            figure = draw()
+            figure.draw_without_rendering()
+            if width is not None:
+                assert figure.get_figwidth() == pytest.approx(width), name
+            page = figure.bbox
+            boxes = [ax.get_tightbbox() for ax in figure.axes if ax.axison]
+            legends = [legend.get_window_extent() for legend in figure.legends]
+            for box in (*boxes, *legends):
+                assert box.x0 > -2, name
+                assert box.y0 > -2, name
+                assert box.x1 < page.x1 + 2, name
+                assert box.y1 < page.y1 + 2, name
+                assert min(box.width, box.height) > 20, name
+            panels = [ax.get_window_extent() for ax in figure.axes if ax.axison]
+            assert not any(box.overlaps(legend) for box in panels for legend in legends), name
+            texts = [text for text in figure.findobj(Text) if text.get_text()]
+            assert min(text.get_fontsize() for text in texts) >= 5.5, name
+
+
+def test_legends_define_what_is_drawn() -> None:
+    shown = {
+        name: [text.get_text() for legend in draw().legends for text in legend.get_texts()]
+        for name, draw in every_kind().items()
+        if name in ("curves", "map", "phase", "overlay")  # the others take long
+    }
+    levels = ["0 (leaves)", *map(str, range(1, 10)), "10 (class)"]
+    assert shown["curves"] == [
+        *levels,
+        *("± 1 standard error", "comparison", "mean field", "chance, 1/32"),
+        "predicted transition",
+    ]
+    assert {"attractive fixed point", "repulsive fixed point", "F(p) = p"} <= set(shown["map"])
+    assert {"s f = 1", "measured midpoint", "not measured"} <= set(shown["phase"])
+    assert shown["overlay"] == ["epsilon", "masking", "± 1 standard error", "theory"]
+
+
+def test_categories_have_colors_and_markers_of_their_own() -> None:
+    assert len(set(category_styles(56))) == 56
+    assert len({color for color, _ in category_styles(6)}) == 6
+
+
+def test_bands_of_a_phase_diagram_are_centered_and_do_not_overlap() -> None:
+    with figure_style():
+        y, rows = np.array([0.125, 0.25, 1.0, 1.5]), np.zeros((4, 3))
+        labels = ("x", "y", "z")
+        figure = phase_figure([0, 0.5, 1], y, rows, y, y, ([], []), labels)
+    meshes = [x for x in figure.axes[0].collections if isinstance(x, QuadMesh)]
+    ends = np.array([mesh.get_coordinates()[:, 0, 1] for mesh in meshes])
+    assert ends.mean(1) == pytest.approx(y)
+    assert (ends[1:, 0] >= ends[:-1, 1] - 1e-12).all()
+
+
+@pytest.mark.parametrize(
+    ("width", "style", "message"),
+    [(1.0, None, "width is 1; give 2 to 40 inches"), (None, "ggplott", "did you mean ggplot?")],
+)
+def test_bad_widths_and_styles_are_one_line(
+    width: float | None, style: str | None, message: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(message)), figure_style(width, style):
+        pass
+
+
+def test_figures_are_written_in_each_format_and_are_equal_files(tmp_path: Path) -> None:
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        with figure_style():
+            figure = Figure((1, 1))
+            figure.text(0.5, 0.5, "ε")
+            write_figure(folder, "f", figure, ("png", "pdf", "svg"))
+    for suffix, start in (("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")):
+        first, second = (tmp_path / name / f"f.{suffix}" for name in "ab")
+        assert first.read_bytes().startswith(start)
+        assert first.read_bytes() == second.read_bytes()
 
 
 # Columns that are NaN where no theory applies.

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import torch
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveFloat
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 
 import lit_hier
@@ -29,6 +30,7 @@ import lit_hier.modules
 import lit_hier.nn
 import lit_hier.processes
 import lit_hier.rhm
+from lit_hier.callbacks.analysis import Analysis
 from lit_hier.cli.check_only import CheckOnly, NoFiles
 from lit_hier.cli.checkpoint_io import AtomicCheckpointIO, check_trainer
 from lit_hier.cli.class_values import check_class, check_class_values
@@ -43,10 +45,15 @@ from lit_hier.cli.supervision import Supervisor, bound_to_parent
 from lit_hier.cli.trust import trusted_classes
 from lit_hier.errors import InputError
 from lit_hier.io.checkpoints import read_checkpoint
+from lit_hier.io.figures import FigureFormat
 from lit_hier.io.formats import check_run
 from lit_hier.io.safe_read import only_regular_files
 from lit_hier.rhm import Grammars
 
+# TensorBoard without smoothing, which blurs a transition; curves of a depth have one color.
+_PAGE: Final = (
+    "http://localhost:6006/?smoothing=0&runColorGroup=regex:curves%2F(%5Cd%2B)#timeseries"
+)
 _LOGGER: Final = {
     "class_path": "pytorch_lightning.loggers.TensorBoardLogger",
     "init_args": {"save_dir": "logs", "name": "run", "default_hp_metric": False},
@@ -88,6 +95,12 @@ class LitHierCLI(LightningCLI):
             type=PositiveFloat,
             default=4.0,
             help="Processes that trainer.devices may start per core of a machine, on CPUs.",
+        )
+        parser.add_argument(
+            "--figure_format",
+            type=FigureFormat,
+            default="png",
+            help="Format in which figures are written beside PNG: pdf or svg for a paper.",
         )
         parser.link_arguments(
             "data.training_set", "model.init_args.trained_on", apply_on="instantiate"
@@ -184,6 +197,8 @@ class LitHierCLI(LightningCLI):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         callbacks.sort(key=lambda callback: not isinstance(callback, SigtermInterrupts))
         for callback in callbacks:
+            if isinstance(callback, Analysis):
+                callback.figure_format = self.config[self.subcommand].figure_format
             if isinstance(callback, RunFolder):
                 # Once its version is read, a logger keeps it.
                 callback.unnumbered = copy.copy(trainer.logger)
@@ -209,16 +224,20 @@ class LitHierCLI(LightningCLI):
         log_dir = self.trainer.log_dir  # on every process, as it is broadcast
         if self.trainer.is_global_zero and log_dir is not None:
             folder = Path(log_dir)
-            kinds = {".csv": "table", ".npz": "samples", ".png": "figure"}
+            kinds = {".csv": "table", ".npz": "samples"}
+            kinds |= {f".{name}": "figure" for name in get_args(FigureFormat)}
             lines = [
                 f"{kinds[file.suffix]:<8} {file}"
                 for file in sorted(folder.iterdir())
                 if file.suffix in kinds
             ]
-            # With -P, Python imports nothing from the working directory.
-            command = [sys.executable, "-P", "-m", "tensorboard.main", "--logdir", str(folder)]
-            view = shlex.join(command)
-            lines.append(f"{'view':<8} {view}")
+            if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
+                # With -P, Python imports nothing from the working directory.
+                command = [sys.executable, "-P", "-m", "tensorboard.main", "--logdir", str(folder)]
+                lines.append(f"{'page':<8} {_PAGE}")  # of the server that is started by:
+                lines.append(f"{'view':<8} {shlex.join(command)}")
+            else:
+                lines.append(f"{'results':<8} {folder}")
             sys.stdout.write("\n".join(lines) + "\n")
 
 

@@ -6,11 +6,26 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import rcParams
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
+from lit_hier.figures.layout import (
+    add_legend,
+    band_handle,
+    label_columns,
+    legend_entries,
+    name_ends,
+    new_figure,
+    set_labels,
+    set_times,
+)
+from lit_hier.figures.style import depth_colors
+
 _GRID_COLUMNS: Final = 4
+_CHANCE_STYLES: Final = ("-.", (0, (5, 3, 1, 3, 1, 3)))
 
 
 @dataclass(frozen=True)
@@ -27,6 +42,8 @@ class Panel:
             by the same names; NaN is omitted.
         compared_label: Their entry in the legend.
         unit: The unit of the y axis; panels of one unit share its scale.
+        chance: Levels of chance, gray, by their entry in the legend.
+        band_label: The bands' entry in the legend.
     """
 
     ylabel: str
@@ -37,6 +54,8 @@ class Panel:
     compared: Mapping[str, ArrayLike] = field(default_factory=dict)
     compared_label: str = "comparison"
     unit: str = ""
+    chance: Mapping[str, float] = field(default_factory=dict)
+    band_label: str = "± 1 standard error"
 
 
 def curve_figure(
@@ -52,57 +71,52 @@ def curve_figure(
         x: Values of the x axis, shape (T,).
         xlabel: Its label.
         panels: Panels side by side, from four on in two rows; all have the same curves.
-        legend: The title of the legend.
+        legend: The title of the legend. The names `level 0`, `level 1`, ... of its curves are
+            shortened there; the first ones are the leaves, the last ones the class.
         critical: The x of the predicted transition, marked by a line; NaN if there is none.
     """
-    rows = 1 if len(panels) < 4 else 2
-    columns = -(-len(panels) // rows)
-    size = (5.2 * columns + 1.4, 4.2 * rows)
-    figure = Figure(figsize=size, dpi=130, layout="constrained")
-    axes = np.ravel(figure.subplots(rows, columns))[: len(panels)]
+    columns = len(panels) if len(panels) < 4 else -(-len(panels) // 2)
+    figure, axes = new_figure(len(panels), columns, (5.2, 4.2))
     first = {panel.unit: ax for ax, panel in zip(axes[::-1], panels[::-1], strict=True)}
     for ax, panel in zip(axes, panels, strict=True):
         if ax is not first[panel.unit]:
             ax.sharey(first[panel.unit])
     x = np.asarray(x, dtype=np.float64)
     for ax, panel in zip(axes, panels, strict=True):
-        colors = colormaps["viridis"](np.linspace(0, 0.93, len(panel.curves)))
-        for color, (name, values) in zip(colors, panel.curves.items(), strict=True):
-            y = np.asarray(values, dtype=np.float64)
-            ax.plot(x, y, "o-", color=color, label=name, markersize=3, linewidth=1.4)
-            if name in panel.bands:
-                half = np.asarray(panel.bands[name], dtype=np.float64)
-                ax.fill_between(x, y - half, y + half, color=color, alpha=0.2, linewidth=0)
-            if name in panel.compared:
-                ax.plot(x, np.asarray(panel.compared[name]), ":", color=color, linewidth=0.9)
-        if any(np.isfinite(np.asarray(part)).any() for part in panel.compared.values()):
-            ax.plot([], [], "k:", linewidth=0.9, label=panel.compared_label)
-        dashes = [y for y in panel.theory.values() if np.isfinite(np.asarray(y)).any()]
-        for k, dashed in enumerate(dashes):
-            label = panel.theory_label if k == 0 else None
-            ax.plot(x, np.asarray(dashed), "k--", linewidth=0.8, alpha=0.7, label=label)
+        _draw(ax, x, panel)
         if math.isfinite(critical):
-            ax.axvline(critical, color="0.5", linestyle=":", linewidth=1.2)
-            ax.annotate(
-                "predicted transition",
-                (critical, 0.02),
-                xycoords=("data", "axes fraction"),
-                rotation=90,
-                ha="right",
-                va="bottom",
-                fontsize="x-small",
-                color="0.4",
-            )
-        if x[0] > x[-1]:  # so that noise grows to the right
-            ax.invert_xaxis()
-        ax.set_xlabel(xlabel)
-        ax.set_ylabel(panel.ylabel)
+            ax.axvline(critical, color="0.5", linestyle=":", label="predicted transition")
+        set_times(ax, x)
+        set_labels(ax, xlabel, panel.ylabel)
         ax.grid(alpha=0.25, linewidth=0.6)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside right center", title=legend, fontsize="small", frameon=False
-    )
+    add_legend(figure, legend_entries(axes), legend)
     return figure
+
+
+def _draw(ax: Axes, x: ArrayLike, panel: Panel) -> None:
+    """Draw a panel's curves; entries of the legend stand in this order."""
+    size, width = rcParams["lines.markersize"] / 2, rcParams["lines.linewidth"]
+    names = list(panel.curves)
+    # Shallow curves, which are dark, are on top of deep ones where they meet.
+    for k, (color, name) in enumerate(zip(depth_colors(len(names)), names, strict=True)):
+        label, above = name_ends(names)[k], 2 + 0.5 * (len(names) - k) / len(names)
+        y = np.asarray(panel.curves[name], dtype=np.float64)
+        ax.plot(x, y, "o-", color=color, label=label, markersize=size, zorder=above)
+        if name in panel.bands:
+            half = np.asarray(panel.bands[name], dtype=np.float64)
+            ax.fill_between(x, y - half, y + half, color=color, alpha=0.25, linewidth=0)
+        if name in panel.compared:
+            ax.plot(x, np.asarray(panel.compared[name]), ":", color=color, linewidth=0.65 * width)
+    if any(np.isfinite(np.asarray(part)).any() for part in panel.bands.values()):
+        ax.fill_between([], [], color="0.5", alpha=0.35, linewidth=0, label=panel.band_label)
+    if any(np.isfinite(np.asarray(part)).any() for part in panel.compared.values()):
+        ax.plot([], [], "k:", linewidth=0.65 * width, label=panel.compared_label)
+    dashes = [y for y in panel.theory.values() if np.isfinite(np.asarray(y)).any()]
+    for dashed in dashes:  # equal labels are one entry of the legend
+        ax.plot(x, np.asarray(dashed), "k--", linewidth=0.6 * width, alpha=0.7, zorder=2.6,
+                label=panel.theory_label)  # fmt: skip
+    for style, (label, chance) in zip(_CHANCE_STYLES, panel.chance.items(), strict=False):
+        ax.axhline(chance, color="0.45", linestyle=style, linewidth=0.6 * width, label=label)
 
 
 def level_figure(
@@ -123,28 +137,33 @@ def level_figure(
         theory_label: The theory's entry in the legend.
     """
     names = list(columns["largest"])
-    rows = -(-(len(names) + 1) // _GRID_COLUMNS)
-    figure = Figure(figsize=(3 * _GRID_COLUMNS, 2.4 * rows), dpi=120, layout="constrained")
-    axes = figure.subplots(rows, _GRID_COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
-    colors = colormaps["viridis"](np.linspace(0, 0.93, len(names)))
+    figure, axes = new_figure(
+        len(names) + 1, _GRID_COLUMNS, (3.0, 2.4), 1.5, beside=False, sharex=True, sharey=True
+    )
+    size, width = rcParams["lines.markersize"] / 3, rcParams["lines.linewidth"]
     x = np.asarray(x, dtype=np.float64)
-    for ax, color, name in zip(axes[1:], colors, names, strict=False):
+    ends = name_ends(names)
+    colors = depth_colors(len(names))
+    for ax, color, name, end in zip(axes[1:], colors, names, ends, strict=True):
         mean, std = (np.asarray(columns[key][name]) for key in ("largest", "largest_std"))
         for panel in (axes[0], ax):
-            panel.plot(x, mean, "o-", color=color, markersize=2, linewidth=1.2, label="largest")
+            panel.plot(x, mean, "o-", color=color, markersize=size, linewidth=0.8 * width)
         ax.fill_between(x, mean - std, mean + std, color=color, alpha=0.2, linewidth=0)
-        ax.plot(x, np.asarray(columns["true"][name]), ":", color=color, label="true symbol")
-        ax.plot(x, np.asarray(columns["theory"][name]), "k--", linewidth=0.9, label=theory_label)
-        ax.set_title(name, fontsize="small")
-    if x[0] > x[-1]:  # the axes share it
-        axes[0].invert_xaxis()
-    axes[0].set_title("all levels", fontsize="small")
-    axes[1].legend(fontsize="x-small", frameon=False, loc="lower left")
-    for ax in axes[len(names) + 1 :]:
-        ax.set_axis_off()
-    for ax in axes[: len(names) + 1]:
+        ax.plot(x, np.asarray(columns["true"][name]), ":", color=color)
+        ax.plot(x, np.asarray(columns["theory"][name]), "k--", linewidth=0.6 * width)
+        ax.set_title(name if end == name else f"level {end}")
+    axes[0].set_title("all levels")
+    for ax in axes:
+        set_times(ax, x)
         ax.set_ylim(-0.03, 1.05)
         ax.grid(alpha=0.25, linewidth=0.6)
-    figure.supxlabel(xlabel, fontsize="medium")
-    figure.supylabel(ylabel, fontsize="medium")
+    label_columns(axes, xlabel)
+    figure.supylabel(ylabel, fontsize=rcParams["axes.labelsize"])
+    entries = {
+        "largest": Line2D([], [], color="0.4", marker="o", markersize=size),
+        "± 1 standard deviation": band_handle(),
+        "true symbol": Line2D([], [], color="0.4", linestyle=":"),
+        theory_label: Line2D([], [], color="k", linestyle="--", linewidth=0.6 * width),
+    }
+    add_legend(figure, entries, beside=False)
     return figure

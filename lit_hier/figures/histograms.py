@@ -7,6 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from lit_hier.figures.layout import add_legend, label_columns, legend_entries, new_figure
+from lit_hier.figures.style import CATEGORIES, given_width
+
 
 def histogram_figure(
     counts: NDArray[np.integer],
@@ -18,6 +21,8 @@ def histogram_figure(
 ) -> Figure:
     """Draw histograms of beliefs: a row per message, a column per level (Fig. 11).
 
+    A figure too narrow for its levels has a column per message and a row per level.
+
     Args:
         counts: Numbers of true and of other symbols in equal bins of [0, 1], shape (messages,
             levels, 2, bins).
@@ -27,27 +32,35 @@ def histogram_figure(
         title: The title of the figure.
         theory_label: The predictions' entry in the legend.
     """
-    rows, columns, _, num_bins = counts.shape
-    size = (2.5 * columns + 0.6, 2.2 * rows + 0.6)
-    figure = Figure(figsize=size, dpi=120, layout="constrained")
-    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    num_messages, num_levels, _, num_bins = counts.shape
+    width = given_width()
+    upright = width is not None and width < 1.2 * num_levels
+    across = num_messages if upright else num_levels
+    figure, axes = new_figure(
+        num_messages * num_levels, across, (2.5, 2.2), 0.3, False, sharex=True, sharey=True
+    )
     edges = np.linspace(0, 1, num_bins + 1)
-    for ax, (row, column) in zip(axes.ravel(), np.ndindex(rows, columns), strict=True):
-        for kind, (label, color) in enumerate((("true symbol", "C0"), ("other symbols", "C7"))):
-            ax.stairs(counts[row, column, kind], edges, fill=True, color=color, alpha=0.6,
-                      label=label)  # fmt: skip
-        ax.axvline(float(means[row, column]), color="C3", linestyle="--", label="mean of true")
-        if math.isfinite(theory[row, column]):
-            ax.axvline(float(theory[row, column]), color="k", linewidth=1, label=theory_label)
+    true_color, mean_color, *_ = CATEGORIES
+    for k, ax in enumerate(axes):
+        at = (k % across, k // across) if upright else (k // across, k % across)
+        for kind, (label, color) in enumerate(
+            (("true symbol", true_color), ("other symbols", "0.6"))
+        ):
+            ax.stairs(counts[at][kind], edges, fill=True, color=color, alpha=0.6, label=label)
+        ax.axvline(float(means[at]), color=mean_color, linestyle="--", label="mean of true")
+        if math.isfinite(theory[at]):
+            ax.axvline(float(theory[at]), color="k", linewidth=0.8, label=theory_label)
         ax.set_yscale("log")
-        if not row:
-            ax.set_title(f"level {column}", fontsize="small")
-        if not column:
-            ax.set_ylabel(names[row])
-        if row == rows - 1:
-            ax.set_xlabel("belief", fontsize="small")
+        ax.set_xticks((0, 0.5, 1), ("0", "0.5", "1"))
+        level, message = f"level {at[1]}" + " (leaves)" * (at[1] == 0), names[at[0]]
+        if upright:
+            level, message = level.replace(" (", "\n("), message.replace(" ", "\n")
+        across_name, down_name = (message, level) if upright else (level, message)
+        if k < across:
+            ax.set_title(across_name)
+        if k % across == 0:
+            ax.set_ylabel(down_name)
+    label_columns(axes, "belief")
     figure.suptitle(title, fontsize="medium")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small",
-                  frameon=False)  # fmt: skip
+    add_legend(figure, legend_entries(axes), beside=False)
     return figure

@@ -2,16 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
+from matplotlib import rcParams
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
-# Okabe and Ito's colors, which color-blind readers can tell apart; without yellow, which is pale.
-_COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
+from lit_hier.figures.layout import (
+    add_legend,
+    band_handle,
+    new_figure,
+    set_labels,
+    set_times,
+)
+from lit_hier.figures.style import category_styles
 
 
 @dataclass(frozen=True)
@@ -48,37 +55,34 @@ def overlay_figure(
         legend: The title of the legend.
     """
     rows, columns = len(panels), len(xlabels)
-    size = (4.6 * columns + 1.4, 3.4 * rows + 0.3)
-    figure = Figure(figsize=size, dpi=130, layout="constrained")
-    axes = figure.subplots(rows, columns, sharex="col", sharey=True, squeeze=False)
-    for row, (title, by_column) in zip(axes, panels.items(), strict=True):
-        for ax, curves in zip(row, by_column, strict=True):
-            for k, (name, curve) in enumerate(curves.items()):
-                _draw(ax, name, curve, k)
-            first = np.asarray(next(iter(curves.values())).x)
-            ax.xaxis.set_inverted(bool(first[0] > first[-1]))
-            ax.set_title(title, fontsize="small")
-            ax.grid(alpha=0.25, linewidth=0.6)
-        row[0].set_ylabel(ylabel)
-    for ax, xlabel in zip(axes[-1], xlabels, strict=True):
-        ax.set_xlabel(xlabel)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    (theory,) = axes[0, 0].plot([], [], "k--", linewidth=1)
-    figure.legend(
-        [*handles, theory],
-        [*labels, "theory"],
-        loc="outside right center",
-        title=legend,
-        fontsize="small",
-        frameon=False,
-    )
+    figure, axes = new_figure(rows * columns, columns, (4.6, 3.4), sharey=True)
+    entries: dict[str, Artist] = {}
+    titled = [(title, curves) for title, row in panels.items() for curves in row]
+    for k, (ax, (title, curves)) in enumerate(zip(axes, titled, strict=True)):
+        styles = category_styles(len(curves))
+        for (name, curve), (color, marker) in zip(curves.items(), styles, strict=True):
+            entries.setdefault(name, _draw(ax, curve, color, marker))
+        set_times(ax, np.concatenate([np.asarray(curve.x) for curve in curves.values()]))
+        first = np.asarray(next(iter(curves.values())).x)
+        ax.xaxis.set_inverted(bool(first[0] > first[-1]))
+        ax.set_title(title)
+        set_labels(ax, xlabels[k % columns], ylabel)
+        ax.grid(alpha=0.25, linewidth=0.6)
+    parts = [curve for _, curves in titled for curve in curves.values()]
+    if any(np.isfinite(np.asarray(curve.band)).any() for curve in parts):
+        entries["± 1 standard error"] = band_handle()
+    if any(np.isfinite(np.asarray(curve.theory)).any() for curve in parts):
+        entries["theory"] = Line2D([], [], color="k", linestyle="--")
+    add_legend(figure, entries, legend)
     return figure
 
 
-def _draw(ax: Axes, name: str, curve: OverlaidCurve, k: int) -> None:
-    color, marker = _COLORS[k % len(_COLORS)], _MARKERS[k % len(_MARKERS)]
+def _draw(ax: Axes, curve: OverlaidCurve, color: str, marker: str) -> Artist:
+    """Draw a curve; return what stands for it in the legend."""
+    size, width = rcParams["lines.markersize"], rcParams["lines.linewidth"]
     x, y, half = (np.asarray(part, dtype=np.float64) for part in (curve.x, curve.y, curve.band))
-    ax.plot(x, y, marker, color=color, markersize=3.5, label=name)
-    ax.plot(x, y, color=color, linewidth=0.8, alpha=0.5)
+    (points,) = ax.plot(x, y, marker, color=color, markersize=0.6 * size)
+    ax.plot(x, y, color=color, linewidth=0.5 * width, alpha=0.5)
     ax.fill_between(x, y - half, y + half, color=color, alpha=0.2, linewidth=0)
-    ax.plot(x, np.asarray(curve.theory), "--", color=color, linewidth=1.2)
+    ax.plot(x, np.asarray(curve.theory), "--", color=color, linewidth=0.8 * width)
+    return points

@@ -14,6 +14,7 @@ from lit_hier.io.safe_read import read_file, read_json, reading
 RUN_FORMAT: Final = 1  # a run's folder
 CHECKPOINT_FORMAT: Final = 2  # format 1 names no network
 SAMPLES_FORMAT: Final = 1  # a folder of kept samples
+CONFIG_FILE: Final = "config.yaml"  # in a run's folder
 RUN_FILE: Final = "run.json"  # in a run's folder
 _MAX_SIZE: Final = 2**20  # bytes of it
 
