@@ -72,7 +72,15 @@ class Interpolation(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say whether the network interpolates."""
         assert isinstance(pl_module, ClassificationTask)
-        if not trainer.is_global_zero or pl_module.training_errors is None:
+        if not trainer.is_global_zero:
+            return
+        if pl_module.training_errors is None:
+            _LOG.warning(
+                "training set: its errors are not counted, as training ended before an epoch with"
+                " train/accuracy of at least %g, or within an epoch: whether the network"
+                " interpolates is unknown",
+                self.threshold,
+            )
             return
         errors, num_train = pl_module.training_errors
         # Counted at the end of an epoch, before Lightning counts that epoch.

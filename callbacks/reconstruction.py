@@ -136,13 +136,11 @@ def transition_numbers(
     mean = average(samples.astype(np.float64, order="C"), source_indices).mean
     measured = transition(x, mean, chance)
     errors = transition_errors(x, samples, source_indices, chance)
-    value, error = prediction.marginal[:, -1], prediction.marginal_error[:, -1]
-    theory = transition(x, value, chance)
-    sems = [*errors, *theory_errors(x, value, error, chance)]
-    return {
-        name: (float(number), float(sem))
-        for name, number, sem in zip(TRANSITION_NUMBERS, [*measured, *theory], sems, strict=True)
-    }
+    curve, error = prediction.marginal[:, -1], prediction.marginal_error[:, -1]
+    theory = transition(x, curve, chance)
+    numbers = np.array([*measured, *theory], dtype=np.float64).tolist()
+    sems = np.array([*errors, *theory_errors(x, curve, error, chance)], dtype=np.float64).tolist()
+    return dict(zip(TRANSITION_NUMBERS, zip(numbers, sems, strict=True), strict=True))
 
 
 def truth_panels(

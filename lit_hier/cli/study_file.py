@@ -244,7 +244,7 @@ def _mapping(
 
 
 def _label(value: Any, place: str) -> str:
-    if not isinstance(value, str | int) or not _LABEL.fullmatch(str(value)):
+    if not isinstance(value, str | int) or not _LABEL.fullmatch(str(value)) or value == "theory":
         raise InputError(
             f"{place}: {value!r:.60} cannot name a folder; give letters, digits, dots, - and _"
         )

@@ -152,7 +152,10 @@ def critical_time(
         cache: A folder in which the result is kept, and looked for.
 
     Returns:
-        The time and its standard error; NaN if there is no transition.
+        The time and its standard error; NaN if there is no transition. That is decided by the
+        integers that decide it for the epsilon-process, see `mean_field.fixed_points`: populations
+        of grammars in which certainty does not attract lose the class at any noise under other
+        processes, too.
     """
     grammar = grammar._replace(n=grammar.v, L=1)
     key = repr((grammar, process.key, seed))
@@ -190,11 +193,13 @@ def _recovers(
     """Tell for each replica, at a time of its own, whether the class is recovered as L grows."""
     population.restart()
     messages = population.draw_leaves(process, times.tolist())
-    ignorance = 1 / population.v
+    progress = np.ones(len(times))
     for level in range(_MAX_LEVELS):
         messages = population.ascend(messages, rules[min(level, len(rules) - 1)])
-        progress = (messages[..., 0].mean(1) - ignorance) / (1 - ignorance)
-        if ((progress > _RECOVERED) | (progress < _LOST)).all():
+        belief, ignorance = messages[..., 0].mean(1).numpy(), 1 / population.v
+        before, progress = progress, (belief - ignorance) / (1 - ignorance)
+        # Where certainty does not attract, a high belief falls from level to level.
+        if (((progress > _RECOVERED) & (progress >= before)) | (progress < _LOST)).all():
             break
     return np.asarray(progress > (_RECOVERED + _LOST) / 2)
 

@@ -80,6 +80,9 @@ def mode_error(
     """Compute the standard error of the mode, by the bootstrap at a fixed bandwidth.
 
     Grammars are resampled or, with one grammar, its data, on a grid of four cells per bandwidth.
+    The error is that at this bandwidth: the default one varies with the sample as well, by which
+    the error was up to a third too large for skewed data, and up to twice for data with an atom
+    at 1. Where an atom is larger than all other peaks, the mode does not vary.
 
     Args:
         values: Similarities in [-1, 1], at least one.
