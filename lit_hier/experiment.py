@@ -13,13 +13,15 @@ from torch.utils.data import Dataset
 from lit_hier.callbacks.analysis import Analysis
 from lit_hier.callbacks.progress import TimeProgressBar
 from lit_hier.callbacks.result import Result
-from lit_hier.cli.process import preserved
+from lit_hier.cli.process import preserved, silence_unhelpful_messages
 from lit_hier.cli.provenance import Provenance
 from lit_hier.data import RHMDataModule
 from lit_hier.data.memory import MemoryImages
 from lit_hier.errors import InputError
 from lit_hier.modules import ForwardBackwardModule
+from lit_hier.modules.image_sampler import ImageSampler
 from lit_hier.rhm import Grammars
+from lit_hier.rhm.parameters import GrammarParameters
 
 _LIGHTNING_LOG: Final = logging.getLogger("pytorch_lightning.utilities.rank_zero")
 
@@ -108,6 +110,7 @@ def forward_backward(
     provenance = Provenance()
     callbacks = [*chosen, *([TimeProgressBar()] if progress else []), provenance]
     with preserved(), provenance.recorded():
+        silence_unhelpful_messages()
         _LIGHTNING_LOG.addFilter(lambda record: record.levelno > logging.INFO)
         logger: DummyLogger | bool = False
         if folder is not None:
@@ -148,6 +151,15 @@ def _as_datamodule(
                 f"reference: {type(data).__name__} has its own reference set; leave it out"
             )
         return data
+    of_grammars = all(isinstance(source, GrammarParameters) for source in sampler.sources)
+    if of_grammars != isinstance(data, Grammars) and (
+        of_grammars or isinstance(sampler, ImageSampler)
+    ):
+        kind = "the grammar" if of_grammars else "images"
+        raise InputError(
+            f"data: {type(sampler).__name__} needs {kind} that it denoises, not"
+            f" {type(data).__name__}"
+        )
     if isinstance(data, Grammars):
         if num_samples < 1:
             raise InputError(f"num_samples is {num_samples}; give at least 1")

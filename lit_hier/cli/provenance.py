@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lit_hier import __version__
+from lit_hier.cli.process import UNHELPFUL_WARNINGS
 from lit_hier.errors import InputError, one_line
 from lit_hier.io.atomic import atomic_write
 from lit_hier.io.formats import RUN_FILE, RUN_FORMAT
@@ -95,8 +97,11 @@ class Provenance(Callback):
                 warnings.showwarning = show
 
     def _record(self, message: object) -> None:
+        line = one_line(message)[:_MAX_LENGTH]
+        if any(re.match(pattern, line) for pattern in UNHELPFUL_WARNINGS):
+            return
         if len(self._warnings) < _MAX_WARNINGS:
-            self._warnings.setdefault(one_line(message)[:_MAX_LENGTH])
+            self._warnings.setdefault(line)
 
     def claim(self, folder: str | PathLike[str]) -> None:
         """Claim a folder for a run that has no config.

@@ -42,15 +42,15 @@ class MemoryImages(SplitDataModule):
     ) -> None:
         super().__init__(eval_batch_size, eval_batch_size, 0)
         self.size: int | None = size
+        self.classes = tuple(map(str, getattr(data, "classes", None) or ()))
         self._splits["predict"] = self._prepare(data, "data")
         if reference is not None:
             self._splits["test"] = self._prepare(reference, "reference")
 
     @property
     def num_classes(self) -> int:
-        """Number of classes that occur; 0 if they are unknown."""
-        labels = [getattr(part, "label", torch.empty(0)) for part in self._splits.values()]
-        return max(int(label.max()) + 1 for label in labels)
+        """Number of classes, if the dataset names its `classes`; else 0."""
+        return len(self.classes)
 
     def _prepare(self, data: Any, argument: str) -> Dataset[Batch]:
         if not isinstance(data, Tensor):
