@@ -94,8 +94,8 @@ def forward_backward(
     for measurement in chosen:
         if not isinstance(measurement, Analysis):
             raise InputError(
-                f"measurements: {measurement!r:.60} is not a measurement; give callbacks such as"
-                " Reconstruction()"
+                f"measurements: {type(measurement).__name__} is not a measurement; give callbacks"
+                " such as Reconstruction()"
             )
     if not chosen:
         raise InputError("measurements is empty; give callbacks such as Reconstruction()")

@@ -112,8 +112,8 @@ def styled(style: str | None, width: float | None = None) -> Iterator[None]:
 
 
 def _read_style(path: str) -> Any:
+    import logging
     import tempfile
-    import warnings
 
     import matplotlib
 
@@ -125,9 +125,21 @@ def _read_style(path: str) -> Any:
         with tempfile.NamedTemporaryFile(suffix=".mplstyle") as file:
             file.write(content)
             file.flush()
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
+            problems: list[str] = []
+
+            def note(record: logging.LogRecord) -> bool:
+                problems.append(record.getMessage())
+                return False
+
+            log = logging.getLogger("matplotlib")  # which skips what it cannot read
+            log.addFilter(note)
+            try:
                 found = matplotlib.rc_params_from_file(file.name, use_default_template=False)
+            finally:
+                log.removeFilter(note)
+    if problems:
+        reason = one_line(problems[0]).replace(file.name, path)
+        raise InputError(f"--style: {reason[:250]}; correct this line")
     return {name: value for name, value in found.items() if _ALLOWED.fullmatch(name)}
 
 

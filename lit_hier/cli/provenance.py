@@ -22,7 +22,7 @@ from typing import Any, Final
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lit_hier import __version__
+from lit_hier.cli import configs
 from lit_hier.cli.process import UNHELPFUL_WARNINGS
 from lit_hier.errors import InputError, one_line
 from lit_hier.io.atomic import atomic_write
@@ -65,7 +65,7 @@ class Provenance(Callback):
     """
 
     def __init__(self, args: Sequence[str] = ()) -> None:
-        self._command = ["lit-hier", *args] if args else []
+        self._args = list(args)
         self._folder: Path | None = None
         self._warnings: dict[str, None] = {}  # in order, each once
         self._start = time.monotonic()
@@ -155,6 +155,11 @@ class Provenance(Callback):
         if not trainer.is_global_zero or trainer.logger is None or folder is None:
             return
         self._folder = Path(folder)
+        # The names of packaged configs were replaced by their paths.
+        self._args = [
+            configs.shorten(arg) if before in ("-c", "--config") else arg
+            for before, arg in zip(("", *self._args), self._args, strict=False)
+        ]
         device = trainer.strategy.root_device
         commit, clean = find_commit()
         self._facts = {
@@ -185,9 +190,9 @@ class Provenance(Callback):
         assert self._folder is not None
         record = {
             "format": RUN_FORMAT,
-            "lit_hier": __version__,
+            "lit_hier": version("lit-hier"),
             "status": status,
-            "command": self._command,
+            "command": ["lit-hier", *self._args] if self._args else [],
             "started": self._started.isoformat(timespec="seconds"),
             **ends,
             **self._facts,

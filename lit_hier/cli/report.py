@@ -295,9 +295,8 @@ def _render_table(table: "DataFrame") -> str:
     for row in table.head(_MAX_ROWS).itertuples(index=False):
         cells = []
         for value in row:
-            is_number = hasattr(value, "__float__")
-            text = f"{value:.6g}" if is_number else str(value)
-            kind = ' class="n"' if is_number else ""
+            text = f"{value:.6g}" if isinstance(value, float) else str(value)
+            kind = "" if isinstance(value, str) else ' class="n"'
             cells.append(f"<td{kind}>{_escape(text)}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     more = len(table) - _MAX_ROWS

@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int64
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from lit_hier.errors import InputError
+from lit_hier.errors import InputError, one_line
 from lit_hier.figures import OverlaidCurve, Panel, curve_figure, overlay_figure
 from lit_hier.metrics import transition, transition_errors
 from lit_hier.results.drawing import (
@@ -94,7 +94,7 @@ def find_transitions(run: Run) -> DataFrame:
         if not {"level", "time", _COLUMN, "theory"} <= set(table.columns):
             continue
         # Tables of data without a grammar, or without samples, have no place.
-        with suppress(InputError, KeyError):
+        with suppress(InputError, LookupError, TypeError, ValueError):
             root = _root(table)
             axis, _ = x_axis(root)
             x, y, theory = (root[key].to_numpy(float) for key in (axis, _COLUMN, "theory"))
@@ -121,7 +121,7 @@ def compare_tables(first: DataFrame, second: DataFrame) -> DataFrame:
     Raises:
         InputError: They have no curves or other axes, or no time and curve in common.
     """
-    quantities = [x for x in list_quantities(first) if x in list_quantities(second)]
+    quantities = [name for name in list_quantities(first) if name in list_quantities(second)]
     keys = [key for key in ("process", "time", *KEYS) if key in first and key in second]
     if not quantities or "time" not in keys:
         raise InputError("compare: the tables have no curves in common; give two of one kind")
@@ -132,7 +132,15 @@ def compare_tables(first: DataFrame, second: DataFrame) -> DataFrame:
             error = error_column(table, name)
             columns[f"{name}_error"] = table[error] if error else np.nan  # type: ignore[assignment]
         parts.append(table[keys].assign(**columns))
-    merged = parts[0].merge(parts[1], on=keys, suffixes=("_a", "_b"), sort=False)
+    try:
+        merged = parts[0].merge(
+            parts[1], on=keys, suffixes=("_a", "_b"), sort=False, validate="one_to_one"
+        )
+    except ValueError as error:  # of other types, or not unique
+        raise InputError(
+            f"compare: the tables' rows do not fit together: {one_line(error)[:150]}; give runs of"
+            " one experiment"
+        ) from error
     if not len(merged):
         raise InputError(
             "compare: the runs have no inversion time and curve in common; give runs of one"

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float64
 from matplotlib.figure import Figure
 from pandas import DataFrame
+from pandas.api.types import is_numeric_dtype
 
 from lit_hier.errors import InputError
 from lit_hier.figures import Panel, curve_figure
@@ -110,21 +111,21 @@ def error_column(table: DataFrame, column: str) -> str:
 
 def list_quantities(table: DataFrame) -> list[str]:
     """Return the columns of a table that are drawn; none if it has no curves over times."""
-    found = [column for column in QUANTITIES if column in table]
     # A histogram's count of true symbols has the name of a belief.
-    if "time" not in table or not len(table) or "low" in table:
+    if "time" not in table or not is_numeric_dtype(table["time"]) or "low" in table:
         return []
-    return found
+    return [x for x in QUANTITIES if x in table and is_numeric_dtype(table[x])]
 
 
 def is_drawn(table: DataFrame) -> bool:
     """Return whether `table_figure` can draw a table."""
-    if not list_quantities(table):
-        return False
+    columns = list_quantities(table)
     try:
-        return len(next(iter(curves_of(table, "time").values()))) > 1
-    except InputError:
+        panels = [_panel(table, column) for column in columns]
+        x_values = curves_of(table, x_axis(table)[0]) if panels else {"": np.empty(0)}
+    except (InputError, ValueError):  # damaged, or of a kind without curves
         return False
+    return len(next(iter(x_values.values()))) > 1
 
 
 def table_figure(table: DataFrame, *columns: str) -> Figure:
