@@ -19,6 +19,7 @@ from lit_hier.errors import InputError, one_line
 from lit_hier.figures import figure_style
 from lit_hier.io.arrays import write_samples
 from lit_hier.io.figures import write_figure
+from lit_hier.io.formats import RUN_FILE, write_run
 from lit_hier.io.tables import write_table
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.rhm.parameters import GrammarParameters
@@ -54,7 +55,8 @@ class Analysis(Callback, ABC):
     The measurements of all processes are reduced once, after the last batch. Rank zero writes;
     a file appears complete or not at all. Figures are drawn after all analyses have written their
     tables; one that cannot be drawn or saved is a warning in the log. Without a logger, or with
-    one that has no folder, nothing is written.
+    one that has no folder, nothing is written. A folder without `run.json` gets one, so that
+    `lit_hier.read_run` knows it.
 
     Attributes:
         result: After a run, what it measured, with or without files; empty on other ranks than
@@ -216,6 +218,8 @@ class Analysis(Callback, ABC):
         folder = trainer.log_dir  # a collective operation: every process must query it
         self._folder = None if trainer.logger is None else folder
         if trainer.is_global_zero:
+            if self._folder is not None and not Path(self._folder, RUN_FILE).exists():
+                write_run(self._folder)  # the run of a Trainer that a program started
             self.write(trainer, measured)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,6 +1,5 @@
 """On what a run ran: versions, commit, device, processes, duration, and its warnings."""
 
-import json
 import logging
 import os
 import platform
@@ -25,8 +24,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from lit_hier.cli import configs
 from lit_hier.cli.process import UNHELPFUL_WARNINGS
 from lit_hier.errors import InputError, one_line
-from lit_hier.io.atomic import atomic_write
-from lit_hier.io.formats import RUN_FILE, RUN_FORMAT
+from lit_hier.io.formats import RUN_FILE, write_run
 from lit_hier.io.safe_read import read_file
 
 _LIBRARIES: Final = (
@@ -189,8 +187,6 @@ class Provenance(Callback):
     def _write(self, status: str, ends: dict[str, Any]) -> None:
         assert self._folder is not None
         record = {
-            "format": RUN_FORMAT,
-            "lit_hier": version("lit-hier"),
             "status": status,
             "command": ["lit-hier", *self._args] if self._args else [],
             "started": self._started.isoformat(timespec="seconds"),
@@ -198,8 +194,7 @@ class Provenance(Callback):
             **self._facts,
             "warnings": list(self._warnings),
         }
-        with atomic_write(self._folder / RUN_FILE) as file:
-            file.write(json.dumps(record, indent=1).encode() + b"\n")
+        write_run(self._folder, record)
 
 
 def find_peak_memory() -> int | None:
