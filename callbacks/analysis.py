@@ -7,16 +7,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
+from pandas import DataFrame
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from lit_hier.callbacks.result import Result
 from lit_hier.callbacks.tensorboard import Hyperparameter, Number, log_figure, log_summary
 from lit_hier.diffusion import IMAGE_COUNTS, ForwardBackward, num_levels
 from lit_hier.errors import InputError, one_line
 from lit_hier.figures import figure_style
+from lit_hier.io.arrays import write_samples
 from lit_hier.io.figures import FigureFormat, write_figure
-from lit_hier.io.formats import CONFIG_FILE
+from lit_hier.io.formats import CONFIG_FILE, RUN_FILE, write_run
+from lit_hier.io.tables import write_table
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.rhm.parameters import GrammarParameters
 
@@ -30,12 +35,33 @@ _ARGUMENTS: Final = {
 }
 
 
+def find_cache(trainer: Trainer, kind: str) -> Path | None:
+    """Return the folder in which runs share what takes long to compute.
+
+    Args:
+        trainer: The run.
+        kind: The name of the folder.
+
+    Returns:
+        It is in the logger's `save_dir`; None for a run without files.
+    """
+    if trainer.logger is None or trainer.logger.save_dir is None:
+        return None
+    return Path(trainer.logger.save_dir or trainer.default_root_dir, kind)
+
+
 class Analysis(Callback, ABC):
-    """Measures the records of a `predict` run and writes into the logger's directory at its end.
+    """Measures the records of a `predict` run; at its end, writes into the logger's directory.
 
     The measurements of all processes are reduced once, after the last batch. Rank zero writes;
     a file appears complete or not at all. Figures are drawn after all analyses have written their
-    tables; one that cannot be drawn or saved is a warning in the log.
+    tables; one that cannot be drawn or saved is a warning in the log. Without a logger, or with
+    one that has no folder, nothing is written. A folder without `run.json` gets one, so that
+    `lit_hier.read_run` knows it.
+
+    Attributes:
+        result: After a run, what it measured, with or without files; empty on other ranks than
+            zero.
     """
 
     name: str
@@ -53,6 +79,11 @@ class Analysis(Callback, ABC):
     numbers: Mapping[str, Number] = MappingProxyType({})
     """After a run, its main numbers with their standard errors, see `log_summary`."""
     _draw: Callable[[], Mapping[str, Figure]] | None = None
+    _folder: str | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.result = Result()
 
     @abstractmethod
     def update(
@@ -65,11 +96,23 @@ class Analysis(Callback, ABC):
         """Reduce the measurements of all processes; called on all of them."""
 
     @abstractmethod
-    def write(self, trainer: Trainer, folder: str, measured: Any) -> None:
-        """Write the tables of what `compute` returned; called on rank zero.
+    def write(self, trainer: Trainer, measured: Any) -> None:
+        """Add tables and samples of what `compute` returned; called on rank zero.
 
         Figures are left to `draw_later`.
         """
+
+    def add_table(self, name: str, table: DataFrame) -> None:
+        """Add a table to the result, and write `{name}.csv` if the run has a folder."""
+        self.result.add_table(name, table)
+        if self._folder is not None:
+            write_table(self._folder, name, table)
+
+    def add_samples(self, name: str, arrays: Mapping[str, Any]) -> None:
+        """Add each sample's values to the result, and write `{name}.npz`, likewise."""
+        self.result.add_samples(name, {key: np.asarray(array) for key, array in arrays.items()})
+        if self._folder is not None:
+            write_samples(self._folder, name, arrays)
 
     def draw_later(self, draw: Callable[[], Mapping[str, Figure]]) -> None:
         """Draw, save and log figures once all analyses have written their tables.
@@ -83,15 +126,13 @@ class Analysis(Callback, ABC):
         """Read the sampler's properties; reject runs that this analysis cannot measure.
 
         Raises:
-            InputError: There is no logger with a directory, the module is not a sampler, its
-                records lack latents or messages, its grammars have no common average, or another
-                analysis writes the same files.
+            InputError: The module is not a sampler, its records lack latents or messages, its
+                grammars have no common average, or another analysis writes the same files.
         """
         if stage != "predict":
             return
         kind = type(self).__name__
-        if trainer.log_dir is None or trainer.logger is None:
-            raise InputError(f"trainer.logger: {kind} needs a logger that has a folder")
+        self.result = Result()
         if not isinstance(pl_module, ForwardBackwardModule):
             raise InputError(
                 f"model: {kind} measures samplers such as BPDenoiser,"
@@ -188,27 +229,30 @@ class Analysis(Callback, ABC):
         any_files, *counts = total.tolist()
         self.image_counts = dict(zip(IMAGE_COUNTS, counts, strict=True)) if any_files else {}
         folder = trainer.log_dir  # a collective operation: every process must query it
-        assert folder is not None
+        self._folder = None if trainer.logger is None else folder
         if trainer.is_global_zero:
-            self.write(trainer, folder, measured)
+            if self._folder is not None and not Path(self._folder, RUN_FILE).exists():
+                write_run(self._folder)  # the run of a Trainer that a program started
+            self.write(trainer, measured)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the figures, which no table waits for; the last analysis logs the summary."""
         draw, self._draw = self._draw, None
-        folder = trainer.log_dir  # a collective operation
         analyses = [other for other in trainer.callbacks if isinstance(other, Analysis)]  # type: ignore[attr-defined]
         if trainer.is_global_zero and self is analyses[-1]:
             assert isinstance(pl_module, ForwardBackwardModule)
             numbers = {name: x for other in analyses for name, x in other.numbers.items()}
-            config = Path(folder or "", CONFIG_FILE)
+            config = Path(self._folder or "", CONFIG_FILE)
             text = config.read_text() if config.is_file() else ""
             log_summary(trainer.loggers, describe_run(trainer, pl_module), numbers, text)
-        if draw is None or folder is None:
+        if draw is None:
             return
         try:
             with figure_style():
                 for name, figure in draw().items():
-                    write_figure(folder, name, figure, ("png", self.figure_format))
+                    self.result.add_figure(name, figure)
+                    if self._folder is not None:
+                        write_figure(self._folder, name, figure, ("png", self.figure_format))
                     log_figure(trainer.loggers, name, figure)
         except Exception as error:  # matplotlib raises errors of many types
             reason = one_line(error)[:200] or type(error).__name__

@@ -10,15 +10,13 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from lit_hier.callbacks.analysis import Analysis
+from lit_hier.callbacks.analysis import Analysis, find_cache
 from lit_hier.callbacks.axes import Floats
 from lit_hier.callbacks.beliefs import MESSAGES, belief_in_truth, latents_of, messages_of
-from lit_hier.callbacks.curves import find_cache
 from lit_hier.diffusion import ForwardBackward, num_levels
 from lit_hier.errors import InputError
 from lit_hier.figures import histogram_figure
 from lit_hier.inference.theory import predict
-from lit_hier.io.tables import write_table
 from lit_hier.metrics import Histogram, SampleTable, average
 from lit_hier.modules import ForwardBackwardModule
 
@@ -105,10 +103,8 @@ class BeliefHistogram(Analysis):
         (_, means), (_, groups) = (table.to(pl_module.device).compute() for table in tables)
         return counts, means, groups.astype(np.int64)
 
-    def write(
-        self, trainer: Trainer, folder: str, measured: tuple[Tensor, Floats, NDArray[Any]]
-    ) -> None:
-        """Write the tables."""
+    def write(self, trainer: Trainer, measured: tuple[Tensor, Floats, NDArray[Any]]) -> None:
+        """Add the tables."""
         counts, groups = measured[0].numpy(), measured[2]
         found = average(measured[1], groups, self.is_random)
         mean = found.mean
@@ -125,8 +121,9 @@ class BeliefHistogram(Analysis):
             "true": counts[message, level, 0, k],
             "other": counts[message, level, 1, k],
         }
-        write_table(folder, self.name, DataFrame(columns))
-        predicted = predict(self.sources[0], self.noise_process, [self.time], find_cache(trainer))
+        self.add_table(self.name, DataFrame(columns))
+        cache = find_cache(trainer, "theory")
+        predicted = predict(self.sources[0], self.noise_process, [self.time], cache)
         if not self.uniform_prior:
             predicted = predicted.upward_only()
         theory, theory_sem = (
@@ -147,7 +144,7 @@ class BeliefHistogram(Analysis):
             "count": len(groups),
             "theory_sem": theory_sem.ravel(),
         }
-        write_table(folder, f"{self.name}_deviation", DataFrame(deviations))
+        self.add_table(f"{self.name}_deviation", DataFrame(deviations))
         shown = slice(0, self.num_levels)
         self.draw_later(
             lambda: {

@@ -4,7 +4,6 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -15,15 +14,13 @@ from pandas import DataFrame
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from lit_hier.callbacks.analysis import Analysis
+from lit_hier.callbacks.analysis import Analysis, find_cache
 from lit_hier.callbacks.axes import CurveAxis, Floats
 from lit_hier.callbacks.tensorboard import log_curves
 from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
 from lit_hier.figures import Panel, curve_figure
 from lit_hier.inference.theory import Prediction, predict
-from lit_hier.io.arrays import write_samples
-from lit_hier.io.tables import write_table
 from lit_hier.metrics import SampleTable, average, deviation, transition_window
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.rhm.parameters import GrammarParameters
@@ -33,12 +30,6 @@ Curves = Mapping[str, Floats]
 Columns = Mapping[str, ArrayLike]
 """Values over times, shape (T,), or one value for all times, by the column's name."""
 _T = TypeVar("_T")
-
-
-def find_cache(trainer: Trainer) -> Path:
-    """Return the folder in which theory that takes long to compute is kept."""
-    assert trainer.logger is not None
-    return Path(trainer.logger.save_dir or trainer.default_root_dir, "theory")
 
 
 def transpose(rows: Sequence[Mapping[str, _T]]) -> dict[str, list[_T]]:
@@ -302,14 +293,14 @@ class CurveAnalysis(Analysis):
         del self._values, self._source_indices, self._x
         return [computed[0][0], *(values for _, values in computed)]
 
-    def write(self, trainer: Trainer, folder: str, measured: list[NDArray[Any]]) -> None:
-        """Summarize the samples, and write all files but the figures."""
+    def write(self, trainer: Trainer, measured: list[NDArray[Any]]) -> None:
+        """Summarize the samples, and add all but the figures."""
         index, values, source_indices, *gathered = measured
         if not len(index):
             raise InputError("data: none of the images can be read; check the files")
         x = self.x_axis.values(self.times, gathered[0] if gathered else None)
         source_indices = source_indices.astype(np.int64)
-        cache = find_cache(trainer)
+        cache = find_cache(trainer, "theory")
         self._predictions = {
             source: predict(source, self.noise_process, self.times, cache)
             for source in set(map(self._source, self.lines()))
@@ -333,10 +324,10 @@ class CurveAnalysis(Analysis):
         samples |= {"index": index, "source": results.source_indices}
         samples |= self.arrays(values)
         self.draw_later(lambda: self.figures(results, tables))
-        write_samples(folder, self.name, samples)
+        self.add_samples(self.name, samples)
         for name, table in tables.items():
-            write_table(folder, name, table)
-        write_table(folder, self.name, results.table)
+            self.add_table(name, table)
+        self.add_table(self.name, results.table)
         log_curves(trainer.loggers, self.charts(results), self.axis, self.times)
 
     def _summarize(

@@ -16,6 +16,7 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lit_hier.callbacks.agreement import count_predictions, empty_counts, permuted_accuracy
+from lit_hier.callbacks.analysis import find_cache
 from lit_hier.callbacks.networks import first_samples
 from lit_hier.diffusion import IMAGE_COUNTS
 from lit_hier.errors import InputError
@@ -180,7 +181,7 @@ def _find_path(
     split: str,
     determining: tuple[int, int, Per],
 ) -> Path | None:
-    """Return the file that caches statistics; None if the contents of the data are unknown.
+    """Return the file that caches statistics; None without a folder or a fingerprint of data.
 
     `determining` are the numbers of classes and of samples in a batch, and what has moments.
     """
@@ -191,8 +192,8 @@ def _find_path(
     versions = [version(name) for name in _LIBRARIES]
     parts = (_REFERENCE_FORMAT, probe.identity, data, *determining, versions)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-    assert trainer.logger is not None
-    return Path(trainer.logger.save_dir or trainer.default_root_dir, "reference", f"{key}.npz")
+    cache = find_cache(trainer, "reference")
+    return None if cache is None else cache / f"{key}.npz"
 
 
 def _check_size(probe: Probe, num_batches: int, num_processes: int) -> None:

@@ -100,7 +100,7 @@ class SampleGrid(Analysis):
         _, first = np.unique(keys[order, 0].cpu().numpy(), return_index=True)
         return rows[order][first].cpu().numpy()
 
-    def write(self, trainer: Trainer, folder: str, measured: NDArray[np.uint8]) -> None:
+    def write(self, trainer: Trainer, measured: NDArray[np.uint8]) -> None:
         """Leave the grid to be drawn.
 
         Raises:

@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from lit_hier.callbacks import ActivationSimilarity, Reconstruction
     from lit_hier.data import ImageDataModule, RHMDataModule
     from lit_hier.errors import InputError
+    from lit_hier.experiment import forward_backward
     from lit_hier.inference import BeliefPropagation
     from lit_hier.modules import BPDenoiser, DDPMSampler
     from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise
+    from lit_hier.results import read_run
     from lit_hier.rhm import GrammarEnsemble, RandomHierarchyModel
 
 __version__ = "0.1.0"
@@ -31,6 +33,8 @@ __all__ = [
     "RHMDataModule",
     "RandomHierarchyModel",
     "Reconstruction",
+    "forward_backward",
+    "read_run",
 ]
 _MODULES = {
     "ActivationSimilarity": "callbacks",
@@ -46,6 +50,8 @@ _MODULES = {
     "RHMDataModule": "data",
     "RandomHierarchyModel": "rhm",
     "Reconstruction": "callbacks",
+    "forward_backward": "experiment",
+    "read_run": "results",
 }
 
 

@@ -37,6 +37,8 @@ from typing import Any, Final
 
 from attack import EXECUTED
 
+from lit_hier.cli.provenance import find_commit
+
 SECONDS: Final = 10.0  # beyond an unchanged input of the same kind
 MEMORY: Final = 2**30  # bytes beyond what importing takes
 _HARD_MEMORY: Final = 4 * 2**30  # of address space beyond what is in use
@@ -447,6 +449,7 @@ def run_input(use: Callable[[Trial], None], trial: Trial, idle: float,
     """
     create_sandbox(trial.root)
     known_packages()  # before the fork, as it takes a while
+    find_commit()  # starts git, once per process
 
     def child(writer: int) -> None:
         _enter(trial.root)

@@ -16,7 +16,7 @@ LAYERS = (
     {"modules"},
     {"callbacks"},
     {"results", "cli"},
-    {"__main__"},
+    {"experiment", "__main__"},
 )
 RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 FRAMEWORKS = ("jsonargparse", "lightning_fabric", "pytorch_lightning", "torchmetrics")

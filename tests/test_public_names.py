@@ -21,7 +21,7 @@ def test_importing_the_package_imports_no_torch() -> None:
 
 
 @pytest.mark.parametrize("name", lit_hier.__all__)
-def test_every_public_name_is_a_class_with_a_docstring(name: str) -> None:
+def test_every_public_name_has_a_docstring(name: str) -> None:
     value = getattr(lit_hier, name)
     assert value.__name__ == name
     assert value.__doc__

@@ -1,18 +1,31 @@
 """Finished runs as objects, averages over runs and comparisons; files that are not trusted."""
 
 import io
+import json
+import re
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from pandas import DataFrame
+from grammar_runs import predict
+from pandas import DataFrame, read_csv
 
+from lit_hier.cli import estimate, main
 from lit_hier.errors import InputError
 from lit_hier.io.arrays import write_samples
 from lit_hier.io.tables import write_table
-from lit_hier.results import Run, average_tables, compare_runs, read_run, table_figure
+from lit_hier.results import (
+    Run,
+    average_tables,
+    compare_runs,
+    compare_tables,
+    comparison_figure,
+    find_transitions,
+    read_run,
+    table_figure,
+)
 
 TIMES = np.linspace(0, 1, 21)
 
@@ -221,3 +234,181 @@ def test_runs_without_parameters_of_a_grammar_are_not_compared(tmp_path: Path) -
     (run.folder / "config.yaml").write_text("data: {init_args: {}}")
     with pytest.raises(InputError, match="are not of an RHM's parameters"):
         compare_runs({("g", "a"): read_run(run.folder)}, ["reconstruction"])
+
+
+def execute(*args: str, capsys: pytest.CaptureFixture[str], status: int = 0) -> str:
+    """Execute a command in this process; return what it prints."""
+    if status:
+        with pytest.raises(SystemExit) as end:
+            main(args)
+        assert end.value.code == status
+        error = capsys.readouterr().err
+        assert error.startswith("lit-hier: error: ")
+        assert error.count("\n") == 1
+        return error
+    main(args)
+    return capsys.readouterr().out
+
+
+def test_a_run_draws_its_figures_again_in_each_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "logs" / "demo" / "version_0")
+    assert run.figures == ("reconstruction",)
+    style = tmp_path / "my.mplstyle"
+    style.write_text("axes.facecolor: 123456\nfigure.hooks: os:getcwd\ntext.usetex: True\n")
+    out = execute("plot", str(tmp_path / "logs" / "demo"), "--format", "svg", "--width", "3.3",
+                  "--style", str(style), capsys=capsys)  # fmt: skip
+    path = run.folder / "plots" / "reconstruction_marginal.svg"
+    assert out == f"figure   {path}\n"
+    text = path.read_text()
+    assert 'width="237.6pt"' in text  # 3.3 inches
+    assert "#123456" in text
+    assert ">level 1<" in text  # letters stay letters
+    execute("plot", str(run.folder), capsys=capsys)
+    assert (run.folder / "plots" / "reconstruction.pdf").read_bytes()[:4] == b"%PDF"
+
+
+def test_a_comparison_has_differences_with_errors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (write_run(tmp_path / name, x) for name, x in (("a", 0.4), ("b", 0.55)))
+    compared = compare_tables(first.table("reconstruction"), second.table("reconstruction"))
+    a, b = (run.table("reconstruction")["marginal"] for run in (first, second))
+    np.testing.assert_allclose(compared["marginal_difference"], b - a)
+    np.testing.assert_allclose(compared["marginal_difference_sem"], 0.01 * 2**0.5)
+    assert len(comparison_figure(compared, ("A", "B")).axes) == 3
+    folder = tmp_path / "out"
+    out = execute("compare", str(first.folder), str(second.folder), "--folder", str(folder),
+                  capsys=capsys)  # fmt: skip
+    place = read_csv(folder / "compare_transitions.csv").iloc[0]
+    assert place["place_difference"] == pytest.approx(0.15, abs=2e-3)
+    assert place["place_difference_sem"] == pytest.approx(0.02 * 2**0.5, rel=0.2)
+    assert "place    reconstruction (time): A 0.4" in out
+    assert (folder / "compare_reconstruction.png").is_file()
+
+
+def test_tables_without_common_rows_are_not_compared() -> None:
+    with pytest.raises(InputError, match="no inversion time and curve in common"):
+        compare_tables(similarity(0.1), similarity(0.1, "b"))
+    twice = similarity(0.1).iloc[[0, 0]]
+    with pytest.raises(InputError, match="rows do not fit together"):
+        compare_tables(twice, twice)
+    with pytest.raises(InputError, match="no curves in common"):
+        compare_tables(similarity(0.1).drop(columns=["mean", "mode"]), similarity(0.1))
+
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+def test_a_report_is_one_page_and_escapes_what_it_shows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / f"run {HOSTILE}".replace("/", "-"))
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    config["model"] = {"class_path": f"a.{HOSTILE}"}
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(config) + f"# {HOSTILE}\n")
+    facts = {"format": 1, "warnings": [HOSTILE], "command": [HOSTILE], "versions": {HOSTILE: "1"}}
+    (run.folder / "run.json").write_text(json.dumps(facts))
+    write_table(run.folder, "similarity", similarity(0.4, f"$\\bad {HOSTILE}"))
+    reference = {"split": ["test"], "count": [100], "top1": [0.9], "top5": [np.nan]}
+    write_table(run.folder, "similarity_reference", DataFrame(reference))
+    (run.folder / "evil.png").write_text(HOSTILE)
+    (run.folder / "link.png").symlink_to("/etc/passwd")
+    page = tmp_path / "page.html"
+    out = execute("report", str(run.folder), "--output", str(page), capsys=capsys)
+    assert out == f"report   {page}\n"
+    text = page.read_text()
+    assert "<script" not in text
+    assert "<img src=x" not in text
+    assert "default-src 'none'" in text
+    assert text.count("&lt;script&gt;") >= 5  # title, model, command, warning, config
+    assert text.count("<img ") == 2  # drawn from the tables of the two measurements
+    assert "top1 90.00% (95 % interval 82.56% to 94.48%), top5 unknown" in text
+    # The place of the transition.
+    assert f"{transition_place(run):.6g}" in text
+
+
+def transition_place(run: Run) -> float:
+    return float(find_transitions(run)["place"][0])
+
+
+def test_runs_are_listed_and_only_a_run_is_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    logs = tmp_path / "logs"
+    runs = [write_run(logs / "demo" / f"version_{k}") for k in range(2)]
+    facts = {"format": 1, "lit_hier": "0.1.0", "duration": 61.0, "command": ["lit-hier", "x"],
+             "started": "2030-01-02T03:04:05+00:00", "status": "complete"}  # fmt: skip
+    (runs[0].folder / "run.json").write_text(json.dumps(facts))
+    kept = tmp_path / "kept"
+    write_run(kept / "version_0")
+    (logs / "link").symlink_to(kept)
+    (runs[0].folder / "link").symlink_to(kept)
+    out = execute("runs", capsys=capsys).splitlines()
+    assert [line.split()[0] for line in out[1:-1]] == [f"logs/demo/version_{k}" for k in range(2)]
+    assert "2030-01-0" in out[1]
+    assert out[1].endswith("complete  61 s  lit-hier x")
+    assert out[-1].startswith("2 runs, ")
+    cases = {
+        "logs/demo/version_1": "has no run.json of lit-hier",
+        "logs/demo": "has no run.json of lit-hier",
+        "logs/link/version_0": "is reached through a link",
+        "logs/../kept/version_0": "is reached through a link",
+        "kept/version_0": "is not in logs",
+        "logs": "does not exist",
+        "logs/none": "does not exist",
+        "logs/\0": "is not in logs|does not exist",
+    }
+    for path, message in cases.items():
+        error = execute("runs", "--remove", path, capsys=capsys, status=2)
+        assert re.search(message, error), path
+    assert runs[0].folder.is_dir()
+    out = execute("runs", "--remove", "logs/demo/version_0", capsys=capsys)
+    assert out.startswith("removed  logs/demo/version_0 (")
+    assert not runs[0].folder.exists()
+    assert (kept / "version_0" / "config.yaml").is_file()  # the link's target
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["plot", "none"], "run: none is not the folder of a run"),
+        (["plot", "run", "--width", "0"], "--width is 0; give inches from 1 to 40"),
+        (["plot", "run", "--format", "gif"], "invalid choice: 'gif'"),
+        (["plot", "run", "--style", "none"], "--style: "),
+        (["plot", "run", "--style", "bad.mplstyle"], "axes.facecolor: nonsense"),
+        (["plot", "empty"], "has no table with curves to draw"),
+        (["compare", "run", "empty"], "have no table with curves in common"),
+        (["compare", "run"], "the following arguments are required: B"),
+        (["report", "none"], "run: none is not the folder of a run"),
+        (["report", "run", "--output", "run/config.yaml/x"], "--output: cannot write"),
+        (["runs", "none"], "folder: there is no folder none"),
+    ],
+)
+def test_bad_input_of_the_commands_is_one_line(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    args: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "run")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.yaml").touch()
+    (tmp_path / "bad.mplstyle").write_text("axes.facecolor: nonsense {\n")
+    assert message in execute(*args, capsys=capsys, status=2)
+
+
+def test_an_estimate_extrapolates_the_first_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "_LONG", 0.0)
+    predict(tmp_path, estimate.Estimate(), num=50, size=10)
+    error = capsys.readouterr().err
+    found = re.search(r"estimate, from the first batch: about (.+) s left, ([\d.]+) GB", error)
+    assert found
+    assert float(found[1]) > 0
+    assert float(found[2]) > 0

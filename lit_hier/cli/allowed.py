@@ -169,7 +169,11 @@ def get_own_classes() -> dict[str, type]:
 
 def _list_allowed() -> dict[str, type]:
     exported: list[tuple[str, Any]] = [
-        *(("lit_hier", getattr(lit_hier, name)) for name in lit_hier.__all__),
+        *(
+            ("lit_hier", value)
+            for value in (getattr(lit_hier, name) for name in lit_hier.__all__)
+            if isinstance(value, type)
+        ),
         *((value.__module__, value) for value in get_own_classes().values()),
     ]
     for module, kind, left_out in _KINDS:

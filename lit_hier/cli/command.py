@@ -35,11 +35,13 @@ from lit_hier.cli.check_only import CheckOnly, NoFiles
 from lit_hier.cli.checkpoint_io import AtomicCheckpointIO, check_trainer
 from lit_hier.cli.class_values import check_class, check_class_values
 from lit_hier.cli.errors import blaming, describe_input_error
+from lit_hier.cli.estimate import Estimate
 from lit_hier.cli.exits import exit_with_error, is_output_closed
 from lit_hier.cli.own_commands import TRAINER_COMMANDS
 from lit_hier.cli.parser import OneLineParser, check_arguments
 from lit_hier.cli.process import SigtermInterrupts, safe_path
 from lit_hier.cli.products import check_stage, list_users, list_written, named_products
+from lit_hier.cli.provenance import Provenance
 from lit_hier.cli.run_folder import RunFolder
 from lit_hier.cli.supervision import Supervisor, bound_to_parent
 from lit_hier.cli.trust import trusted_classes
@@ -421,11 +423,17 @@ def execute(args: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
         BrokenPipeError: Standard output was closed.
         SystemExit: With status 2 and one line on standard error if the input is invalid.
     """
-    supervisor = Supervisor()
+    supervisor, provenance = Supervisor(), Provenance(args)
     try:
         check_arguments(args)
-        with bound_to_parent(), only_regular_files(), trusted_classes(args), named_products(args):
-            _run(LitHierCLI, args, [supervisor, *callbacks])
+        with (
+            bound_to_parent(),
+            only_regular_files(),
+            trusted_classes(args),
+            named_products(args),
+            provenance.recorded(),
+        ):
+            _run(LitHierCLI, args, [supervisor, Estimate(), provenance, *callbacks])
             supervisor.close()
     except Exception as error:
         if isinstance(error, BrokenPipeError) and is_output_closed():

@@ -28,6 +28,10 @@ TRAINER_COMMANDS: Final[Mapping[str, str]] = {
 """What each method of a Trainer does, by its name."""
 OWN_COMMANDS: Final[Mapping[str, str]] = {
     "study": "Run an experiment once for each combination of values, and average over them.",
+    "plot": "Draw the figures of finished runs again, for a paper: as PDF, SVG or PNG.",
+    "compare": "Compare two finished runs: their curves, transitions and differences.",
+    "report": "Write all that is known of a finished run into one HTML page.",
+    "runs": "List the runs in a folder with their sizes; remove one.",
     "configs": "List the configs that come with this package; print or copy one, to edit it.",
     "completion": "Print a script that completes commands, options and classes in a shell.",
 }

@@ -34,7 +34,7 @@ _SAFE_PATH: Final = "PYTHONSAFEPATH"
 _UNHELPFUL_LINES: Final = ("Tip:", "Detected KeyboardInterrupt")
 GRACE: Final = 20.0
 """Seconds within which a process ends after SIGTERM or SIGINT, whatever it is doing."""
-_UNHELPFUL_WARNINGS: Final = (
+UNHELPFUL_WARNINGS: Final = (
     # Lightning's own use of torch's trees.
     r".*isinstance\(treespec, LeafSpec\)",
     # A process without a batch receives an empty one, and an empty log.
@@ -44,13 +44,14 @@ _UNHELPFUL_WARNINGS: Final = (
     # A process without a batch has an empty metric until the processes synchronize.
     "The ``compute`` method of metric",
 )
+"""The beginnings of warnings that no user of this command can act on, as regular expressions."""
 
 
 def configure() -> None:
     """Configure a process that runs this command and nothing else."""
     _disable_reduced_precision()
     _retain_freed_memory()
-    _silence_unhelpful_messages()
+    silence_unhelpful_messages()
     threading.excepthook = _report_thread_error
     sys.unraisablehook = _repeat_lost_interrupt
     _Watch.start(GRACE)
@@ -225,9 +226,9 @@ def _retain_freed_memory() -> None:
             mallopt(_M_TRIM_THRESHOLD, 2**28)
 
 
-def _silence_unhelpful_messages() -> None:
+def silence_unhelpful_messages() -> None:
     """Silence warnings and tips of Lightning that no user of this command can act on."""
-    for message in _UNHELPFUL_WARNINGS:
+    for message in UNHELPFUL_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     _RANK_ZERO_LOG.addFilter(
         lambda record: not any(text in record.getMessage() for text in _UNHELPFUL_LINES)

@@ -11,13 +11,12 @@ from pytorch_lightning.cli import SaveConfigCallback
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
-from lit_hier import __version__
 from lit_hier.cli.checkpoint_io import check_optimizers, get_folders
 from lit_hier.cli.errors import RENAMED
 from lit_hier.errors import InputError, one_line
 from lit_hier.io.atomic import atomic_write, check_writable
 from lit_hier.io.checkpoints import write_record
-from lit_hier.io.formats import RUN_FILE, RUN_FORMAT
+from lit_hier.io.formats import write_run
 
 _CONFIG: Final = "config.yaml"
 _TRAINING_KEY: Final = "lit_hier_run"  # in a checkpoint: what determines the training
@@ -35,8 +34,8 @@ class RunFolder(SaveConfigCallback):
     started it.
 
     Writes `config.yaml`, and `run.json` with the `format` of the folder, an integer, and the
-    version of `lit_hier`. Each checkpoint gets the record of its format, and `lit_hier_run`: the
-    part of the config that determines what is learned.
+    version of `lit_hier`, to which `Provenance` adds. Each checkpoint gets the record of its
+    format, and `lit_hier_run`: the part of the config that determines what is learned.
 
     Attributes:
         unnumbered: A copy of the logger, made before it chooses a version.
@@ -68,15 +67,14 @@ class RunFolder(SaveConfigCallback):
             config = self.parser.dump(self.config, skip_none=False).encode()
         except (TypeError, ValueError) as error:  # a class's default is not of its type
             return f"config: cannot be saved: {one_line(error)[-200:]}; give this argument a value"
-        run = json.dumps({"format": RUN_FORMAT, "lit_hier": __version__}).encode()
         while True:
             folder = Path(logger.log_dir or logger.save_dir)
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 Path(folder, _CONFIG).touch(exist_ok=False)
-                for name, content in ((_CONFIG, config), (RUN_FILE, run + b"\n")):
-                    with atomic_write(folder / name) as file:
-                        file.write(content)
+                with atomic_write(folder / _CONFIG) as file:
+                    file.write(config)
+                write_run(folder)
                 return ""
             except FileExistsError:
                 next_logger: Any = copy.copy(self.unnumbered)

@@ -274,6 +274,11 @@ class SampleStore:
         }
         self._write(self._batch_path(planned[0]), batch)
 
+    def count_bytes(self, index: Tensor) -> int:
+        """Count the bytes of the image files of samples, int64, shape (B,)."""
+        paths = (self._path(name, k) for name in self._subfolders for k in index.tolist())
+        return sum(path.stat().st_size for path in paths if path.is_file())
+
     def load(self, images: ImageBatch, steps: Sequence[int] | None = None) -> Tensor:
         """Read the samples of images, in the batches that were saved or in others.
 

@@ -3,12 +3,16 @@
 Files from before format versions existed have none; they are read as format 1.
 """
 
+import json
+from collections.abc import Mapping
 from contextlib import suppress
+from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
 from lit_hier.errors import InputError
+from lit_hier.io.atomic import atomic_write
 from lit_hier.io.safe_read import read_file, read_json, reading
 
 RUN_FORMAT: Final = 1  # a run's folder
@@ -44,6 +48,21 @@ def check_format(found: Any, newest: int, source: str) -> int:
             " update lit-hier"
         )
     return found
+
+
+def write_run(folder: str | PathLike[str], facts: Mapping[str, Any] | None = None) -> None:
+    """Write `run.json`, by which a folder is known as that of a run.
+
+    Args:
+        folder: The folder.
+        facts: What is known of the run, as JSON can hold it, besides the format and this version.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    record = {"format": RUN_FORMAT, "lit_hier": version("lit-hier"), **(facts or {})}
+    with atomic_write(Path(folder, RUN_FILE)) as file:
+        file.write(json.dumps(record, indent=1).encode() + b"\n")
 
 
 def check_run(folder: str | PathLike[str], argument: str) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from pytorch_lightning.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_hier.diffusion.adm_flags import ADM_SUFFIXES, ADMFlags
 from lit_hier.diffusion.images import DamagedSampleError, ImageBatch
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 _LOG: Final = logging.getLogger("lit_hier")
+# Of a model of diffusers.
+_SETTINGS: Final = ("sample_size", "in_channels", "out_channels", "block_out_channels")
 
 
 class DDPMSampler(ImageSampler):
@@ -86,6 +90,77 @@ class DDPMSampler(ImageSampler):
         if pretrained.endswith(ADM_SUFFIXES):
             assumed = (adm or ADMFlags()).describe()
             rank_zero_info(f"pretrained: assumed of {pretrained}: {assumed}; see the argument adm")
+            self._size_origin = " (adm.image_size; correct it if that is wrong)"
+        self._set_up(
+            model,
+            trained,
+            times=times,
+            unit=unit,
+            num_steps=num_steps,
+            convention=convention,
+            scheduler=scheduler,
+            batch_size=batch_size,
+            channels_last=channels_last,
+            compile=compile,
+            seed=seed,
+            samples=samples,
+        )
+
+    @classmethod
+    def from_pipeline(
+        cls, pipeline: Any, times: Sequence[float], scheduler: Any = None, **options: Any
+    ) -> DDPMSampler:
+        """Build a sampler from a diffusion model in memory.
+
+        The model is used as it is, not copied: without gradients, in evaluation mode.
+
+        Args:
+            pipeline: A pipeline of diffusers with a `unet` and a `scheduler`, such as
+                `DDPMPipeline(model, scheduler)`; its scheduler is that of the training.
+            times: Inversion times, ascending.
+            scheduler: See the class.
+            **options: Other arguments of the class, except `pretrained` and `adm`.
+
+        Raises:
+            InputError: It has no such model, or as for the class.
+        """
+        model, trained = (getattr(pipeline, name, None) for name in ("unet", "scheduler"))
+        if not isinstance(model, nn.Module) or not hasattr(trained, "config"):
+            raise InputError(
+                f"pipeline: {type(pipeline).__name__} has no unet and scheduler; give a"
+                " DDPMPipeline(unet, scheduler) of an unconditional model of pixels"
+            )
+        missing = [name for name in _SETTINGS if name not in getattr(model, "config", {})]
+        if missing or getattr(model, "class_embedding", None) is not None:
+            reason = f"has no {missing[0]} in its config" if missing else "is class-conditional"
+            raise InputError(
+                f"pipeline: {type(model).__name__} {reason}; give an unconditional model of"
+                " pixels, such as a UNet2DModel"
+            )
+        known = inspect.signature(cls._set_up).parameters
+        for name in options:
+            if name not in known or name in ("model", "trained"):
+                raise InputError(f"{name}: from_pipeline has no such argument")
+        sampler = cls.__new__(cls)
+        sampler._set_up(model.eval(), trained, times=times, scheduler=scheduler, **options)
+        return sampler
+
+    def _set_up(
+        self,
+        model: Any,
+        trained: Any,
+        times: Sequence[float],
+        unit: Literal["step", "fraction"] = "step",
+        num_steps: int = 250,
+        convention: Convention = "aligned",
+        scheduler: Any = None,
+        batch_size: int = 32,
+        channels_last: bool = False,
+        compile: bool = False,
+        seed: int = 0,
+        samples: str | None = None,
+    ) -> None:
+        """Initialize with a model and the scheduler that it was trained with."""
         scheduler = inherit(scheduler, trained)
         process = ReverseProcess(scheduler, num_steps, convention)
         if not times or not all(map(math.isfinite, times)):
@@ -100,14 +175,12 @@ class DDPMSampler(ImageSampler):
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; give at least 1")
         _check_channels(model, scheduler)
-        super().__init__(steps, num_steps, seed)
+        ImageSampler.__init__(self, steps, num_steps, seed)
         self.process = process
         self.batch_size = batch_size
         self.channels_last = channels_last
         self.model = model.requires_grad_(False)
         self.samples = samples
-        if pretrained.endswith(ADM_SUFFIXES):
-            self._size_origin = " (adm.image_size; correct it if that is wrong)"
         self._store: SampleStore | None = None
         self._lock: BaseFileLock | None = None
         self._checks = ExitStack()
@@ -187,6 +260,10 @@ class DDPMSampler(ImageSampler):
         if self._store is not None and self._store.finished(index):
             return 0
         return len(index) * sum(map(self.process.num_evaluations, self.steps))
+
+    def num_written_bytes(self, index: Tensor) -> int:
+        """Count the bytes of a batch's saved samples."""
+        return 0 if self._store is None else self._store.count_bytes(index)
 
     def sample(self, images: ImageBatch) -> Tensor:
         """Noise a batch to each inversion step and denoise it, or read its saved samples.

@@ -92,6 +92,14 @@ class ForwardBackwardModule(LightningModule, ABC):
         """
         return 0
 
+    def num_written_bytes(self, index: Tensor) -> int:
+        """Count the bytes that a batch has taken on disk, besides the results.
+
+        Args:
+            index: Sample indices of the batch, int64, shape (B,).
+        """
+        return 0
+
     @abstractmethod
     def forward_backward(self, batch: Any) -> ForwardBackward:
         """Corrupt a batch to each inversion time and sample the posterior."""

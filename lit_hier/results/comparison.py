@@ -1,6 +1,7 @@
-"""The root's curves of several runs over each other, and the places of their transitions."""
+"""Runs side by side: their curves, differences, and the places of their transitions."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import numpy as np
@@ -8,10 +9,18 @@ from jaxtyping import Float64, Int64
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from lit_hier.errors import InputError
-from lit_hier.figures import OverlaidCurve, overlay_figure
+from lit_hier.errors import InputError, one_line
+from lit_hier.figures import OverlaidCurve, Panel, curve_figure, overlay_figure
 from lit_hier.metrics import theory_errors, transition, transition_errors
-from lit_hier.results.drawing import error_column, x_axis
+from lit_hier.results.drawing import (
+    KEYS,
+    QUANTITIES,
+    curves_of,
+    error_column,
+    is_drawn,
+    list_quantities,
+    x_axis,
+)
 from lit_hier.results.runs import Run
 
 _COLUMN: Final = "marginal"
@@ -69,6 +78,153 @@ def compare_runs(
     ylabel = "probability of the true class"
     xlabels = [labels[name] for name in tables]
     return DataFrame(rows), overlay_figure(panels, xlabels, ylabel, names[1])
+
+
+def find_transitions(run: Run) -> DataFrame:
+    """Locate the transition of the class in each of a run's tables of `Reconstruction`.
+
+    See `compare_runs`. Nothing is measured again.
+
+    Returns:
+        A row per table, of which each sample's values are known: table, axis, place, place_sem,
+        width, width_sem, theory_place, theory_place_sem, theory_width, theory_width_sem, grammars,
+        count; no row for other runs.
+    """
+    rows = []
+    for name in run.tables:
+        table = run.table(name)
+        if not {"level", "time", _COLUMN, "theory"} <= set(table.columns):
+            continue
+        # Tables of data without a grammar, or without samples, have no place.
+        with suppress(InputError, LookupError, TypeError, ValueError):
+            root = _root(table)
+            axis, _ = x_axis(root)
+            x, y = (root[key].to_numpy(float) for key in (axis, _COLUMN))
+            values, source = _root_samples(run, name)
+            theory, error = _align(root, root)
+            found = _locate(x, y, values, source, theory, error, 1 / _num_classes(run))
+            numbers = {"grammars": len(np.unique(source)), "count": len(source)}
+            rows.append({"table": name, "axis": axis, **found, **numbers})
+    return DataFrame(rows)
+
+
+def compare_tables(first: DataFrame, second: DataFrame) -> DataFrame:
+    """Subtract the quantities of a run's table from those of another one.
+
+    Args:
+        first: A table with curves.
+        second: One of the same measurement, over the same axis.
+
+    Returns:
+        A row per time and curve that both have, with the columns that identify it and, for each
+        quantity that is drawn: {quantity}_a, {quantity}_b, {quantity}_difference (b - a) and
+        {quantity}_difference_sem: sqrt(sem_a^2 + sem_b^2), as of independent runs, which is too
+        large for runs on the same data; NaN where an error is unknown.
+
+    Raises:
+        InputError: They have no curves or other axes, or no time and curve in common.
+    """
+    quantities = [name for name in list_quantities(first) if name in list_quantities(second)]
+    keys = [key for key in ("process", "time", *KEYS) if key in first and key in second]
+    if not quantities or "time" not in keys:
+        raise InputError("compare: the tables have no curves in common; give two of one kind")
+    parts = []
+    for table in (first, second):
+        columns = {name: table[name] for name in quantities}
+        for name in quantities:
+            error = error_column(table, name)
+            columns[f"{name}_error"] = table[error] if error else np.nan  # type: ignore[assignment]
+        parts.append(table[keys].assign(**columns))
+    try:
+        merged = parts[0].merge(
+            parts[1], on=keys, suffixes=("_a", "_b"), sort=False, validate="one_to_one"
+        )
+    except ValueError as error:  # of other types, or not unique
+        raise InputError(
+            f"compare: the tables' rows do not fit together: {one_line(error)[:150]}; give runs of"
+            " one experiment"
+        ) from error
+    if not len(merged):
+        raise InputError(
+            "compare: the runs have no inversion time and curve in common; give runs of one"
+            " process with the same times"
+        )
+    compared = merged[keys].copy()
+    for name in quantities:
+        a, b = merged[f"{name}_a"], merged[f"{name}_b"]
+        errors = merged[f"{name}_error_a"], merged[f"{name}_error_b"]
+        compared[f"{name}_a"], compared[f"{name}_b"] = a, b
+        compared[f"{name}_difference"] = b - a
+        compared[f"{name}_difference_sem"] = np.hypot(*(x.to_numpy(float) for x in errors))
+    return compared
+
+
+def comparison_figure(compared: DataFrame, names: tuple[str, str]) -> Figure:
+    """Draw two runs on the same axes, and their difference with its standard error.
+
+    Args:
+        compared: What `compare_tables` returned.
+        names: Names of the runs.
+
+    Raises:
+        InputError: Curves have different times, or one time only.
+    """
+    column = next(name for name in QUANTITIES if f"{name}_a" in compared)
+    label = QUANTITIES[column].label
+    difference, sem = (f"{column}_difference{suffix}" for suffix in ("", "_sem"))
+    panels = [
+        Panel(f"{label}\nA: {names[0]}", curves_of(compared, f"{column}_a")),
+        Panel(f"{label}\nB: {names[1]}", curves_of(compared, f"{column}_b")),
+        Panel(
+            "difference B - A",
+            curves_of(compared, difference),
+            bands=curves_of(compared, sem),
+            unit="difference",
+        ),
+    ]
+    x = next(iter(curves_of(compared, "time").values()))
+    legend = next((key for key in ("layer", "level", "message") if key in compared), "grammars")
+    return curve_figure(x, x_axis(compared)[1], panels, legend)
+
+
+def difference_of_transitions(first: Run, second: Run) -> DataFrame:
+    """Compare the places and widths of two runs' transitions.
+
+    Returns:
+        A row per table that both have: table, axis, then for place and width {name}_a,
+        {name}_a_sem, {name}_b, {name}_b_sem, {name}_difference (b - a) and
+        {name}_difference_sem, as of independent runs.
+    """
+    found = [find_transitions(run) for run in (first, second)]
+    if not all(map(len, found)):
+        return DataFrame()
+    merged = found[0].merge(found[1], on=["table", "axis"], suffixes=("_a", "_b"))
+    compared = merged[["table", "axis"]].copy()
+    for name in ("place", "width"):
+        for side in "ab":
+            compared[f"{name}_{side}"] = merged[f"{name}_{side}"]
+            compared[f"{name}_{side}_sem"] = merged[f"{name}_sem_{side}"]
+        compared[f"{name}_difference"] = merged[f"{name}_b"] - merged[f"{name}_a"]
+        compared[f"{name}_difference_sem"] = np.hypot(
+            merged[f"{name}_sem_a"], merged[f"{name}_sem_b"]
+        )
+    return compared
+
+
+def list_comparable(first: Run, second: Run) -> list[str]:
+    """Return the names of the tables with curves that two runs both have.
+
+    Raises:
+        InputError: There is none.
+    """
+    names = [name for name in first.figures if name in second.tables]
+    names = [name for name in names if is_drawn(second.table(name))]
+    if not names:
+        raise InputError(
+            f"compare: {first.name} and {second.name} have no table with curves in common; they"
+            f" have {', '.join(first.tables) or 'none'} and {', '.join(second.tables) or 'none'}"
+        )
+    return names
 
 
 def _root(table: DataFrame) -> DataFrame:

@@ -1,11 +1,12 @@
 """Figures of the curves in tables of finished runs."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 from matplotlib.figure import Figure
 from pandas import DataFrame
+from pandas.api.types import is_numeric_dtype
 
 from lit_hier.errors import InputError
 from lit_hier.figures import Panel, curve_figure
@@ -13,19 +14,42 @@ from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise
 
 Curves = dict[str, Float64[np.ndarray, " T"]]
 
+
+class Quantity(NamedTuple):
+    """A column that is drawn.
+
+    Attributes:
+        label: The label of its axis.
+        error: The column of its standard error in a run's own table.
+        theory: The column of its prediction.
+        unit: Its unit.
+    """
+
+    label: str
+    error: str = ""
+    theory: str = ""
+    unit: str = ""
+
+
 QUANTITIES: Final = {
-    "mean": "cosine similarity, mean over data",
-    "mode": "cosine similarity, mode over data",
-    "marginal": "probability of the true symbol",
-    "largest": "largest probability",
-    "unchanged": "share unchanged",
+    "mean": Quantity("cosine similarity, mean over data", "sem"),
+    "mode": Quantity("cosine similarity, mode over data"),
+    "marginal": Quantity("probability of the true symbol", "sem", "theory"),
+    "true": Quantity("belief in the true symbol", "sem", "theory"),
+    "largest": Quantity("largest probability", theory="largest_theory"),
+    "unchanged": Quantity("share unchanged"),
+    "information": Quantity("information (nats)", theory="information_theory", unit="nats"),
+    "kept": Quantity("predicted class kept", "sem"),
+    "noise": Quantity("effective noise ε", "sem", "quadrature"),
 }
-"""Labels of the columns that are drawn, in this order."""
+"""The columns that are drawn, in this order."""
 X_AXES: Final = {
     "effective_noise": "effective noise ε(t)",
     "leaf_information": "information of a leaf I(x₀; x_t) / ln v",
 }
 """Labels of the columns that are an x axis, where a table has one; else it is the time."""
+KEYS: Final = ("message", "m", "L", "layer", "level")
+"""Columns that identify a curve."""
 
 _TIMES: Final = {
     axis.process: axis.label
@@ -36,17 +60,14 @@ _TIMES: Final = {
         MaskingNoise.axis,
     )
 }
-_CURVES: Final = ("layer", "level")  # columns that name a curve
-_OWN_ERRORS: Final = {"mean": "sem", "marginal": "sem"}  # of a run's table
-_THEORIES: Final = {"marginal": "theory", "largest": "largest_theory"}
 
 
 def x_axis(table: DataFrame) -> tuple[str, str]:
     """Return the column of a table's x axis, and its label."""
     for column, label in X_AXES.items():
-        if column in table:
+        if column in table and "noise" not in table:
             return column, label
-    process = str(table["process"].iloc[0]) if "process" in table else ""
+    process = str(table["process"].iloc[0]) if "process" in table and len(table) else ""
     return "time", _TIMES.get(process, "inversion time")
 
 
@@ -54,51 +75,87 @@ def curves_of(table: DataFrame, column: str) -> Curves:
     """Return the curves of a column over the x axis, shallow to deep, by their names.
 
     Raises:
-        InputError: The table has no curves over times.
+        InputError: The table has no curves over times, or they have different times.
     """
-    key = next((name for name in _CURVES if name in table), None)
-    if key is None or "time" not in table:
+    keys = [key for key in KEYS if key in table]
+    if "time" not in table or not len(table):
         raise InputError(
             f"table: it has no curves, only the columns {', '.join(map(str, table.columns))}; give"
-            " one with a time and a layer or a level"
+            " one with a time"
         )
-    return {
-        str(name) if key == "layer" else f"{key} {name}": part[column].to_numpy(float)
-        for name, part in table.groupby(key, sort=False)
+    if not keys:
+        return {"all": table[column].to_numpy(float)}
+    several = {key for key in keys if table[key].nunique() > 1} or {keys[-1]}
+    curves = {
+        ", ".join(
+            _name(key, value) for key, value in zip(keys, values, strict=True) if key in several
+        ): part[column].to_numpy(float)
+        for values, part in table.groupby(keys, sort=False)
     }
+    if len({len(curve) for curve in curves.values()}) > 1:
+        raise InputError("table: its curves have different times; it cannot be drawn")
+    return curves
+
+
+def _name(key: str, value: object) -> str:
+    if key in ("m", "L"):
+        return f"{key} = {value}"
+    return f"level {value}" if key == "level" and not isinstance(value, str) else str(value)
 
 
 def error_column(table: DataFrame, column: str) -> str:
     """Return the column of a column's standard error; empty if there is none."""
-    for name in (f"{column}_sem", _OWN_ERRORS.get(column, "")):
-        if name in table:
-            return name
-    return ""
+    own = QUANTITIES[column].error if column in QUANTITIES else ""
+    return next((name for name in (f"{column}_sem", own) if name in table), "")
 
 
-def table_figure(table: DataFrame) -> Figure:
+def list_quantities(table: DataFrame) -> list[str]:
+    """Return the columns of a table that are drawn; none if it has no curves over times."""
+    # A histogram's count of true symbols has the name of a belief.
+    if "time" not in table or not is_numeric_dtype(table["time"]) or "low" in table:
+        return []
+    return [x for x in QUANTITIES if x in table and is_numeric_dtype(table[x])]
+
+
+def is_drawn(table: DataFrame) -> bool:
+    """Return whether `table_figure` can draw a table."""
+    columns = list_quantities(table)
+    try:
+        panels = [_panel(table, column) for column in columns]
+        x_values = curves_of(table, x_axis(table)[0]) if panels else {"": np.empty(0)}
+    except (InputError, ValueError):  # damaged, or of a kind without curves
+        return False
+    return len(next(iter(x_values.values()))) > 1
+
+
+def table_figure(table: DataFrame, *columns: str) -> Figure:
     """Draw the curves of a table, with bands of one standard error and dashed theory.
 
     Args:
         table: A run's table, or an average of several, of similarities or of reconstruction.
+        *columns: The columns that are drawn; by default all of `QUANTITIES`.
 
     Raises:
         InputError: It has no such curves.
     """
     x, label = x_axis(table)
-    panels = [_panel(table, column) for column in QUANTITIES if column in table]
+    present = [column for column in QUANTITIES if column in table]
+    panels = [_panel(table, column) for column in columns or present]
     if not panels:
         raise InputError(f"table: it has none of {', '.join(QUANTITIES)} to draw; give another")
     x_values = next(iter(curves_of(table, x).values()))
-    return curve_figure(x_values, label, panels, "layer" if "layer" in table else "level")
+    legend = next((key for key in ("layer", "level", "message") if key in table), "grammars")
+    return curve_figure(x_values, label, panels, legend)
 
 
 def _panel(table: DataFrame, column: str) -> Panel:
-    error, theory = error_column(table, column), _THEORIES.get(column, "")
+    quantity = QUANTITIES[column]
+    error, theory = error_column(table, column), quantity.theory
     return Panel(
-        QUANTITIES[column],
+        quantity.label,
         curves_of(table, column),
         bands=curves_of(table, error) if error else {},
         theory=curves_of(table, theory) if theory in table else {},
         theory_label="theory",
+        unit=quantity.unit,
     )
