@@ -256,8 +256,9 @@ def test_a_run_draws_its_figures_again_in_each_format(
     assert 'width="237.6pt"' in text  # 3.3 inches
     assert "#123456" in text
     assert ">level 1<" in text  # letters stay letters
-    execute("plot", str(run.folder), capsys=capsys)
-    assert (run.folder / "plots" / "reconstruction.pdf").read_bytes()[:4] == b"%PDF"
+    execute("plot", str(run.folder), "--width", "2", capsys=capsys)
+    path = run.folder / "plots" / "reconstruction_marginal.pdf"
+    assert path.read_bytes()[:4] == b"%PDF"
 
 
 def test_a_comparison_has_differences_with_errors(
