@@ -400,7 +400,7 @@ def test_an_estimate_extrapolates_the_first_batch(
     monkeypatch.setattr(estimate, "_LONG", 0.0)
     predict(tmp_path, estimate.Estimate(), num=50, size=10)
     error = capsys.readouterr().err
-    found = re.search(r"estimate, from the first batch: about (.+) s left, ([\d.]+) GB", error)
+    found = re.search(r"estimate, from the first batch: about (.+) s left, ([\d.]+) [MG]B", error)
     assert found
     assert float(found[1]) > 0
     assert float(found[2]) > 0
