@@ -265,8 +265,9 @@ def test_a_run_draws_its_figures_again_in_each_format(
     assert 'width="237.6pt"' in text  # 3.3 inches
     assert "#123456" in text
     assert ">level 1<" in text  # letters stay letters
-    execute("plot", str(run.folder), capsys=capsys)
-    assert (run.folder / "plots" / "reconstruction.pdf").read_bytes()[:4] == b"%PDF"
+    execute("plot", str(run.folder), "--width", "2", capsys=capsys)
+    path = run.folder / "plots" / "reconstruction_marginal.pdf"
+    assert path.read_bytes()[:4] == b"%PDF"
 
 
 def test_a_comparison_has_differences_with_errors(
@@ -408,7 +409,7 @@ def test_an_estimate_extrapolates_the_first_batch(
     monkeypatch.setattr(estimate, "_LONG", 0.0)
     predict(tmp_path, estimate.Estimate(), num=50, size=10)
     error = capsys.readouterr().err
-    found = re.search(r"estimate, from the first batch: about (.+) s left, ([\d.]+) GB", error)
+    found = re.search(r"estimate, from the first batch: about (.+) s left, ([\d.]+) [MG]B", error)
     assert found
     assert float(found[1]) > 0
     assert float(found[2]) > 0

@@ -9,10 +9,10 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lit_hier.cli.provenance import find_peak_memory
+from lit_hier.cli.runs import describe_size
 from lit_hier.modules import ForwardBackwardModule
 
 _LONG: Final = 60.0  # seconds
-_GB: Final = 1e9
 _FIRST_STEPS: Final = 20  # of a training that are measured, after the first, which is slower
 
 
@@ -94,14 +94,16 @@ class Estimate(Callback):
         parts = [f"about {describe_duration(seconds)} left"]
         peak = find_peak_memory()
         if peak is not None:
-            parts.append(f"{peak / _GB:.1f} GB of memory in use")
+            parts.append(f"{describe_size(peak)} of memory in use")
         if trainer.strategy.root_device.type == "cuda":
             used = torch.cuda.max_memory_allocated(trainer.strategy.root_device)
-            parts.append(f"{used / _GB:.1f} GB on the GPU")
+            parts.append(f"{describe_size(used)} on the GPU")
         if written:
             folder = getattr(trainer.lightning_module, "samples", None) or "."
             free = shutil.disk_usage(folder).free
-            parts.append(f"{written / _GB:.2g} GB of disk for samples ({free / _GB:.3g} GB free)")
+            parts.append(
+                f"{describe_size(written)} of disk for samples ({describe_size(free)} free)"
+            )
         sys.stderr.write(f"estimate, from the {measured}: {', '.join(parts)}\n")
         sys.stderr.flush()
 

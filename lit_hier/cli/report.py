@@ -256,7 +256,8 @@ def _render_figures(run: "Run") -> Iterator[str]:
             drawn.add(path.stem)
             yield _embed(content, path.stem)
     for name in run.figures:
-        if name not in drawn:
+        # Some tables have several figures, each with a suffix.
+        if not any(stem == name or stem.startswith(f"{name}_") for stem in drawn):
             output = BytesIO()
             try:
                 run.figure(name).savefig(output, format="png")

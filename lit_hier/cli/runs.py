@@ -74,7 +74,7 @@ def execute(arguments: argparse.Namespace) -> None:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=False))
         sys.stdout.write(f"{'  '.join(cells)}  {row[-1]}".rstrip() + "\n")
     total = sum(entry.size for entry in entries)
-    sys.stdout.write(f"{len(entries)} runs, {_describe_size(total)}\n")
+    sys.stdout.write(f"{len(entries)} runs, {describe_size(total)}\n")
 
 
 def _find_runs(folder: Path, depth: int) -> Iterator[Path]:
@@ -121,11 +121,12 @@ def _row(entry: _Entry) -> tuple[str, ...]:
         date = "-"
     status = one_line(facts.get("status", "-"))[:12]
     name = one_line(entry.path)
-    size = _describe_size(entry.size)
+    size = describe_size(entry.size)
     return name, size, date, status, seconds, one_line(text)[:_MAX_COMMAND]
 
 
-def _describe_size(size: float) -> str:
+def describe_size(size: float) -> str:
+    """Return a number of bytes in a unit of three digits, as in 1.23 MB."""
     for unit in _UNITS:
         if size < 1000 or unit == _UNITS[-1]:
             break
@@ -176,4 +177,4 @@ def _remove(folder: Path, run: str) -> None:
         raise InputError(
             f"--remove: cannot remove {one_line(error.filename):.100}: {error.strerror}"
         ) from error
-    sys.stdout.write(f"removed  {one_line(path)} ({_describe_size(size)})\n")
+    sys.stdout.write(f"removed  {one_line(path)} ({describe_size(size)})\n")
