@@ -35,7 +35,12 @@ class Analysis(Callback, ABC):
 
     The measurements of all processes are reduced once, after the last batch. Rank zero writes;
     a file appears complete or not at all. Figures are drawn after all analyses have written their
-    tables; one that cannot be drawn or saved is a warning in the log.
+    tables, as PNG and in `figure_format`; one that cannot be drawn or saved is a warning in the
+    log.
+
+    The last analysis of a run logs its summary, see `lit_hier.callbacks.tensorboard.log_summary`:
+    to TensorBoard the text `summary`, the scalars `result/NAME` of its main `numbers`, and a row
+    of the HParams page.
     """
 
     name: str

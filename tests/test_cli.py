@@ -143,7 +143,7 @@ def test_predict_prints_where_the_results_are(
         printed = capsys.readouterr().out
         lines = printed.splitlines()
         found = [line.split()[-1] for line in lines if line.startswith(("table", "figure"))]
-        assert len(found) == 6
+        assert len(found) == 8
         assert all(Path(name).is_file() for name in found)
     view = shlex.split(lines[-1])
     assert view[0] == "view"
