@@ -85,7 +85,7 @@ def curve_figure(
     for ax, panel in zip(axes, panels, strict=True):
         _draw(ax, x, panel)
         if math.isfinite(critical):
-            ax.axvline(critical, color="0.5", linestyle=":", label="predicted transition")
+            ax.axvline(critical, color="0.75", zorder=1, label="predicted transition")
         set_times(ax, x)
         set_labels(ax, xlabel, panel.ylabel)
         ax.grid(alpha=0.25, linewidth=0.6)
