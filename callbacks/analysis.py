@@ -55,9 +55,13 @@ class Analysis(Callback, ABC):
 
     The measurements of all processes are reduced once, after the last batch. Rank zero writes;
     a file appears complete or not at all. Figures are drawn after all analyses have written their
-    tables; one that cannot be drawn or saved is a warning in the log. Without a logger, or with
-    one that has no folder, nothing is written. A folder without `run.json` gets one, so that
-    `lit_hier.read_run` knows it.
+    tables, as PNG and in `figure_format`; one that cannot be drawn or saved is a warning in the
+    log. Without a logger, or with one that has no folder, nothing is written. A folder without
+    `run.json` gets one, so that `lit_hier.read_run` knows it.
+
+    The last analysis of a run logs its summary, see `lit_hier.callbacks.tensorboard.log_summary`:
+    to TensorBoard the text `summary`, the scalars `result/NAME` of its main `numbers`, and a row
+    of the HParams page.
 
     Attributes:
         result: After a run, what it measured, with or without files; empty on other ranks than

@@ -112,7 +112,7 @@ class CurveAnalysis(Analysis):
       `leaf_information` and `leaf_information_sem`; for images from files, the last columns
       skipped (unreadable), converted (of another mode) and enlarged (too small) count images.
     - `{name}.npz`: the measurements of every sample.
-    - `{name}.png`: the figure.
+    - `{name}.png`: the figure; beside it in `figure_format`, if that is another.
     - `{name}_deviation.csv`, where theory predicts a curve at all times: a row per such curve and
       quantity with the columns that identify the curve, those of `lit_hier.metrics.deviation` and
       quantity, the measured column of `{name}.csv`. The window follows the theory of the root at

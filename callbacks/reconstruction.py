@@ -230,6 +230,10 @@ class Reconstruction(CurveAnalysis):
     Logs to TensorBoard the curves `reconstruction/COLUMN` for the columns marginal, unchanged,
     largest, information, theory, largest_theory and information_theory.
 
+    For grammars, the numbers place, width, theory_place and theory_width of the run's summary are
+    those of the transition of the class, see `transition_numbers`; other x axes than the time have
+    none.
+
     Against the effective noise there is a further column epsilon_theory, drawn dotted: the mean
     field of `marginal` for the epsilon-process at the measured epsilon(t), whatever the process: a
     comparison, not a prediction (Fig. 15, right).

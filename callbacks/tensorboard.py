@@ -18,6 +18,7 @@ Number = tuple[float, float]
 """A value and its standard error; NaN if unknown."""
 RESULTS: Final = ("place", "width", "theory_place", "theory_width", "accuracy", "top5")
 """The main numbers of runs: of the transition of the class, and of the reference set."""
+_PAGE_WIDTH: Final = 1080  # pixels that TensorBoard shows of a figure's actual size
 _MOST_DECIMALS: Final = 9  # of a time, on TensorBoard's integer axis
 
 
@@ -81,6 +82,7 @@ def log_figure(loggers: Iterable[Logger], tag: str, figure: Figure) -> None:
     """Log a figure to TensorBoard, and to other loggers that show images."""
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
+            figure.set_dpi(min(figure.dpi, _PAGE_WIDTH / figure.get_figwidth()))
             logger.experiment.add_figure(tag, figure)
             logger.experiment.flush()
         elif log_image := getattr(logger, "log_image", None):  # as of Weights & Biases

@@ -64,7 +64,7 @@ class Transition(CurveAnalysis):
     - `phase_diagram.png`, for one depth and several m.
 
     Logs to TensorBoard the curves that `Reconstruction` lists, as `transition/COLUMN`, and the
-    figure `phase_diagram`.
+    figure `phase_diagram`. The run's summary has the places and widths of all curves.
     """
 
     name = "transition"

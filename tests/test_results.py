@@ -214,7 +214,9 @@ def test_a_comparison_finds_the_places_of_transitions(tmp_path: Path) -> None:
     assert (table["grammars"].tolist(), table["count"].tolist()) == ([2] * 4, [10] * 4)
     titles = [ax.get_title() for ax in figure.axes]
     assert titles == ["g", "h"]
-    assert [text.get_text() for text in figure.legends[0].texts] == ["a", "b", "theory"]
+    assert [text.get_text() for text in figure.legends[0].texts] == [
+        *("a", "b", "± 1 standard error", "theory"),
+    ]
 
 
 def test_an_axis_that_falls_with_time_has_the_same_transition(tmp_path: Path) -> None:

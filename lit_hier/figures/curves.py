@@ -85,7 +85,7 @@ def curve_figure(
     for ax, panel in zip(axes, panels, strict=True):
         _draw(ax, x, panel)
         if math.isfinite(critical):
-            ax.axvline(critical, color="0.5", linestyle=":", label="predicted transition")
+            ax.axvline(critical, color="0.75", zorder=1, label="predicted transition")
         set_times(ax, x)
         set_labels(ax, xlabel, panel.ylabel)
         ax.grid(alpha=0.25, linewidth=0.6)
@@ -108,7 +108,7 @@ def _draw(ax: Axes, x: ArrayLike, panel: Panel) -> None:
         if name in panel.compared:
             ax.plot(x, np.asarray(panel.compared[name]), ":", color=color, linewidth=0.65 * width)
     if any(np.isfinite(np.asarray(part)).any() for part in panel.bands.values()):
-        ax.fill_between([], [], color="0.5", alpha=0.35, linewidth=0, label=panel.band_label)
+        ax.plot([], [], color="0.5", alpha=0.35, linewidth=6, label=panel.band_label)
     if any(np.isfinite(np.asarray(part)).any() for part in panel.compared.values()):
         ax.plot([], [], "k:", linewidth=0.65 * width, label=panel.compared_label)
     dashes = [y for y in panel.theory.values() if np.isfinite(np.asarray(y)).any()]
