@@ -106,6 +106,7 @@ def test_results_are_those_of_a_run_with_files_and_nothing_else_changes(
         result.table("similarity")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default:reference/accuracy")
 def test_a_grammar_is_data_and_a_folder_gets_the_files(tmp_path: Path) -> None:
     similarity = ActivationSimilarity(network(), ["layers.*"])
@@ -126,6 +127,7 @@ def test_a_grammar_is_data_and_a_folder_gets_the_files(tmp_path: Path) -> None:
         lit_hier.forward_backward(denoiser(), RHM, Reconstruction(), folder=folder)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:reference/accuracy")
 def test_a_pipeline_and_a_torch_classifier_in_memory() -> None:
     pipe, net = pipeline(), classifier()

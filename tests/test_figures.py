@@ -447,6 +447,7 @@ def test_beliefs_agree_with_theory_and_downward_ones_fluctuate(tmp_path: Path) -
     )
 
 
+@pytest.mark.slow
 def test_diffusion_inverts_the_levels_at_less_noise_than_the_epsilon_process(
     tmp_path: Path,
 ) -> None:

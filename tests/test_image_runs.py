@@ -278,6 +278,7 @@ def test_channels_last_changes_rounding_only(pipeline: str, tmp_path: Path) -> N
         assert (one.x_reversed == other.x_reversed).float().mean() > 0.99
 
 
+@pytest.mark.slow
 def test_at_full_noise_the_similarity_is_that_of_unrelated_images(
     pipeline: str, tmp_path: Path
 ) -> None:

@@ -266,7 +266,7 @@ def test_a_run_draws_its_figures_again_in_each_format(
     text = path.read_text()
     assert 'width="237.6pt"' in text  # 3.3 inches
     assert "#123456" in text
-    assert ">level 1<" in text  # letters stay letters
+    assert ">0 (leaves)<" in text  # letters stay letters
     execute("plot", str(run.folder), "--width", "2", capsys=capsys)
     path = run.folder / "plots" / "reconstruction_marginal.pdf"
     assert path.read_bytes()[:4] == b"%PDF"

@@ -263,9 +263,14 @@ def test_an_interrupt_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     script = "trap 'echo ended; exit 1' TERM\necho $$\nwhile :; do sleep 0.05; done"
     pid, main_thread = os.getpid(), threading.main_thread().ident
     assert main_thread is not None
-    end, output = end_of_child(
-        tmp_path, monkeypatch, script, lambda: signal.pthread_kill(main_thread, signal.SIGINT)
-    )
+    # In a shell's background, SIGINT is ignored from the start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        end, output = end_of_child(
+            tmp_path, monkeypatch, script, lambda: signal.pthread_kill(main_thread, signal.SIGINT)
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert end is KeyboardInterrupt
     child, last = output.split()
     assert last == "ended"
