@@ -103,6 +103,8 @@ def test_axes_over_times_have_the_ticks_that_fit_them() -> None:
     assert (few == few.round()).all()
     decades = [0.0, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.5, 1.0]
     assert times_axis(decades).get_xscale() == "symlog"
+    labels = [label.get_text() for label in times_axis(decades).get_xticklabels()]
+    assert {"0", "0.01", "0.1"} <= set(labels)
     assert times_axis(decades).get_xlim()[0] > -0.01
     assert times_axis(decades[1:]).get_xscale() == "log"
     even = times_axis([0.02, *np.arange(1, 20) / 20])

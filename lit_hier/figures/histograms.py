@@ -51,6 +51,7 @@ def histogram_figure(
         if math.isfinite(theory[at]):
             ax.axvline(float(theory[at]), color="k", linewidth=0.8, label=theory_label)
         ax.set_yscale("log")
+        ax.yaxis.set_major_formatter("{x:g}")
         ax.set_xticks((0, 0.5, 1), ("0", "0.5", "1"))
         level, message = f"level {at[1]}" + " (leaves)" * (at[1] == 0), names[at[0]]
         if upright:

@@ -83,6 +83,7 @@ def set_times(ax: Axes, x: ArrayLike) -> None:
             ax.set_xlim(-0.2 * positive.min(), 1.15 * positive.max())
         else:
             ax.set_xscale("log")
+        ax.xaxis.set_major_formatter("{x:g}")  # without formulas, which may be turned off
         ax.xaxis.set_minor_formatter(NullFormatter())  # else each is labeled over two decades
     elif (values == values.round()).all():
         ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
