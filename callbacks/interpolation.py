@@ -23,7 +23,8 @@ class Interpolation(Callback):
     epoch, so it is made only after epochs whose `train/accuracy` reaches `threshold`, and after
     the last one. Random transforms of the data, if there are any, are drawn anew.
 
-    With errors left, training goes on until the trainer's own limit, such as `max_epochs`. At the
+    With errors left, training goes on until the trainer's own limit, such as `max_epochs`: at
+    `factor` times the learning rate, as at a constant one the last few errors come and go. At the
     end one line says how many of the data are misclassified: a warning if there are any.
 
     Writes no file of its own. The checkpoint records the count (`TrainedNetwork.training_errors`).
@@ -31,16 +32,21 @@ class Interpolation(Callback):
 
     Args:
         threshold: The `train/accuracy` of an epoch from which errors are counted, 0 to 1.
+        factor: What the learning rate is multiplied with after a count that leaves errors, above 0
+            and at most 1.
 
     Raises:
-        InputError: The threshold is out of range; at the start, the model is not a
+        InputError: The threshold or the factor is out of range; at the start, the model is not a
             `ClassificationTask` or its data are not of a data module of this package.
     """
 
-    def __init__(self, threshold: float = 0.99) -> None:
+    def __init__(self, threshold: float = 0.99, factor: float = 1.0) -> None:
         if not 0 <= threshold <= 1:
             raise InputError(f"threshold is {threshold}; give a share of the data, 0 to 1")
+        if not 0 < factor <= 1:
+            raise InputError(f"factor is {factor}; give a number above 0, at most 1")
         self.threshold = threshold
+        self.factor = factor
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the model and the data."""
@@ -68,6 +74,9 @@ class Interpolation(Callback):
         pl_module.log("train/errors", float(errors), sync_dist=True)
         if not errors:
             trainer.should_stop = True
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] *= self.factor
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say whether the network interpolates."""
