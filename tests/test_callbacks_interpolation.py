@@ -24,7 +24,12 @@ RHM = RandomHierarchyModel(4, 3, 2, 2)
 
 
 def fit(
-    folder: Path, task: ClassificationTask, epochs: int, threshold: float = 0.9, **options: Any
+    folder: Path,
+    task: ClassificationTask,
+    epochs: int,
+    threshold: float = 0.9,
+    factor: float = 1.0,
+    **options: Any,
 ) -> tuple[Trainer, RHMDataModule]:
     """Train on 60 data, with a checkpoint per epoch; return the trainer and the data."""
     torch.manual_seed(0)
@@ -34,7 +39,7 @@ def fit(
         accelerator="cpu",
         max_epochs=epochs,
         limit_val_batches=0,
-        callbacks=[Interpolation(threshold), keep],
+        callbacks=[Interpolation(threshold, factor), keep],
         logger=CSVLogger(folder / "logs"),
         log_every_n_steps=1,
         enable_progress_bar=False,
@@ -71,6 +76,17 @@ def test_training_stops_once_no_training_datum_is_misclassified(
     assert all(network.training_errors != (0, 60) for network in counted[:-1])
     assert trainer.callback_metrics["train/errors"] == 0
     assert not [record for record in caplog.records if record.name == "lit_hier"]
+
+
+def test_the_learning_rate_falls_with_each_count_that_leaves_errors(tmp_path: Path) -> None:
+    trainer, _ = fit(tmp_path, classifier(0.001), 3, threshold=0.0, factor=0.5)
+    for epoch in range(3):
+        path = tmp_path / f"weights/epoch={epoch}.ckpt"
+        (state,) = torch.load(path, weights_only=True)["optimizer_states"]
+        assert state["param_groups"][0]["lr"] == 0.001 * 0.5 ** (epoch + 1)
+    assert trainer.callback_metrics["train/errors"] > 0
+    with pytest.raises(InputError, match=r"^factor is 0; give a number above 0"):
+        Interpolation(factor=0)
 
 
 @pytest.mark.filterwarnings("ignore:Found 1 module")
