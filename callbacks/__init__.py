@@ -2,6 +2,8 @@
 
 from lit_hier.callbacks.belief_histogram import BeliefHistogram
 from lit_hier.callbacks.beliefs import Beliefs
+from lit_hier.callbacks.change_correlation import ChangeCorrelation
+from lit_hier.callbacks.changes import Changes, LeafChanges, PixelChanges, TokenChanges
 from lit_hier.callbacks.class_kept import ClassKept
 from lit_hier.callbacks.effective_noise import EffectiveNoise
 from lit_hier.callbacks.iteration_map import IterationMap
@@ -15,11 +17,16 @@ __all__ = [
     "ActivationSimilarity",
     "BeliefHistogram",
     "Beliefs",
+    "ChangeCorrelation",
+    "Changes",
     "ClassKept",
     "EffectiveNoise",
     "IterationMap",
+    "LeafChanges",
+    "PixelChanges",
     "Reconstruction",
     "SampleGrid",
     "TimeProgressBar",
+    "TokenChanges",
     "Transition",
 ]

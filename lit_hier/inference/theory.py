@@ -23,6 +23,7 @@ from jaxtyping import Float64
 
 from lit_hier.gaussian import Distribution
 from lit_hier.inference import density_evolution, mean_field
+from lit_hier.metrics.functional.correlation import Correlation
 from lit_hier.processes import EpsilonNoise, NoiseProcess
 from lit_hier.rhm.parameters import GrammarParameters
 
@@ -190,3 +191,22 @@ def effective_noise(
         epsilon(t), float64, shape (T,).
     """
     return np.array([process.effective_noise(time, v) for time in times], dtype=np.float64)
+
+
+def correlations(
+    source: GrammarParameters | Distribution | None,
+    process: NoiseProcess | None,
+    times: Float64[np.ndarray, " T"],
+) -> Correlation:
+    """Predict correlated changes of the leaves; NaN where no theory applies.
+
+    Returns:
+        See `lit_hier.metrics.Correlation`; for a grammar, one distance per level of the common
+        ancestor, else one.
+    """
+    if isinstance(source, GrammarParameters) and mean_field_applies(process):
+        v, n, m, s, L = source
+        found = mean_field.correlations(times, v, m, s, L, n)
+        return Correlation(found.mean, found.correlation.T, found.susceptibility, found.length)
+    unknown = np.full(len(times), np.nan)
+    return Correlation(unknown, unknown[:, None], unknown, unknown)

@@ -2,11 +2,17 @@
 
 from lit_hier.metrics.functional.averages import Average, average, wilson
 from lit_hier.metrics.functional.bootstrap import bootstrap_error, resampled_means
+from lit_hier.metrics.functional.correlation import (
+    ChangeSums,
+    Correlation,
+    estimate_correlation,
+)
 from lit_hier.metrics.functional.crossing import crossing, transition, transition_errors
 from lit_hier.metrics.functional.deviation import WINDOW, deviation
 from lit_hier.metrics.functional.histogram import histogram_update
 from lit_hier.metrics.functional.inversion import Inversion, curve_inversion, inversion
 from lit_hier.metrics.functional.moments import Moments, channel_moments, merge_moments
+from lit_hier.metrics.functional.pairs import GridPairs, Pairs, TreePairs
 from lit_hier.metrics.functional.similarity import (
     Standardization,
     StandardizationKind,
@@ -24,10 +30,15 @@ from lit_hier.metrics.functional.summary import (
 __all__ = [
     "WINDOW",
     "Average",
+    "ChangeSums",
+    "Correlation",
+    "GridPairs",
     "Inversion",
     "Moments",
+    "Pairs",
     "Standardization",
     "StandardizationKind",
+    "TreePairs",
     "average",
     "bootstrap_error",
     "channel_moments",
@@ -35,6 +46,7 @@ __all__ = [
     "crossing",
     "curve_inversion",
     "deviation",
+    "estimate_correlation",
     "histogram_update",
     "inversion",
     "merge_moments",

@@ -1,0 +1,332 @@
+"""Correlated changes: how many sites change together, and over what distance."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from pandas import DataFrame, concat
+from pytorch_lightning import LightningModule, Trainer
+
+from lit_hier.callbacks.analysis import Analysis
+from lit_hier.callbacks.axes import Floats
+from lit_hier.callbacks.changes import Changes, LeafChanges, PixelChanges
+from lit_hier.callbacks.curves import find_cache
+from lit_hier.callbacks.tensorboard import log_curves
+from lit_hier.diffusion import ForwardBackward, Source
+from lit_hier.errors import InputError
+from lit_hier.figures.correlation import CorrelationCurve, correlation_figure
+from lit_hier.inference import theory
+from lit_hier.io.memory import check_memory
+from lit_hier.io.tables import write_table
+from lit_hier.metrics import (
+    ChangeSums,
+    Correlation,
+    FixedPointSum,
+    Pairs,
+    estimate_correlation,
+)
+from lit_hier.modules import ForwardBackwardModule
+from lit_hier.processes import NoiseProcess
+from lit_hier.rhm.parameters import GrammarParameters
+
+_NUM_BLOCKS: Final = 20
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sources whose data have the same sites.
+
+    Attributes:
+        source: The first of them.
+        indices: All of them.
+        pairs: The geometry of the sites.
+        cut: Distances over which chi and xi sum; None for all pairs.
+    """
+
+    source: Source
+    indices: Sequence[int]
+    pairs: Pairs
+    cut: int | None
+
+    @property
+    def columns(self) -> dict[str, int]:
+        """The columns of tables that identify it."""
+        return {"L": self.source.L} if isinstance(self.source, GrammarParameters) else {}
+
+    @property
+    def name(self) -> str:
+        """Its name in legends."""
+        return ", ".join(f"{key} = {value}" for key, value in self.columns.items()) or "data"
+
+
+class Measured(NamedTuple):
+    """Estimates of a group with their errors, as `estimate_correlation` returns them."""
+
+    estimate: Correlation
+    sem: Correlation
+    sem_within: Correlation
+    count: int
+    units: int
+
+
+class ChangeAccumulator:
+    """Sums of changes over blocks of sample indices, for each group of a run's sources.
+
+    Memory does not depend on the number of data.
+
+    Args:
+        changes: The measure of change, after its `setup`.
+        sources: The run's sources.
+        num_times: Inversion times.
+
+    Raises:
+        InputError: The sums do not fit into memory.
+    """
+
+    def __init__(self, changes: Changes, sources: Sequence[Source], num_times: int) -> None:
+        self.changes, self.num_times = changes, num_times
+        by_source: dict[Source, list[int]] = {}
+        for index, source in enumerate(sources):
+            by_source.setdefault(source, []).append(index)
+        self.groups = []
+        for source, indices in by_source.items():
+            pairs = changes.pairs(source)
+            self.groups.append(Group(source, indices, pairs, changes.cut(pairs)))
+        self._place = {
+            index: (group, k)
+            for group, found in enumerate(self.groups)
+            for k, index in enumerate(found.indices)
+        }
+        numbers = sum(len(group.indices) * self._num_columns(group) for group in self.groups)
+        check_memory(
+            16 * _NUM_BLOCKS * num_times * numbers,
+            f"sites: the sums over {num_times} inversion times",
+            "give fewer times",
+        )
+        self._counts, self._sums = [], []
+        for group in self.groups:
+            blocks = len(group.indices) * _NUM_BLOCKS
+            self._counts.append(FixedPointSum(blocks))
+            self._sums.append(FixedPointSum(blocks, num_times, self._num_columns(group)))
+
+    def _num_columns(self, group: Group) -> int:
+        sites = group.pairs.num_sites if self.changes.site_means else 0
+        return 2 + len(group.pairs.counts) + sites
+
+    def update(self, record: ForwardBackward) -> None:
+        """Add a batch.
+
+        Raises:
+            InputError: Its data have other sites than the run's first ones, or a change is NaN or
+                infinite.
+        """
+        group, source = self._place[record.source_index]
+        pairs = self.groups[group].pairs
+        rows = []
+        for k, x in enumerate(self.changes.measure(record)):
+            if x.shape[1] != pairs.num_sites:
+                raise InputError(
+                    f"sites: sample {int(record.index[0])} has {x.shape[1]} {self.changes.unit},"
+                    f" but the first one {pairs.num_sites}; give data of one size"
+                )
+            if not x.isfinite().all():
+                raise InputError(
+                    f"sites: the changes at inversion time number {k} are NaN or infinite; check"
+                    " the network"
+                )
+            mean = x.mean(1, keepdim=True)
+            columns = [mean, mean.square(), pairs.means(x)]
+            rows.append(torch.cat(columns + [x] * self.changes.site_means, dim=1).cpu())
+        block = source * _NUM_BLOCKS + record.index.cpu() % _NUM_BLOCKS
+        self._counts[group].update(block, torch.ones(len(block)))
+        self._sums[group].update(block, torch.stack(rows, dim=1))
+
+    def compute(self, device: torch.device) -> list[Measured]:
+        """Estimate from the sums of all processes, per group."""
+        found = []
+        for group, counts, sums in zip(self.groups, self._counts, self._sums, strict=True):
+            shape = (len(group.indices), _NUM_BLOCKS)
+            count = counts.to(device).compute().cpu().unflatten(0, shape).numpy().astype(np.int64)
+            total = sums.to(device).compute().cpu().unflatten(0, shape).numpy()
+            split = 2 + len(group.pairs.counts)
+            sites = total[..., split:] if self.changes.site_means else None
+            estimates = estimate_correlation(
+                ChangeSums(count, total[..., :split], sites), group.pairs, group.cut
+            )
+            units = int((count.sum(1) >= 2).sum())
+            found.append(Measured(*estimates, int(count.sum()), units))
+        return found
+
+
+class ChangeCorrelation(Analysis):
+    """Correlations of changes in space, susceptibility and correlation length.
+
+    Where a site of x_reversed differs from x_start its spin is 1, else -1. Near the transition
+    changes come in blocks: the susceptibility chi, the number of sites that change together, has
+    a peak. See `lit_hier.metrics.functional.correlation` for the definitions and errors.
+
+    Writes:
+
+    - `change_correlation.csv` with columns process, time, for grammars L, mean (spin), chi, sem (of
+      chi), theory (of chi; NaN where none applies), count (of data), mean_sem, mean_theory,
+      sem_within, length (xi, in sites; NaN where correlations do not add up to a positive
+      number), length_sem, length_theory, grammars. `sem` counts grammars as independent, or
+      blocks of data if there is one; `sem_within` is that of these grammars.
+    - `change_correlation_distance.csv` with columns process, time, for grammars L, distance (the
+      level of the common ancestor, or steps on the grid), length (in sites), correlation (C(r)),
+      sem, theory, count (of data), pairs (at this distance), sem_within.
+    - `change_correlation.png`: chi against the time; C(r) against the distance at some times; xi
+      against the distance from the predicted transition.
+
+    Logs to TensorBoard the curves `change_correlation/chi`, `change_correlation/theory`,
+    `change_correlation/mean`, `change_correlation/length` and the figure `change_correlation`.
+
+    Args:
+        sites: What changes: `LeafChanges` for grammars and `PixelChanges` for other data, by
+            default, or `TokenChanges` for the tokens of a layer.
+        shown_times: Inversion times whose C(r) is drawn, some of the sampler's; five around the
+            largest chi by default.
+        name: Replaces `change_correlation` in files and tags: for several in one run.
+
+    Raises:
+        InputError: In `setup`, a time is not one of the sampler's, there is one inversion time, or
+            the data have no such sites.
+    """
+
+    name = "change_correlation"
+    varied = frozenset("L")
+
+    def __init__(
+        self,
+        sites: Changes | None = None,
+        shown_times: list[float] | None = None,
+        name: str = "change_correlation",
+    ) -> None:
+        super().__init__()
+        self.sites = sites
+        self.shown_times = shown_times
+        self.name = name
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the sites; reject runs that have none, and as `Analysis` does."""
+        super().setup(trainer, pl_module, stage)
+        if stage != "predict":
+            return
+        assert isinstance(pl_module, ForwardBackwardModule)
+        if len(self.times) < 2:
+            raise InputError("times: ChangeCorrelation draws curves; give at least two times")
+        for time in self.shown_times or ():
+            if time not in self.times:
+                raise InputError(
+                    f"shown_times has {time:g}, which is not one of the sampler's times"
+                )
+        grammars = isinstance(self.sources[0], GrammarParameters)
+        self.changes = self.sites or (LeafChanges() if grammars else PixelChanges())
+        self.changes.setup(trainer, pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Allocate the sums."""
+        super().on_predict_start(trainer, pl_module)
+        self._sums = ChangeAccumulator(self.changes, self.sources, len(self.times))
+
+    def update(
+        self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
+    ) -> None:
+        """Add a batch."""
+        self._sums.update(record)
+
+    def compute(self, pl_module: ForwardBackwardModule) -> list[Measured]:
+        """Estimate from the samples of all processes."""
+        return self._sums.compute(pl_module.device)
+
+    def write(self, trainer: Trainer, folder: str, measured: list[Measured]) -> None:
+        """Write the tables, and log the curves."""
+        times = np.array(self.times)
+        by_time, by_distance, curves = [], [], []
+        charts: dict[str, dict[str, Floats]] = {}
+        for group, found in zip(self._sums.groups, measured, strict=True):
+            if not found.count:
+                continue
+            predicted = theory.correlations(group.source, self.noise_process, times)
+            identity = {"process": self.axis.process}
+            columns = _columns(found, predicted)
+            by_time.append(DataFrame({**identity, "time": times, **group.columns, **columns}))
+            by_distance.append(self._distances(group, found, predicted))
+            critical = theory.predict(
+                group.source, self.noise_process, times[:1], find_cache(trainer)
+            ).critical_time
+            curves.append(
+                CorrelationCurve(
+                    group.name,
+                    found.estimate,
+                    found.sem,
+                    predicted,
+                    group.pairs.lengths,
+                    critical,
+                    _exponent(group.source, self.noise_process),
+                )
+            )
+            for key in ("chi", "theory", "mean", "length"):
+                charts.setdefault(f"{self.name}/{key}", {})[group.name] = np.asarray(columns[key])
+        if not by_time:
+            raise InputError("data: none of the images can be read; check the files")
+        write_table(folder, f"{self.name}_distance", concat(by_distance))
+        table = concat(by_time)
+        write_table(folder, self.name, table.assign(**self.image_counts))
+        shown = (
+            None if self.shown_times is None else [self.times.index(t) for t in self.shown_times]
+        )
+        self.draw_later(
+            lambda: {
+                self.name: correlation_figure(
+                    times, self.axis.label, curves, shown, self.axis.symbol, self.changes.unit
+                )
+            }
+        )
+        log_curves(trainer.loggers, charts, self.axis, self.times)
+
+    def _distances(self, group: Group, found: Measured, predicted: Correlation) -> DataFrame:
+        """Tabulate C(r), a row per time and distance."""
+        num = len(group.pairs.counts)
+        columns: dict[str, Any] = {
+            "process": self.axis.process,
+            "time": np.repeat(self.times, num),
+            **group.columns,
+            "distance": np.tile(group.pairs.distances, len(self.times)),
+            "length": np.tile(group.pairs.lengths, len(self.times)),
+            "correlation": found.estimate.correlation.ravel(),
+            "sem": found.sem.correlation.ravel(),
+            "theory": np.broadcast_to(
+                predicted.correlation, found.estimate.correlation.shape
+            ).ravel(),
+            "count": found.count,
+            "pairs": np.tile(group.pairs.counts, len(self.times)),
+            "sem_within": found.sem_within.correlation.ravel(),
+        }
+        return DataFrame(columns)
+
+
+def _columns(found: Measured, predicted: Correlation) -> Mapping[str, Any]:
+    return {
+        "mean": found.estimate.mean,
+        "chi": found.estimate.susceptibility,
+        "sem": found.sem.susceptibility,
+        "theory": predicted.susceptibility,
+        "count": found.count,
+        "mean_sem": found.sem.mean,
+        "mean_theory": predicted.mean,
+        "sem_within": found.sem_within.susceptibility,
+        "length": found.estimate.length,
+        "length_sem": found.sem.length,
+        "length_theory": predicted.length,
+        "grammars": found.units,
+    }
+
+
+def _exponent(source: Source, process: NoiseProcess | None) -> float:
+    if not isinstance(source, GrammarParameters):
+        return math.nan
+    return theory.critical_exponent(source, process)

@@ -1,0 +1,145 @@
+"""Correlated changes: susceptibility, decay with distance, correlation length."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from lit_hier.metrics import Correlation
+
+_NUM_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class CorrelationCurve:
+    """The correlated changes of one set of data.
+
+    Attributes:
+        name: Its entry in the legend.
+        estimate: What was measured.
+        sem: Its standard errors.
+        theory: Its prediction; NaN where there is none.
+        lengths: Distances in sites.
+        critical: The predicted transition; NaN if there is none.
+        exponent: nu; NaN if it is unknown.
+    """
+
+    name: str
+    estimate: Correlation
+    sem: Correlation
+    theory: Correlation
+    lengths: NDArray[np.floating]
+    critical: float
+    exponent: float
+
+
+def correlation_figure(
+    x: NDArray[np.floating],
+    xlabel: str,
+    curves: Sequence[CorrelationCurve],
+    shown: Sequence[int] | None,
+    symbol: str,
+    unit: str,
+) -> Figure:
+    """Draw chi against the time, C(r)/C(0) of the last curve, and, with a theory, xi.
+
+    Args:
+        x: Inversion times, shape (T,).
+        xlabel: Their label.
+        curves: Curves, shallow to deep; at least one.
+        shown: Indices of the times whose C(r) is drawn; five around the largest chi by default.
+        symbol: The symbol of the time.
+        unit: What a site is.
+    """
+    scaling = [curve for curve in curves if math.isfinite(curve.critical + curve.exponent)]
+    num = 3 if scaling else 2
+    figure = Figure(figsize=(4.6 * num, 4.0), dpi=130, layout="constrained")
+    axes = figure.subplots(1, num)
+    colors = colormaps["viridis"](np.linspace(0, 0.85, len(curves)))
+    for color, curve in zip(colors, curves, strict=True):
+        y, error = curve.estimate.susceptibility, np.nan_to_num(curve.sem.susceptibility)
+        axes[0].plot(x, y, "o-", color=color, markersize=3, linewidth=1.2, label=curve.name)
+        axes[0].fill_between(x, y - error, y + error, color=color, alpha=0.25, linewidth=0)
+        axes[0].plot(x, curve.theory.susceptibility, "k--", linewidth=0.9)
+    _mark_transition(axes[0], curves[0].critical)
+    axes[0].set(xlabel=xlabel, ylabel=f"susceptibility χ ({unit} that change together)")
+    _draw_decay(axes[1], x, curves[-1], shown, symbol, unit)
+    if scaling:
+        _draw_lengths(axes[2], x, scaling, symbol, unit)
+    if any(np.isfinite(curve.theory.susceptibility).any() for curve in curves):
+        axes[0].plot([], [], "k--", linewidth=0.9, label="mean field")
+    axes[0].legend(fontsize="small", frameon=False)
+    for ax in axes:
+        ax.grid(alpha=0.25, linewidth=0.6)
+    return figure
+
+
+def _mark_transition(ax: Axes, critical: float) -> None:
+    if math.isfinite(critical):
+        ax.axvline(critical, color="0.5", linestyle=":", linewidth=1.2, label="predicted, L → ∞")
+
+
+def _draw_decay(
+    ax: Axes,
+    x: NDArray[np.floating],
+    curve: CorrelationCurve,
+    shown: Sequence[int] | None,
+    symbol: str,
+    unit: str,
+) -> None:
+    """Draw C(r)/C(0) against r, both logarithmic."""
+    chi = np.nan_to_num(curve.estimate.susceptibility)
+    if shown is None:
+        varied = np.flatnonzero(np.isfinite(curve.estimate.susceptibility))
+        peak = int(np.searchsorted(varied, chi.argmax()))
+        around = np.unique(np.linspace(0, len(varied) - 1, _NUM_SHOWN).round().astype(int))
+        shown = varied[np.union1d(around, [min(peak, len(varied) - 1)])] if len(varied) else []
+    colors = colormaps["plasma"](np.linspace(0, 0.85, len(shown)))
+    for color, k in zip(colors, shown, strict=True):
+        scale = curve.estimate.correlation[k, 0]
+        y = curve.estimate.correlation[k, 1:] / scale
+        error = np.nan_to_num(curve.sem.correlation[k, 1:]) / scale
+        label = f"{symbol} = {x[k]:g}"
+        r = curve.lengths[1:]
+        ax.errorbar(r, np.where(y > 0, y, np.nan), error, fmt="o-", color=color, markersize=3,
+                    linewidth=1, label=label)  # fmt: skip
+        predicted = curve.theory.correlation[k]
+        if len(predicted) > 1:
+            ax.plot(r, predicted[1:] / predicted[0], "k--", linewidth=0.8)
+    ax.set(xscale="log", yscale="log", xlabel=f"distance r ({unit})", ylabel="C(r) / C(0)")
+    ax.set_title(curve.name, fontsize="small")
+    ax.legend(fontsize="small", frameon=False)
+
+
+def _draw_lengths(
+    ax: Axes, x: NDArray[np.floating], curves: Sequence[CorrelationCurve], symbol: str, unit: str
+) -> None:
+    """Draw xi against the distance from the predicted transition, both logarithmic."""
+    colors = colormaps["viridis"](np.linspace(0, 0.85, len(curves)))
+    styles: tuple[dict[str, Any], ...] = ({"marker": "o"}, {"marker": "s", "markerfacecolor": "w"})
+    for color, curve in zip(colors, curves, strict=True):
+        for side, style in zip((-1, 1), styles, strict=True):
+            away = side * (x - curve.critical)
+            kept = away > 0
+            order = np.argsort(away[kept])
+            where = f"{symbol} {'<' if side < 0 else '>'} {symbol}*"
+            ax.errorbar(away[kept][order], curve.estimate.length[kept][order],
+                        np.nan_to_num(curve.sem.length[kept][order]), color=color, markersize=4,
+                        linewidth=0.8, label=f"{curve.name}, {where}", **style)  # fmt: skip
+            ax.plot(away[kept][order], curve.theory.length[kept][order], "k--", linewidth=0.7)
+    away = np.abs(x - curves[-1].critical)
+    near = np.geomspace(max(away[away > 0].min(), 1e-3), away.max(), 20)
+    middle = len(near) // 2
+    known = np.isfinite(curves[-1].estimate.length)
+    at = np.interp(near[middle], np.sort(away[known]), curves[-1].estimate.length[known][np.argsort(away[known])]) if known.any() else 1.0  # fmt: skip
+    guide = at * (near / near[middle]) ** -curves[-1].exponent
+    ax.plot(near, guide, color="0.6", linewidth=1, label=f"slope −ν = −{curves[-1].exponent:.2f}")
+    ax.set(xscale="log", yscale="log", xlabel=f"|{symbol} − {symbol}*|",
+           ylabel=f"correlation length ξ ({unit})")  # fmt: skip
+    ax.legend(fontsize="x-small", frameon=False)

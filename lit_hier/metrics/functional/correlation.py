@@ -1,0 +1,190 @@
+r"""Correlated changes: estimates from sums over blocks of samples, and their errors.
+
+With :math:`\sigma_i` the spin of site i, 1 if it changed and -1 if not (or any other measure of
+its change), averages over data :math:`\langle \cdot \rangle` and d sites,
+
+.. math::
+   C(r) = \frac{1}{N_r} \sum_{|i - j| = r}
+   \langle \sigma_i \sigma_j \rangle - \langle \sigma_i \rangle \langle \sigma_j \rangle, \qquad
+   \chi = \frac{\sum_{ij} C_{ij}}{\sum_i C_{ii}} = \frac{d \, \mathrm{Var}(\bar \sigma)}{C(0)},
+   \qquad \xi = \frac{\sum_{i \ne j} |i - j| \, C_{ij}}{\sum_{i \ne j} C_{ij}}
+
+over all ordered pairs. :math:`\chi` is the number of sites that change together, :math:`\xi` the
+mean distance of two sites, weighted by their correlation; on a tree, a distance is the number of
+leaves below the common ancestor. Covariances are divided by N - 1 for N data.
+
+With several grammars, covariances are those within each, averaged with equal weights before the
+ratios are taken. Errors are the jackknife's over grammars or, with one grammar, over blocks of its
+data.
+
+Source: Sclocchi, Favero, Levi, Wyart, "Probing the latent hierarchical structure of data via
+diffusion models" (2024), who sum over i <= j; Efron and Tibshirani, "An Introduction to the
+Bootstrap" (1993), Chapter 11.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+
+from lit_hier.metrics.functional.pairs import Pairs
+
+_MEAN: Final = 0  # of the sums: mean spin, its square, then the products at each distance
+_SQUARE: Final = 1
+_PRODUCTS: Final = 2
+_TINY: Final = 1e-24  # squared errors that are rounding
+
+
+class Correlation(NamedTuple):
+    """Estimates, or their standard errors, at T inversion times.
+
+    Attributes:
+        mean: Mean spin, shape (T,).
+        correlation: C(r), shape (T, distances).
+        susceptibility: chi, shape (T,); NaN where no spin varies.
+        length: xi in sites, shape (T,); NaN where the correlations do not add up to a positive
+            number.
+    """
+
+    mean: Float64[np.ndarray, " T"]
+    correlation: Float64[np.ndarray, "T distances"]
+    susceptibility: Float64[np.ndarray, " T"]
+    length: Float64[np.ndarray, " T"]
+
+
+class ChangeSums(NamedTuple):
+    """Sums over the data of each block of each source.
+
+    Attributes:
+        count: Data, int64, shape (sources, blocks).
+        sums: Sums of the mean spin of a datum, of its square, and of the mean product of its spins
+            at each distance, shape (sources, blocks, T, 2 + distances).
+        site_sums: Sums of every site's spin, shape (sources, blocks, T, d); None if sites are
+            alike, so that their means need not be told apart.
+    """
+
+    count: Int64[np.ndarray, "sources blocks"]
+    sums: Float64[np.ndarray, "sources blocks T columns"]
+    site_sums: Float64[np.ndarray, "sources blocks T d"] | None = None
+
+
+def estimate_correlation(
+    found: ChangeSums, pairs: Pairs, cut: int | None = None
+) -> tuple[Correlation, Correlation, Correlation]:
+    """Estimate correlated changes and their errors.
+
+    Args:
+        found: The sums; sources without two data are skipped.
+        pairs: The geometry of the sites.
+        cut: The number of distances, from 0 on, over which chi and xi sum; all pairs by default.
+
+    Returns:
+        Estimates; standard errors as estimates for all grammars; standard errors as estimates for
+        these grammars. An error is NaN where it is unknown: for one unit, or if the units agree
+        exactly.
+    """
+    kept = found.count.sum(1) >= 2
+    parts = [
+        (count, sums, None if found.site_sums is None else found.site_sums[k])
+        for k, (count, sums) in enumerate(zip(found.count, found.sums, strict=True))
+        if kept[k]
+    ]
+    if not parts:
+        num_times, num_columns = found.sums.shape[2:]
+        unknown = _ratios(np.full((num_times, num_columns), np.nan), pairs, cut)
+        return unknown, unknown, unknown
+    covariances = [_covariances(*_total(part), pairs) for part in parts]
+    mean, num = np.mean(covariances, axis=0), len(parts)
+    estimate = _ratios(mean, pairs, cut)
+    within = []
+    for part, covariance in zip(parts, covariances, strict=True):
+        shifts = [_covariances(*left, pairs) - covariance for left in _leave_out(part)]
+        without = [_ratios(mean + shift / num, pairs, cut) for shift in shifts]
+        within.append(_jackknife(without, estimate))
+    sem_within = _root(Correlation(*(np.sum(x, axis=0) for x in zip(*within, strict=True))))
+    if num == 1:
+        return estimate, sem_within, sem_within
+    without = [_ratios((num * mean - left) / (num - 1), pairs, cut) for left in covariances]
+    return estimate, _root(_jackknife(without, estimate)), sem_within
+
+
+_Part = tuple[
+    Int64[np.ndarray, " blocks"],
+    Float64[np.ndarray, "blocks T columns"],
+    Float64[np.ndarray, "blocks T d"] | None,
+]
+_Total = tuple[float, Float64[np.ndarray, "T columns"], Float64[np.ndarray, "T d"] | None]
+
+
+def _total(part: _Part) -> _Total:
+    count, sums, site_sums = part
+    return float(count.sum()), sums.sum(0), None if site_sums is None else site_sums.sum(0)
+
+
+def _leave_out(part: _Part) -> list[_Total]:
+    """Return the totals without each of the blocks that have data, where two data are left."""
+    count, sums, site_sums = part
+    num, total, sites = _total(part)
+    return [
+        (
+            num - count[k],
+            total - sums[k],
+            None if sites is None or site_sums is None else sites - site_sums[k],
+        )
+        for k in np.flatnonzero(count)
+        if num - count[k] >= 2
+    ]
+
+
+def _covariances(
+    num: float,
+    sums: Float64[np.ndarray, "T columns"],
+    site_sums: Float64[np.ndarray, "T d"] | None,
+    pairs: Pairs,
+) -> Float64[np.ndarray, "T columns"]:
+    """Return the mean spin, the variance of its mean over sites, and C(r) of one source."""
+    means = sums / num
+    mean = means[:, _MEAN, None]
+    subtracted: Float64[np.ndarray, "T _"] = mean**2
+    if site_sums is not None:
+        subtracted = pairs.means(torch.from_numpy(site_sums / num)).numpy()
+    unbiased = num / (num - 1)
+    variance = unbiased * (means[:, _SQUARE, None] - mean**2)
+    correlation = unbiased * (means[:, _PRODUCTS:] - subtracted)
+    return np.concatenate((mean, variance, correlation), axis=1)
+
+
+def _ratios(
+    covariances: Float64[np.ndarray, "T columns"], pairs: Pairs, cut: int | None
+) -> Correlation:
+    mean, variance = covariances[:, _MEAN], covariances[:, _SQUARE]
+    correlation = covariances[:, _PRODUCTS:]
+    weights = (pairs.counts / pairs.num_sites)[:cut]
+    joint = (weights * correlation[:, :cut])[:, 1:]
+    total = joint.sum(1)
+    varies = correlation[:, 0] > 1e-12
+    safe = np.where(varies, correlation[:, 0], 1.0)
+    chi = pairs.num_sites * variance / safe if cut is None else 1 + total / safe
+    positive = varies & (total > 1e-12)
+    length = (joint * pairs.lengths[1:cut]).sum(1) / np.where(positive, total, 1.0)
+    return Correlation(
+        mean, correlation, np.where(varies, chi, np.nan), np.where(positive, length, np.nan)
+    )
+
+
+def _jackknife(without: list[Correlation], estimate: Correlation) -> Correlation:
+    """Return squared standard errors from the estimates without each unit; NaN for one unit."""
+    num = len(without)
+    if num < 2:
+        return Correlation(*(np.full_like(x, np.nan) for x in estimate))
+    squares = []
+    for values in zip(*without, strict=True):
+        stacked = np.stack(values)
+        squares.append((num - 1) / num * ((stacked - stacked.mean(0)) ** 2).sum(0))
+    return Correlation(*squares)
+
+
+def _root(squares: Correlation) -> Correlation:
+    """Return standard errors; an error of 0 is unknown."""
+    return Correlation(*(np.sqrt(np.where(x > _TINY, x, np.nan)) for x in squares))
