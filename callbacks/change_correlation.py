@@ -68,8 +68,8 @@ class Measured(NamedTuple):
     estimate: Correlation
     sem: Correlation
     sem_within: Correlation
-    count: int
-    units: int
+    num_data: int
+    num_units: int
 
 
 class ChangeAccumulator:
@@ -170,8 +170,8 @@ class ChangeCorrelation(Analysis):
 
     Writes:
 
-    - `change_correlation.csv` with columns process, time, for grammars L, mean (spin), chi, sem (of
-      chi), theory (of chi; NaN where none applies), count (of data), mean_sem, mean_theory,
+    - `change_correlation.csv` with columns process, time, for grammars L, mean (spin), chi, sem
+      (of chi), theory (of chi; NaN where none applies), count (of data), mean_sem, mean_theory,
       sem_within, length (xi, in sites; NaN where correlations do not add up to a positive
       number), length_sem, length_theory, grammars. `sem` counts grammars as independent, or
       blocks of data if there is one; `sem_within` is that of these grammars.
@@ -248,7 +248,7 @@ class ChangeCorrelation(Analysis):
         by_time, by_distance, curves = [], [], []
         charts: dict[str, dict[str, Floats]] = {}
         for group, found in zip(self._sums.groups, measured, strict=True):
-            if not found.count:
+            if not found.num_data:
                 continue
             predicted = theory.correlations(group.source, self.noise_process, times)
             identity = {"process": self.axis.process}
@@ -276,9 +276,7 @@ class ChangeCorrelation(Analysis):
         write_table(folder, f"{self.name}_distance", concat(by_distance))
         table = concat(by_time)
         write_table(folder, self.name, table.assign(**self.image_counts))
-        shown = (
-            None if self.shown_times is None else [self.times.index(t) for t in self.shown_times]
-        )
+        shown = self.shown_times and [self.times.index(time) for time in self.shown_times]
         self.draw_later(
             lambda: {
                 self.name: correlation_figure(
@@ -302,7 +300,7 @@ class ChangeCorrelation(Analysis):
             "theory": np.broadcast_to(
                 predicted.correlation, found.estimate.correlation.shape
             ).ravel(),
-            "count": found.count,
+            "count": found.num_data,
             "pairs": np.tile(group.pairs.counts, len(self.times)),
             "sem_within": found.sem_within.correlation.ravel(),
         }
@@ -315,14 +313,14 @@ def _columns(found: Measured, predicted: Correlation) -> Mapping[str, Any]:
         "chi": found.estimate.susceptibility,
         "sem": found.sem.susceptibility,
         "theory": predicted.susceptibility,
-        "count": found.count,
+        "count": found.num_data,
         "mean_sem": found.sem.mean,
         "mean_theory": predicted.mean,
         "sem_within": found.sem_within.susceptibility,
         "length": found.estimate.length,
         "length_sem": found.sem.length,
         "length_theory": predicted.length,
-        "grammars": found.units,
+        "grammars": found.num_units,
     }
 
 

@@ -114,9 +114,7 @@ class PixelChanges(Changes):
     def cut(self, pairs: Pairs) -> int | None:
         """Sum up to `max_distance`."""
         last = len(pairs.counts) - 1
-        distance = (
-            max(1, min(pairs.shape) // 4) if self.max_distance is None else self.max_distance
-        )
+        distance = self.max_distance or max(1, min(pairs.shape) // 4)
         if distance > last:
             raise InputError(f"max_distance is {distance}; give at most {last} for these data")
         return distance + 1

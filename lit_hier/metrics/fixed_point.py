@@ -31,13 +31,13 @@ class FixedPointSum(Metric):
         parts = torch.zeros(2, num_blocks, *shape, dtype=torch.int64)
         self.add_state("parts", parts, dist_reduce_fx="sum")
 
-    def update(self, block: Int64[Tensor, " B"], values: Float[Tensor, "B *shape"]) -> None:
+    def update(self, block: Int64[Tensor, " B"], values: Float[Tensor, " B *shape"]) -> None:
         """Add samples to their blocks; values lie between -2^40 and 2^40."""
         x = values.double()
         whole = x.floor()
         self.parts[0].index_add_(0, block, whole.long())
         self.parts[1].index_add_(0, block, ((x - whole) * _STEPS).round().long())
 
-    def compute(self) -> Float64[Tensor, "blocks *shape"]:
+    def compute(self) -> Float64[Tensor, " blocks *shape"]:
         """Return the sums, float64, shape (blocks, *shape)."""
         return self.parts[0].double() + self.parts[1].double() / _STEPS

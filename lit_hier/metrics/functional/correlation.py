@@ -9,7 +9,8 @@ its change), averages over data :math:`\langle \cdot \rangle` and d sites,
    \chi = \frac{\sum_{ij} C_{ij}}{\sum_i C_{ii}} = \frac{d \, \mathrm{Var}(\bar \sigma)}{C(0)},
    \qquad \xi = \frac{\sum_{i \ne j} |i - j| \, C_{ij}}{\sum_{i \ne j} C_{ij}}
 
-over all ordered pairs. :math:`\chi` is the number of sites that change together, :math:`\xi` the
+over all ordered pairs, in :math:`\xi` up to the last distance before C(r) first falls below two of
+its standard errors. :math:`\chi` is the number of sites that change together, :math:`\xi` the
 mean distance of two sites, weighted by their correlation; on a tree, a distance is the number of
 leaves below the common ancestor. Covariances are divided by N - 1 for N data.
 
@@ -26,13 +27,14 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from lit_hier.metrics.functional.pairs import Pairs
 
 _MEAN: Final = 0  # of the sums: mean spin, its square, then the products at each distance
 _SQUARE: Final = 1
 _PRODUCTS: Final = 2
+_SIGNIFICANT: Final = 2.0  # standard errors
 _TINY: Final = 1e-24  # squared errors that are rounding
 
 
@@ -57,14 +59,14 @@ class ChangeSums(NamedTuple):
     """Sums over the data of each block of each source.
 
     Attributes:
-        count: Data, int64, shape (sources, blocks).
+        num_data: Data, int64, shape (sources, blocks).
         sums: Sums of the mean spin of a datum, of its square, and of the mean product of its spins
             at each distance, shape (sources, blocks, T, 2 + distances).
         site_sums: Sums of every site's spin, shape (sources, blocks, T, d); None if sites are
             alike, so that their means need not be told apart.
     """
 
-    count: Int64[np.ndarray, "sources blocks"]
+    num_data: Int64[np.ndarray, "sources blocks"]
     sums: Float64[np.ndarray, "sources blocks T columns"]
     site_sums: Float64[np.ndarray, "sources blocks T d"] | None = None
 
@@ -84,29 +86,37 @@ def estimate_correlation(
         these grammars. An error is NaN where it is unknown: for one unit, or if the units agree
         exactly.
     """
-    kept = found.count.sum(1) >= 2
+    kept = found.num_data.sum(1) >= 2
     parts = [
         (count, sums, None if found.site_sums is None else found.site_sums[k])
-        for k, (count, sums) in enumerate(zip(found.count, found.sums, strict=True))
+        for k, (count, sums) in enumerate(zip(found.num_data, found.sums, strict=True))
         if kept[k]
     ]
     if not parts:
-        num_times, num_columns = found.sums.shape[2:]
-        unknown = _ratios(np.full((num_times, num_columns), np.nan), pairs, cut)
+        nan = np.full(found.sums.shape[2:], np.nan)
+        unknown = _ratios(nan, pairs, cut, np.isfinite(nan[:, _PRODUCTS:]))
         return unknown, unknown, unknown
     covariances = [_covariances(*_total(part), pairs) for part in parts]
     mean, num = np.mean(covariances, axis=0), len(parts)
-    estimate = _ratios(mean, pairs, cut)
-    within = []
-    for part, covariance in zip(parts, covariances, strict=True):
-        shifts = [_covariances(*left, pairs) - covariance for left in _leave_out(part)]
-        without = [_ratios(mean + shift / num, pairs, cut) for shift in shifts]
-        within.append(_jackknife(without, estimate))
-    sem_within = _root(Correlation(*(np.sum(x, axis=0) for x in zip(*within, strict=True))))
-    if num == 1:
-        return estimate, sem_within, sem_within
-    without = [_ratios((num * mean - left) / (num - 1), pairs, cut) for left in covariances]
-    return estimate, _root(_jackknife(without, estimate)), sem_within
+    # The averages without each block of data, by grammar, and without each grammar.
+    within = [
+        [mean + (_covariances(*left, pairs) - covariance) / num for left in _leave_out(part)]
+        for part, covariance in zip(parts, covariances, strict=True)
+    ]
+    units = within if num == 1 else [[(num * mean - left) / (num - 1) for left in covariances]]
+    noise = np.sqrt(sum(map(_jackknife, units), np.zeros_like(mean)))[:, _PRODUCTS:]
+    large = mean[:, _PRODUCTS:] >= _SIGNIFICANT * np.nan_to_num(noise)
+    reach = np.logical_and.accumulate(large, axis=1)
+
+    def error(groups: list[list[Float64[np.ndarray, "T columns"]]]) -> Correlation:
+        parts = [[_ratios(x, pairs, cut, reach) for x in group] for group in groups]
+        squares = [
+            np.sum([_jackknife([x[k] for x in group]) for group in parts], axis=0)
+            for k in range(len(Correlation._fields))
+        ]
+        return Correlation(*(np.sqrt(np.where(x > _TINY, x, np.nan)) for x in squares))
+
+    return _ratios(mean, pairs, cut, reach), error(units), error(within)
 
 
 _Part = tuple[
@@ -134,7 +144,7 @@ def _leave_out(part: _Part) -> list[_Total]:
         )
         for k in np.flatnonzero(count)
         if num - count[k] >= 2
-    ]
+    ] or [(num, total, sites)]
 
 
 def _covariances(
@@ -156,35 +166,31 @@ def _covariances(
 
 
 def _ratios(
-    covariances: Float64[np.ndarray, "T columns"], pairs: Pairs, cut: int | None
+    covariances: Float64[np.ndarray, "T columns"],
+    pairs: Pairs,
+    cut: int | None,
+    reach: Bool[np.ndarray, "T distances"],
 ) -> Correlation:
+    """Return the estimates; `reach` tells the distances over which xi sums."""
     mean, variance = covariances[:, _MEAN], covariances[:, _SQUARE]
     correlation = covariances[:, _PRODUCTS:]
     weights = (pairs.counts / pairs.num_sites)[:cut]
     joint = (weights * correlation[:, :cut])[:, 1:]
-    total = joint.sum(1)
+    near = np.where(reach[:, 1:cut], joint, 0.0)
+    total = near.sum(1)
     varies = correlation[:, 0] > 1e-12
     safe = np.where(varies, correlation[:, 0], 1.0)
-    chi = pairs.num_sites * variance / safe if cut is None else 1 + total / safe
+    chi = pairs.num_sites * variance / safe if cut is None else 1 + joint.sum(1) / safe
     positive = varies & (total > 1e-12)
-    length = (joint * pairs.lengths[1:cut]).sum(1) / np.where(positive, total, 1.0)
+    length = (near * pairs.lengths[1:cut]).sum(1) / np.where(positive, total, 1.0)
     return Correlation(
         mean, correlation, np.where(varies, chi, np.nan), np.where(positive, length, np.nan)
     )
 
 
-def _jackknife(without: list[Correlation], estimate: Correlation) -> Correlation:
-    """Return squared standard errors from the estimates without each unit; NaN for one unit."""
+def _jackknife(without: list[Float64[np.ndarray, "..."]]) -> Float64[np.ndarray, "..."]:
+    """Return the squared standard error from values without each unit; NaN for one unit."""
     num = len(without)
-    if num < 2:
-        return Correlation(*(np.full_like(x, np.nan) for x in estimate))
-    squares = []
-    for values in zip(*without, strict=True):
-        stacked = np.stack(values)
-        squares.append((num - 1) / num * ((stacked - stacked.mean(0)) ** 2).sum(0))
-    return Correlation(*squares)
-
-
-def _root(squares: Correlation) -> Correlation:
-    """Return standard errors; an error of 0 is unknown."""
-    return Correlation(*(np.sqrt(np.where(x > _TINY, x, np.nan)) for x in squares))
+    values = np.stack(without)
+    factor = (num - 1) / num if num > 1 else np.nan
+    return np.asarray(factor * ((values - values.mean(0)) ** 2).sum(0))

@@ -144,4 +144,5 @@ class GridPairs(Pairs):
 
     def _sum(self, x: Float64[Tensor, "B displacements"]) -> Float64[Tensor, "B distances"]:
         sums = x.new_zeros(len(x), self._num + 1)
-        return sums.index_add_(1, self._bins.to(x.device), x)[:, : self._num]
+        sums.index_add_(1, self._bins.to(x.device), x)
+        return sums[:, : self._num]
