@@ -276,7 +276,7 @@ class ChangeCorrelation(Analysis):
         write_table(folder, f"{self.name}_distance", concat(by_distance))
         table = concat(by_time)
         write_table(folder, self.name, table.assign(**self.image_counts))
-        shown = self.shown_times and [self.times.index(time) for time in self.shown_times]
+        shown = [self.times.index(time) for time in self.shown_times or ()]
         self.draw_later(
             lambda: {
                 self.name: correlation_figure(

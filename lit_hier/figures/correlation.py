@@ -43,7 +43,7 @@ def correlation_figure(
     x: NDArray[np.floating],
     xlabel: str,
     curves: Sequence[CorrelationCurve],
-    shown: Sequence[int] | None,
+    shown: Sequence[int],
     symbol: str,
     unit: str,
 ) -> Figure:
@@ -53,7 +53,7 @@ def correlation_figure(
         x: Inversion times, shape (T,).
         xlabel: Their label.
         curves: Curves, shallow to deep; at least one.
-        shown: Indices of the times whose C(r) is drawn; five around the largest chi by default.
+        shown: Indices of the times whose C(r) is drawn; if there are none, some that include the largest chi.
         symbol: The symbol of the time.
         unit: What a site is.
     """
@@ -89,30 +89,32 @@ def _draw_decay(
     ax: Axes,
     x: NDArray[np.floating],
     curve: CorrelationCurve,
-    shown: Sequence[int] | None,
+    shown: Sequence[int],
     symbol: str,
     unit: str,
 ) -> None:
     """Draw C(r)/C(0) against r, both logarithmic."""
     chi = np.nan_to_num(curve.estimate.susceptibility)
-    if shown is None:
+    if not shown:
         varied = np.flatnonzero(np.isfinite(curve.estimate.susceptibility))
         peak = int(np.searchsorted(varied, chi.argmax()))
         around = np.unique(np.linspace(0, len(varied) - 1, _NUM_SHOWN).round().astype(int))
-        shown = varied[np.union1d(around, [min(peak, len(varied) - 1)])] if len(varied) else []
+        shown = varied[np.union1d(around, [min(peak, len(varied) - 1)])] if len(varied) else ()
+    lowest = 1.0
     colors = colormaps["plasma"](np.linspace(0, 0.85, len(shown)))
     for color, k in zip(colors, shown, strict=True):
-        scale = curve.estimate.correlation[k, 0]
+        scale, r = curve.estimate.correlation[k, 0], curve.lengths[1:]
         y = curve.estimate.correlation[k, 1:] / scale
         error = np.nan_to_num(curve.sem.correlation[k, 1:]) / scale
-        label = f"{symbol} = {x[k]:g}"
-        r = curve.lengths[1:]
-        ax.errorbar(r, np.where(y > 0, y, np.nan), error, fmt="o-", color=color, markersize=3,
-                    linewidth=1, label=label)  # fmt: skip
+        seen = y > error
+        lowest = min([lowest, *y[seen]])
+        ax.errorbar(r[seen], y[seen], error[seen], fmt="o-", color=color, markersize=3,
+                    linewidth=1, label=f"{symbol} = {x[k]:g}")  # fmt: skip
         predicted = curve.theory.correlation[k]
         if len(predicted) > 1:
             ax.plot(r, predicted[1:] / predicted[0], "k--", linewidth=0.8)
     ax.set(xscale="log", yscale="log", xlabel=f"distance r ({unit})", ylabel="C(r) / C(0)")
+    ax.set_ylim(lowest / 3, 1.3)
     ax.set_title(curve.name, fontsize="small")
     ax.legend(fontsize="small", frameon=False)
 
@@ -133,13 +135,17 @@ def _draw_lengths(
                         np.nan_to_num(curve.sem.length[kept][order]), color=color, markersize=4,
                         linewidth=0.8, label=f"{curve.name}, {where}", **style)  # fmt: skip
             ax.plot(away[kept][order], curve.theory.length[kept][order], "k--", linewidth=0.7)
-    away = np.abs(x - curves[-1].critical)
-    near = np.geomspace(max(away[away > 0].min(), 1e-3), away.max(), 20)
-    middle = len(near) // 2
-    known = np.isfinite(curves[-1].estimate.length)
-    at = np.interp(near[middle], np.sort(away[known]), curves[-1].estimate.length[known][np.argsort(away[known])]) if known.any() else 1.0  # fmt: skip
-    guide = at * (near / near[middle]) ** -curves[-1].exponent
-    ax.plot(near, guide, color="0.6", linewidth=1, label=f"slope −ν = −{curves[-1].exponent:.2f}")
+    last = curves[-1]
+    away, length = np.abs(x - last.critical), last.estimate.length
+    known = np.isfinite(length) & (away > 0)
+    if known.any():
+        highest, lowest = length[known].max(), length[known].min()
+        near = np.geomspace(away[known].min(), away[known].max(), 100)
+        middle = away[known][np.abs(np.log(length[known] ** 2 / (highest * lowest))).argmin()]
+        guide = (highest * lowest) ** 0.5 * (near / middle) ** -last.exponent
+        inside = (guide < highest) & (guide > lowest)
+        label = f"slope −ν = −{last.exponent:.2f}"
+        ax.plot(near[inside], guide[inside], color="0.6", linewidth=1.5, label=label)
     ax.set(xscale="log", yscale="log", xlabel=f"|{symbol} − {symbol}*|",
            ylabel=f"correlation length ξ ({unit})")  # fmt: skip
     ax.legend(fontsize="x-small", frameon=False)

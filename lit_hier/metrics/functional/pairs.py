@@ -140,7 +140,8 @@ class GridPairs(Pairs):
         axes = tuple(range(1, 1 + len(self.shape)))
         modes = torch.fft.rfftn(x.unflatten(1, self.shape), s=self._padded, dim=axes)
         power = modes.real.square() + modes.imag.square()
-        return torch.fft.irfftn(power, s=self._padded, dim=axes).flatten(1)
+        products: Tensor = torch.fft.irfftn(power, s=self._padded, dim=axes)
+        return products.flatten(1)
 
     def _sum(self, x: Float64[Tensor, "B displacements"]) -> Float64[Tensor, "B distances"]:
         sums = x.new_zeros(len(x), self._num + 1)
