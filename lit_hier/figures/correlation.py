@@ -53,7 +53,7 @@ def correlation_figure(
         x: Inversion times, shape (T,).
         xlabel: Their label.
         curves: Curves, shallow to deep; at least one.
-        shown: Indices of the times whose C(r) is drawn; if there are none, some that include the largest chi.
+        shown: Indices of the times whose C(r) is drawn; if empty, some with the largest chi.
         symbol: The symbol of the time.
         unit: What a site is.
     """

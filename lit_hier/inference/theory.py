@@ -24,7 +24,7 @@ from jaxtyping import Float64
 from lit_hier.gaussian import Distribution
 from lit_hier.inference import density_evolution, mean_field
 from lit_hier.metrics.functional.correlation import Correlation
-from lit_hier.processes import EpsilonNoise, NoiseProcess
+from lit_hier.processes import EpsilonNoise, GaussianNoise, NoiseProcess
 from lit_hier.rhm.parameters import GrammarParameters
 
 
@@ -210,3 +210,21 @@ def correlations(
         return Correlation(found.mean, found.correlation.T, found.susceptibility, found.length)
     unknown = np.full(len(times), np.nan)
     return Correlation(unknown, unknown[:, None], unknown, unknown)
+
+
+def speciation_time(
+    source: GrammarParameters | Distribution | None, process: NoiseProcess | None
+) -> float:
+    r"""Return the diffusion time at which the classes of a distribution split.
+
+    It is :math:`t_S = \frac{1}{2} \ln \Lambda`, with :math:`\Lambda` the largest eigenvalue of the
+    covariance of the data. Source: Biroli, Bonnaire, de Bortoli, Mezard, "Dynamical regimes of
+    diffusion models" (2024).
+
+    Returns:
+        The time; NaN if there are no classes, their means coincide, as those of the RHM do,
+        :math:`\Lambda < 1`, or the process is not Gaussian diffusion.
+    """
+    if not isinstance(source, Distribution) or not isinstance(process, GaussianNoise):
+        return math.nan
+    return source.speciation_time()

@@ -13,6 +13,7 @@ from lit_hier.metrics.functional.histogram import histogram_update
 from lit_hier.metrics.functional.inversion import Inversion, curve_inversion, inversion
 from lit_hier.metrics.functional.moments import Moments, channel_moments, merge_moments
 from lit_hier.metrics.functional.pairs import GridPairs, Pairs, TreePairs
+from lit_hier.metrics.functional.places import peak, steepest
 from lit_hier.metrics.functional.similarity import (
     Standardization,
     StandardizationKind,
@@ -53,9 +54,11 @@ __all__ = [
     "mode",
     "mode_bandwidth",
     "mode_error",
+    "peak",
     "resampled_means",
     "standardize",
     "standardized_cosine",
+    "steepest",
     "summarize",
     "transition",
     "transition_errors",
