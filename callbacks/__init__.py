@@ -12,6 +12,7 @@ from lit_hier.callbacks.reconstruction import Reconstruction
 from lit_hier.callbacks.sample_grid import SampleGrid
 from lit_hier.callbacks.similarity import ActivationSimilarity
 from lit_hier.callbacks.transition import Transition
+from lit_hier.callbacks.transition_time import TransitionTime
 
 __all__ = [
     "ActivationSimilarity",
@@ -29,4 +30,5 @@ __all__ = [
     "TimeProgressBar",
     "TokenChanges",
     "Transition",
+    "TransitionTime",
 ]

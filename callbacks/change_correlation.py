@@ -24,6 +24,7 @@ from lit_hier.io.tables import write_table
 from lit_hier.metrics import (
     ChangeSums,
     Correlation,
+    Estimates,
     FixedPointSum,
     Pairs,
     estimate_correlation,
@@ -63,13 +64,17 @@ class Group:
 
 
 class Measured(NamedTuple):
-    """Estimates of a group with their errors, as `estimate_correlation` returns them."""
+    """The estimates of a group.
 
-    estimate: Correlation
-    sem: Correlation
-    sem_within: Correlation
+    Attributes:
+        estimates: Estimates with their errors.
+        num_data: Data.
+        num_grammars: Sources that have two data or more.
+    """
+
+    estimates: Estimates
     num_data: int
-    num_units: int
+    num_grammars: int
 
 
 class ChangeAccumulator:
@@ -157,7 +162,7 @@ class ChangeAccumulator:
                 ChangeSums(count, total[..., :split], sites), group.pairs, group.cut
             )
             units = int((count.sum(1) >= 2).sum())
-            found.append(Measured(*estimates, int(count.sum()), units))
+            found.append(Measured(estimates, int(count.sum()), units))
         return found
 
 
@@ -223,8 +228,7 @@ class ChangeCorrelation(Analysis):
                 raise InputError(
                     f"shown_times has {time:g}, which is not one of the sampler's times"
                 )
-        grammars = isinstance(self.sources[0], GrammarParameters)
-        self.changes = self.sites or (LeafChanges() if grammars else PixelChanges())
+        self.changes = choose_sites(self.sites, self.sources[0])
         self.changes.setup(trainer, pl_module)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -261,8 +265,8 @@ class ChangeCorrelation(Analysis):
             curves.append(
                 CorrelationCurve(
                     group.name,
-                    found.estimate,
-                    found.sem,
+                    found.estimates.estimate,
+                    found.estimates.sem,
                     predicted,
                     group.pairs.lengths,
                     critical,
@@ -295,32 +299,32 @@ class ChangeCorrelation(Analysis):
             **group.columns,
             "distance": np.tile(group.pairs.distances, len(self.times)),
             "length": np.tile(group.pairs.lengths, len(self.times)),
-            "correlation": found.estimate.correlation.ravel(),
-            "sem": found.sem.correlation.ravel(),
+            "correlation": found.estimates.estimate.correlation.ravel(),
+            "sem": found.estimates.sem.correlation.ravel(),
             "theory": np.broadcast_to(
-                predicted.correlation, found.estimate.correlation.shape
+                predicted.correlation, found.estimates.estimate.correlation.shape
             ).ravel(),
             "count": found.num_data,
             "pairs": np.tile(group.pairs.counts, len(self.times)),
-            "sem_within": found.sem_within.correlation.ravel(),
+            "sem_within": found.estimates.sem_within.correlation.ravel(),
         }
         return DataFrame(columns)
 
 
 def _columns(found: Measured, predicted: Correlation) -> Mapping[str, Any]:
     return {
-        "mean": found.estimate.mean,
-        "chi": found.estimate.susceptibility,
-        "sem": found.sem.susceptibility,
+        "mean": found.estimates.estimate.mean,
+        "chi": found.estimates.estimate.susceptibility,
+        "sem": found.estimates.sem.susceptibility,
         "theory": predicted.susceptibility,
         "count": found.num_data,
-        "mean_sem": found.sem.mean,
+        "mean_sem": found.estimates.sem.mean,
         "mean_theory": predicted.mean,
-        "sem_within": found.sem_within.susceptibility,
-        "length": found.estimate.length,
-        "length_sem": found.sem.length,
+        "sem_within": found.estimates.sem_within.susceptibility,
+        "length": found.estimates.estimate.length,
+        "length_sem": found.estimates.sem.length,
         "length_theory": predicted.length,
-        "grammars": found.num_units,
+        "grammars": found.num_grammars,
     }
 
 
@@ -328,3 +332,10 @@ def _exponent(source: Source, process: NoiseProcess | None) -> float:
     if not isinstance(source, GrammarParameters):
         return math.nan
     return theory.critical_exponent(source, process)
+
+
+def choose_sites(sites: Changes | None, source: Source) -> Changes:
+    """Return what changes: by default leaves for a grammar, else pixels."""
+    if sites is not None:
+        return sites
+    return LeafChanges() if isinstance(source, GrammarParameters) else PixelChanges()

@@ -152,6 +152,11 @@ class CurveAnalysis(Analysis):
             line: The curve.
         """
 
+    @property
+    def curves_name(self) -> str:
+        """The name of the table of curves."""
+        return self.name
+
     def curve_names(self) -> list[str]:
         """Name the measured curves, for the `.npz`."""
         return [line.name for line in self.lines()]
@@ -272,7 +277,7 @@ class CurveAnalysis(Analysis):
         write_samples(folder, self.name, samples)
         for name, table in tables.items():
             write_table(folder, name, table)
-        write_table(folder, self.name, results.table)
+        write_table(folder, self.curves_name, results.table)
         log_curves(trainer.loggers, self.charts(results), self.axis, self.times)
 
     def _summarize(self, x: Floats, values: Floats, source_indices: NDArray[np.int64]) -> Results:

@@ -1,7 +1,8 @@
 """Where the transition lies, by several estimators."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
@@ -26,9 +27,9 @@ from lit_hier.inference import theory
 from lit_hier.metrics import (
     average,
     bootstrap_error,
-    crossing,
     curve_inversion,
     inversion,
+    jackknife_error,
     peak,
     resampled_means,
     steepest,
@@ -76,10 +77,10 @@ class TransitionTime(CurveAnalysis):
       grammars or, with one, over data; by the jackknife for chi; 0 for closed forms), theory (the
       same estimator on the theory at this depth; NaN where none applies), reason (why the place is
       unknown).
-    - `transition_time_curves.csv` with columns process, time, level, marginal, sem, entropy (nats),
-      entropy_sem, clones (share that agrees), clones_sem, count.
-    - `transition_time.npz` with the arrays `marginal`, `entropy` and `clones` (time, curve, index),
-      `time`, `curve`, `index`, `source`.
+    - `transition_time_curves.csv` with columns process, time, level, marginal, sem, entropy
+      (nats), entropy_sem, clones (share that agrees), clones_sem, count.
+    - `transition_time.npz` with the arrays `marginal`, `entropy` and `clones` (time, curve,
+      index), `time`, `curve`, `index`, `source`.
     - `transition_time.png`.
 
     Logs to TensorBoard the curves `transition_time/marginal`, `transition_time/entropy`,
@@ -118,7 +119,7 @@ class TransitionTime(CurveAnalysis):
                 "model: TransitionTime needs classes, which these data do not have; give"
                 " classes: a ClassKept with a network that predicts them"
             )
-        self.changes = choose_sites(self.sites, self.sources)
+        self.changes = choose_sites(self.sites, self.sources[0])
         self.changes.setup(trainer, pl_module)
 
     def lines(self) -> list[Line]:
@@ -181,15 +182,16 @@ class TransitionTime(CurveAnalysis):
         return columns | {"count": len(source_indices)}
 
     def tables(self, results: Results) -> dict[str, DataFrame]:
-        """Tabulate the places; the curves have a table of their own."""
+        """Tabulate the places."""
         rows = [
             {"process": self.axis.process, "estimator": name, **found._asdict()}
             for name, found in self._places(results).items()
         ]
         return {self.name: DataFrame(rows)}
 
-    def table_name(self) -> str:
-        """Name the table of the curves."""
+    @property
+    def curves_name(self) -> str:
+        """The name of the table of curves; that of the run is the places'."""
         return f"{self.name}_curves"
 
     def _places(self, results: Results) -> dict[str, _Found]:
@@ -197,18 +199,19 @@ class TransitionTime(CurveAnalysis):
         x, groups = results.x, results.source_indices
         root = results.lines[-1].curve
         marginal, entropy, clones = (values[:, root].astype(float) for values in results.values)
-        chance = self._chance(results.lines[-1])
         predicted = self.prediction(results.lines[-1])
         curve = predicted.marginal[:, -1] if predicted.marginal.size else np.full(len(x), np.nan)
 
-        def half(values: Floats) -> Floats:
+        def half(values: Floats, chance: float = self._chance(results.lines[-1])) -> Floats:
             return np.asarray(transition(x, values, chance)[0])
 
         def found(
             estimator: Callable[[Floats], Any], values: Floats, by_theory: float, reason: str
         ) -> _Found:
             place = float(estimator(average(values, groups).mean))
-            sem = float(bootstrap_error(np.asarray(estimator(resampled_means(values, groups))), groups))
+            sem = float(
+                bootstrap_error(np.asarray(estimator(resampled_means(values, groups))), groups)
+            )
             return _Found(place, sem, by_theory, reason if math.isnan(place) else "")
 
         not_reached = "the curve does not fall halfway between these times"
@@ -216,10 +219,8 @@ class TransitionTime(CurveAnalysis):
         places = {"half": found(half, marginal, float(half(curve)), not_reached)}
         for line in results.lines[:-1] if not self._has_latents else ():
             values = results.values[0, :, line.curve].astype(float)
-            level_chance = self._chance(line)
-            places[f"half, {line.name}"] = found(
-                lambda y, c=level_chance: transition(x, y, c)[0], values, math.nan, not_reached
-            )
+            estimator = partial(half, chance=self._chance(line))
+            places[f"half, {line.name}"] = found(estimator, values, math.nan, not_reached)
         places["steepest drop"] = found(
             lambda y: steepest(x, y), marginal, float(steepest(x, curve)), no_peak
         )
@@ -274,9 +275,10 @@ class TransitionTime(CurveAnalysis):
 
     def _peak_of_chi(self, x: Floats) -> _Found:
         """Locate the maximum of the susceptibility."""
-        place = float(peak(x, self._chi.estimate.susceptibility))
-        replicates = np.asarray(peak(x, np.stack(self._chi.without)))
-        sem = float(jackknife_error(replicates)) if len(replicates) > 1 else math.nan
+        place = float(peak(x, self._chi.estimates.estimate.susceptibility))
+        without = [x.susceptibility for x in self._chi.estimates.without]
+        replicates = np.asarray(peak(x, np.stack(without)))
+        sem = float(jackknife_error(replicates))
         fine = np.linspace(x[0], x[-1], _NUM_FINE)
         curve = theory.correlations(self.sources[0], self.noise_process, fine).susceptibility
         reason = "chi is largest at an end of the times" if math.isnan(place) else ""
@@ -287,6 +289,7 @@ class TransitionTime(CurveAnalysis):
         if self.classes is not None and not self._has_latents:
             return 1 / self.classes.num_groups(line.curve)
         source = self.sources[0]
+        assert source is not None
         return 1 / (source.n if isinstance(source, GrammarParameters) else source.num_classes)
 
     def figures(self, results: Results, tables: Mapping[str, DataFrame]) -> dict[str, Figure]:
@@ -302,7 +305,7 @@ class TransitionTime(CurveAnalysis):
                 results.x,
                 results.xlabel,
                 {name: y for name, y in curves.items() if np.isfinite(y).any()},
-                self._chi.estimate.susceptibility,
+                self._chi.estimates.estimate.susceptibility,
                 [Place(*row) for row in table[["estimator", "place", "sem", "theory"]].to_numpy()],
             )
         }

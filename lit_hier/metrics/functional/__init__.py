@@ -5,7 +5,9 @@ from lit_hier.metrics.functional.bootstrap import bootstrap_error, resampled_mea
 from lit_hier.metrics.functional.correlation import (
     ChangeSums,
     Correlation,
+    Estimates,
     estimate_correlation,
+    jackknife_error,
 )
 from lit_hier.metrics.functional.crossing import crossing, transition, transition_errors
 from lit_hier.metrics.functional.deviation import WINDOW, deviation
@@ -33,6 +35,7 @@ __all__ = [
     "Average",
     "ChangeSums",
     "Correlation",
+    "Estimates",
     "GridPairs",
     "Inversion",
     "Moments",
@@ -50,6 +53,7 @@ __all__ = [
     "estimate_correlation",
     "histogram_update",
     "inversion",
+    "jackknife_error",
     "merge_moments",
     "mode",
     "mode_bandwidth",

@@ -35,7 +35,7 @@ _MEAN: Final = 0  # of the sums: mean spin, its square, then the products at eac
 _SQUARE: Final = 1
 _PRODUCTS: Final = 2
 _SIGNIFICANT: Final = 2.0  # standard errors
-_TINY: Final = 1e-24  # squared errors that are rounding
+_TINY: Final = 1e-12  # errors that are rounding
 
 
 class Correlation(NamedTuple):
@@ -71,20 +71,30 @@ class ChangeSums(NamedTuple):
     site_sums: Float64[np.ndarray, "sources blocks T d"] | None = None
 
 
-def estimate_correlation(
-    found: ChangeSums, pairs: Pairs, cut: int | None = None
-) -> tuple[Correlation, Correlation, Correlation]:
+class Estimates(NamedTuple):
+    """Estimates with their errors.
+
+    Attributes:
+        estimate: The estimates.
+        sem: Their standard errors, as estimates for all grammars. An error is NaN where it is
+            unknown: for one unit, or if the units agree exactly.
+        sem_within: Their standard errors, as estimates for these grammars.
+        without: The estimates without each unit: a grammar, or a block of data of the only one.
+    """
+
+    estimate: Correlation
+    sem: Correlation
+    sem_within: Correlation
+    without: list[Correlation]
+
+
+def estimate_correlation(found: ChangeSums, pairs: Pairs, cut: int | None = None) -> Estimates:
     """Estimate correlated changes and their errors.
 
     Args:
         found: The sums; sources without two data are skipped.
         pairs: The geometry of the sites.
         cut: The number of distances, from 0 on, over which chi and xi sum; all pairs by default.
-
-    Returns:
-        Estimates; standard errors as estimates for all grammars; standard errors as estimates for
-        these grammars. An error is NaN where it is unknown: for one unit, or if the units agree
-        exactly.
     """
     kept = found.num_data.sum(1) >= 2
     parts = [
@@ -95,7 +105,7 @@ def estimate_correlation(
     if not parts:
         nan = np.full(found.sums.shape[2:], np.nan)
         unknown = _ratios(nan, pairs, cut, np.isfinite(nan[:, _PRODUCTS:]))
-        return unknown, unknown, unknown
+        return Estimates(unknown, unknown, unknown, [])
     covariances = [_covariances(*_total(part), pairs) for part in parts]
     mean, num = np.mean(covariances, axis=0), len(parts)
     # The averages without each block of data, by grammar, and without each grammar.
@@ -103,20 +113,26 @@ def estimate_correlation(
         [mean + (_covariances(*left, pairs) - covariance) / num for left in _leave_out(part)]
         for part, covariance in zip(parts, covariances, strict=True)
     ]
-    units = within if num == 1 else [[(num * mean - left) / (num - 1) for left in covariances]]
-    noise = np.sqrt(sum(map(_jackknife, units), np.zeros_like(mean)))[:, _PRODUCTS:]
-    large = mean[:, _PRODUCTS:] >= _SIGNIFICANT * np.nan_to_num(noise)
-    reach = np.logical_and.accumulate(large, axis=1)
+    units = within[0] if num == 1 else [(num * mean - left) / (num - 1) for left in covariances]
+    noise = np.nan_to_num(jackknife_error(np.stack(units))[:, _PRODUCTS:])
+    reach = np.logical_and.accumulate(mean[:, _PRODUCTS:] >= _SIGNIFICANT * noise, axis=1)
 
-    def error(groups: list[list[Float64[np.ndarray, "T columns"]]]) -> Correlation:
-        parts = [[_ratios(x, pairs, cut, reach) for x in group] for group in groups]
-        squares = [
-            np.sum([_jackknife([x[k] for x in group]) for group in parts], axis=0)
-            for k in range(len(Correlation._fields))
-        ]
-        return Correlation(*(np.sqrt(np.where(x > _TINY, x, np.nan)) for x in squares))
+    def ratios(group: list[Float64[np.ndarray, "T columns"]]) -> list[Correlation]:
+        return [_ratios(x, pairs, cut, reach) for x in group]
 
-    return _ratios(mean, pairs, cut, reach), error(units), error(within)
+    def error(*groups: list[Correlation]) -> Correlation:
+        columns = [[np.stack(values) for values in zip(*group, strict=True)] for group in groups]
+        return Correlation(
+            *(
+                _known(sum(jackknife_error(x) ** 2 for x in by_group) ** 0.5)
+                for by_group in zip(*columns, strict=True)
+            )
+        )
+
+    without = ratios(units)
+    return Estimates(
+        _ratios(mean, pairs, cut, reach), error(without), error(*map(ratios, within)), without
+    )
 
 
 _Part = tuple[
@@ -188,9 +204,22 @@ def _ratios(
     )
 
 
-def _jackknife(without: list[Float64[np.ndarray, "..."]]) -> Float64[np.ndarray, "..."]:
-    """Return the squared standard error from values without each unit; NaN for one unit."""
+def jackknife_error(
+    without: Float64[np.ndarray, " units *shape"],
+) -> Float64[np.ndarray, "*shape"]:
+    """Compute a standard error from an estimate without each unit.
+
+    Args:
+        without: The estimates, on the first axis.
+
+    Returns:
+        The error; NaN for one unit.
+    """
     num = len(without)
-    values = np.stack(without)
     factor = (num - 1) / num if num > 1 else np.nan
-    return np.asarray(factor * ((values - values.mean(0)) ** 2).sum(0))
+    return np.asarray(np.sqrt(factor * ((without - without.mean(0)) ** 2).sum(0)))
+
+
+def _known(error: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:
+    """Replace errors that are rounding by NaN."""
+    return np.where(error > _TINY, error, np.nan)

@@ -47,5 +47,5 @@ def steepest(
         Its x, float64, shape (*shape); NaN where `peak` does not exist.
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    slope: Float64[np.ndarray, "..."] = np.diff(y, axis=-1) / np.diff(x)
+    slope: Float64[np.ndarray, ...] = np.diff(y, axis=-1) / np.diff(x)
     return peak((x[1:] + x[:-1]) / 2, -slope if falling else slope)
