@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
 	--dist loadfile --no-loadscope-reorder
 
 .PHONY: demo demo-images soak soak-faults soak-files soak-laws memory test test-slow test-lowest \
-	test-newest check tests fig8 wheel sanitize clean
+	test-newest check tests fig8 wheel docs sanitize clean
 
 # What an installation is built from: when any of it changes, the environment is updated, and with
 # it the native kernel.
@@ -86,6 +86,16 @@ soak-laws: $(VENV)/.installed
 memory: $(VENV)/.installed
 	$(BIN)/python tests/memory.py
 
+# The documentation, into docs/_build/html; a warning is an error. Only the installation of sphinx needs a
+# network.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env --builder html \
+		docs docs/_build/html
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
 # Wheel and source distribution, into dist/.
 wheel: $(VENV)/.installed
 	rm -rf build dist
@@ -108,4 +118,4 @@ sanitize: $(VENV)/.installed
 		$(BIN)/python -m pytest tests/test_inference_kernel.py
 
 clean:
-	rm -rf .venv .venv-* logs build dist *.egg-info lit_hier/inference/native/kernel_*.so
+	rm -rf .venv .venv-* logs build dist docs/_build docs/api *.egg-info lit_hier/inference/native/kernel_*.so

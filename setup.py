@@ -1,18 +1,24 @@
-"""Build the native kernel of belief propagation; pyproject.toml has everything else.
+"""Build the native kernel of belief propagation and the package page's text.
 
-The kernel is optional: where it cannot be built, the package installs without it.
+pyproject.toml has everything else. The kernel is optional: where it cannot be built, the package
+installs without it.
 """
 
 import platform
+import re
 import runpy
+import tomllib
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
+ROOT = Path(__file__).parent
 PACKAGE = "lit_hier/inference"
-SOURCES = runpy.run_path(str(Path(__file__).parent / PACKAGE / "kernel_sources.py"))
+SOURCES = runpy.run_path(str(ROOT / PACKAGE / "kernel_sources.py"))
+# A link to a file of the repository, `!` first if it is a picture; its text holds no bracket.
+RELATIVE_LINK = re.compile(r"(!?)\[([^][]*)\]\((?![a-z]+:|#)([^)\s]*)\)")
 
 
 class BuildKernel(build_ext):
@@ -58,7 +64,23 @@ def extensions() -> list[Extension]:
     ]
 
 
+def read_readme() -> str:
+    """Read the README; links to files become absolute, or plain text if there is no address.
+
+    The address is `Source` in `project.urls`.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    address = project["urls"].get("Source", "").rstrip("/")
+    link = rf"\1[\2]({address}/\3)" if address else r"\2"
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for _ in range(2):  # the picture in a link is replaced first, and then the link
+        text = RELATIVE_LINK.sub(link, text)
+    return text
+
+
 setup(
+    long_description=read_readme(),
+    long_description_content_type="text/markdown",
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildKernel, "bdist_wheel": PlatformWheel},
 )

@@ -59,7 +59,7 @@ def measure_overheads(
         start = {}
         probe(x, lambda name, y: start.__setitem__(name, SimilarityTo(y, standardizations[name])))
         for other in others:
-            probe(other, lambda name, y: start[name](y))
+            probe(other, lambda name, y: start[name].with_partners(y))
 
     def reading() -> None:
         start = {}

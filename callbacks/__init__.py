@@ -6,6 +6,7 @@ from lit_hier.callbacks.change_correlation import ChangeCorrelation
 from lit_hier.callbacks.changes import Changes, LeafChanges, PixelChanges, TokenChanges
 from lit_hier.callbacks.class_kept import ClassKept
 from lit_hier.callbacks.effective_noise import EffectiveNoise
+from lit_hier.callbacks.interpolation import Interpolation
 from lit_hier.callbacks.iteration_map import IterationMap
 from lit_hier.callbacks.progress import TimeProgressBar
 from lit_hier.callbacks.reconstruction import Reconstruction
@@ -22,6 +23,7 @@ __all__ = [
     "Changes",
     "ClassKept",
     "EffectiveNoise",
+    "Interpolation",
     "IterationMap",
     "LeafChanges",
     "PixelChanges",

@@ -101,6 +101,7 @@ class Analysis(Callback, ABC):
             )
         self.axis, self.times = pl_module.axis, pl_module.times
         self.noise_process, self.sources = pl_module.noise_process, pl_module.sources
+        self.uniform_prior = pl_module.uniform_prior
         if self.needs_latents and not all(map(num_levels, self.sources)):
             raise InputError(
                 f"model: {kind} needs trees or classes, which {type(pl_module).__name__} does not"

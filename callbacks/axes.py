@@ -1,9 +1,8 @@
-"""What curves are drawn against: the inversion time, or the effective noise of a run."""
+"""What curves are drawn against: time, or a run's effective noise or information at leaves."""
 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
@@ -12,18 +11,18 @@ from torch import Tensor
 
 from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
-from lit_hier.inference.theory import Prediction, predict
+from lit_hier.inference.theory import Prediction, leaf_information, predict
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.processes import EpsilonNoise, NoiseProcess, TimeAxis
 from lit_hier.rhm.parameters import GrammarParameters
 
 Floats = NDArray[np.floating]
-Against = Literal["time", "effective_noise"]
+Against = Literal["time", "effective_noise", "information"]
 """The name of an x axis in configs."""
 
 
-def measures_effective_noise(sampler: ForwardBackwardModule) -> bool:
-    """Tell whether a sampler's records hold the effective noise: for grammars under a process."""
+def measures_leaves(sampler: ForwardBackwardModule) -> bool:
+    """Tell whether records hold what leaf messages tell: for grammars under a process."""
     grammars = all(isinstance(source, GrammarParameters) for source in sampler.sources)
     return grammars and sampler.noise_process is not None
 
@@ -58,7 +57,7 @@ class CurveAxis(ABC):
 
     @abstractmethod
     def values(self, times: tuple[float, ...], measured: Floats | None) -> Floats:
-        """Compute the values at the end of a run.
+        """Compute the values at the end of a run, ascending or descending in time.
 
         Args:
             times: Inversion times, T of them.
@@ -73,20 +72,9 @@ class CurveAxis(ABC):
     def critical_value(self, time: float, process: NoiseProcess | None, source: Source) -> float:
         """Convert a critical inversion time to this axis; NaN if there is none."""
 
-    def predict(
-        self,
-        source: Source,
-        process: NoiseProcess | None,
-        times: tuple[float, ...],
-        x: Floats,
-        cache: Path,
-    ) -> Prediction:
-        """Predict what is drawn at this axis's values `x`, shape (T,): the process at its times.
-
-        The critical time is an inversion time; see `critical_value`. Results that take long are
-        kept in the folder `cache`.
-        """
-        return predict(source, process, times, cache)
+    def compare(self, source: Source, x: Floats) -> Prediction | None:
+        """Predict another process at this axis's values `x`, shape (T,); None for none."""
+        return None
 
 
 class InversionTimes(CurveAxis):
@@ -105,36 +93,25 @@ class InversionTimes(CurveAxis):
         return time
 
 
-class EffectiveNoiseAxis(CurveAxis):
-    """The effective noise epsilon(t) at the leaves, averaged over the run (Eq. 60).
+class _LeafAxis(CurveAxis):
+    """A number that the leaf messages of the run tell, averaged over it."""
 
-    Args:
-        compare: Whether to predict the epsilon-process at equal noise instead of the run's own
-            process at its times: a comparison, without a critical time.
-    """
-
-    suffix = "_against_noise"
-    column = "effective_noise"
-
-    def __init__(self, compare: bool = False) -> None:
-        self.compare = compare
+    quantity: ClassVar[str]
+    """What it is called in messages."""
 
     def check(self, sampler: ForwardBackwardModule) -> None:
-        """Check that the sampler measures the effective noise."""
-        if not measures_effective_noise(sampler):
+        """Check that the sampler measures the leaf messages."""
+        if not measures_leaves(sampler):
             raise InputError(
-                f"against: {type(sampler).__name__} measures no effective noise; omit `against` to"
+                f"against: {type(sampler).__name__} measures no {self.quantity}; omit `against` to"
                 " draw against the time"
             )
 
     def measure(self, record: ForwardBackward) -> Tensor:
-        """Return the effective noise of each sample."""
-        assert record.effective_noise is not None, "the sampler's records lack the effective noise"
-        return record.effective_noise
-
-    def label(self, axis: TimeAxis) -> str:
-        """Name the effective noise."""
-        return "effective noise ε(t)"
+        """Return the number for each sample."""
+        measured: Tensor | None = getattr(record, self.column)
+        assert measured is not None, f"the sampler's records lack the {self.quantity}"
+        return measured
 
     def values(self, times: tuple[float, ...], measured: Floats | None) -> Floats:
         """Average over the samples."""
@@ -142,33 +119,56 @@ class EffectiveNoiseAxis(CurveAxis):
         mean: Floats = measured.astype(np.float64).mean(-1)
         return mean
 
+
+class InformationAxis(_LeafAxis):
+    """The information I(x_0; x_t) of a leaf over ln v, averaged over the run; it falls with time.
+
+    See `lit_hier.processes.NoiseProcess.information`.
+    """
+
+    suffix = "_against_information"
+    column = "leaf_information"
+    quantity = "information of a leaf"
+
+    def label(self, axis: TimeAxis) -> str:
+        """Name the information."""
+        return "information of a leaf I(x₀; x_t) / ln v"
+
+    def critical_value(self, time: float, process: NoiseProcess | None, source: Source) -> float:
+        """Return the information that a leaf has at a time."""
+        if not isinstance(source, GrammarParameters) or process is None or math.isnan(time):
+            return math.nan
+        return float(leaf_information(process, [time], source.v)[0])
+
+
+class EffectiveNoiseAxis(_LeafAxis):
+    """The effective noise epsilon(t) at the leaves, averaged over the run (Eq. 60)."""
+
+    suffix = "_against_noise"
+    column = "effective_noise"
+    quantity = "effective noise"
+
+    def label(self, axis: TimeAxis) -> str:
+        """Name the effective noise."""
+        return "effective noise ε(t)"
+
     def critical_value(self, time: float, process: NoiseProcess | None, source: Source) -> float:
         """Return the effective noise that the process has at a time."""
         if not isinstance(source, GrammarParameters) or process is None or math.isnan(time):
             return math.nan
         return process.effective_noise(time, source.v)
 
-    def predict(
-        self,
-        source: Source,
-        process: NoiseProcess | None,
-        times: tuple[float, ...],
-        x: Floats,
-        cache: Path,
-    ) -> Prediction:
-        """Predict the process at its times, or the epsilon-process at equal noise."""
-        if not self.compare:
-            return super().predict(source, process, times, x, cache)
+    def compare(self, source: Source, x: Floats) -> Prediction:
+        """Predict the epsilon-process at equal noise."""
         compared = predict(source, EpsilonNoise(), np.clip(x, 0, 1))
-        return replace(compared, name=f"{compared.name}, ε-process", critical_time=math.nan)
+        return replace(compared, name=f"{compared.name}, ε-process")
 
 
-def choose_axis(against: Against, compare: bool = False) -> CurveAxis:
+def choose_axis(against: Against) -> CurveAxis:
     """Return the x axis of a name.
 
     Args:
         against: The name.
-        compare: See `EffectiveNoiseAxis`.
 
     Raises:
         InputError: There is no such axis.
@@ -176,5 +176,7 @@ def choose_axis(against: Against, compare: bool = False) -> CurveAxis:
     if against == "time":
         return InversionTimes()
     if against == "effective_noise":
-        return EffectiveNoiseAxis(compare)
+        return EffectiveNoiseAxis()
+    if against == "information":
+        return InformationAxis()
     raise InputError(f"against is {against!r}; give {' or '.join(get_args(Against))}")

@@ -32,9 +32,9 @@ class BeliefHistogram(Analysis):
       level, low, high (the edges of the bin), true, other (the number of probabilities of true and
       of other symbols in the bin).
     - `belief_histogram_deviation.csv` with columns message, level, mean (of the beliefs in true
-      symbols, over data, then over grammars), theory (mean field; NaN where it does not apply),
-      distance, sem (standard error of `mean`), sem_within, grammars, grammar_std, count: see
-      `lit_hier.metrics.average`.
+      symbols, over data, then over grammars), theory (see `lit_hier.inference.theory`; NaN where
+      none applies), distance, sem (standard error of `mean`), sem_within, grammars, grammar_std,
+      count: see `lit_hier.metrics.average`; theory_sem (of `theory`; 0 for a closed form).
     - `belief_histogram.png` of the lowest levels.
 
     Logs to TensorBoard the figure `belief_histogram`.
@@ -126,8 +126,13 @@ class BeliefHistogram(Analysis):
             "other": counts[message, level, 1, k],
         }
         write_table(folder, self.name, DataFrame(columns))
-        prediction = predict(self.sources[0], self.noise_process, self.times, find_cache(trainer))
-        theory = np.stack([getattr(prediction, name)[self._time] for name in MESSAGES])
+        predicted = predict(self.sources[0], self.noise_process, [self.time], find_cache(trainer))
+        if not self.uniform_prior:
+            predicted = predicted.upward_only()
+        theory, theory_sem = (
+            np.stack([getattr(predicted, f"{name}{suffix}")[0] for name in MESSAGES])
+            for suffix in ("", "_error")
+        )
         message, level = np.indices(mean.shape).reshape(2, -1)
         deviations = {
             "message": names[message],
@@ -140,6 +145,7 @@ class BeliefHistogram(Analysis):
             "grammars": len(np.unique(groups)),
             "grammar_std": found.grammar_std.ravel(),
             "count": len(groups),
+            "theory_sem": theory_sem.ravel(),
         }
         write_table(folder, f"{self.name}_deviation", DataFrame(deviations))
         shown = slice(0, self.num_levels)
@@ -151,6 +157,7 @@ class BeliefHistogram(Analysis):
                     theory[:, shown],
                     [f"{message} belief" for message in MESSAGES],
                     f"{self.axis.label} = {self.time:g}",
+                    predicted.name,
                 )
             }
         )

@@ -12,7 +12,14 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 
 from lit_hier.callbacks.axes import Against, Floats, choose_axis
-from lit_hier.callbacks.curves import Columns, CurveAnalysis, Curves, Line, Results
+from lit_hier.callbacks.curves import (
+    Columns,
+    Compared,
+    CurveAnalysis,
+    Curves,
+    Line,
+    Results,
+)
 from lit_hier.diffusion import ForwardBackward, Latents, num_levels
 from lit_hier.figures import level_figure
 from lit_hier.metrics import average
@@ -56,7 +63,8 @@ class Beliefs(CurveAnalysis):
     - `beliefs.csv` with columns process, time, message (upward, downward or marginal), level,
       true, true_std, largest, largest_std, count (of data), theory, grammars, grammar_std (of
       `true`; NaN for one grammar), sem and sem_within (of `true`), largest_sem,
-      largest_sem_within: standard errors, see `lit_hier.metrics.average`.
+      largest_sem_within: standard errors, see `lit_hier.metrics.average`; theory_sem (of `theory`;
+      0 for a closed form).
     - `beliefs.npz` with the arrays `true`, `true_variance`, `largest` and `largest_variance`
       (time, curve, index), means and variances over the nodes of each datum, and `time`, `curve`,
       `index`, `source`.
@@ -79,7 +87,7 @@ class Beliefs(CurveAnalysis):
     quantities = ("true", "true_variance", "largest", "largest_variance")
     logged = ("true", "largest", "theory")
     legend = "level"
-    compared = ("true", "theory")
+    compared = (Compared("true", "theory", "sem", "theory_sem"),)
     needs_latents = True
     needs_messages = True
 
@@ -113,7 +121,7 @@ class Beliefs(CurveAnalysis):
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute averages with errors, deviations over nodes and data, and theory."""
-        predicted = getattr(self.prediction(line), str(line.columns["message"]))
+        prediction, message = self.prediction(line), str(line.columns["message"])
         true, true_variance, largest, largest_variance = samples
         in_truth, in_largest = (average(x, source_indices) for x in (true, largest))
         return {
@@ -122,13 +130,14 @@ class Beliefs(CurveAnalysis):
             "largest": in_largest.mean,
             "largest_std": np.sqrt(largest.var(-1) + largest_variance.mean(-1)),
             "count": len(source_indices),
-            "theory": predicted[:, line.level],
+            "theory": getattr(prediction, message)[:, line.level],
             "grammars": len(np.unique(source_indices)),
             "grammar_std": in_truth.grammar_std,
             "sem": in_truth.sem,
             "sem_within": in_truth.sem_within,
             "largest_sem": in_largest.sem,
             "largest_sem_within": in_largest.sem_within,
+            "theory_sem": getattr(prediction, f"{message}_error")[:, line.level],
         }
 
     def figures(self, results: Results, tables: Mapping[str, DataFrame]) -> dict[str, Figure]:
@@ -140,6 +149,7 @@ class Beliefs(CurveAnalysis):
                 results.xlabel,
                 f"{message} belief",
                 {column: self._levels(results, message, column) for column in columns},
+                self.prediction(results.lines[0]).name,
             )
             for message in MESSAGES
         }

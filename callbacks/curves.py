@@ -1,5 +1,6 @@
 """The base class of analyses that draw curves: per-sample values, summarized at the end."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ from lit_hier.callbacks.tensorboard import log_curves
 from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
 from lit_hier.figures import Panel, curve_figure
-from lit_hier.inference.theory import Prediction
+from lit_hier.inference.theory import Prediction, predict
 from lit_hier.io.arrays import write_samples
 from lit_hier.io.tables import write_table
-from lit_hier.metrics import SampleTable, deviation
+from lit_hier.metrics import SampleTable, deviation, transition_window
 from lit_hier.modules import ForwardBackwardModule
+from lit_hier.rhm.parameters import GrammarParameters
 
 Curves = Mapping[str, Floats]
 """Values over times by the curve's name, shallow to deep."""
@@ -91,6 +93,23 @@ class Results:
         return {line.name: curve for line, curve in zip(self.lines, contiguous, strict=True)}
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Columns of a measurement and its theory, and of their standard errors.
+
+    Attributes:
+        measured: The measurement.
+        theory: The theory; NaN where there is none.
+        sem: The measurement's error.
+        theory_sem: The theory's error; empty if it is exact.
+    """
+
+    measured: str
+    theory: str
+    sem: str
+    theory_sem: str = ""
+
+
 class CurveAnalysis(Analysis):
     """Measures numbers per sample and inversion time of a `predict` run, and writes curves.
 
@@ -98,19 +117,29 @@ class CurveAnalysis(Analysis):
     gathers the samples of all processes. On rank zero it writes into the logger's directory:
 
     - `{name}.csv`: a row per time and curve. Against the effective noise, a further column
-      `effective_noise`; for images from files, the last columns skipped (unreadable), converted
-      (of another mode) and enlarged (too small) count images.
+      `effective_noise`, against information `leaf_information`; for images from files, the last
+      columns skipped (unreadable), converted (of another mode) and enlarged (too small) count
+      images.
     - `{name}.npz`: the measurements of every sample.
     - `{name}.png`: the figure.
-    - `{name}_deviation.csv`, where theory predicts a curve at all times: a row per such curve with
-      the columns of `lit_hier.metrics.deviation`.
+    - `{name}_deviation.csv`, where theory predicts a curve at all times: a row per such curve and
+      quantity with the columns that identify the curve, those of `lit_hier.metrics.deviation` and
+      quantity, the measured column of `{name}.csv`. The window follows the theory of the root at
+      this depth, see `lit_hier.metrics.transition_window`; largest_sem is the standard error of
+      measurement and theory together.
 
     It logs to TensorBoard the curves `{name}/{column}`, one sub-run per curve, and the figure
     `{name}`. Memory grows with the number of samples by their measurements only.
 
-    In configs, the argument `against` of some subclasses chooses the x axis: `time`, the default,
-    or `effective_noise`, the epsilon(t) that the run measures at its leaves (Eq. 60); the names of
-    all files and tags then end in `_against_noise`.
+    In configs, the argument `against` of some subclasses chooses the x axis. The names of
+    files and tags then end in its suffix:
+
+    - `time`, the default.
+    - `effective_noise`, suffix `_against_noise`: the epsilon(t) that the run measures at its
+      leaves (Eq. 60).
+    - `information`, suffix `_against_information`: the share I(x_0; x_t)/ln v of a leaf's
+      information that its observation holds, measured likewise: 1 without noise, 0 where all is
+      lost. Figures draw it from right to left, so that noise grows to the right.
 
     Args:
         x_axis: What curves are drawn against.
@@ -124,8 +153,8 @@ class CurveAnalysis(Analysis):
     """Columns of the table that are logged to TensorBoard."""
     legend: ClassVar[str]
     """The title of the legend."""
-    compared: ClassVar[tuple[str, str]] = ("", "")
-    """Columns of measurement and theory, where there is a theory."""
+    compared: ClassVar[tuple[Compared, ...]] = ()
+    """What theory predicts."""
 
     def __init__(self, x_axis: CurveAxis, name: str = "") -> None:
         super().__init__()
@@ -161,6 +190,10 @@ class CurveAnalysis(Analysis):
         """Name the measured curves, for the `.npz`."""
         return [line.name for line in self.lines()]
 
+    def arrays(self, values: Floats) -> Mapping[str, NDArray[Any]]:
+        """Name the measurements, shape (quantities, T, curves, N), as arrays of the `.npz`."""
+        return dict(zip(self.quantities, values, strict=True))
+
     def panels(self, results: Results) -> Sequence[Panel]:
         """Arrange curves in panels."""
         return ()
@@ -183,22 +216,39 @@ class CurveAnalysis(Analysis):
 
     def tables(self, results: Results) -> dict[str, DataFrame]:
         """Compute the tables besides `{name}.csv`, by the name of their file."""
-        if not any(self.compared):
-            return {}
-        measured, theory = map(results.curves, self.compared)
-        lines = [line for line in results.lines if not np.isnan(theory[line.name]).any()]
-        if not lines:
-            return {}
-        deviations = [
-            deviation(results.x, measured[line.name], theory[line.name], self.critical_value(line))
-            for line in lines
-        ]
-        columns = transpose([line.columns for line in lines]) | transpose(deviations)
-        return {f"{self.name}_deviation": DataFrame(columns)}
+        rows = []
+        for pair in self.compared:
+            measured, theory = results.curves(pair.measured), results.curves(pair.theory)
+            sem = results.curves(pair.sem)
+            theory_sem = results.curves(pair.theory_sem) if pair.theory_sem else {}
+            for line in results.lines:
+                if np.isnan(theory[line.name]).any():
+                    continue
+                found = deviation(
+                    results.x,
+                    measured[line.name],
+                    theory[line.name],
+                    self.critical_value(line),
+                    self.window(results.x, line),
+                    np.hypot(sem[line.name], theory_sem.get(line.name, 0.0)),
+                )
+                rows.append({**line.columns, **found, "quantity": pair.measured})
+        return {f"{self.name}_deviation": DataFrame(transpose(rows))} if rows else {}
+
+    def window(self, x: Floats, line: Line) -> float:
+        """Return the half-width of the window around a curve's transition; NaN if unknown."""
+        source, root = self._source(line), self.prediction(line).marginal[:, -1:]
+        if not isinstance(source, GrammarParameters) or not root.size:
+            return math.nan
+        return transition_window(x, root[:, 0], 1 / source.n)
 
     def prediction(self, line: Line) -> Prediction:
         """Return what theory predicts for the samples of a curve."""
         return self._predictions[self._source(line)]
+
+    def comparison(self, line: Line) -> Prediction | None:
+        """Return what the x axis compares a curve with; None for nothing."""
+        return self._comparisons[self._source(line)]
 
     def critical_value(self, line: Line) -> float:
         """Return the x value of the predicted transition; NaN if theory predicts none."""
@@ -265,14 +315,20 @@ class CurveAnalysis(Analysis):
         x = self.x_axis.values(self.times, gathered[0] if gathered else None)
         cache = find_cache(trainer)
         self._predictions = {
-            source: self.x_axis.predict(source, self.noise_process, self.times, x, cache)
+            source: predict(source, self.noise_process, self.times, cache)
             for source in set(map(self._source, self.lines()))
         }
+        self._comparisons = {
+            source: self.x_axis.compare(source, x) for source in self._predictions
+        }
+        if not self.uniform_prior:
+            for found in (self._predictions, self._comparisons):
+                found |= {source: known and known.upward_only() for source, known in found.items()}
         results = self._summarize(x, values, source_indices.astype(np.int64))
         tables = self.tables(results)
         samples: dict[str, Any] = {"time": self.times, "curve": self.curve_names()}
         samples |= {"index": index, "source": results.source_indices}
-        samples |= zip(self.quantities, values, strict=True)
+        samples |= self.arrays(values)
         self.draw_later(lambda: self.figures(results, tables))
         write_samples(folder, self.name, samples)
         for name, table in tables.items():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_hier.callbacks.axes import Floats, InversionTimes
 from lit_hier.callbacks.beliefs import belief_in_truth, latents_of, messages_of
-from lit_hier.callbacks.curves import Columns, CurveAnalysis, Line, Results
+from lit_hier.callbacks.curves import Columns, Compared, CurveAnalysis, Line, Results
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.figures import MapCurve, map_figure
 from lit_hier.inference import theory
@@ -30,9 +30,9 @@ class IterationMap(CurveAnalysis):
 
     - `iteration_map.csv` with columns process, time, m, s_f (s f, with Eq. 29's f), level, belief
       (mean upward belief in the true symbol), above (that of the level above), sem (standard
-      error of `above`), count, theory (F of `belief`), grammars, grammar_std (of `above`; NaN for
-      one grammar), sem_within (of `above`), belief_sem, belief_sem_within: see
-      `lit_hier.metrics.average`.
+      error of `above`), count, theory (F of `belief`; NaN where Eq. 38 does not apply), grammars,
+      grammar_std (of `above`; NaN for one grammar), sem_within (of `above`), belief_sem,
+      belief_sem_within: see `lit_hier.metrics.average`.
     - `iteration_map.npz` with the arrays `belief` and `above` (time, curve, index), `time`,
       `curve`, `index`, `source`.
 
@@ -46,7 +46,7 @@ class IterationMap(CurveAnalysis):
     quantities = ("belief", "above")
     logged = ("above", "theory")
     legend = "level"
-    compared = ("above", "theory")
+    compared = (Compared("above", "theory", "sem"),)
     needs_latents = True
     needs_messages = True
     varied = frozenset("m")
@@ -87,7 +87,9 @@ class IterationMap(CurveAnalysis):
             "above": above.mean,
             "sem": above.sem,
             "count": len(source_indices),
-            "theory": theory.parent_belief(grammar, self.noise_process, belief.mean),
+            "theory": theory.parent_belief(
+                grammar, self.noise_process, belief.mean, top=line.level == grammar.L
+            ),
             "grammars": len(np.unique(source_indices)),
             "grammar_std": above.grammar_std,
             "sem_within": above.sem_within,

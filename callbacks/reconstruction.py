@@ -1,6 +1,8 @@
 """How much of a datum's tree survives forward-backward."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -12,15 +14,24 @@ from torch import Tensor
 
 from lit_hier.callbacks.axes import Against, Floats, choose_axis
 from lit_hier.callbacks.beliefs import belief_in_truth, latents_of
-from lit_hier.callbacks.curves import Columns, CurveAnalysis, Line, Results, transpose
+from lit_hier.callbacks.curves import Columns, Compared, CurveAnalysis, Line, Results
+from lit_hier.callbacks.inversions import inversion_table
 from lit_hier.diffusion import ForwardBackward, num_levels
 from lit_hier.figures import Panel
 from lit_hier.inference.theory import Prediction
-from lit_hier.metrics import average, curve_inversion, inversion, wilson
+from lit_hier.metrics import average, wilson
 from lit_hier.modules import ForwardBackwardModule
 
-QUANTITIES: Final = ("marginal", "unchanged", "largest")
+QUANTITIES: Final = ("marginal", "unchanged", "largest", "information")
 """What is measured of each level: see `summarize_truth`."""
+LOGGED: Final = (*QUANTITIES, "theory", "largest_theory", "information_theory")
+"""The columns of `summarize_truth` that are logged to TensorBoard."""
+COMPARED: Final = (
+    Compared("marginal", "theory", "sem", "theory_sem"),
+    Compared("largest", "largest_theory", "largest_sem", "largest_theory_sem"),
+    Compared("information", "information_theory", "information_sem", "information_theory_sem"),
+)
+"""The columns of `summarize_truth` that theory predicts."""
 
 
 def measure_truth(record: ForwardBackward, level: int) -> Tensor:
@@ -29,7 +40,9 @@ def measure_truth(record: ForwardBackward, level: int) -> Tensor:
     beliefs, true = latents.marginals[level], latents.tree_start[level]
     marginal = belief_in_truth(beliefs, true)
     unchanged = (latents.tree_reversed[level] == true).to(marginal)
-    return torch.stack([x.mean(-1) for x in (marginal, unchanged, beliefs.amax(-1))])
+    information = math.log(beliefs.shape[-1]) - torch.special.entr(beliefs).sum(-1)
+    quantities = (marginal, unchanged, beliefs.amax(-1), information)
+    return torch.stack([x.mean(-1) for x in quantities])
 
 
 def summarize_truth(
@@ -38,14 +51,15 @@ def summarize_truth(
     """Compute the columns on the true symbols.
 
     Args:
-        samples: Probability of the true symbols, share of unchanged ones and largest probability,
-            float64, shape (3, T, N).
+        samples: Probability of the true symbols, share of unchanged ones, largest probability and
+            information, float64, shape (4, T, N).
         source_indices: Index of each sample's source, shape (N,).
         prediction: The theory.
         level: The level.
     """
     marginal, largest = (average(samples[k], source_indices) for k in (0, 2))
-    unchanged = average(samples[1], source_indices, shares=True)
+    # Information that is complete, or none at all, is as random as a share.
+    unchanged, information = (average(samples[k], source_indices, shares=True) for k in (1, 3))
     low, high = wilson(samples[1], source_indices)
     return {
         "marginal": marginal.mean,
@@ -65,6 +79,12 @@ def summarize_truth(
         "largest_sem_within": largest.sem_within,
         "theory_sem": prediction.marginal_error[:, level],
         "largest_theory": prediction.largest[:, level],
+        "largest_theory_sem": prediction.largest_error[:, level],
+        "information": information.mean,
+        "information_sem": information.sem,
+        "information_sem_within": information.sem_within,
+        "information_theory": prediction.information[:, level],
+        "information_theory_sem": prediction.information_error[:, level],
     }
 
 
@@ -96,6 +116,14 @@ def truth_panels(results: Results, what: str, theory_label: str) -> list[Panel]:
             results.curves("unchanged"),
             bands=results.curves("unchanged_sem"),
         ),
+        Panel(
+            f"information on the {what} (nats)",
+            results.curves("information"),
+            bands=results.curves("information_sem"),
+            theory=results.curves("information_theory"),
+            theory_label=theory_label,
+            unit="nats",
+        ),
     ]
 
 
@@ -108,6 +136,12 @@ class Reconstruction(CurveAnalysis):
     posterior probability, whatever its symbol: the paper's captions name it, its text the true
     symbol. The two agree where inference succeeds; `largest` is never smaller.
 
+    `information` is I(X; x_t) = ln k - H in nats, with H the entropy of the posterior of a node's
+    symbol X and k the number of symbols: v below the root, n at the root. It is the mutual
+    information of X and the corrupted datum if X is uniform; in one grammar some symbols are more
+    frequent than others, so that it does not fall to 0 below the root. Under the epsilon-process
+    it is what the beliefs claim, see `lit_hier.processes.NoiseProcess.information`.
+
     Standard errors count grammars as independent, see `lit_hier.metrics.average`, which also says
     where they are NaN.
 
@@ -119,7 +153,9 @@ class Reconstruction(CurveAnalysis):
       sem_within (standard error within these grammars), unchanged_sem_within, unchanged_low and
       unchanged_high (95 % confidence interval, see `lit_hier.metrics.wilson`), largest,
       largest_sem, largest_sem_within, theory_sem (standard error of `theory`; 0 for a closed
-      form), largest_theory.
+      form), largest_theory, largest_theory_sem, information, information_sem,
+      information_sem_within, information_theory (from density evolution; NaN for a closed form),
+      information_theory_sem.
     - `reconstruction_inversion.csv`, for several levels, with a row per level above the leaves:
       process, level, inversion (where the curve of `marginal` falls below that of the leaves, on
       the x axis; NaN if that is not significant, see `lit_hier.metrics.functional.inversion`),
@@ -127,14 +163,15 @@ class Reconstruction(CurveAnalysis):
       difference_sem (from differences sample by sample), difference_time (its x),
       theory_inversion (the same for the theory at this depth and these times; NaN if there is
       none) and inverted (`yes` or `none`).
-    - `reconstruction.npz` with the arrays `marginal`, `unchanged` and `largest` (time, curve,
-      index), `time`, `curve`, `index`, `source`.
+    - `reconstruction.npz` with the arrays `marginal`, `unchanged`, `largest` and `information`
+      (time, curve, index), `time`, `curve`, `index`, `source`.
 
-    Logs to TensorBoard the curves `reconstruction/marginal`, `reconstruction/unchanged`,
-    `reconstruction/largest` and `reconstruction/theory`.
+    Logs to TensorBoard the curves `reconstruction/COLUMN` for the columns marginal, unchanged,
+    largest, information, theory, largest_theory and information_theory.
 
-    Against the effective noise, the theory is that of the epsilon-process at the measured
-    epsilon(t), whatever the process: a comparison, not a prediction (Fig. 15, right).
+    Against the effective noise there is a further column epsilon_theory, drawn dotted: the mean
+    field of `marginal` for the epsilon-process at the measured epsilon(t), whatever the process: a
+    comparison, not a prediction (Fig. 15, right).
 
     Args:
         against: The x axis, see `CurveAnalysis`.
@@ -145,13 +182,13 @@ class Reconstruction(CurveAnalysis):
 
     name = "reconstruction"
     quantities = QUANTITIES
-    logged = (*QUANTITIES, "theory")
+    logged = LOGGED
     legend = "level"
-    compared = ("marginal", "theory")
+    compared = COMPARED
     needs_latents = True
 
     def __init__(self, against: Against = "time") -> None:
-        super().__init__(choose_axis(against, compare=True))
+        super().__init__(choose_axis(against))
 
     def lines(self) -> list[Line]:
         """One per level, leaves first."""
@@ -162,51 +199,34 @@ class Reconstruction(CurveAnalysis):
     def measure(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> Tensor:
-        """Average over the nodes of each level: shape (3, T, levels, B)."""
+        """Average over the nodes of each level: shape (4, T, levels, B)."""
         levels = range(len(latents_of(record).tree_start))
         return torch.stack([measure_truth(record, level) for level in levels], dim=2)
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute averages over data and grammars, standard errors and theory."""
-        return summarize_truth(samples, source_indices, self.prediction(line), line.level)
+        prediction, compared = self.prediction(line), self.comparison(line)
+        columns = summarize_truth(samples, source_indices, prediction, line.level)
+        if compared is None:
+            return columns
+        return {**columns, "epsilon_theory": compared.marginal[:, line.level]}
 
     def tables(self, results: Results) -> dict[str, DataFrame]:
         """Add where each level's curve crosses that of the leaves."""
         tables = super().tables(results)
         if len(results.lines) > 1:
-            tables[f"{self.name}_inversion"] = self._inversions(results)
+            marginal = results.values[self.quantities.index("marginal")]
+            tables[f"{self.name}_inversion"] = inversion_table(
+                self.axis.process, results, marginal, results.curves("theory")
+            )
         return tables
 
-    def _inversions(self, results: Results) -> DataFrame:
-        """Compare every level with the leaves, one row per level."""
-        first, *others = results.lines
-        theory = results.curves("theory")
-        marginal = results.values[self.quantities.index("marginal")]
-        rows = []
-        for line in others:
-            pair = marginal[:, first.curve], marginal[:, line.curve]
-            found = inversion(results.x, *pair, results.source_indices)
-            rows.append(
-                {
-                    "process": self.axis.process,
-                    **line.columns,
-                    "inversion": found.place,
-                    "inversion_sem": found.place_sem,
-                    "difference": found.difference,
-                    "difference_sem": found.difference_sem,
-                    "difference_time": found.difference_at,
-                    "theory_inversion": curve_inversion(
-                        results.x, theory[first.name], theory[line.name]
-                    ),
-                    "inverted": "none" if np.isnan(found.place) else "yes",
-                }
-            )
-        return DataFrame(transpose(rows))
-
     def panels(self, results: Results) -> Sequence[Panel]:
-        """Draw the marginals with theory, next to the largest ones and the unchanged symbols.
-
-        Bands are one standard error.
-        """
-        name = self.prediction(results.lines[0]).name
-        return truth_panels(results, "symbol", name)
+        """Draw marginals, largest ones, unchanged symbols and information, with theory."""
+        first = results.lines[0]
+        panels = truth_panels(results, "symbol", self.prediction(first).name)
+        compared = self.comparison(first)
+        if compared is not None:
+            curves = results.curves("epsilon_theory")
+            panels[0] = replace(panels[0], compared=curves, compared_label=compared.name)
+        return panels

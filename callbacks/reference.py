@@ -20,8 +20,9 @@ from lit_hier.callbacks.networks import first_samples
 from lit_hier.diffusion import IMAGE_COUNTS
 from lit_hier.errors import InputError
 from lit_hier.io.arrays import write_samples
+from lit_hier.io.memory import check_memory
 from lit_hier.io.safe_read import open_regular
-from lit_hier.metrics import Moments, MomentTree, channel_moments
+from lit_hier.metrics import Moments, MomentTree, Per, channel_moments
 from lit_hier.nn import Probe
 
 _REFERENCE_FORMAT: Final = 5  # of the cached files; those of another version are recomputed
@@ -40,7 +41,7 @@ class Reference:
     """Moments of a network's layers over a reference set, and its accuracy there.
 
     Attributes:
-        moments: Of each layer.
+        moments: Of each layer, per channel or per unit.
         without_positions: Whether each layer's output is (B, units), like the logits.
         counts: Number of samples, of samples with a class, then the numbers of images that
             `IMAGE_COUNTS` lists; int64, shape (7,).
@@ -120,13 +121,17 @@ class Reference:
 
 
 def load_or_compute(
-    trainer: Trainer, probe: Probe, datamodule: LightningDataModule, split: str
+    trainer: Trainer,
+    probe: Probe,
+    datamodule: LightningDataModule,
+    split: str,
+    per: Per = "channel",
 ) -> Reference:
     """Load the statistics of a network on a reference set, or compute and cache them.
 
     They are cached as `reference/{key}.npz` in the logger's `save_dir`. The key is a digest of the
     network, its weights, its transform, the layers, the data (the data module's `fingerprint`;
-    without one, nothing is cached), their batches and the libraries' versions. Both kinds of
+    without one, nothing is cached), their batches, `per` and the libraries' versions. All kinds of
     standardization follow from the same moments. If an image cannot be read, nothing is
     cached: the next run may be able to read it. With the statistics, the file has a summary of the
     layers' outputs for the first samples; where these are others now, all is computed again.
@@ -136,16 +141,19 @@ def load_or_compute(
         probe: The network and its layers.
         datamodule: Its batches have `x` and `label`, and are planned by `PlannedBatches`.
         split: The name of the split.
+        per: Whether a layer has moments of each channel, or of each unit: a channel at a position.
 
     Raises:
-        InputError: No image of the split can be read, the data do not fit the network, or an
-            activation is NaN or infinite.
+        InputError: No image of the split can be read, the data do not fit the network, an
+            activation is NaN or infinite, or the moments of all units do not fit into memory.
     """
     loader = getattr(datamodule, f"{split}_dataloader")()
     num_classes = getattr(datamodule, "num_classes", 0)
+    if per == "unit":
+        _check_size(probe, len(loader.sampler.indices), trainer.world_size)
     path, arrays, x = None, None, torch.empty(0)
     if trainer.is_global_zero:  # the others need not read the data
-        determining = (num_classes, loader.sampler.batch_size)
+        determining = (num_classes, loader.sampler.batch_size, per)
         path = _find_path(trainer, probe, datamodule, split, determining)
     if path is not None:
         x = first_samples(loader).to(trainer.strategy.root_device)
@@ -159,7 +167,7 @@ def load_or_compute(
     arrays = trainer.strategy.broadcast(arrays)
     if arrays is not None:
         return Reference.unpack(arrays)
-    reference = _compute(trainer, probe, loader, split, num_classes)
+    reference = _compute(trainer, probe, loader, split, num_classes, per)
     if path is not None and not reference.counts[_SKIPPED]:
         save(path, reference, probe.sign(x))
     return reference
@@ -170,11 +178,11 @@ def _find_path(
     probe: Probe,
     datamodule: LightningDataModule,
     split: str,
-    determining: tuple[int, int],
+    determining: tuple[int, int, Per],
 ) -> Path | None:
     """Return the file that caches statistics; None if the contents of the data are unknown.
 
-    `determining` are the numbers of classes and of samples in a batch.
+    `determining` are the numbers of classes and of samples in a batch, and what has moments.
     """
     fingerprint = getattr(datamodule, "fingerprint", None)
     data = fingerprint(split) if fingerprint is not None else None
@@ -185,6 +193,19 @@ def _find_path(
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
     assert trainer.logger is not None
     return Path(trainer.logger.save_dir or trainer.default_root_dir, "reference", f"{key}.npz")
+
+
+def _check_size(probe: Probe, num_batches: int, num_processes: int) -> None:
+    """Reject layers whose units have too many moments for the memory."""
+    sizes = {layer.name: math.prod(layer.shape) for layer in probe.checked if layer.name}
+    num_nodes = num_batches.bit_length() + 1  # of a `MomentTree`
+    largest = max(sizes, key=lambda name: sizes[name])
+    check_memory(
+        2 * 8 * num_nodes * num_processes * sum(sizes.values()),
+        f"per is unit: the statistics of {sum(sizes.values())} units, {sizes[largest]} of them in"
+        f" {largest},",
+        "choose layers with fewer, or omit `per` for those of the channels",
+    )
 
 
 def _signs(arrays: Mapping[str, Any]) -> list[Tensor]:
@@ -254,7 +275,7 @@ def _reject(layer: str, output: Tensor, index: Tensor, split: str) -> NoReturn:
 
 
 def _compute(
-    trainer: Trainer, probe: Probe, loader: Any, split: str, num_classes: int
+    trainer: Trainer, probe: Probe, loader: Any, split: str, num_classes: int, per: Per
 ) -> Reference:
     """Evaluate the network on every batch, each process on its own; merge the processes."""
     device = trainer.strategy.root_device
@@ -275,7 +296,7 @@ def _compute(
             def update(
                 name: str, output: Tensor, batch_index: int = batch_index, index: Tensor = index
             ) -> None:
-                moments = channel_moments(output)
+                moments = channel_moments(output if per == "channel" else output.flatten(1))
                 if not moments.squares.isfinite().all():
                     _reject(name, output, index, split)
                 trees[name].update(batch_index, moments)

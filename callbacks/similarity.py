@@ -1,8 +1,8 @@
 """Similarity of a network's activations before and after forward-backward."""
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,43 +19,76 @@ from lit_hier.callbacks.agreement import (
 )
 from lit_hier.callbacks.axes import Against, Floats
 from lit_hier.callbacks.curves import Columns, Line, Results, transpose
+from lit_hier.callbacks.inversions import inversion_table
 from lit_hier.callbacks.networks import NetworkAnalysis
 from lit_hier.callbacks.reference import Reference, load_or_compute
 from lit_hier.diffusion import IMAGE_COUNTS, ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.figures import Panel
-from lit_hier.metrics import SimilarityTo, Standardization, StandardizationKind, summarize
+from lit_hier.metrics import (
+    Per,
+    SimilarityTo,
+    Standardization,
+    StandardizationKind,
+    check_bandwidth,
+    check_standardization,
+    correct_baseline,
+    summarize,
+)
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.nn import Probe
 from lit_hier.nn.self_check import Checked
+from lit_hier.rhm.parameters import GrammarParameters
 
 
 class ActivationSimilarity(NetworkAnalysis):
     """Standardized cosine similarity of hidden layers per inversion time (Figs. 2, 8, 16).
 
     Before the first batch, the mean and standard deviation of every channel over the samples and
-    positions of a reference set (of every unit, for a layer without positions) are computed
-    exactly, or loaded from an earlier run, see `lit_hier.callbacks.reference`. Each layer's
-    activations for x_start and for x_reversed are then centered and scaled by these, flattened
-    per sample, and compared by the cosine of their angle.
+    positions of a reference set (of every unit, for a layer without positions or with `per: unit`)
+    are computed exactly, or loaded from an earlier run, see `lit_hier.callbacks.reference`. Each
+    layer's activations for x_start and for x_reversed are then centered and scaled by these,
+    flattened per sample, and compared by the cosine of their angle. The captions of Figs. 2 and 16
+    say that activations are standardized and that curves are the mode over data; that of Fig. 8
+    says neither.
+
+    The baseline compares x_start with the x_reversed of another sample, the partner: the next one
+    of the batch, and for the last one the first. Batches are those of the data module's plan, each
+    of one grammar, so that partners do not depend on the number of processes; with another batch
+    size, the last samples of batches have other partners. An only sample has none: NaN.
+
+    On the RHM a share of the samples comes back identical, so that the mode depends on their
+    number and on the bandwidth, and the mean is drawn first; for other data the mode.
 
     The data module's reference batches are dictionaries with the network's input `x` and the
     class `label`, and its data loader's sampler is a `PlannedBatches`.
 
     Writes, besides what `CurveAnalysis` lists:
 
-    - `similarity.csv` with columns process, time, layer, layer_index, mode, mean, median, std,
-      sem, count.
-    - `similarity.npz` with the arrays `similarity` (time, curve, index), `time`, `curve`, `index`,
-      `source`.
+    - `similarity.csv` with columns process, time, layer, layer_index, mode, mean, median, std
+      (over samples), sem (standard error of `mean`), count, sem_within (the same within these
+      grammars), mode_sem (standard error of `mode`), bandwidth, identical (share of the samples
+      whose x_reversed equals x_start in every element), identical_low and identical_high (its 95 %
+      confidence interval), see `lit_hier.metrics.summarize`, baseline (mean cosine with the
+      partner), baseline_sem, corrected ((mean - baseline) / (1 - baseline)) and corrected_sem, see
+      `lit_hier.metrics.correct_baseline`.
+    - `similarity_inversion.csv`, for several layers, with a row per layer but the first: process,
+      layer, layer_index, inversion (where its mean falls below that of the first layer, on the x
+      axis; NaN if that is not significant), inversion_sem, difference, difference_sem,
+      difference_time, inverted: see `lit_hier.callbacks.inversions.inversion_table`.
+    - `similarity.npz` with the arrays `similarity` and `baseline` (time, curve, index),
+      `identical` (true or false; time, index), `time`, `curve`, `index`, `source`.
     - `similarity_reference.csv` with columns split, count, skipped, converted, enlarged, constant,
       rotated, top1, top5 (NaN if the network is not a classifier, the data have no classes, or
-      these are named and more or fewer than the logits), constant_channels.
+      these are named and more or fewer than the logits), constant_channels (of units with
+      `per: unit`).
 
-    Logs to TensorBoard the curves `similarity/mode` and `similarity/mean` and, for a classifier,
-    the scalars `reference/accuracy` and `reference/top5`: a check that weights and data belong
-    together. Warns of another number of logits than classes, and where a permutation of the
-    classes makes the accuracy far higher.
+    The figure has the curves of mean and mode with bands of one standard error, and the baseline,
+    dotted. Logs to TensorBoard the curves `similarity/mean`, `similarity/mode`,
+    `similarity/baseline` and `similarity/corrected` and, for a classifier, the scalars
+    `reference/accuracy` and `reference/top5`: a check that weights and data belong together. Warns
+    of another number of logits than classes, and where a permutation of the classes makes the
+    accuracy far higher.
 
     Args:
         network: A network that maps `x` of the data module's batches to logits (B, classes), or to
@@ -63,20 +96,26 @@ class ActivationSimilarity(NetworkAnalysis):
         layers: Patterns of layer names, see `lit_hier.nn.match_layers`; if omitted, the layers
             that the paper studies, for the networks of the paper.
         reference: The data module's split from which the standardization is computed.
-        standardization: `paper` or `released`, see `lit_hier.metrics.StandardizationKind`.
+        standardization: `paper`, `released` or `none` (raw activations), see
+            `lit_hier.metrics.functional.similarity`.
         against: The x axis, see `CurveAnalysis`.
         name: Replaces `similarity` in files and tags: for several networks in one run.
         channels_last: Whether channels are on the last axis of the layers' outputs (true) or on
             axis 1 (false); by default that is found out, layer by layer.
+        bandwidth: Of the density whose maximum is the mode, in units of the cosine, 5e-4 to 1; by
+            default Silverman's for each time and layer, see `lit_hier.metrics.mode_bandwidth`.
+        per: What has a mean and a standard deviation of its own: each `channel` over all
+            positions, as in the paper, or each `unit`, a channel at a position.
 
     Raises:
-        InputError: A pattern matches no layer; during the run, `x` does not fit the network, or an
-            activation is NaN or infinite.
+        InputError: A pattern matches no layer, or a bandwidth, a standardization or `per` is not
+            allowed; during the run, `x` does not fit the network, an activation is NaN or
+            infinite, or the statistics of all units do not fit into memory.
     """
 
     name = "similarity"
-    quantities = ("similarity",)
-    logged = ("mode", "mean")
+    quantities = ("similarity", "baseline", "identical")
+    logged = ("mean", "mode", "baseline", "corrected")
     legend = "layer"
 
     def __init__(
@@ -88,11 +127,17 @@ class ActivationSimilarity(NetworkAnalysis):
         against: Against = "time",
         name: str = "similarity",
         channels_last: bool | None = None,
+        bandwidth: float | None = None,
+        per: Per = "channel",
     ) -> None:
         super().__init__(network, against, name)
+        check_bandwidth(bandwidth)
+        check_standardization(standardization, per)
         self.probe = Probe(network, layers, channels_last)
         self.reference = reference
         self.standardization = standardization
+        self.bandwidth = bandwidth
+        self.per = per
         self.standardizations: dict[str, Standardization] = {}
 
     def lines(self) -> list[Line]:
@@ -124,11 +169,12 @@ class ActivationSimilarity(NetworkAnalysis):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compute or load the statistics of the reference set."""
         super().on_predict_start(trainer, pl_module)
-        reference = load_or_compute(trainer, self.probe, self.datamodule, self.reference)
+        reference = load_or_compute(trainer, self.probe, self.datamodule, self.reference, self.per)
         for layer, moments, flat in zip(
             self.probe.layers, reference.moments, reference.without_positions, strict=True
         ):
-            standardization = Standardization.of(moments, self.standardization, pooled=flat)
+            pooled = flat and self.per == "channel"
+            standardization = Standardization.of(moments, self.standardization, pooled)
             self.standardizations[layer] = Standardization(
                 *(part.to(pl_module.device) for part in standardization)
             )
@@ -170,7 +216,7 @@ class ActivationSimilarity(NetworkAnalysis):
     def measure(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> Tensor:
-        """Compare x_start with x_reversed at every time: shape (1, T, layers, B)."""
+        """Compare x_start with x_reversed at every time: shape (3, T, layers, B)."""
         similarity_to: dict[str, SimilarityTo] = {}
         cosines: dict[str, list[Tensor]] = {name: [] for name in self.probe.layers}
 
@@ -178,12 +224,14 @@ class ActivationSimilarity(NetworkAnalysis):
             similarity_to[name] = SimilarityTo(output, self.standardizations[name])
 
         def compare(name: str, output: Tensor) -> None:
-            cosines[name].append(similarity_to[name](output))
+            cosines[name].append(similarity_to[name].with_partners(output))
 
         self.probe(record.x_start, start)
         for k, _ in enumerate(pl_module.track(record.times.tolist())):
             self.probe(record.x_reversed[k], compare)
-        similarity = torch.stack([torch.stack(values) for values in cosines.values()], dim=1)
+        # Shape (T, layers, 2, B): with the sample itself, and with its partner.
+        found = torch.stack([torch.stack(values) for values in cosines.values()], dim=1)
+        similarity, baseline = found.unbind(2)
         if not similarity.isfinite().all():
             k, layer, sample = (~similarity.isfinite()).nonzero()[0].tolist()
             raise InputError(
@@ -191,20 +239,52 @@ class ActivationSimilarity(NetworkAnalysis):
                 f" {int(record.index[sample])} at {self.axis.symbol} = {self.times[k]:g} or at the"
                 " start; check the weights and the samples"
             )
-        return similarity[None]
+        same = [(x == record.x_start).flatten(1).all(1) for x in record.x_reversed]
+        identical = torch.stack(same).to(similarity)[:, None].expand_as(similarity)
+        return torch.stack((similarity, baseline, identical))
+
+    def arrays(self, values: Floats) -> Mapping[str, NDArray[Any]]:
+        """Name the measurements; whether samples are identical does not depend on the layer."""
+        similarity, baseline, identical = values
+        return {
+            "similarity": similarity,
+            "baseline": baseline,
+            "identical": identical[:, 0].astype(bool),
+        }
 
     def tables(self, results: Results) -> dict[str, DataFrame]:
-        """Add the table on the reference set."""
-        reference = DataFrame(self._reference_columns)
-        return {**super().tables(results), f"{self.name}_reference": reference}
+        """Add the table on the reference set, and where layers cross the first one."""
+        tables = super().tables(results)
+        tables[f"{self.name}_reference"] = DataFrame(self._reference_columns)
+        if len(results.lines) > 1:
+            process, similarity = self.axis.process, results.values[0]
+            tables[f"{self.name}_inversion"] = inversion_table(process, results, similarity)
+        return tables
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
-        """Compute mode, mean, median, std, sem and count."""
-        return transpose(list(map(summarize, samples[0])))
+        """Compute averages, the mode, the share of identical samples and the baseline."""
+        similarity, baseline, identical = samples
+        rows = [
+            summarize(cosines, source_indices, same > 0, self.bandwidth)
+            for cosines, same in zip(similarity, identical, strict=True)
+        ]
+        return transpose(rows) | correct_baseline(similarity, baseline, source_indices)
 
     def panels(self, results: Results) -> Sequence[Panel]:
-        """Draw the mode, as in the paper, next to the mean."""
-        return [
-            Panel("cosine similarity, mode over data", results.curves("mode")),
-            Panel("cosine similarity, mean over data", results.curves("mean")),
+        """Draw the mean next to the mode: on the RHM the mean first, for other data the mode.
+
+        Bands are one standard error.
+        """
+        baseline = results.curves("baseline")
+        panels = [
+            Panel(
+                f"cosine similarity, {column} over data",
+                results.curves(column),
+                bands=results.curves(error),
+                compared=baseline,
+                compared_label="another sample",
+            )
+            for column, error in (("mean", "sem"), ("mode", "mode_sem"))
         ]
+        on_grammars = all(isinstance(source, GrammarParameters) for source in self.sources)
+        return panels if on_grammars else panels[::-1]

@@ -18,6 +18,8 @@ from lit_hier.callbacks.curves import (
     transpose,
 )
 from lit_hier.callbacks.reconstruction import (
+    COMPARED,
+    LOGGED,
     QUANTITIES,
     measure_truth,
     summarize_truth,
@@ -28,6 +30,7 @@ from lit_hier.figures import curve_figure, phase_figure
 from lit_hier.inference import theory
 from lit_hier.metrics import transition, transition_errors
 from lit_hier.modules import ForwardBackwardModule
+from lit_hier.processes import NoiseProcess
 
 
 class Transition(CurveAnalysis):
@@ -45,22 +48,26 @@ class Transition(CurveAnalysis):
     - `transition_points.csv` with a row per (m, L): m, L, s_f, place (where `marginal` is halfway
       from 1 to chance), width (from three quarters to one quarter of the way), place_std (between
       grammars; NaN for one), theory_place and theory_width (the same for the theory at this
-      depth), critical (the predicted transition as L grows), exponent (nu), place_sem and
+      depth), critical (the predicted transition as L grows), exponent (nu), critical_sem (standard
+      error of `critical`; 0 for a closed form), place_sem and
       width_sem (standard errors by the bootstrap over grammars or, with one grammar, over data,
-      see `lit_hier.metrics.transition_errors`).
-    - `transition.npz` with the arrays `marginal`, `unchanged` and `largest` (time, curve, index),
-      `time`, `curve`, `index`, `source`.
+      see `lit_hier.metrics.transition_errors`), kesten_stigum (F'(1/v), by which a level
+      multiplies a small amount of information: from 1 on there is no transition, as any
+      information about the leaves reaches the root), theory_place_sem (standard error of
+      `theory_place`; 0 for a closed form).
+    - `transition.npz` with the arrays `marginal`, `unchanged`, `largest` and `information` (time,
+      curve, index), `time`, `curve`, `index`, `source`.
     - `phase_diagram.png`, for one depth and several m.
 
-    Logs to TensorBoard the curves `transition/marginal`, `transition/unchanged`,
-    `transition/largest` and `transition/theory`, and the figure `phase_diagram`.
+    Logs to TensorBoard the curves that `Reconstruction` lists, as `transition/COLUMN`, and the
+    figure `phase_diagram`.
     """
 
     name = "transition"
     quantities = QUANTITIES
-    logged = (*QUANTITIES, "theory")
+    logged = LOGGED
     legend = "grammars"
-    compared = ("marginal", "theory")
+    compared = COMPARED
     needs_latents = True
     varied = frozenset("mL")
 
@@ -87,7 +94,7 @@ class Transition(CurveAnalysis):
     def measure(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> Tensor:
-        """Measure the root: shape (3, T, 1, B)."""
+        """Measure the root: shape (4, T, 1, B)."""
         return measure_truth(record, -1)[:, :, None]
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
@@ -97,6 +104,11 @@ class Transition(CurveAnalysis):
     def tables(self, results: Results) -> dict[str, DataFrame]:
         """Add the places and widths of the transitions, measured and predicted."""
         return {**super().tables(results), f"{self.name}_points": self._points(results)}
+
+    @property
+    def _theory_process(self) -> NoiseProcess | None:
+        """The process, if theory describes the root under this prior."""
+        return self.noise_process if self.uniform_prior else None
 
     def _points(self, results: Results) -> DataFrame:
         """Compute the place and the width of each curve's transition, one row per curve."""
@@ -116,6 +128,13 @@ class Transition(CurveAnalysis):
             of_grammars.append(np.atleast_1d(transition(x, np.stack(means), 1 / grammar.n)[0]))
             errors.append(transition_errors(x, samples, groups, 1 / grammar.n))
         place_sem, width_sem = np.array(errors).T
+        theory_place_sem = []
+        for line, grammar in zip(lines, grammars, strict=True):
+            prediction = self.prediction(line)
+            value, error = prediction.marginal[:, -1], prediction.marginal_error[:, -1]
+            # The theory has the same draws at all times: an error moves the whole curve.
+            ends, _ = transition(x, np.stack((value - error, value + error)), 1 / grammar.n)
+            theory_place_sem.append(np.ptp(np.asarray(ends)) / 2)
         columns = transpose([line.columns for line in lines]) | {
             "place": places["marginal"],
             "width": widths["marginal"],
@@ -126,11 +145,13 @@ class Transition(CurveAnalysis):
             "theory_width": widths["theory"],
             "critical": [self.critical_value(line) for line in lines],
             "exponent": [
-                theory.critical_exponent(grammar, self.noise_process) for grammar in grammars
+                theory.critical_exponent(grammar, self._theory_process) for grammar in grammars
             ],
             "critical_sem": [self.prediction(line).critical_error for line in lines],
             "place_sem": place_sem,
             "width_sem": width_sem,
+            "kesten_stigum": [theory.kesten_stigum(grammar) for grammar in grammars],
+            "theory_place_sem": theory_place_sem,
         }
         return DataFrame(columns)
 
@@ -150,7 +171,7 @@ class Transition(CurveAnalysis):
                 np.stack(list(results.curves("marginal").values())),
                 points["place"].to_numpy(),
                 points["theory_place"].to_numpy(),
-                theory.critical_line(grammar, self.noise_process),
+                theory.critical_line(grammar, self._theory_process),
                 labels=(results.xlabel, "s f", "probability of the true class"),
             )
         return figures

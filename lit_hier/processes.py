@@ -17,6 +17,9 @@ process     time                           observation of a leaf with symbol x
 The belief in a leaf is the message with which belief propagation starts there: the likelihood of
 the observation given each symbol, normalized over symbols.
 
+Two numbers put all processes on a common axis: the effective noise epsilon(t), an average of
+beliefs (Eq. 60), and the information I(x_0; x_t) that an observation holds about its leaf.
+
 Source: Sections 4 and 5 and Appendices A and B.1 of the paper.
 """
 
@@ -31,6 +34,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64, Shaped
 from numpy import ndarray
+from scipy.special import entr
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -97,6 +101,24 @@ class NoiseProcess(ABC):
             time: Inversion time.
             num_features: v.
         """
+
+    def information(self, time: float, num_features: int) -> float:
+        r"""Return the expected information of a leaf's observation about a uniform symbol.
+
+        .. math:: I(x_0; x_t) = \ln v - \langle H(\nu_\uparrow^{(0)}) \rangle
+
+        with H the entropy of the belief. Where beliefs follow from a channel by Bayes' rule, this
+        is the mutual information of a leaf and its observation; elsewhere, as for the
+        epsilon-process, it is the information that the belief claims.
+
+        Args:
+            time: Inversion time.
+            num_features: v.
+
+        Returns:
+            Nats, from ln v at time 0 to 0; NaN if it is unknown, as by default.
+        """
+        return math.nan
 
     @abstractmethod
     def corrupt(
@@ -171,6 +193,17 @@ class EpsilonNoise(NoiseProcess):
         wrong = time / num_features
         return (1 - right**2 - (1 - right) * wrong) * num_features / (num_features - 1)
 
+    def information(self, time: float, num_features: int) -> float:
+        """Return ln v minus the entropy of Eq. 7, wherever the belief is centered.
+
+        For strings it is the mutual information of a symbol and the corrupted one. Otherwise the
+        belief is centered on the true symbol, which is no channel: an observer who knew this would
+        know the symbol.
+        """
+        wrong = time / num_features
+        entropy = entr(1 - time + wrong) + (num_features - 1) * entr(wrong)
+        return math.log(num_features) - float(entropy)
+
     def corrupt(
         self,
         leaves: Int64[Tensor, "B d"],
@@ -209,6 +242,10 @@ class MaskingNoise(NoiseProcess):
         """Return the masked fraction."""
         return time
 
+    def information(self, time: float, num_features: int) -> float:
+        """Return ln v for the share of leaves that is kept."""
+        return (1 - time) * math.log(num_features)
+
     def corrupt(
         self,
         leaves: Int64[Tensor, "B d"],
@@ -226,6 +263,11 @@ class MaskingNoise(NoiseProcess):
         kept = torch.eye(num_features, dtype=dtype)
         masked = torch.full((1, num_features), 1 / num_features, dtype=dtype)
         return torch.cat((kept, masked)).to(observed.device)[observed]
+
+
+def _signal_to_noise(time: float) -> float:
+    r"""Return :math:`\alpha_t / (1 - \alpha_t)`."""
+    return math.exp(-2 * time) / -math.expm1(-2 * time) if time else math.inf
 
 
 def diffuse(
@@ -286,7 +328,7 @@ class GaussianNoise(NoiseProcess):
         .. math:: \langle \nu_\uparrow(x) \rangle = \int h(y - b^2) \, H(y)^{v - 1} \, dy, \qquad
            \epsilon = \frac{v}{v - 1} \big( 1 - \langle \nu_\uparrow(x) \rangle \big)
         """
-        snr = math.exp(-2 * time) / -math.expm1(-2 * time) if time else math.inf
+        snr = _signal_to_noise(time)
         if snr > _MAX_SNR:
             return 0.0
         b = math.sqrt(snr)
@@ -298,6 +340,29 @@ class GaussianNoise(NoiseProcess):
         others = (np.exp(-math.exp(-snr) * gumbel) @ weights) ** (num_features - 1)
         right = float(np.trapezoid(density * others, z))
         return (1 - right) * num_features / (num_features - 1)
+
+    def information(self, time: float, num_features: int) -> float:
+        r"""Compute the mutual information of symbol and observation by quadrature, to 1e-6 nats.
+
+        By Bayes' rule it is :math:`\ln v + \langle \ln \nu_\uparrow(x) \rangle`, and a softmax's
+        logarithm is the true logit minus the logarithm of the denominator. The latter's expected
+        value is that of the largest logit after independent Gumbel variables are added, minus
+        Euler's constant. In the notation of `effective_noise`,
+
+        .. math:: I(x_0; x_t) = \ln v + b^2 + \gamma - \int y \,
+           d\big[ H(y - b^2) \, H(y)^{v - 1} \big]
+        """
+        snr = _signal_to_noise(time)
+        if snr > _MAX_SNR:
+            return math.log(num_features)
+        b = math.sqrt(snr)
+        eta, weights = normal_quadrature(_NUM_NODES)
+        y = np.linspace(-4 - 9 * b, 40 + 9 * b + snr, _NUM_NODES)
+        gumbel = np.exp(b * eta - y[:, None])
+        others = (np.exp(-gumbel) @ weights) ** (num_features - 1)
+        below = (np.exp(-math.exp(snr) * gumbel) @ weights) * others
+        largest = float(y[0] + np.trapezoid(1 - below, y))
+        return max(0.0, math.log(num_features) + snr + np.euler_gamma - largest)
 
     def corrupt(
         self,

@@ -28,7 +28,7 @@ from pytorch_lightning import Callback
 
 from lit_hier.cli import process, run
 from lit_hier.diffusion import ForwardBackward
-from lit_hier.inference import native_library
+from lit_hier.inference import density_evolution, native_library
 from lit_hier.rhm import RandomHierarchyModel, Tree
 
 ROOT = Path(__file__).parent.parent
@@ -56,6 +56,26 @@ _LONG = {
     f"test_{name}.py"
     for name in ("image_runs", "cli", "notebooks", "figures", "callbacks_networks", "memory")
 }
+
+
+# The theory of processes other than epsilon takes seconds per time; these are fractions of one.
+SMALL_POPULATION = {"_MAX_SIZE": 128, "_MIN_SIZE": 64, "_MAX_RULES": 2, "_MAX_LEVELS": 10,
+                    "_NUM_BISECTIONS": 6}  # fmt: skip
+FULL_POPULATION = {name: getattr(density_evolution, name) for name in SMALL_POPULATION}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small_population() -> Iterator[None]:
+    """Shrink density evolution's population; `full_population` restores it for a test."""
+    with patch.multiple(density_evolution, **SMALL_POPULATION):
+        yield
+
+
+@pytest.fixture
+def full_population(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give density evolution its own population."""
+    for name, value in FULL_POPULATION.items():
+        monkeypatch.setattr(density_evolution, name, value)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

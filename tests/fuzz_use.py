@@ -26,7 +26,8 @@ from fuzz_hostile import (
 from fuzz_mutations import mutate_bytes, mutate_tree, paths, value_at
 from fuzz_sandbox import Rejected, Trial
 
-from lit_hier.cli.errors import describe_input_error, shorten
+from lit_hier.cli.errors import describe_input_error
+from lit_hier.cli.exits import shorten
 
 Use = Callable[[Trial], None]
 # Changes of any file, and of any value in a file.

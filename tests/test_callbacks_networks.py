@@ -2,11 +2,12 @@
 
 import copy
 import dataclasses
+import math
 import os
 import tracemalloc
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import matplotlib
 import numpy as np
@@ -14,6 +15,8 @@ import pytest
 import torch
 from conftest import RecordCollector, rows
 from diffusers import UNet2DModel
+from grammar_runs import network
+from grammar_runs import predict as grammar_predict
 from image_runs import SIZE, Net, predict, sampler
 from torch import nn
 
@@ -27,6 +30,7 @@ from lit_hier.metrics import Moments, Standardization, channel_moments
 from lit_hier.modules import DDPMSampler, StoredSamples
 from lit_hier.nn import Probe
 from lit_hier.nn.fingerprint import fingerprint
+from lit_hier.nn.self_check import Checked, Layout
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*close to chance")  # networks are untrained
 
@@ -48,11 +52,13 @@ def test_statistics_are_computed_once_and_again_after_any_change(
     assert computed() == 1
     assert computed() == 0
     assert computed(num_predict=12) == 0  # the same reference set
-    assert computed(callback=similarity(standardization="released")) == 0  # from the same moments
+    for kind in ("released", "none"):  # from the same moments
+        assert computed(callback=similarity(standardization=kind)) == 0
     for changed in (
         {"callback": similarity(Net(seed=1))},
         {"callback": similarity(layers=["0", "1"])},
         {"callback": similarity(reference="val")},
+        {"callback": similarity(per="unit")},
         {"num_test": 41},
         {"eval_batch_size": 9},
         {"seed": 1},
@@ -96,32 +102,126 @@ def test_top_1_and_top_5_accuracy(pipeline: str, tmp_path: Path) -> None:
     assert float(row["top5"]) == pytest.approx(right[:, :5].double().sum(1).mean().item())
 
 
-def test_the_released_standardization_against_its_definition(
+def statistics(a: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and scale of activations (B, C) or (B, C, H, W)."""
+    axes = [0] if name == "per_unit" or a.ndim == 2 else [0, 2, 3]
+    if name == "released" and a.ndim == 2:
+        axes = [0, 1]
+    mean = a.mean(axes, keepdim=True)
+    if name == "none":
+        return torch.zeros_like(mean), torch.ones_like(mean)
+    if name == "released":
+        return mean, (a.square().mean(axes, keepdim=True) + 1e-8).sqrt()
+    scale = a.var(axes, correction=0, keepdim=True).sqrt()
+    return mean, scale.masked_fill(scale < 1e-12, math.inf)
+
+
+def test_every_standardization_and_the_baseline_against_their_definitions(
     pipeline: str, tmp_path: Path
 ) -> None:
-    """Centered, then divided by sqrt(E[x^2] + 1e-8); one pair of numbers for all logits."""
+    """`released`: centered, then divided by sqrt(E[x^2] + 1e-8), one pair for all logits."""
     keep, net = RecordCollector(), Net().eval()
     with torch.no_grad():
         net[3].bias += 5  # so that a centered second moment would differ
-    callback = similarity(net, standardization="released")
-    folder = predict(tmp_path, sampler(pipeline, None), [callback, keep])
-    table = np.load(folder / "similarity.npz")["similarity"]
+    names = ("released", "none", "per_unit")
+    callbacks = [
+        similarity(net, standardization="released", name="released"),
+        similarity(net, standardization="none", name="none"),
+        similarity(net, per="unit", name="per_unit"),
+    ]
+    model = sampler(pipeline, None, times=[0, 6])
+    folder = predict(tmp_path, model, [*callbacks, keep], num_predict=21)
     data = DigitsDataModule(**SIZE)
     data.setup()
     reference = data._splits["test"][torch.arange(40)]["x"].double()
     parts = list(net.double())
-    for k, depth in enumerate((1, 2, 4)):
-        layer = nn.Sequential(*parts[:depth])
-        a = layer(reference)
-        axes = (0, 1) if a.ndim == 2 else (0, 2, 3)
-        mean = a.mean(axes, keepdim=True)
-        scale = (a.square().mean(axes, keepdim=True) + 1e-8).sqrt()
-        for record in keep.records:
-            start = ((layer(record.x_start.double()) - mean) / scale).flatten(1)
-            for t, x in enumerate(record.x_reversed):
-                end = ((layer(x.double()) - mean) / scale).flatten(1)
-                expected = nn.functional.cosine_similarity(start, end)
-                np.testing.assert_allclose(table[t, k][record.index], expected.detach(), atol=2e-5)
+    for name in names:
+        stored = np.load(folder / f"{name}.npz")
+        for k, depth in enumerate((1, 2, 4)):
+            layer = nn.Sequential(*parts[:depth])
+            mean, scale = statistics(layer(reference), name)
+
+            def rows_of(x: torch.Tensor, layer=layer, mean=mean, scale=scale) -> torch.Tensor:  # type: ignore[no-untyped-def]
+                standard: torch.Tensor = ((layer(x.double()) - mean) / scale).flatten(1)
+                return standard
+
+            for record in keep.records:
+                start, index = rows_of(record.x_start), record.index
+                for t, x in enumerate(record.x_reversed):
+                    end = rows_of(x)
+                    for array, other in (("similarity", end), ("baseline", end.roll(-1, 0))):
+                        true = nn.functional.cosine_similarity(start, other).detach()
+                        if len(index) == 1 and array == "baseline":
+                            true[:] = torch.nan  # the last sample of 21 has no partner
+                        np.testing.assert_allclose(stored[array][t, k][index], true, atol=2e-5)
+        assert stored["identical"].tolist() == [[True] * 21, [False] * 21]
+        table = rows(folder / f"{name}.csv")
+        first, last = table[0], table[-1]
+        assert float(first["identical"]) == 1
+        assert float(first["corrected"]) == pytest.approx(1, abs=1e-5)
+        assert first["sem"] == first["corrected_sem"] == "nan"
+        mean, baseline = float(last["mean"]), np.nanmean(stored["baseline"][-1, -1], dtype=float)
+        assert float(last["baseline"]) == pytest.approx(baseline, abs=1e-6)
+        assert float(last["corrected"]) == pytest.approx(
+            (mean - baseline) / (1 - baseline), abs=1e-6
+        )
+        assert 0.05 < float(last["corrected_sem"]) < 1  # though one sample has no partner
+
+
+def test_raw_activations_keep_a_positive_cosine_without_information(tmp_path: Path) -> None:
+    """At epsilon = 1 nothing of x_start is left; after a ReLU, raw activations still agree."""
+    layers = ["layers.*", "readout"]
+    callbacks = {
+        "paper": ActivationSimilarity(network(), layers, name="paper"),
+        "raw": ActivationSimilarity(network(), layers, standardization="none", name="raw"),
+    }
+    folder = grammar_predict(tmp_path, *callbacks.values(), num=300, size=100)
+    tables = {name: rows(folder / f"{name}.csv")[-4:] for name in callbacks}
+    raw = np.load(folder / "raw.npz")["similarity"][-1]
+    assert (raw[:3] >= 0).all()  # no activation is negative
+    for row in tables["paper"]:
+        assert abs(float(row["mean"])) < 4 * float(row["sem"])
+    for row in tables["raw"][:3]:
+        assert float(row["mean"]) > max(0.3, 20 * float(row["sem"]))
+        assert float(row["baseline"]) == pytest.approx(float(row["mean"]), abs=0.1)
+    for row in (*tables["paper"], *tables["raw"]):  # above the baseline, neither has anything
+        assert abs(float(row["corrected"])) < 4 * float(row["corrected_sem"])
+    panels = [callback.panels(Mock()) for callback in callbacks.values()]
+    assert [[panel.ylabel.split()[2] for panel in each] for each in panels] == [
+        ["mean", "mode"]
+    ] * 2
+
+
+def test_the_mode_comes_first_for_images() -> None:
+    callback = similarity()
+    callback.sources = (None,)
+    first, second = callback.panels(Mock())
+    assert (first.ylabel.split()[2], second.ylabel.split()[2]) == ("mode", "mean")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"standardization": "unit"}, "standardization is 'unit'; give paper, released or none"),
+        ({"per": "layer"}, "per is 'layer'; give channel or unit"),
+        ({"per": "unit", "standardization": "none"}, "per is unit, but standardization is none"),
+        ({"bandwidth": 2.0}, "bandwidth is 2.0; give a width in similarity from 0.0005 to 1"),
+    ],
+)
+def test_invalid_choices_are_rejected(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        similarity(**given)
+
+
+def test_statistics_of_more_units_than_fit_into_memory_are_rejected() -> None:
+    checked = [
+        Checked("a", (1, 2, 3), Layout(), 0.0),
+        Checked("b", (1, 10**9, 10**6), Layout(), 0),
+    ]
+    probe = Mock(checked=[*checked, Checked("", (1, 10), Layout(), 0.0)])
+    message = r"^per is unit: the statistics of 1\d+6 units, 1000000000000000 of them in b, need "
+    with pytest.raises(InputError, match=message):
+        reference._check_size(probe, 100, 1)
 
 
 def test_both_standardizations_agree_where_means_are_zero() -> None:
@@ -211,7 +311,8 @@ def test_several_networks_in_one_run_are_distinguished_by_name(
     folder = predict(tmp_path, sampler(pipeline, None), [*analyses, ClassKept(Net())])
     names = {path.name for path in folder.glob("*.csv")}
     assert names == {
-        "net_0.csv", "net_0_reference.csv", "net_1.csv", "net_1_reference.csv", "class_kept.csv",
+        "net_0.csv", "net_0_inversion.csv", "net_0_reference.csv",
+        "net_1.csv", "net_1_inversion.csv", "net_1_reference.csv", "class_kept.csv",
     }  # fmt: skip
     with pytest.raises(InputError, match=r"would write net_0.csv"):
         predict(tmp_path, sampler(pipeline, None), [similarity(name="net_0"), analyses[0]])

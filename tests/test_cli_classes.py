@@ -297,8 +297,11 @@ def test_the_parser_cannot_be_trusted(
         ("a: !!timestamp bad", "column 4: !!timestamp bad is not a value of its type; correct"),
         ("a: '!!timestamp bad'", "!!timestamp bad is not a value of its type; correct it"),
         ("seed: " + "1" * 5000, "11 ... is not a value of its type (Exceeds the limit"),
-        ("", "config: the file is empty; give a mapping such as those in configs/"),
-        ("[1, 2]", "config: it contains [1, 2]; give a mapping such as those in configs/"),
+        ("", "config: the file is empty; give a mapping such as that of `lit-hier configs demo`"),
+        (
+            "[1, 2]",
+            "config: it contains [1, 2]; give a mapping such as that of `lit-hier configs demo`",
+        ),
         ("trainer: {max_epoch: 1}", "trainer.max_epoch: no such option (did you mean trainer.max"),
     ],
 )
@@ -319,12 +322,13 @@ def test_an_unusable_config_ends_in_one_line(
         ),
         (
             "--trainer.callbacks=[{class_path: Reconstruction, init_args: {against: nois}}]",
-            "against: give time or effective_noise, but it is nois",
+            "against: give time or effective_noise or information, but it is nois",
         ),
         (
             "--model.init_args.messagess=1",
             "model.init_args.messagess: BPDenoiser has no argument messagess (did you mean"
-            " messages?); it has rhm, process, times, seed, messages",
+            " messages?); it has rhm, process, times, seed, messages,"
+            " class_prior",
         ),
     ],
 )

@@ -203,7 +203,8 @@ def test_sigterm_interrupts_what_precedes_the_first_batch(
     monkeypatch.setattr(lit_hier.callbacks.Reconstruction, "on_predict_start", work)
     with pytest.raises(SystemExit) as end:
         run_in(tmp_path, *SMALL)
-    assert end.value.code == 1
+    assert end.value.code == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.splitlines()[-1].startswith("lit-hier: interrupted; run")
     assert not list(tmp_path.rglob("*.csv"))
 
 

@@ -129,6 +129,54 @@ def test_effective_noise_of_diffusion_equals_direct_integrals(time: float) -> No
     assert GaussianNoise().effective_noise(time, 3) == pytest.approx(1.5 * (1 - right), abs=1e-5)
 
 
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("time", [0.02, 0.3, 0.8])
+def test_information_is_ln_v_minus_the_mean_entropy_of_beliefs(
+    process: NoiseProcess, time: float
+) -> None:
+    index = torch.arange(20)
+    draws = uniform(1, Purpose.CORRUPTION, index, time, process.num_draws(d, v))
+    observed = process.corrupt(LEAVES.expand(20, -1), time, draws, v)
+    messages = process.messages(observed, time, v, torch.float64)
+    measured = math.log(v) - torch.special.entr(messages).sum(-1)
+    error = float(measured.std()) / measured.numel() ** 0.5
+    expected = process.information(time, v)
+    assert expected == pytest.approx(float(measured.mean()), abs=5 * error + 1e-12)
+
+
+def test_information_of_channels_is_the_mutual_information_of_their_tables() -> None:
+    """Sum p(x, y) ln p(x, y)/(p(x) p(y)) over symbols and what is observed of them."""
+    replaced = np.full((v, v), 0.3 / v) + np.eye(v) * 0.7
+    masked = np.concatenate((np.eye(v) * 0.7, np.full((v, 1), 0.3)), axis=1)
+    for process, channel in ((EpsilonNoise(True), replaced), (MaskingNoise(), masked)):
+        joint = channel / v
+        independent = joint.sum(0) * joint.sum(1, keepdims=True)
+        nonzero = joint > 0
+        mutual = (joint[nonzero] * np.log(joint[nonzero] / independent[nonzero])).sum()
+        assert process.information(0.3, v) == pytest.approx(mutual)
+
+
+@pytest.mark.parametrize("time", [0.004, 0.03, 0.1, 0.5, 3.0])
+def test_information_of_diffusion_equals_a_direct_integral(time: float) -> None:
+    """For v = 2, over the log odds."""
+    snr = 1 / math.expm1(2 * time)
+    spread = math.sqrt(2 * snr)
+    lost, _ = quad(
+        lambda z: np.logaddexp(0, -snr - spread * z) * norm.pdf(z), -12, 12, epsabs=1e-10
+    )
+    assert GaussianNoise().information(time, 2) == pytest.approx(math.log(2) - lost, abs=1e-7)
+
+
+def test_information_falls_from_ln_v_to_zero() -> None:
+    for process in PROCESSES:
+        end = min(process.axis.end, 30.0)
+        for symbols in (2, v, 1000):
+            nats = [process.information(time, symbols) for time in np.linspace(0, end, 40)]
+            assert nats[0] == pytest.approx(math.log(symbols))
+            assert nats[-1] == pytest.approx(0, abs=1e-9)
+            assert (np.diff(nats) < 1e-12).all()
+
+
 def test_effective_noise_rises_from_zero_to_one() -> None:
     for process in PROCESSES:
         end = min(process.axis.end, 30.0)
@@ -160,6 +208,14 @@ def test_shapes_are_checked_in_tests() -> None:
     observed = GaussianNoise().corrupt(leaves, 0.5, torch.rand(2, 4 * v).double(), v)
     with pytest.raises(TypeCheckError):
         GaussianNoise().messages(observed, 0.5, v + 1, torch.float64)
+
+
+class Unknown(Shortened):
+    information = NoiseProcess.information
+
+
+def test_the_information_of_a_users_process_is_unknown_by_default() -> None:
+    assert math.isnan(Unknown().information(0.5, v))
 
 
 def test_a_users_process_with_messages_of_the_wrong_shape_is_rejected() -> None:

@@ -1,6 +1,7 @@
 """Forward-backward on images: samples saved, runs interrupted and resumed, samples reread."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from image_runs import analyses, predict, same_tables, sampler
 from PIL import Image
 from pytorch_lightning import Callback
 
-from lit_hier.callbacks import SampleGrid, TimeProgressBar
+from lit_hier.callbacks import SampleGrid, TimeProgressBar, progress
 from lit_hier.diffusion import store
 from lit_hier.diffusion.store import SampleStore
 from lit_hier.errors import InputError
@@ -312,11 +313,27 @@ def test_the_second_bar_counts_the_remaining_evaluations(
     uninterrupted: tuple[Path, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Elsewhere than on a terminal there are lines instead; here the clock says when."""
     predict(tmp_path, sampler(pipeline, None), [TimeProgressBar()])
-    assert f"Denoiser evaluations: 100%|██████████| {23 * 20}/{23 * 20}" in capsys.readouterr().err
+    written = capsys.readouterr()
+    assert "\r" not in written.out + written.err
+    monkeypatch.setattr(progress, "_PERIOD", 0.0)
+    predict(tmp_path, sampler(pipeline, None), [TimeProgressBar()])
+    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("Predicting, batch ")]
+    counts = [int(line.split()[5]) for line in lines]
+    assert counts == sorted(counts)
+    assert counts[-1] == 23 * 20
+    assert len(set(counts)) > 3 * int(lines[0].split()[4].rstrip(":"))  # within batches, too
+    assert all(re.search(r" of 460 evaluations, .* per second, \d\d:\d\d left$", x) for x in lines)
+    monkeypatch.setattr(progress, "_draws_bars", lambda: True)
+    predict(tmp_path, sampler(pipeline, None), [TimeProgressBar()])
+    written = capsys.readouterr()
+    assert f"Denoiser evaluations: 100%|██████████| {23 * 20}/{23 * 20}" in written.out
+    assert re.search(r"Predicting: +\d+%\|[^|]*\| 0\.[1-9]/", written.out)
     predict(tmp_path, sampler(pipeline, uninterrupted[1]), [TimeProgressBar()])
-    assert "Denoiser evaluations" not in capsys.readouterr().err
+    assert "Denoiser evaluations" not in capsys.readouterr().out
 
 
 def test_the_grid_shows_starts_and_samples(pipeline: str, tmp_path: Path) -> None:

@@ -4,14 +4,14 @@ import copy
 import itertools
 import math
 import pickle
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from conftest import every_datum, small_grammars
 from jaxtyping import TypeCheckError
 from scipy.stats import chisquare
-from strategies import random_draws
+from strategies import random_draws, rng
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -92,6 +92,63 @@ def test_inference_against_enumeration(rhm: RandomHierarchyModel) -> None:
         assert all(level.dtype == torch.float32 for level in single)
         for computed, true in zip(single, marginals, strict=True):
             assert (computed - true).abs().max() < 1e-5
+
+
+@both_paths
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rhm", GRAMMARS, ids=repr)
+def test_a_prior_per_sample_against_enumeration(
+    rhm: RandomHierarchyModel, dtype: torch.dtype
+) -> None:
+    """Sample by sample as with one prior for all: the same bits, and the enumerated posterior."""
+    n = rhm.num_classes
+    priors = torch.rand(3, n, dtype=torch.float64, generator=rng(2)) + 0.1
+    priors = torch.cat((priors, torch.eye(n)))
+    messages = random_messages(rhm, 1).expand(len(priors), -1, -1) + 0.01
+    draws = random_draws(rhm, len(priors))
+    bp = BeliefPropagation(rhm)
+    queries: tuple[Query, ...] = get_args(Query)
+    together = bp.condition(messages.to(dtype), priors).query(*queries, draws=draws)
+    for k, prior in enumerate(priors):
+        one = slice(k, k + 1)
+        message, draw = messages[one].to(dtype), draws[one]
+        for posterior in (
+            bp.condition(message, prior),
+            BeliefPropagation(rhm, prior).condition(message),
+        ):
+            alone = posterior.query(*queries, draws=draw)
+            for query in queries:
+                for x, y in zip(together[query], alone[query], strict=True):
+                    assert torch.equal(x[one], y), query
+        _, evidence, marginals = enumerate_posterior(rhm, messages[one], prior / prior.sum())
+        tolerance = 1e-10 if dtype == torch.float64 else 1e-5
+        assert (together["log_evidence"][0][one] - evidence).abs() < 10 * tolerance
+        for computed, true in zip(together["marginals"], marginals, strict=True):
+            assert (computed[one] - true).abs().max() < tolerance
+    for k in range(n):
+        assert together["trees"][-1][3 + k] == k
+        assert together["marginals"][-1][3 + k, 0, k] == 1
+
+
+@both_paths
+def test_evidence_against_the_given_class_is_recomputed_or_rejected() -> None:
+    """The other class explains the leaves 10^200 times better, or is the only one that does."""
+    others = TREE[-1] != torch.arange(5)
+    others = others & (others.cumsum(1) == 1)  # the first class that is not the sample's
+    messages = epsilon_messages(0.0) + 1e-200
+    marginals = BP.condition(messages, others).marginals()
+    assert torch.equal(marginals[-1][:, 0], others.double())
+    assert all(level.isfinite().all() for level in marginals)
+    with pytest.raises(UnexplainedEvidenceError):
+        BP.condition(epsilon_messages(0.0), others).marginals()
+
+
+@pytest.mark.parametrize(
+    "prior", [torch.ones(3, 4), torch.ones(2, 5), torch.zeros(5), -torch.ones(3, 5)]
+)
+def test_invalid_priors_of_samples(prior: Tensor) -> None:
+    with pytest.raises(InputError, match="class_prior"):
+        BP.condition(epsilon_messages(0.5)[:3], prior)
 
 
 @pytest.mark.parametrize("rhm", GRAMMARS, ids=repr)

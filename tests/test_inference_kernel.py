@@ -423,5 +423,7 @@ for query, out in [
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 8
-    assert lines[0] == "queries: there is no query 'tree'; did you mean trees?"
+    assert lines[0] == "queries: there is no query 'tree' (did you mean trees?); give one of" + (
+        " upward, downward, marginals, log_evidence, trees"
+    )
     assert all("must be contiguous, torch.float" in line for line in lines[3:])

@@ -113,7 +113,7 @@ def test_limits_without_noise_and_without_information() -> None:
 
 def test_invalid_parameters() -> None:
     with pytest.raises(
-        InputError, match=r"^v = 4, m = 5, s = 2 do not define an RHM: give [^\n]*$"
+        InputError, match=r"^v = 4, m = 5, s = 2, n = 4 do not define an RHM: give [^\n]*$"
     ):
         mean_field.critical_epsilon(4, np.arange(1, 2000), 2)
     with pytest.raises(InputError, match=r"^epsilon is 1.5; give noise from 0 to 1$"):

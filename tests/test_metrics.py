@@ -11,6 +11,7 @@ import torch
 from lit_hier.errors import InputError
 from lit_hier.inference import mean_field
 from lit_hier.metrics import (
+    WIDTHS,
     Histogram,
     MomentTree,
     SampleTable,
@@ -18,6 +19,7 @@ from lit_hier.metrics import (
     Standardization,
     average,
     channel_moments,
+    correct_baseline,
     crossing,
     curve_inversion,
     deviation,
@@ -27,6 +29,7 @@ from lit_hier.metrics import (
     summarize,
     transition,
     transition_errors,
+    transition_window,
     wilson,
 )
 from lit_hier.metrics.functional import standardized_cosine
@@ -160,6 +163,77 @@ def test_standardized_cosine_against_its_definition() -> None:
     strided = y.transpose(1, 2).contiguous().transpose(1, 2)
     assert (SimilarityTo(x, standardization)(strided) - mine).abs().max() < 1e-6
     assert (standardized_cosine(x, y, standardization) - mine).abs().max() < 1e-6
+
+
+def test_partners_are_the_next_samples_of_the_batch() -> None:
+    x, y = torch.randn(2, 5, 4, 6, generator=torch.Generator().manual_seed(0))
+    standardization = Standardization.of(channel_moments(torch.cat((x, y))))
+    start = SimilarityTo(x, standardization)
+    own, partners = start.with_partners(y)
+    assert torch.equal(own, start(y))
+    expected = standardized_cosine(x, y[[1, 2, 3, 4, 0]], standardization)
+    torch.testing.assert_close(partners, expected, atol=1e-6, rtol=0)
+    alone = SimilarityTo(x[:1], standardization).with_partners(y[:1])
+    assert torch.equal(alone[0], SimilarityTo(x[:1], standardization)(y[:1]))
+    assert alone[1].isnan().all()
+
+
+def test_statistics_per_unit_remove_what_positions_have_in_common() -> None:
+    """Units with means +-3 and variance 1: per channel the variance is 10, and 9 of it agree."""
+    x = torch.randn(2_000, 3, 20, generator=torch.Generator().manual_seed(0))
+    x += 3 * (-1) ** torch.arange(20)
+    per_channel = Standardization.of(channel_moments(x))
+    per_unit = Standardization.of(channel_moments(x.flatten(1)))
+    assert len(per_unit.mean) == 60
+    a, b = x.chunk(2)
+    means = [SimilarityTo(a, each)(b).mean() for each in (per_channel, per_unit)]
+    assert means == pytest.approx([0.9, 0.0], abs=0.02)
+    shuffled = x.transpose(1, 2).contiguous().transpose(1, 2)  # channels last in memory
+    torch.testing.assert_close(
+        SimilarityTo(shuffled[:1000], per_unit)(shuffled[1000:]), SimilarityTo(a, per_unit)(b)
+    )
+    raw = Standardization.of(channel_moments(x), "none")
+    assert torch.equal(raw(x), x)
+
+
+def test_a_baseline_and_the_correction_by_it() -> None:
+    values, baseline = np.array([0.9, 0.7, 0.8, 0.4]), np.array([0.2, 0.1, np.nan, 0.3])
+    found = correct_baseline(values, baseline)
+    assert found["baseline"] == pytest.approx(0.2)
+    assert found["corrected"] == pytest.approx((0.7 - 0.2) / (1 - 0.2))
+    none = correct_baseline(values, np.full(4, np.nan))
+    assert np.isnan(list(none.values())).all()
+    same = correct_baseline(values, np.ones(4))
+    assert same["baseline"] == 1
+    assert all(math.isnan(same[key]) for key in ("corrected", "corrected_sem", "baseline_sem"))
+    few = correct_baseline(values[:2], baseline[:2])
+    assert math.isnan(few["baseline_sem"])
+    assert math.isnan(few["corrected_sem"])
+
+
+@pytest.mark.parametrize("num_grammars", [1, 5])
+def test_errors_of_a_baseline_are_those_of_repetitions(num_grammars: int) -> None:
+    """Typical samples are similar to all others: neighbors in the chain of partners covary."""
+    rng = np.random.default_rng(0)
+    shape = (400, num_grammars, 60, 30)
+    typical = 2 * rng.random((*shape[:3], 1))
+    if num_grammars > 1:
+        typical *= 1 + 0.3 * rng.standard_normal((*shape[:2], 1, 1))
+    before = typical + rng.standard_normal(shape)
+    after = before + 0.5 * rng.standard_normal(shape)
+    before, after = (x / np.linalg.norm(x, axis=-1)[..., None] for x in (before, after))
+    values, baseline = (
+        (before * x).sum(-1).reshape(400, -1) for x in (after, np.roll(after, -1, axis=2))
+    )
+    groups = np.repeat(np.arange(num_grammars), 60)
+    columns = correct_baseline(values, baseline, groups)
+    if num_grammars == 1:
+        naive = np.sqrt(np.mean(average(baseline, groups).sem ** 2))
+        assert naive < 0.85 * columns["baseline"].std()
+    for key in ("baseline", "corrected"):
+        assert np.isfinite(columns[f"{key}_sem"]).mean() > 0.99
+        error = np.sqrt(np.nanmean(columns[f"{key}_sem"] ** 2))
+        assert error == pytest.approx(columns[key].std(ddof=1), rel=0.15), key
 
 
 def test_a_sample_table_is_filled_in_any_order_and_rejects_repeated_samples() -> None:
@@ -326,15 +400,31 @@ def test_mean_field_inverts_the_root_and_the_leaves_in_deep_trees_only(
 
 def test_deviations_inside_and_outside_the_window() -> None:
     x = np.array([0.1, 0.5, 0.52, 0.9])
-    found = deviation(x, np.array([1, 0.5, 0.3, 0.0]), np.array([0.9, 0.5, 0.6, 0.02]), 0.5)
-    wanted = {"largest": 0.3, "at": 0.52, "mean": 0.105, "critical": 0.5}
-    wanted |= {"largest_outside": 0.1, "mean_outside": 0.06}
-    assert found == pytest.approx(wanted)
-    none = deviation(x, np.ones(4), np.array([1, 1, 0.6, 1]), math.nan)
-    assert none["largest_outside"] == none["largest"] == pytest.approx(0.4)
-    inside = deviation(x[1:3], np.ones(2), np.ones(2), 0.5)
+    curves = np.array([1, 0.5, 0.3, 0.0]), np.array([0.9, 0.5, 0.6, 0.02])
+    error = np.array([0.1, 0.2, 0.3, 0.4])
+    wanted = {"largest": 0.3, "at": 0.52, "mean": 0.105, "critical": 0.5, "window": 0.04}
+    wanted |= {"largest_outside": 0.1, "mean_outside": 0.06, "largest_sem": 0.3}
+    assert deviation(x, *curves, 0.5, 0.04, error) == pytest.approx(wanted)
+    # Also on an axis that falls with time.
+    flipped = deviation(x[::-1], *(curve[::-1] for curve in curves), 0.5, 0.04, error[::-1])
+    assert flipped == pytest.approx(wanted)
+    unequal = np.array([1, 1, 0.6, 1])
+    for critical, window in ((math.nan, 0.04), (0.52, math.nan)):
+        none = deviation(x, np.ones(4), unequal, critical, window)
+        assert none["largest_outside"] == none["largest"] == pytest.approx(0.4)
+        assert math.isnan(none["largest_sem"])
+    inside = deviation(x[1:3], np.ones(2), np.ones(2), 0.5, 0.04)
     assert math.isnan(inside["largest_outside"])
     assert math.isnan(inside["mean_outside"])
+
+
+def test_windows_are_as_wide_as_the_transition_on_any_axis() -> None:
+    x, root = np.array([0.0, 0.4, 0.8, 1.0]), np.array([1, 0.9, 0.1, 0.1])
+    for chance in (0.1, 1.0):
+        wanted = WIDTHS * 0.225 if chance < 1 else math.nan
+        for scale in (1, -1, 3):
+            window = transition_window(scale * x, root, chance)
+            assert window == pytest.approx(abs(scale) * wanted, nan_ok=True)
 
 
 def test_histograms_count_to_the_same_bits_in_any_order() -> None:

@@ -3,8 +3,10 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.stats import chisquare
 
 from lit_hier.data import RHMDataModule
+from lit_hier.diffusion import Latents
 from lit_hier.errors import InputError
 from lit_hier.modules import BPDenoiser
 from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess
@@ -85,6 +87,14 @@ def test_a_sampler_names_its_grammars_its_process_and_its_times() -> None:
         ({"times": []}, "times: the list of inversion times is empty"),
         ({"times": [0.5, 1.2]}, "times: 1.2 is out of range"),
         ({"times": [0.5], "seed": -1}, "seed is -1"),
+        ({"times": [0.5], "class_prior": None}, "class_prior is None; give uniform, class"),
+        ({"times": [0.5], "class_prior": "classes"}, "class_prior is 'classes'; give uniform, cl"),
+        (
+            {"times": [0.5], "class_prior": [1.0, 2.0]},
+            r"class_prior has shape \(2,\); give \(8,\)",
+        ),
+        ({"times": [0.5], "class_prior": [-1.0] + 7 * [1.0]}, "class_prior has the entry -1"),
+        ({"times": [0.5], "class_prior": 8 * [0.0]}, "class_prior is zero for every class"),
     ],
 )
 def test_invalid_arguments(arguments: dict[str, Any], message: str) -> None:
@@ -124,3 +134,63 @@ def test_data_of_another_grammar_are_rejected() -> None:
     denoiser = BPDenoiser(RandomHierarchyModel(8, 3, 2, 4, seed=2), EpsilonNoise(), TIMES)
     with pytest.raises(InputError, match=r"^sample 0 \(and 11 more\) cannot be derived by"):
         denoiser.predict_step(batch(range(12)), 0)
+
+
+def unchanged(latents: Latents | None, level: int) -> torch.Tensor:
+    """Share of unchanged symbols at a level, at every time."""
+    assert latents is not None
+    start, end = latents.tree_start[level], latents.tree_reversed[level]
+    return (start == end).double().mean((1, 2))
+
+
+def test_conditioned_on_its_class_a_sample_keeps_it_and_what_is_below_for_longer() -> None:
+    """Also with several grammars, each with classes of its own."""
+    ensemble = GrammarEnsemble(8, 3, 2, 4, seeds=[1, 2])
+    given = RHMDataModule(ensemble, 10, 5, 5, 300)
+    given.setup()
+    free, conditioned = (
+        BPDenoiser(ensemble, EpsilonNoise(), TIMES, class_prior=prior)
+        for prior in ("uniform", "class")
+    )
+    assert free.uniform_prior
+    assert not conditioned.uniform_prior
+    for source in range(2):
+        index = torch.arange(300 * source, 300 * (source + 1))
+        batch = given._splits["predict"][index]
+        latents = [x.predict_step(batch, 0).latents for x in (free, conditioned)]
+        assert unchanged(latents[1], 4).tolist() == [1.0] * len(TIMES)
+        assert latents[1] is not None
+        root = (
+            latents[1]
+            .marginals[4]
+            .gather(-1, latents[1].tree_start[4].expand(4, -1, -1)[..., None])
+        )
+        assert (root == 1).all()
+        kept = [unchanged(x, 3) for x in latents]
+        # Without information, 1 of 8 symbols, and about 1 of 3 that the class can have there.
+        assert (kept[1] - kept[0])[2:].min() > 0.05
+        assert (kept[1] - kept[0]).min() >= -0.01
+
+
+def test_at_full_noise_classes_follow_their_prior() -> None:
+    weights = [4.0, 2.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    data = RHMDataModule(RHM, 10, 5, 5, 4000)
+    data.setup()
+    batch = data._splits["predict"][torch.arange(4000)]
+    sampler = BPDenoiser(RHM, EpsilonNoise(), [1.0], class_prior=weights)
+    latents = sampler.predict_step(batch, 0).latents
+    assert latents is not None
+    counts = latents.tree_reversed[-1].flatten().bincount(minlength=8)
+    assert counts[4:].sum() == 0
+    assert chisquare(counts[:4], torch.tensor(weights[:4]) * 500).pvalue > 1e-4
+    assert not sampler.uniform_prior
+    assert BPDenoiser(RHM, EpsilonNoise(), [1.0], class_prior=8 * [2.0]).uniform_prior
+
+
+def test_a_class_that_a_prior_excludes_is_named() -> None:
+    sampler = BPDenoiser(RHM, EpsilonNoise(), [0.0], class_prior=[1.0] + 7 * [0.0])
+    message = (
+        r"^class_prior: excludes every class .* for sample \d+ .* give every class a positive"
+    )
+    with pytest.raises(InputError, match=message):
+        sampler.predict_step(batch(range(40)), 0)

@@ -99,6 +99,7 @@ def test_hyperparameters_and_record_are_plain_values(
         assert record.pop("format") == FORMAT
         assert record.pop("network") == type(module.network).__name__
         assert record.pop("trained_on") == module.trained_on
+        assert record.pop("training_errors") is None
         restored = type(module.network)(**record.pop("arguments"))
         assert record == {}
         assert restored.state_dict().keys() == module.network.state_dict().keys()

@@ -75,4 +75,6 @@ def test_two_nodes_write_the_tables_and_the_losses_of_one_process(
             assert len(values) == len(several[tag]) > 0
             # Rounding may change the class of a sample whose two best logits are almost equal.
             tolerance = {"atol": 5e-3} if tag.endswith("accuracy") else {"rtol": 1e-3}
+            if tag.endswith("errors"):
+                tolerance = {"atol": 1}
             np.testing.assert_allclose(several[tag], values, **tolerance, err_msg=f"{name} {tag}")

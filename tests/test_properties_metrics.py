@@ -286,13 +286,13 @@ def test_deviations_are_distances(pairs: list[tuple[float, float]], seed: int) -
     a, b = np.array(pairs).T
     x = np.linspace(0, 1, len(a))
     critical = float(np.random.default_rng(seed).uniform(-0.5, 1.5))
-    one, other = deviation(x, a, b, critical), deviation(x, b, a, critical)
+    one, other = deviation(x, a, b, critical, 0.1), deviation(x, b, a, critical, 0.1)
     assert one == pytest.approx(other, nan_ok=True)
     assert 0 <= one["mean"] <= one["largest"] + 1e-15
     assert one["largest"] == pytest.approx(max(abs(p - q) for p, q in pairs))
     assert not one["largest_outside"] > one["largest"]
     assert not one["mean_outside"] > one["largest_outside"] + 1e-15
-    assert deviation(x, a, a, critical)["largest"] == 0
+    assert deviation(x, a, a, critical, 0.1)["largest"] == 0
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=30), SEEDS, st.floats(-10, 10))

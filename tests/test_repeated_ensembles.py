@@ -58,8 +58,8 @@ def pool(rhm: GrammarEnsemble) -> dict[str, Floats]:
         nothing: Any = None
         parts = [analysis.measure(nothing, sampler, record) for record in records]
         measured[analysis.name] = torch.stack(parts, -2).double().numpy()
-    # Any number and any share serve: the leaves' belief, and whether the class is unchanged.
-    measured["effective_noise"] = measured["reconstruction"][:1, :, :1]
+    # Any number and any share serve: the leaves' beliefs, and whether the class is unchanged.
+    measured["effective_noise"] = measured["reconstruction"][[0, 3], :, :1]
     measured["class_kept"] = measured["reconstruction"][1:2, :, -1:]
     return measured
 
@@ -97,9 +97,12 @@ def columns(
     analysis.sources = tuple(map(GrammarParameters.of, rhm.grammars))
     analysis.noise_process = EpsilonNoise()
     num = len(TIMES) * REPETITIONS
-    none = Prediction("none", *[np.zeros((num, 4))] * 3, 0.0)
+    none = Prediction.of("none", (num, 4))
     found = []
-    with patch.object(CurveAnalysis, "prediction", return_value=none):
+    with (
+        patch.object(CurveAnalysis, "prediction", return_value=none),
+        patch.object(CurveAnalysis, "comparison", return_value=None),
+    ):
         for line in analysis.lines():
             flat = samples[:, :, line.curve].reshape(len(samples), num, -1)
             summary = analysis.summarize(flat, sources(num_grammars), line)
@@ -123,12 +126,16 @@ def check(errors: Floats, estimates: Floats, what: object) -> None:
     assert (claimed[~varies] < 1e-3).all(), what
 
 
+OF_TRUTH: Final = (
+    *("marginal:sem", "unchanged:unchanged_sem", "largest:largest_sem"),
+    "information:information_sem",
+)
 ANALYSES: Final = {
-    "reconstruction": ("marginal:sem", "unchanged:unchanged_sem", "largest:largest_sem"),
-    "transition": ("marginal:sem", "unchanged:unchanged_sem", "largest:largest_sem"),
+    "reconstruction": OF_TRUTH,
+    "transition": OF_TRUTH,
     "beliefs": ("true:sem", "largest:largest_sem"),
     "iteration_map": ("above:sem", "belief:belief_sem"),
-    "effective_noise": ("noise:sem",),
+    "effective_noise": ("noise:sem", "leaf_information:leaf_information_sem"),
     "class_kept": ("kept:sem",),
 }
 
@@ -138,7 +145,7 @@ def analysis_of(name: str) -> CurveAnalysis:
              ClassKept(nn.Identity()))  # fmt: skip
     analysis = next(kind for kind in kinds if kind.name == name)
     if isinstance(analysis, EffectiveNoise):
-        analysis._expected = np.zeros(len(TIMES) * REPETITIONS)
+        analysis._noise = analysis._information = np.zeros(len(TIMES) * REPETITIONS)
     return analysis
 
 

@@ -20,7 +20,8 @@ from conftest import ROOT
 from processes import free_port, run_and_exit
 
 from lit_hier.cli import command, supervision
-from lit_hier.cli.errors import describe_input_error, exit_with_error
+from lit_hier.cli.errors import describe_input_error
+from lit_hier.cli.exits import exit_with_error
 from lit_hier.cli.supervision import Supervisor, bound_to_parent
 from lit_hier.errors import InputError
 from lit_hier.io.atomic import atomic_write
@@ -436,7 +437,7 @@ def test_nothing_is_written_after_the_parent_has_ended(
 ) -> None:
     """By a process that has not noticed yet."""
     monkeypatch.setattr(supervision, "_BEAT", 60)
-    monkeypatch.setattr(supervision, "_set_death_signal", lambda number: None)
+    monkeypatch.setattr(supervision, "set_death_signal", lambda number: None)
     reading, writing = os.pipe()
     parent = os.fork()
     if not parent:

@@ -1,16 +1,24 @@
-"""The tables of every analysis, cell by cell, against tables that are kept in `tests/tables`."""
+"""The tables of every analysis, cell by cell, against tables that are kept in `tests/tables`.
+
+python tests/test_tables.py                # write all of them again, after an intended change
+python tests/test_tables.py networks       # or those of some runs
+"""
 
 import csv
 import dataclasses
 import math
 import re
+import shutil
+import sys
+import tempfile
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, SMALL_POPULATION
 from grammar_runs import run
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +38,7 @@ from lit_hier.callbacks import (
 from lit_hier.data import GaussianDataModule, RHMDataModule
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.gaussian import GaussianMixture
+from lit_hier.inference import density_evolution
 from lit_hier.io.tables import write_table
 from lit_hier.modules import BPDenoiser, GaussianDenoiser
 from lit_hier.nn import HierarchicalCNN
@@ -165,3 +174,19 @@ def test_cells_are_written_as_python_writes_them(
     write_table(folder, "table", DataFrame(rows, columns=["x", "count", "name"]))
     lines = ["x,count,name", *(",".join(map(str, row)) for row in rows)]
     assert (folder / "table.csv").read_text().split("\n") == [*lines, ""]
+
+
+def write_tables(names: list[str]) -> None:
+    """Write the tables of runs, by default of all, into `tests/tables`."""
+    for made in RUNS:
+        if not names or made.__name__ in names:
+            shutil.rmtree(TABLES / made.__name__, ignore_errors=True)
+            (TABLES / made.__name__).mkdir()
+            with tempfile.TemporaryDirectory() as folder:
+                for path in predict(Path(folder), *made()).glob("*.csv"):
+                    shutil.copy(path, TABLES / made.__name__)
+
+
+if __name__ == "__main__":
+    with patch.multiple(density_evolution, **SMALL_POPULATION):  # as the tests do
+        write_tables(sys.argv[1:])

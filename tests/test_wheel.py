@@ -1,6 +1,8 @@
 """The built package outside the checkout: what it contains, and a small demo run from it."""
 
+import email
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -125,9 +127,23 @@ def test_distributions_contain_the_linked_folders_and_the_kernel(
     assert "lit_hier/py.typed" in names
     with tarfile.open(sdist) as archive:
         inner = {name.partition("/")[2] for name in archive.getnames()}
+        configs = [item for item in archive if "lit_hier/configs/" in item.name]
     assert {"setup.py", "lit_hier/inference/native/float32.c"} <= inner
+    assert configs
+    assert all(item.isfile() for item in configs)
     assert not any(name.startswith(("tests", "callbacks", "configs")) for name in inner)
     assert members(build(checkout, "wheel", tmp_path)) == names
+
+
+def test_the_metadata_describe_the_package(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (path,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(archive.read(path))
+    assert metadata["Author"] == "The lit-hier authors"
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert {"dev", "docs", "notebooks"} <= set(metadata.get_all("Provides-Extra"))
+    assert not re.search(r"\]\((?!https?:|#)", str(metadata.get_payload()))
 
 
 def test_an_installed_package_uses_its_own_modules_and_kernel(

@@ -2,8 +2,10 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import chdir, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import chdir, suppress
+
+from lit_hier.cli import exits
 
 __all__ = ["main", "run"]
 
@@ -15,44 +17,48 @@ def main(args: Sequence[str] | None = None) -> None:
     under the same flags of torch, which are the caller's here: see `lit_hier.cli.process`.
 
     Args:
-        args: The command's arguments, as in `main(["predict", "-c", "demo.yaml"])`; by
-            default those of `sys.argv`.
+        args: The command's arguments, as in `main(["predict", "-c", "demo"])`; by default those
+            of `sys.argv`.
 
     Raises:
         SystemExit: With status 2 and one line on standard error if the input is invalid, 130 if
-            the run was interrupted, and 0 for `--help`.
+            the run was interrupted, 143 if it was terminated, and 0 for `--help`.
     """
-    with _interrupts_as_status():
-        _import_matplotlib()
+    with exits.interrupts_as_status():
         from lit_hier.cli import own_commands
 
-        if own_commands.execute_own(sys.argv[1:] if args is None else args):
+        given = own_commands.execute_own(sys.argv[1:] if args is None else args)
+        if given is None:
             return
+        _import_matplotlib()
         from lit_hier.cli import command, process
 
         with process.preserved():
-            command.execute(args)
+            command.execute(given)
 
 
 def run() -> None:
     """Run the command in `sys.argv`: the entry point of `lit-hier`, which owns the process.
 
-    After SIGTERM or SIGINT the process ends within 20 seconds, whatever is running then: with
-    status 143 or 130 if it did not end by itself.
+    After SIGTERM or SIGINT the process ends within 20 seconds with status 143 or 130, whatever is
+    running then. It ends with status 141, quietly, if who reads
+    its output has closed it.
 
     Raises:
         SystemExit: See `main`.
     """
-    with _interrupts_as_status():
-        _import_matplotlib()
+    with exits.interrupts_as_status(), exits.closed_pipes_end_quietly():
         from lit_hier.cli import own_commands
 
-        if own_commands.execute_own(sys.argv[1:]):
+        given = own_commands.execute_own(sys.argv[1:])
+        if given is None:
             return
-        from lit_hier.cli import command, process
+        with exits.interrupted_at_once():
+            _import_matplotlib()
+            from lit_hier.cli import command, process
 
-        process.configure()
-        command.execute(callbacks=[process.SigtermInterrupts()])
+            process.configure()
+        command.execute(given, callbacks=[process.SigtermInterrupts()])
 
 
 def _import_matplotlib() -> None:
@@ -62,13 +68,3 @@ def _import_matplotlib() -> None:
     """
     with suppress(FileNotFoundError), chdir(os.sep):  # if the working directory is gone
         import matplotlib  # noqa: F401
-
-
-@contextmanager
-def _interrupts_as_status() -> Iterator[None]:
-    """Exit with status 130 on an interrupt before Lightning handles it, or after."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.stderr.write("lit-hier: interrupted; run the same command again\n")
-        sys.exit(130)

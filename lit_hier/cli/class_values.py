@@ -59,7 +59,7 @@ def check_class(given: Any, place: str) -> None:
         )
     arguments = given.get("init_args")
     if arguments:
-        owner = _get_class(path)
+        owner = get_class(path)
         if not isinstance(owner, type):
             raise InputError(f"{place}: {path[:60]} is not a class; name one listed by --help")
         arguments = arguments if isinstance(arguments, Namespace) else Namespace(arguments)
@@ -78,7 +78,8 @@ def _find_classes(value: Any) -> Iterator[Any]:
             yield from _find_classes(item)
 
 
-def _get_class(path: str) -> Any:
+def get_class(path: str) -> Any:
+    """Return what a path stands for in the modules that are loaded; None for nothing."""
     module, _, name = path.rpartition(".")
     return getattr(sys.modules.get(module), name, None)
 
@@ -88,7 +89,7 @@ def _get_annotation(owner: type, name: str, given: Iterable[Any]) -> Any:
 
     A type that is imported for type checkers only is found if it is a base of a given class.
     """
-    classes = [_get_class(str(value[_CLASS_KEY])) for value in given]
+    classes = [get_class(str(value[_CLASS_KEY])) for value in given]
     bases = {base.__name__: base for c in classes if isinstance(c, type) for base in c.__mro__}
     for base in inspect.getmro(owner):
         function = vars(base).get("__init__")

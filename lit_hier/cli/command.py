@@ -6,10 +6,9 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,10 +32,12 @@ import lit_hier.rhm
 from lit_hier.cli.check_only import CheckOnly, NoFiles
 from lit_hier.cli.checkpoint_io import AtomicCheckpointIO, check_trainer
 from lit_hier.cli.class_values import check_class, check_class_values
-from lit_hier.cli.errors import blaming, describe_input_error, exit_with_error
+from lit_hier.cli.errors import blaming, describe_input_error
+from lit_hier.cli.exits import exit_with_error, is_output_closed
+from lit_hier.cli.own_commands import TRAINER_COMMANDS
 from lit_hier.cli.parser import OneLineParser, check_arguments
 from lit_hier.cli.process import SigtermInterrupts, safe_path
-from lit_hier.cli.products import named_products
+from lit_hier.cli.products import check_stage, list_users, list_written, named_products
 from lit_hier.cli.run_folder import RunFolder
 from lit_hier.cli.supervision import Supervisor, bound_to_parent
 from lit_hier.cli.trust import trusted_classes
@@ -46,12 +47,6 @@ from lit_hier.io.formats import check_run
 from lit_hier.io.safe_read import only_regular_files
 from lit_hier.rhm import Grammars
 
-_COMMANDS: Final = {
-    "fit": "Train a model, such as an RHMClassifier.",
-    "validate": "Evaluate a trained model on the validation data.",
-    "test": "Evaluate a trained model on the test data.",
-    "predict": "Run a forward-backward experiment with a sampler, such as a BPDenoiser.",
-}
 _LOGGER: Final = {
     "class_path": "pytorch_lightning.loggers.TensorBoardLogger",
     "init_args": {"save_dir": "logs", "name": "run", "default_hp_metric": False},
@@ -63,13 +58,6 @@ _ADDRESSES: Final = ("MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORL
 _INHERITING: Final = "model.init_args.scheduler"  # takes what is not given from the model
 _MAX_PARSED: Final = 2**24  # bytes of a file that is read as arguments are parsed, code included
 _OWN_CHECKPOINTS: Final = ("best", "last", "hpc")  # keywords of Lightning's, not paths
-_DESCRIPTION: Final = (
-    "Probe what diffusion models and deep networks learn about hierarchical data."
-    " Each experiment is one file, whose values the command line can change: lit-hier predict"
-    " -c configs/demo.yaml --model.init_args.seed 1. Classes are named by their short names;"
-    " lit-hier COMMAND --model.help CLASS lists the arguments of a model, and likewise --data.help"
-    " and --trainer.callbacks.help."
-)
 
 
 class LitHierCLI(LightningCLI):
@@ -85,7 +73,7 @@ class LitHierCLI(LightningCLI):
             parser.link_arguments(
                 "data.rhm",
                 f"model.init_args.{name}",
-                compute_fn=partial(_get_size, name),
+                compute_fn=_size_getter(name),
                 apply_on="instantiate",
             )
         parser.add_argument(
@@ -123,6 +111,7 @@ class LitHierCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the arguments; hide the checkpoint, whose hyperparameters would replace them."""
+        self.given = list(map(str, args or ()))
         self.config = _parse(parser, args)
         config = self.config[self.config.subcommand]
         if isinstance(scheduler := config.get(_INHERITING), Namespace):
@@ -144,6 +133,7 @@ class LitHierCLI(LightningCLI):
         """
         config = self.config[self.subcommand]
         config.ckpt_path = self.ckpt_path
+        check_stage(self.subcommand or "", str(config.model.class_path), self.given)
         if self.subcommand == "predict":
             config.return_predictions = False
             if config.trainer.limit_predict_batches == 0:
@@ -201,17 +191,18 @@ class LitHierCLI(LightningCLI):
                 callback.attach(trainer, wait_limit)
         return trainer
 
-    def before_predict(self) -> None:
-        """Reject models that do not run forward-backward.
-
-        Raises:
-            InputError: The model is not a sampler.
-        """
-        if not isinstance(self.model, lit_hier.modules.ForwardBackwardModule):
-            raise InputError(
-                f"model: predict needs a sampler such as BPDenoiser, not"
-                f" {type(self.model).__name__}"
-            )
+    def after_fit(self) -> None:
+        """Print where the weights are, and the commands that use them."""
+        if not self.trainer.is_global_zero:
+            return
+        model = self.config[self.subcommand].model
+        written = [getattr(x, "best_model_path", "") for x in self.trainer.checkpoint_callbacks]
+        written += list_written(model.as_dict())
+        paths = [os.path.relpath(path) for path in written if path and os.path.exists(path)]
+        lines = [f"{'weights':<8} {path}" for path in paths]
+        lines += [f"{'next':<8} {command}" for command in list_users(paths, self.given)]
+        if lines:
+            sys.stdout.write("\n".join(lines) + "\n")
 
     def after_predict(self) -> None:
         """Print where the results are and how to view them."""
@@ -322,10 +313,15 @@ def _drop_defaults(config: Namespace, given: Any) -> None:
         del arguments[name]
 
 
-def _get_size(name: str, rhm: Grammars) -> int:
-    """Return a size that a network is built from: the first grammar's."""
-    size: int = getattr(rhm.grammars[0], name)
-    return size
+def _size_getter(name: str) -> Callable[[Grammars], int]:
+    """Return a function that gets a size that a network is built from: the first grammar's."""
+
+    def get(rhm: Grammars) -> int:
+        size: int = getattr(rhm.grammars[0], name)
+        return size
+
+    get.__name__ = name  # which the help shows
+    return get
 
 
 def _get_timeout(wait_limit: float) -> timedelta:
@@ -352,50 +348,70 @@ def _long_timeouts(timeout: timedelta) -> Iterator[None]:
         StrategyRegistry.update(registered)
 
 
-def execute(args: Sequence[str] | None = None, callbacks: Sequence[Callback] = ()) -> None:
+def _run(cli: type[LitHierCLI], args: Sequence[str], callbacks: Sequence[Callback]) -> None:
+    cli(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=RunFolder,
+        parser_class=OneLineParser,
+        parser_kwargs={
+            "prog": "lit-hier",
+            "version": lit_hier.__version__,
+            **{
+                name: {"description": text, "command": name}
+                for name, text in TRAINER_COMMANDS.items()
+            },
+        },
+        seed_everything_default=0,
+        trainer_defaults={"logger": _LOGGER, "deterministic": "warn", "callbacks": [*callbacks]},
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        args=list(args),
+    )
+
+
+def build_parsers() -> list[OneLineParser]:
+    """Build the parsers of the Trainer's commands, and run none."""
+    parsers: list[OneLineParser] = []
+
+    class Builder(LitHierCLI):
+        def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+            assert isinstance(parser, OneLineParser)
+            parsers.extend(parser.commands)
+            raise _BuiltError
+
+    with suppress(_BuiltError):
+        _run(Builder, (), ())
+    return parsers
+
+
+class _BuiltError(Exception):
+    """The parsers are built, and nothing should be parsed."""
+
+
+def execute(args: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
     """Execute a command.
 
     Args:
-        args: Its arguments; by default those of `sys.argv`.
+        args: The command and its arguments.
         callbacks: Callbacks besides those that the config names.
 
     Raises:
+        BrokenPipeError: Standard output was closed.
         SystemExit: With status 2 and one line on standard error if the input is invalid.
     """
-    given = sys.argv[1:] if args is None else args
     supervisor = Supervisor()
     try:
-        check_arguments(given)
-        with (
-            bound_to_parent(),
-            only_regular_files(),
-            trusted_classes(given),
-            named_products(given),
-        ):
-            LitHierCLI(
-                LightningModule,
-                LightningDataModule,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                save_config_callback=RunFolder,
-                parser_class=OneLineParser,
-                parser_kwargs={
-                    "version": lit_hier.__version__,
-                    "description": _DESCRIPTION,
-                    **{name: {"description": text} for name, text in _COMMANDS.items()},
-                },
-                seed_everything_default=0,
-                trainer_defaults={
-                    "logger": _LOGGER,
-                    "deterministic": "warn",
-                    "callbacks": [supervisor, *callbacks],
-                },
-                auto_configure_optimizers=False,
-                load_from_checkpoint_support=False,
-                args=args,  # type: ignore[arg-type]
-            )
+        check_arguments(args)
+        with bound_to_parent(), only_regular_files(), trusted_classes(args), named_products(args):
+            _run(LitHierCLI, args, [supervisor, *callbacks])
             supervisor.close()
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and is_output_closed():
+            supervisor.report("standard output was closed")
+            raise
         message = describe_input_error(error)
         supervisor.report(message)
         if message is None:

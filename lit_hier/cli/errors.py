@@ -1,22 +1,20 @@
 """How the command line reports unusable input: in one line, in the user's own words."""
 
 import ast
-import difflib
 import errno
-import os
 import re
 import sys
-import time
 import traceback
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, TypeVar
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torchvision import datasets
 
-from lit_hier.errors import InputError, one_line
+from lit_hier.cli.exits import shorten
+from lit_hier.errors import InputError, one_line, suggest
 
 TRUST_VARIABLE: Final = "LIT_HIER_TRUST"  # in the environment: a user's own packages
 # Old names of classes and of packages with them, and the new ones. A longer name comes first.
@@ -33,9 +31,8 @@ _CHECKING: Final = (
     "pytorch_lightning/trainer/connectors",
     "lightning_fabric/plugins/environments",
 )
-_DELAY: Final = 5.0  # seconds
-_MAX_LINE: Final = 360  # characters
 _MAX_VALUE: Final = 60  # characters of a value in a line
+_MAX_TEXT: Final = 720  # characters of a text that is cut to a line later
 # Of several errors about one value, these are the least informative.
 _VAGUE: Final = re.compile(
     "^Expected an? |Does not validate|^Importing|^a dict|^a class|^Not a valid subclass"
@@ -84,24 +81,6 @@ _YAML_TERMS: Final = (
 )  # fmt: skip
 
 
-def shorten(message: object) -> str:
-    """Return a message as one printable line of readable length."""
-    line = one_line(message)
-    return line if len(line) <= _MAX_LINE else f"{line[: _MAX_LINE - 4]} ..."
-
-
-def exit_with_error(message: object) -> NoReturn:
-    """Print an error as one line and exit with status 2.
-
-    Of several processes that a cluster or torchrun has started, the first one prints it at once:
-    the same error in others, which then end with it, is not repeated.
-    """
-    if any(os.environ.get(name, "0") != "0" for name in ("RANK", "SLURM_PROCID")):
-        time.sleep(_DELAY)
-    sys.stderr.write(f"lit-hier: error: {shorten(message)}\n")
-    sys.exit(2)
-
-
 def describe_parser_error(
     message: str, unusable: Mapping[str, str], known: Collection[str]
 ) -> str:
@@ -113,6 +92,8 @@ def describe_parser_error(
         known: Short names of the classes that a config may name.
     """
     key = _find_key(message)
+    if "subcommand" in message and "not provided" in message:
+        return "there is no command; give one before the options, as in `lit-hier predict -c demo`"
     # An unknown class fails under every type that the argument accepts; report only its name.
     if unknown := re.search(r"Expected a dot import path string: (.*)", message):
         return f"{key}: {_describe_unknown_class(unknown[1], unusable, known)}"
@@ -127,6 +108,12 @@ def describe_parser_error(
     value = value or re.search(r"Got value: (.*)", bare, re.DOTALL)
     # One of several types that an argument accepts may be one that no config may name.
     denied = re.search(r"Importing '([\w.]+)' is not allowed", message)
+    base = denied[1].rpartition(".")[2] if denied else ""
+    if base in ("LightningModule", "LightningDataModule") and value and base not in value[1]:
+        return (
+            f"{key}: no class is given, whose arguments these could be; give a config by -c, or"
+            f" --{key} CLASS before them"
+        )
     if denied and (value is None or denied[1].rpartition(".")[2] in value[1]):
         return f"{key}: {_describe_denied_class(denied[1], unusable)}"
     if missing := re.search(r"No module named '([\w.]+)'", bare):
@@ -146,7 +133,7 @@ def describe_parser_error(
     if bare.startswith("Unexpected config:"):
         content = _shorten_value(bare.partition(":")[2])
         found = f"it contains {content}" if content else "the file is empty"
-        return f"{key}: {found}; give a mapping such as those in configs/"
+        return f"{key}: {found}; give a mapping such as that of `lit-hier configs demo`"
     given = f", but it is {_shorten_value(_use_yaml_terms(value[1])) or 'empty'}" if value else ""
     errors = re.findall(r"^\s*- (.*)", bare, re.MULTILINE) or bare.splitlines()[:1]
     telling = [error for error in errors if not _VAGUE.search(error)]
@@ -155,17 +142,25 @@ def describe_parser_error(
         return f"{key}: {_shorten_value(reason, 2 * _MAX_VALUE)}" + (
             given if len(errors) > 1 else ""
         )
-    kinds = map("".join, _KIND.findall(bare))
+    kinds = list(map("".join, _KIND.findall(bare)))
     wanted = " or ".join(dict.fromkeys(map(_describe_kind, kinds)))
-    return f"{key}: give {wanted}{given}" if wanted else f"{key}: {_use_yaml_terms(bare)}"
+    if not wanted:
+        return f"{key}: {_use_yaml_terms(bare)}"
+    choices = [x for kind in kinds for x in _list_choices(kind)]
+    nearest = suggest(value[1].strip(), choices) if value else ""
+    return f"{key}: give {wanted}{given}{nearest}"
 
 
 def _describe_kind(kind: str) -> str:
     """Describe a type in YAML's terms; list the values of a choice."""
-    if choices := re.fullmatch(r"(?:typing\.)?Literal\[(.*)\]", kind):
-        values = ast.literal_eval(f"[{choices[1]}]")
-        return " or ".join("null" if value is None else str(value) for value in values)
-    return _use_yaml_terms(kind)
+    return " or ".join(_list_choices(kind)) or _use_yaml_terms(kind)
+
+
+def _list_choices(kind: str) -> list[str]:
+    """Return the values of a choice; none for other types."""
+    choices = re.fullmatch(r"(?:typing\.)?Literal\[(.*)\]", kind)
+    values = ast.literal_eval(f"[{choices[1]}]") if choices else []
+    return ["null" if value is None else str(value) for value in values]
 
 
 def _describe_unknown_class(name: str, unusable: Mapping[str, str], known: Collection[str]) -> str:
@@ -234,13 +229,6 @@ def _resolve(path: str) -> Any:
     return value
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return the nearest known name as a question, if there is one."""
-    others = (other for other in known if other != name)
-    close = difflib.get_close_matches(name, others, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
 def _find_new_name(name: str) -> str | None:
     """Return the error line for a renamed class, None for any other."""
     for old, new in RENAMED.items():
@@ -259,7 +247,7 @@ def _find_key(message: str) -> str:
 
 
 def _use_yaml_terms(text: str) -> str:
-    text = " ".join(text[: 2 * _MAX_LINE].split())  # a longer text is cut later
+    text = " ".join(text[:_MAX_TEXT].split())
     for pattern, term in _YAML_TERMS:
         text = re.sub(pattern, term, text)
     return text

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from lit_hier.cli.errors import suggest
+from lit_hier.errors import suggest
 
 _UNKNOWN: Final = re.compile(
     r"(?:Group '(?P<group>[^']*)' does not accept o|Subcommand '[^']*' does not accept o|O)ption"
@@ -32,8 +32,17 @@ def describe_unknown_option(
         return None
     options = sorted(set(options))
     if argument := match["argument"]:
+        if argument[0] != "-":
+            return (
+                f"{argument:.60} is not an option; if it is a config, write -c {argument:.60}, and"
+                " if it is a value, its option before it"
+            )
         name = argument.partition("=")[0]
         nearest = suggest(name, [f"--{option}" for option in options])
+        if not nearest:
+            first, _, rest = name.lstrip("-").partition(".")
+            heads = {option.partition(".")[0] for option in options}
+            nearest = suggest(f"--{first}.{rest}", [f"--{head}.{rest}" for head in heads])
         return f"{name}: no such option{nearest}; --help lists the options"
     key = ".".join(filter(None, (match["group"], match["key"])))
     leaves: dict[str, Any] = {}

@@ -1,8 +1,10 @@
 """How the command line reads configs: how large they may be, and how it reports their errors."""
 
+import argparse
 import inspect
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import NoneType, UnionType
@@ -13,8 +15,10 @@ from jsonargparse import Namespace, get_loader, set_loader
 from pytorch_lightning.cli import LightningArgumentParser
 from torchvision.datasets import VisionDataset
 
+from lit_hier.cli import help_text
 from lit_hier.cli.allowed import get_own_classes
-from lit_hier.cli.errors import describe_parser_error, exit_with_error, instantiate
+from lit_hier.cli.errors import describe_parser_error, instantiate
+from lit_hier.cli.exits import exit_with_error
 from lit_hier.cli.options import describe_unknown_option
 from lit_hier.cli.trust import get_given, get_unusable, list_names, read_values
 from lit_hier.data.torch_files import check_torch_files
@@ -31,20 +35,58 @@ _MAX_CONFIG: Final = 2**22  # bytes
 _KERNEL: Final = ("/proc/", "/sys/")  # reading a file of the kernel's may wait, or have effects
 _MAX_PATH: Final = 4096  # characters
 _MAX_SHOWN: Final = 60  # characters of an invalid value
+_TITLES: Final = {  # of groups of options, by the argument that they belong to
+    "trainer": "Lightning's Trainer",
+    "model": "the model",
+    "data": "the data",
+    **dict.fromkeys(("fit", "validate", "test", "predict"), "the command"),
+}
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class OneLineParser(LightningArgumentParser):
-    """A parser whose errors are one line.
+    """A parser whose errors are one line, and whose help is short.
+
+    Args:
+        *args: Passed on, as are all others.
+        command: The command whose parser this is; empty for others.
 
     Attributes:
         commands: The parsers of its subcommands.
+        options: The options that were added to it alone, not with a class.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Pass all arguments on."""
-        self.commands: list[LightningArgumentParser] = []
+    def __init__(self, *args: Any, command: str = "", **kwargs: Any) -> None:
+        self.commands: list[OneLineParser] = []
+        self.options: list[tuple[tuple[str, ...], dict[str, Any]]] = []
+        self.command = command
+        kwargs["formatter_class"] = help_text.WideFormatter
+        kwargs["usage"] = help_text.USAGE.format(command or "COMMAND")
         super().__init__(*args, **kwargs)
+        if command:
+            self.add_argument("--help-all", action=_HelpAll, help="Show every option, and exit.")
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> argparse.Action:
+        """Add an argument; a short help shows those of this parser, and not those of classes."""
+        if isinstance(self, argparse.ArgumentParser):  # jsonargparse's groups do the same
+            self.options.append((args, kwargs))
+        action: argparse.Action = super().add_argument(*args, **kwargs)
+        return action
+
+    def add_argument_group(self, *args: Any, **kwargs: Any) -> Any:
+        """Add a group; those of a command have the titles of this project."""
+        title = _TITLES.get(str(kwargs.get("name"))) if self.command else None
+        return super().add_argument_group(*((title,) if title else args), **kwargs)
+
+    def format_help(self, *args: Any) -> str:
+        """Return the help: of a command what is this project's, of a class all of it."""
+        if self.command:
+            return help_text.format_short(self.command, self.description, self.options)
+        return self.format_all(*args)
+
+    def format_all(self, *args: Any) -> str:
+        """Return the help with every option."""
+        return help_text.tidy(super().format_help(*args))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong and exit with status 2."""
@@ -55,9 +97,13 @@ class OneLineParser(LightningArgumentParser):
 
     def _list_options(self) -> set[str]:
         """Return the options of a command, or if this is the parser of them all, of each."""
-        parsers = self.commands or [self]
-        keys = [key for parser in parsers for key, _ in parser.get_defaults().items()]
-        return set(map(str, keys))
+        options: set[str] = set()
+        for parser in self.commands or [self]:
+            flags = {name[2:] for names, _ in parser.options for name in names if name[:2] == "--"}
+            destinations = {flag.replace("-", "_") for flag in flags} - flags
+            options |= flags | {str(key) for key, _ in parser.get_defaults().items()}
+            options -= destinations
+        return options
 
     def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
         """Add the arguments of a class; an integer stays one wherever a float is allowed, too."""
@@ -79,12 +125,25 @@ class OneLineParser(LightningArgumentParser):
         action = super().add_subcommands(*args, **kwargs)
         add_subcommand = action.add_subcommand
 
-        def add_described(name: str, parser: LightningArgumentParser, **options: Any) -> Any:
+        def add_described(name: str, parser: OneLineParser, **options: Any) -> Any:
             self.commands.append(parser)
             return add_subcommand(name, parser, **{**options, "help": parser.description})
 
         action.add_subcommand = add_described  # type: ignore[assignment, method-assign]
         return action
+
+
+class _HelpAll(argparse.Action):
+    """Prints the help with every option."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
+        kwargs |= {"dest": argparse.SUPPRESS, "default": argparse.SUPPRESS, "nargs": 0}
+        super().__init__(option_strings, **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+        assert isinstance(parser, OneLineParser)
+        sys.stdout.write(parser.format_all())
+        parser.exit()
 
 
 def _instantiate_data_set(class_type: type[Any], *args: Any, **kwargs: Any) -> Any:

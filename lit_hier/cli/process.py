@@ -30,6 +30,8 @@ _TORCH_FLAGS: Final = (
     (torch.utils.deterministic, "fill_uninitialized_memory"),
 )
 _SAFE_PATH: Final = "PYTHONSAFEPATH"
+# Advertisement, and what this command says itself once the run has ended.
+_UNHELPFUL_LINES: Final = ("Tip:", "Detected KeyboardInterrupt")
 GRACE: Final = 20.0
 """Seconds within which a process ends after SIGTERM or SIGINT, whatever it is doing."""
 _UNHELPFUL_WARNINGS: Final = (
@@ -200,7 +202,7 @@ class SigtermInterrupts(Callback):
 def _interrupt_once(number: int, frame: object) -> None:
     """Interrupt this process, and ignore the signal from now on: `timeout` sends it twice."""
     signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(number)
 
 
 def _disable_reduced_precision() -> None:
@@ -227,7 +229,9 @@ def _silence_unhelpful_messages() -> None:
     """Silence warnings and tips of Lightning that no user of this command can act on."""
     for message in _UNHELPFUL_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
-    _RANK_ZERO_LOG.addFilter(lambda record: "Tip:" not in record.getMessage())
+    _RANK_ZERO_LOG.addFilter(
+        lambda record: not any(text in record.getMessage() for text in _UNHELPFUL_LINES)
+    )
 
 
 def _report_thread_error(error: threading.ExceptHookArgs) -> None:

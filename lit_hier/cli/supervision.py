@@ -37,7 +37,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from lit_hier.cli.errors import shorten
+from lit_hier.cli.exits import shorten
 from lit_hier.errors import InputError
 from lit_hier.io.atomic import checked_writes
 
@@ -92,7 +92,7 @@ def _find_parent() -> int | None:
     return int(given) if given.isdecimal() and os.environ["LOCAL_RANK"] != "0" else None
 
 
-def _set_death_signal(number: int) -> None:
+def set_death_signal(number: int) -> None:
     """Let Linux send a signal to this process when its parent ends, even if it is stopped."""
     if sys.platform == "linux":
         prctl = getattr(ctypes.CDLL(None), "prctl", None)
@@ -128,7 +128,7 @@ def bound_to_parent() -> Iterator[None]:
             _check_parent(parent)
 
     if "TORCHELASTIC_RUN_ID" not in os.environ:  # whose agent may start it in a thread that ends
-        _set_death_signal(signal.SIGKILL)
+        set_death_signal(signal.SIGKILL)
     _check_parent(parent)  # it may have ended before
     threading.Thread(target=watch, daemon=True, name="lit_hier parent").start()
     try:
@@ -136,7 +136,7 @@ def bound_to_parent() -> Iterator[None]:
             yield
     finally:
         over.set()
-        _set_death_signal(0)
+        set_death_signal(0)
 
 
 # Connections between the first process and each other one.

@@ -22,7 +22,8 @@ from lit_hier.cli.allowed import (
     get_allowed_prefix,
     get_own_classes,
 )
-from lit_hier.cli.errors import TRUST_VARIABLE, shorten
+from lit_hier.cli.errors import TRUST_VARIABLE
+from lit_hier.cli.exits import shorten
 from lit_hier.errors import InputError
 from lit_hier.io.safe_read import only_regular_files
 
@@ -185,7 +186,7 @@ def trusted_classes(args: Sequence[str]) -> Iterator[None]:
     try:
         _run.read_environment()
         _run.read_declarations()
-        if {"-h", "--help"} & set(args):  # lists all classes
+        if {"-h", "--help", "--help-all"} & set(args):  # lists all classes
             for name in list(_run.declared):
                 _run.import_declared(name)
         pairs = [argument.removeprefix("--").partition("=") for argument in args]

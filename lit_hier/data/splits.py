@@ -69,6 +69,13 @@ class SplitDataModule(LightningDataModule):
         """Training data, reshuffled in each epoch."""
         return self._dataloader("train")
 
+    def training_set_dataloader(self) -> DataLoader[Batch]:
+        """Training data in order, each datum once, in batches of `eval_batch_size`."""
+        size = self.eval_batch_size
+        return planned_loader(
+            self.trainer, self._splits["train"], size, size_name="eval_batch_size"
+        )
+
     def val_dataloader(self) -> DataLoader[Batch]:
         """Validation data, in order."""
         return self._dataloader("val")

@@ -63,6 +63,8 @@ class ForwardBackward:
         latents: The latent variables, where they are known.
         effective_noise: For discrete data, the mean belief in a wrong symbol at a leaf before
             inference, times v (Eq. 60), float64, shape (T, B).
+        leaf_information: Likewise, 1 minus the mean entropy of the beliefs in leaves over ln v,
+            see `lit_hier.processes.NoiseProcess.information`.
         source_index: Index, in the sampler's `sources`, of what the batch is drawn from.
         image_counts: For images from files, the numbers that `IMAGE_COUNTS` lists, int64,
             shape (5,).
@@ -76,6 +78,7 @@ class ForwardBackward:
     label: Tensor
     latents: Latents | None = None
     effective_noise: Tensor | None = None
+    leaf_information: Tensor | None = None
     source_index: int = 0
     image_counts: Tensor | None = None
 

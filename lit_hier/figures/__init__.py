@@ -4,11 +4,13 @@ from lit_hier.figures.curves import Panel, curve_figure, level_figure
 from lit_hier.figures.grids import grid_figure
 from lit_hier.figures.histograms import histogram_figure
 from lit_hier.figures.maps import MapCurve, map_figure
+from lit_hier.figures.overlays import OverlaidCurve, overlay_figure
 from lit_hier.figures.phase_diagram import phase_figure
 from lit_hier.figures.style import figure_style
 
 __all__ = [
     "MapCurve",
+    "OverlaidCurve",
     "Panel",
     "curve_figure",
     "figure_style",
@@ -16,5 +18,6 @@ __all__ = [
     "histogram_figure",
     "level_figure",
     "map_figure",
+    "overlay_figure",
     "phase_figure",
 ]

@@ -14,6 +14,7 @@ def histogram_figure(
     theory: NDArray[np.floating],
     names: Sequence[str],
     title: str,
+    theory_label: str = "mean field",
 ) -> Figure:
     """Draw histograms of beliefs: a row per message, a column per level (Fig. 11).
 
@@ -24,6 +25,7 @@ def histogram_figure(
         theory: Their predictions, same shape; NaN if there is none.
         names: Names of the messages.
         title: The title of the figure.
+        theory_label: The predictions' entry in the legend.
     """
     rows, columns, _, num_bins = counts.shape
     size = (2.5 * columns + 0.6, 2.2 * rows + 0.6)
@@ -36,7 +38,7 @@ def histogram_figure(
                       label=label)  # fmt: skip
         ax.axvline(float(means[row, column]), color="C3", linestyle="--", label="mean of true")
         if math.isfinite(theory[row, column]):
-            ax.axvline(float(theory[row, column]), color="k", linewidth=1, label="mean field")
+            ax.axvline(float(theory[row, column]), color="k", linewidth=1, label=theory_label)
         ax.set_yscale("log")
         if not row:
             ax.set_title(f"level {column}", fontsize="small")

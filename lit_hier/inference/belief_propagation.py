@@ -87,13 +87,19 @@ class BeliefPropagation(nn.Module):
         return copy.deepcopy(self.tables.grammar)
 
     @one_thread_if_forked()
-    def condition(self, leaf_messages: Tensor) -> Posterior:
+    def condition(self, leaf_messages: Tensor, class_prior: Tensor | None = None) -> Posterior:
         """Return the posterior given leaf messages, for several queries about it.
 
         The messages are read, and their values checked, at each query.
 
+        Args:
+            leaf_messages: Shape (B, s**L, v).
+            class_prior: Replaces the module's: shape (n,), or (B, n) with one prior per sample;
+                any positive scale. One-hot rows condition each sample on a class.
+
         Raises:
-            InputError: `leaf_messages` has a wrong shape or type.
+            InputError: `leaf_messages` or `class_prior` has a wrong shape or type, or a prior has
+                a negative or non-finite entry or is zero.
         """
         expected = (self.tables.num_leaves, self.tables.num_features)
         shape = tuple(leaf_messages.shape)
@@ -108,7 +114,12 @@ class BeliefPropagation(nn.Module):
             )
         dtype = self._message_type or leaf_messages.dtype
         dtype = torch.float64 if dtype == torch.float64 else torch.float32
-        return Posterior(self.tables, leaf_messages.to(dtype))
+        prior = None
+        if class_prior is not None:
+            num = len(leaf_messages)
+            prior = normalize_prior(class_prior, self.tables.num_classes, num)
+            prior = prior.expand(num, -1).to(self.tables.device)
+        return Posterior(self.tables, leaf_messages.to(dtype), prior)
 
     def forward(self, leaf_messages: Tensor) -> tuple[Float[Tensor, "batch _ _"], ...]:
         """Return the marginals: see `marginals`."""

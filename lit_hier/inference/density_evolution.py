@@ -18,6 +18,7 @@ Source: the population dynamics of Mezard and Montanari, Information, Physics, a
 (2009), Section 14.6.3, for the ensemble of Section 2 of the paper.
 """
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Sequence
@@ -52,7 +53,8 @@ _LOST: Final = 0.02
 _MAX_RULES: Final = 12  # levels that have rules of their own; those above share the last ones
 _MAX_LEVELS: Final = 100  # to decide on which side of the transition a time is
 _NUM_BISECTIONS: Final = 12
-_FORMAT: Final = 1  # of kept results; those of another version are computed again
+_RESOLUTION: Final = 1e-9  # of beliefs that are sorted: rounding must not decide their order
+_FORMAT: Final = 2  # of kept results; those of another version are computed again
 _RESULTS: Final[dict[str, Float64[np.ndarray, "..."]]] = {}  # of this process, by digest
 _FIRST_TIME: Final = 0.0625  # tried
 
@@ -95,26 +97,27 @@ def evolve(
         seed: Seed of the population.
         cache: A folder in which the result is kept, and looked for.
     """
-    times = tuple(map(float, times))
-    key = repr((grammar, process.key, times, seed))
-    found = _cached(cache, "beliefs", key, partial(_evolve, grammar, process, times, seed))
+    start = functools.cache(partial(_start, grammar, seed))  # rules are drawn where needed
+    found = np.empty((5, len(times), grammar.L + 1, 2))
+    for k, time in enumerate(map(float, times)):
+        key = repr((grammar, process.key, time, seed))
+        found[:, k] = _cached(cache, "beliefs", key, partial(_evolve, start, process, time))
     return Evolution(*found)
 
 
-def _evolve(
-    grammar: GrammarParameters, process: NoiseProcess, times: Sequence[float], seed: int
-) -> Float64[np.ndarray, "5 T levels 2"]:
+def _start(grammar: GrammarParameters, seed: int) -> tuple["_Population", list[Rules]]:
     v, n, _, _, L = grammar
     population = _Population(grammar, seed)
-    rules = [population.draw_rules(level, n if level == L else v) for level in range(1, L + 1)]
-    parts = [_evolve_once(population, process, time, rules) for time in times]
-    return np.moveaxis(np.array(parts), 1, 0)
+    return population, [
+        population.draw_rules(level, n if level == L else v) for level in range(1, L + 1)
+    ]
 
 
-def _evolve_once(
-    population: "_Population", process: NoiseProcess, time: float, rules: Sequence[Rules]
+def _evolve(
+    start: Callable[[], tuple["_Population", list[Rules]]], process: NoiseProcess, time: float
 ) -> Float64[np.ndarray, "5 levels 2"]:
     """Compute value and standard error of the five quantities at one time."""
+    population, rules = start()
     population.restart()
     up = [population.draw_leaves(process, [time] * NUM_REPLICAS)]
     for drawn in rules:
@@ -203,7 +206,10 @@ def _cached(
     compute: Callable[[], Float64[np.ndarray, "..."]],
 ) -> Float64[np.ndarray, "..."]:
     """Return a result from memory or from a folder, or compute and keep it."""
-    settings = (_FORMAT, _MAX_SIZE, _MIN_SIZE, _MAX_PRODUCTS, _NODES_PER_RULES, NUM_REPLICAS)
+    settings = (
+        *(_FORMAT, _MAX_SIZE, _MIN_SIZE, _MAX_PRODUCTS, _NODES_PER_RULES, NUM_REPLICAS),
+        *(_MAX_RULES, _MAX_LEVELS, _NUM_BISECTIONS),
+    )
     digest = hashlib.sha256(repr((settings, kind, key)).encode()).hexdigest()[:32]
     if digest not in _RESULTS:
         path = None if folder is None else Path(folder, f"{kind}_{digest}.npz")
@@ -280,7 +286,7 @@ class _Population:
     def _choose(self, num_sets: int, num: int, total: int) -> Int64[Tensor, "_ _"]:
         """Choose tuples without replacement, by their rank: 0, then others in random order."""
         keys = torch.rand(num_sets, total - 1, generator=self.generator)
-        others = 1 + keys.argsort(dim=1)[:, :num]
+        others = 1 + keys.argsort(dim=1, stable=True)[:, :num]
         return torch.cat((others.new_zeros(num_sets, 1), others), 1)
 
     def draw(self, size: int, *parts: Messages) -> list[Messages]:
@@ -295,7 +301,8 @@ class _Population:
         drawn = []
         for part, position in zip(parts, points.unbind(-1), strict=True):
             rank = (position * part.shape[1]).long().clamp(max=part.shape[1] - 1)
-            index = part[..., 0].argsort(1).gather(1, rank)
+            order = (part[..., 0] / _RESOLUTION).round().argsort(dim=1, stable=True)
+            index = order.gather(1, rank)
             drawn.append(part.gather(1, index[..., None].expand(-1, -1, part.shape[-1])))
         return drawn
 

@@ -51,6 +51,7 @@ def answer_queries(
     library: ctypes.CDLL,
     tables: RuleTables,
     leaves: Float[Tensor, "batch leaves symbols"],
+    class_prior: Float64[Tensor, "batch classes"],
     draws: Float64[Tensor, "batch choices"] | None,
     results: Mapping[Query, tuple[Tensor, ...]],
 ) -> dict[Query, Bool[Tensor, " batch"]]:
@@ -63,6 +64,7 @@ def answer_queries(
         library: The kernel.
         tables: The grammar's tables.
         leaves: Leaf messages, float32 or float64, shape (B, s**L, v).
+        class_prior: Probability of each class, shape (B, n); samples may share memory.
         draws: Uniform numbers, shape (B, 1 + `num_choices`), if trees are queried.
         results: By query, contiguous tensors for what `Posterior.query` returns.
 
@@ -100,7 +102,8 @@ def answer_queries(
         tables.kernel.rules.data_ptr(),
         tables.kernel.targets.data_ptr(),
         tables.kernel.terms.data_ptr(),
-        tables.class_prior.data_ptr(),
+        class_prior.data_ptr(),
+        class_prior.stride(0),
     )
     double = leaves.dtype == torch.float64
     function = library.answer_queries_float64 if double else library.answer_queries_float32
@@ -116,7 +119,7 @@ def answer_queries(
         raise MemoryError("belief propagation: no memory left for a tile of samples")
     if "log_evidence" in results:
         (evidence,) = results["log_evidence"]
-        evidence.copy_(log_evidence(tables, root, exponents, LinearSemiring()))
+        evidence.copy_(log_evidence(tables, class_prior, root, exponents, LinearSemiring()))
     if any_flags & _INVALID:
         raise InputError(INVALID_MESSAGES)
     if not any_flags:

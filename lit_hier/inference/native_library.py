@@ -34,6 +34,7 @@ class Grammar(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in "vnmsL"),
         *((name, ctypes.c_void_p) for name in ("rules", "targets", "terms", "prior")),
+        ("prior_stride", ctypes.c_int64),
     )
 
 

@@ -30,6 +30,7 @@ class Passes:
     Args:
         tables: The grammar's tables.
         leaves: Leaf messages, shape (B, s**L, v).
+        class_prior: Probability of each class, shape (B, n).
         semiring: The arithmetic.
 
     Attributes:
@@ -42,14 +43,15 @@ class Passes:
         self,
         tables: RuleTables,
         leaves: Float[Tensor, "batch leaves symbols"],
+        class_prior: Float64[Tensor, "batch classes"],
         semiring: Semiring,
     ) -> None:
         self.tables = tables
+        self.class_prior = class_prior
         self.semiring = semiring
         self.batch_size = len(leaves)
         self.loss = leaves.new_zeros(self.batch_size)
-        prior = semiring.encode(tables.class_prior).to(leaves.dtype)
-        self.prior = prior[:, None].repeat(1, self.batch_size)
+        self.prior = semiring.encode(class_prior).to(leaves.dtype).T.contiguous()
         x = semiring.encode(leaves).flatten(0, 1).T.contiguous()
         self._record_loss(semiring.leaf_loss(x))
         self.up: list[Tensor] = []
@@ -193,7 +195,8 @@ class Passes:
     def log_evidence(self) -> tuple[Float64[Tensor, " batch"]]:
         """Log evidence in nats, float64, shape (B,)."""
         self.loss = self._upward_loss
-        return (log_evidence(self.tables, self.up[-1].T, self.exponents, self.semiring),)
+        root = self.up[-1].T
+        return (log_evidence(self.tables, self.class_prior, root, self.exponents, self.semiring),)
 
     def trees(
         self, draws: Float64[Tensor, "batch choices"]
@@ -244,6 +247,7 @@ class Passes:
 
 def log_evidence(
     tables: RuleTables,
+    class_prior: Float64[Tensor, "batch classes"],
     root: Float[Tensor, "batch classes"],
     exponents: Tensor,
     semiring: Semiring,
@@ -252,6 +256,7 @@ def log_evidence(
 
     Args:
         tables: The grammar's tables.
+        class_prior: Probability of each class, shape (B, n).
         root: The root's upward messages, scaled, shape (B, n).
         exponents: Sum of the exponents of all upward messages' units, shape (B,).
         semiring: The arithmetic in which they were computed.
@@ -259,5 +264,5 @@ def log_evidence(
     Returns:
         Nats, float64, shape (B,).
     """
-    nats: Tensor = semiring.log_evidence(root, exponents, tables.class_prior)
+    nats: Tensor = semiring.log_evidence(root, exponents, class_prior)
     return nats.sub(tables.log_derivations)

@@ -1,14 +1,13 @@
 """The posterior over trees given leaf messages: exact at any scale of the probabilities."""
 
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from typing import Final, get_args
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from lit_hier.errors import InputError
+from lit_hier.errors import InputError, suggest
 from lit_hier.inference import kernel, native_library
 from lit_hier.inference.forked import one_thread_if_forked
 from lit_hier.inference.passes import Passes, Query
@@ -50,13 +49,20 @@ class Posterior:
         tables: The grammar's tables.
         leaf_messages: Shape (B, s**L, v), float32 or float64, finite and non-negative. They are
             read at every query.
+        class_prior: Probability of each class, shape (B, n); that of the tables by default.
     """
 
     def __init__(
-        self, tables: RuleTables, leaf_messages: Float[Tensor, "batch leaves symbols"]
+        self,
+        tables: RuleTables,
+        leaf_messages: Float[Tensor, "batch leaves symbols"],
+        class_prior: Float64[Tensor, "batch classes"] | None = None,
     ) -> None:
         self._tables = tables
         self._leaf_messages = leaf_messages.detach()
+        if class_prior is None:
+            class_prior = tables.class_prior.expand(len(leaf_messages), -1)
+        self._class_prior = class_prior
 
     @one_thread_if_forked()
     def query(
@@ -96,7 +102,9 @@ class Posterior:
         on_cpu = leaves.is_cpu and tables.device.type == "cpu"
         native = native_library.load_kernel() if on_cpu else None
         if native is not None:
-            affected = kernel.answer_queries(native, tables, leaves, draws, results)
+            affected = kernel.answer_queries(
+                native, tables, leaves, self._class_prior, draws, results
+            )
         else:
             affected = self._answer_with_torch(draws, results)
         if affected:
@@ -189,7 +197,8 @@ class Posterior:
         size = self._chunk_size()
         for start in range(0, len(leaves), size):
             rows = slice(start, start + size)
-            passes = Passes(self._tables, leaves[rows], LinearSemiring())
+            prior = self._class_prior[rows]
+            passes = Passes(self._tables, leaves[rows], prior, LinearSemiring())
             for query, levels in results.items():
                 answer = passes.answer(query, None if draws is None else draws[rows])
                 for level, values in zip(levels, answer, strict=True):
@@ -210,11 +219,12 @@ class Posterior:
         for rows in samples.split(self._chunk_size()) if len(samples) else ():
             leaves = self._leaf_messages[rows].double()
             draws_of_rows = None if draws is None else draws[rows]
+            wider = Posterior(self._tables, leaves, self._class_prior[rows])
             try:
                 if self._leaf_messages.dtype == torch.float64:
-                    answers = self._answer_with_logarithms(leaves, draws_of_rows, results)
+                    answers = wider._answer_with_logarithms(draws_of_rows, results)
                 else:
-                    answers = Posterior(self._tables, leaves).query(*results, draws=draws_of_rows)
+                    answers = wider.query(*results, draws=draws_of_rows)
             except UnexplainedEvidenceError as error:
                 impossible += rows[error.samples].tolist()
                 continue
@@ -226,12 +236,9 @@ class Posterior:
             raise UnexplainedEvidenceError(impossible)
 
     def _answer_with_logarithms(
-        self,
-        leaves: Float64[Tensor, "batch leaves symbols"],
-        draws: Tensor | None,
-        queries: Iterable[Query],
+        self, draws: Tensor | None, queries: Iterable[Query]
     ) -> dict[Query, tuple[Tensor, ...]]:
-        passes = Passes(self._tables, leaves, LogSemiring())
+        passes = Passes(self._tables, self._leaf_messages, self._class_prior, LogSemiring())
         impossible = passes.loss.isnan()
         if impossible.any():
             raise UnexplainedEvidenceError(impossible.nonzero().flatten().tolist())
@@ -247,6 +254,7 @@ class Posterior:
 def _check_query(query: Query) -> None:
     known = get_args(Query)
     if query not in known:
-        close = get_close_matches(str(query), known, n=1)
-        suggestion = f"did you mean {close[0]}?" if close else f"give one of {', '.join(known)}"
-        raise InputError(f"queries: there is no query {query!r}; {suggestion}")
+        raise InputError(
+            f"queries: there is no query {query!r}{suggest(str(query), known)}; give one of"
+            f" {', '.join(known)}"
+        )

@@ -94,14 +94,14 @@ class Semiring(ABC):
         self,
         root: Float[Tensor, "batch classes"],
         exponents: Shaped[Tensor, " batch"],
-        prior: Float64[Tensor, " classes"],
+        prior: Float64[Tensor, "batch classes"],
     ) -> Float64[Tensor, " batch"]:
         """Logarithm of the prior's expectation of the root's upward messages, nats.
 
         Args:
             root: The root's upward messages, scaled, shape (B, n).
             exponents: Sum of the exponents of all units below and at the root, shape (B,).
-            prior: Probability of each class, linear, shape (n,).
+            prior: Probability of each class, linear, shape (B, n).
         """
 
 
@@ -162,7 +162,7 @@ class LinearSemiring(Semiring):
         self,
         root: Float[Tensor, "batch classes"],
         exponents: Shaped[Tensor, " batch"],
-        prior: Float64[Tensor, " classes"],
+        prior: Float64[Tensor, "batch classes"],
     ) -> Float64[Tensor, " batch"]:
         """Logarithm of the pairwise sum, plus the exponents times ln 2."""
         weights = (root * prior.to(root.dtype)).double()
@@ -223,7 +223,7 @@ class LogSemiring(Semiring):
         self,
         root: Float[Tensor, "batch classes"],
         exponents: Shaped[Tensor, " batch"],
-        prior: Float64[Tensor, " classes"],
+        prior: Float64[Tensor, "batch classes"],
     ) -> Float64[Tensor, " batch"]:
         """Logarithm of the sum of exponentials, plus the exponents."""
         return (root + prior.log()).logsumexp(-1) + exponents

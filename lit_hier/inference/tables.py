@@ -26,7 +26,7 @@ from jaxtyping import Float64, Int32, Int64
 from torch import Tensor
 
 from lit_hier.errors import InputError
-from lit_hier.inference.semirings import Semiring
+from lit_hier.inference.semirings import Semiring, pairwise_sum
 from lit_hier.rhm.grammar import RandomHierarchyModel
 
 
@@ -204,27 +204,41 @@ class RuleTables:
         return moved
 
 
-def normalize_prior(class_prior: Tensor, num_classes: int) -> Float64[Tensor, " classes"]:
+def normalize_prior(
+    class_prior: Tensor, num_classes: int, batch_size: int | None = None
+) -> Float64[Tensor, "*batch classes"]:
     """Check a class prior of any positive scale, and divide it by its sum.
 
+    Args:
+        class_prior: Shape (n,) or, with `batch_size`, also (B, n).
+        num_classes: n.
+        batch_size: B, where each sample may have a prior of its own.
+
+    Returns:
+        The shape of `class_prior`, on the CPU.
+
     Raises:
-        InputError: It has another shape, or an entry is negative or non-finite, or all are zero.
+        InputError: It has another shape, or an entry is negative or non-finite, or all of a prior
+            are zero.
     """
     prior = torch.as_tensor(class_prior, dtype=torch.float64, device="cpu")
-    if prior.shape != (num_classes,):
-        raise InputError(f"class_prior has shape {tuple(prior.shape)}; give ({num_classes},)")
+    shapes = [(num_classes,)] + [(batch_size, num_classes)] * (batch_size is not None)
+    if tuple(prior.shape) not in shapes:
+        allowed = " or ".join(map(str, shapes))
+        raise InputError(f"class_prior has shape {tuple(prior.shape)}; give {allowed}")
     invalid = prior[~(prior.isfinite() & (prior >= 0))].tolist()
     if invalid:
         raise InputError(
             f"class_prior has the entry {invalid[0]:g}; give finite, non-negative numbers"
         )
-    if not prior.any():
+    if not prior.any(-1).all():
         raise InputError("class_prior is zero for every class; give a positive number to one")
-    total = prior.sum()
-    if total.isinf():
-        prior = prior / prior.max()
-        total = prior.sum()
-    return prior / total
+    columns = prior.movedim(-1, 0)
+    total = pairwise_sum(columns)
+    if total.isinf().any():
+        columns = columns / columns.amax(0)
+        total = pairwise_sum(columns)
+    return (columns / total).movedim(0, -1).contiguous()
 
 
 def _upward_rounds(rule: Int64[Tensor, "parents m s"]) -> Rounds:

@@ -17,6 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float64
@@ -27,31 +28,63 @@ from lit_hier.metrics.functional.correlation import Correlation
 from lit_hier.processes import EpsilonNoise, GaussianNoise, NoiseProcess
 from lit_hier.rhm.parameters import GrammarParameters
 
+QUANTITIES: Final = ("upward", "downward", "marginal", "largest", "information")
+"""What is predicted; see `Prediction`."""
+
 
 @dataclass(frozen=True)
 class Prediction:
     """Expected posterior beliefs, per inversion time and level.
 
+    Fields named after a quantity have shape (T, levels), leaves first; NaN where nothing is known.
+    Their standard errors, `..._error`, are 0 for a closed form.
+
     Attributes:
         name: The name of the theory, for legends.
-        upward: Upward messages' belief in the true symbol, float64, shape (T, levels), leaves
-            first; NaN where nothing is known, as in all fields.
-        downward: Downward messages' belief in it, same shape.
-        marginal: Marginals' belief in it, same shape.
-        marginal_error: Standard error of `marginal`, same shape; 0 for a closed form.
-        largest: Largest marginals, same shape.
+        upward: Upward messages' belief in the true symbol.
+        downward: Downward messages' belief in it.
+        marginal: Marginals' belief in it.
+        largest: Largest marginals.
+        information: ln k minus the marginals' entropy, in nats, with k the number of symbols of
+            the level.
         critical_time: The inversion time of the transition as L grows.
         critical_error: Its standard error; 0 for a closed form.
     """
 
     name: str
     upward: Float64[np.ndarray, "T levels"]
+    upward_error: Float64[np.ndarray, "T levels"]
     downward: Float64[np.ndarray, "T levels"]
+    downward_error: Float64[np.ndarray, "T levels"]
     marginal: Float64[np.ndarray, "T levels"]
     marginal_error: Float64[np.ndarray, "T levels"]
     largest: Float64[np.ndarray, "T levels"]
+    largest_error: Float64[np.ndarray, "T levels"]
+    information: Float64[np.ndarray, "T levels"]
+    information_error: Float64[np.ndarray, "T levels"]
     critical_time: float = math.nan
     critical_error: float = math.nan
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        shape: tuple[int, int],
+        critical: tuple[float, float] = (math.nan, math.nan),
+        **known: Float64[np.ndarray, "T levels 2"],
+    ) -> "Prediction":
+        """Return a prediction of some quantities: values and standard errors."""
+        parts = {}
+        for quantity in QUANTITIES:
+            found = known.get(quantity, np.full((*shape, 2), np.nan))
+            parts[quantity], parts[f"{quantity}_error"] = np.moveaxis(found, -1, 0)
+        return cls(name, **parts, critical_time=critical[0], critical_error=critical[1])
+
+    def upward_only(self) -> "Prediction":
+        """Return what holds for any prior of the class: upward messages, and nothing else."""
+        known = np.stack((self.upward, self.upward_error), axis=-1)
+        num_times, num_levels = self.upward.shape
+        return Prediction.of(self.name, (num_times, num_levels), upward=known)
 
 
 def mean_field_applies(process: NoiseProcess | None) -> bool:
@@ -81,11 +114,13 @@ def predict(
         return _predict_grammar(source, process, times, cache)
     if isinstance(source, Distribution):
         marginal = np.array([[source.class_theory(time)] for time in times.tolist()])
-        unknown = np.full_like(marginal, np.nan)
-        exact = np.where(np.isnan(marginal), np.nan, 0.0)
-        return Prediction("quadrature", unknown, unknown, marginal, exact, unknown)
-    unknown = np.empty((len(times), 0))
-    return Prediction("theory", unknown, unknown, unknown, unknown, unknown)
+        return Prediction.of("quadrature", marginal.shape, marginal=_exact(marginal))
+    return Prediction.of("theory", (len(times), 0))
+
+
+def _exact(values: Float64[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape 2"]:
+    """Append an error of 0; NaN where the value is."""
+    return np.stack((values, values * 0), axis=-1)
 
 
 def _predict_grammar(
@@ -95,28 +130,32 @@ def _predict_grammar(
     cache: str | PathLike[str] | None,
 ) -> Prediction:
     v, n, m, s, L = grammar
+    shape = (len(times), L + 1)
     if process is None:
-        unknown = np.full((len(times), L + 1), np.nan)
-        return Prediction("theory", unknown, unknown, unknown, unknown, unknown)
+        return Prediction.of("theory", shape)
     if mean_field_applies(process):
         up, down = mean_field.beliefs(times, v, m, s, L, n)
-        marginal = mean_field.marginals(times, v, m, s, L, n).T
-        unknown = np.full_like(marginal, np.nan)
         critical = float(mean_field.critical_epsilon(v, m, s))
-        error = critical * 0
-        return Prediction(
-            "mean field", up.T, down.T, marginal, np.zeros_like(marginal), unknown, critical, error
+        return Prediction.of(
+            "mean field",
+            shape,
+            (critical, critical * 0),
+            upward=_exact(up.T),
+            downward=_exact(down.T),
+            marginal=_exact(mean_field.marginals(times, v, m, s, L, n).T),
         )
     evolution = density_evolution.evolve(grammar, process, times, cache=cache)
-    value, error = np.moveaxis(evolution.marginal, -1, 0)
-    return Prediction(
+    ignorance = np.zeros((L + 1, 2))
+    ignorance[:, 0] = np.log([v] * L + [n])
+    return Prediction.of(
         "density evolution",
-        evolution.upward[..., 0],
-        evolution.downward[..., 0],
-        value,
-        error,
-        evolution.largest[..., 0],
-        *density_evolution.critical_time(grammar, process, cache=cache),
+        shape,
+        density_evolution.critical_time(grammar, process, cache=cache),
+        upward=evolution.upward,
+        downward=evolution.downward,
+        marginal=evolution.marginal,
+        largest=evolution.largest,
+        information=np.abs(ignorance - evolution.entropy),
     )
 
 
@@ -147,10 +186,16 @@ def scaled_density(grammar: GrammarParameters) -> float:
     return float(grammar.s * mean_field.rule_density(grammar.v, grammar.m, grammar.s))
 
 
+def kesten_stigum(grammar: GrammarParameters) -> float:
+    """Return F'(1/v), see `mean_field.kesten_stigum`; there is a transition only below 1."""
+    return float(mean_field.kesten_stigum(grammar.v, grammar.m, grammar.s))
+
+
 def parent_belief(
     grammar: GrammarParameters,
     process: NoiseProcess | None,
     belief: Float64[np.ndarray, "*shape"] | float,
+    top: bool = False,
 ) -> Float64[np.ndarray, "*shape"]:
     """Map the upward belief of a level to that of the level above (Eq. 38).
 
@@ -158,13 +203,15 @@ def parent_belief(
         grammar: The parameters.
         process: How the leaves are corrupted.
         belief: Upward beliefs in the true symbol, any shape.
+        top: Whether the parents are roots, which have n symbols instead of v.
 
     Returns:
         F(belief), the shape of `belief`; NaN where no theory applies.
     """
     if not mean_field_applies(process):
         return np.full(np.shape(belief), np.nan)
-    return mean_field.upward(belief, grammar.v, grammar.m, grammar.s)
+    num_parents = grammar.n if top else grammar.v
+    return mean_field.upward(belief, grammar.v, grammar.m, grammar.s, num_parents)
 
 
 def fixed_points(
@@ -228,3 +275,21 @@ def speciation_time(
     if not isinstance(source, Distribution) or not isinstance(process, GaussianNoise):
         return math.nan
     return source.speciation_time()
+
+
+def leaf_information(
+    process: NoiseProcess, times: Sequence[float], v: int
+) -> Float64[np.ndarray, " T"]:
+    """Return the expected information of a leaf's observation, over ln v.
+
+    Args:
+        process: How the leaves are corrupted.
+        times: Inversion times, T of them.
+        v: Symbols in the alphabet.
+
+    Returns:
+        From 1 to 0, float64, shape (T,); NaN if the process does not know it, see
+        `NoiseProcess.information`.
+    """
+    nats = [process.information(time, v) for time in times]
+    return np.array(nats, dtype=np.float64) / math.log(v)

@@ -2,7 +2,7 @@
 
 from lit_hier.metrics.fixed_point import FixedPointSum
 from lit_hier.metrics.functional import (
-    WINDOW,
+    WIDTHS,
     Average,
     ChangeSums,
     Correlation,
@@ -11,6 +11,7 @@ from lit_hier.metrics.functional import (
     Inversion,
     Moments,
     Pairs,
+    Per,
     Standardization,
     StandardizationKind,
     TreePairs,
@@ -18,6 +19,8 @@ from lit_hier.metrics.functional import (
     bootstrap_error,
     channel_moments,
     check_bandwidth,
+    check_standardization,
+    correct_baseline,
     crossing,
     curve_inversion,
     deviation,
@@ -33,6 +36,7 @@ from lit_hier.metrics.functional import (
     summarize,
     transition,
     transition_errors,
+    transition_window,
     wilson,
 )
 from lit_hier.metrics.histogram import Histogram
@@ -41,7 +45,7 @@ from lit_hier.metrics.sample_table import SampleTable
 from lit_hier.metrics.similarity import SimilarityTo
 
 __all__ = [
-    "WINDOW",
+    "WIDTHS",
     "Average",
     "ChangeSums",
     "Correlation",
@@ -53,6 +57,7 @@ __all__ = [
     "MomentTree",
     "Moments",
     "Pairs",
+    "Per",
     "SampleTable",
     "SimilarityTo",
     "Standardization",
@@ -62,6 +67,8 @@ __all__ = [
     "bootstrap_error",
     "channel_moments",
     "check_bandwidth",
+    "check_standardization",
+    "correct_baseline",
     "crossing",
     "curve_inversion",
     "deviation",
@@ -77,5 +84,6 @@ __all__ = [
     "summarize",
     "transition",
     "transition_errors",
+    "transition_window",
     "wilson",
 ]

@@ -1,9 +1,14 @@
 """The standardized cosine with a fixed first argument, standardized once."""
 
+from typing import Final
+
+import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
 from lit_hier.metrics.functional.similarity import Standardization, length
+
+_BLOCK: Final = 2**17  # values whose products stay in a processor's cache
 
 
 class SimilarityTo:
@@ -39,7 +44,41 @@ class SimilarityTo:
         Returns:
             Cosines, float32, shape (B,); 0 where an activation is too short to have a direction.
         """
+        return self._own(z := self._flatten(x), length(z))
+
+    def with_partners(self, x: Float[Tensor, "B C *positions"]) -> Float32[Tensor, "2 B"]:
+        """Compare each sample at the start with itself, and with another sample.
+
+        The partner of a sample is the next one of the batch; that of the last is the first.
+
+        Args:
+            x: Activations, shape (B, C, *positions).
+
+        Returns:
+            Cosines with the sample itself, the same numbers as those of a call, then with its
+            partner, NaN in a batch of one sample; float32, shape (2, B).
+        """
         z = self._flatten(x)
         z_length = length(z)
+        if len(z) == 1:
+            own = self._own(z, z_length)
+            return torch.stack((own, torch.full_like(own, torch.nan)))
+        products = (_products(self._start[:-1], z[1:]), _products(self._start[-1:], z[:1]))
+        partners = torch.cat(products) / (z_length.roll(-1) * self._length)
+        return torch.stack((self._own(z, z_length), partners))
+
+    def _own(
+        self, z: Float32[Tensor, "B features"], z_length: Float32[Tensor, " B"]
+    ) -> Float32[Tensor, " B"]:
+        """Compare standardized activations, which this overwrites, with those at the start."""
         cosine: Tensor = z.mul_(self._start).sum(1) / (z_length * self._length)
         return cosine
+
+
+def _products(
+    a: Float32[Tensor, "B features"], b: Float32[Tensor, "B features"]
+) -> Float32[Tensor, " B"]:
+    """Multiply row by row, without a third array of their size."""
+    num_rows = max(1, _BLOCK // a.shape[1])
+    blocks = zip(a.split(num_rows), b.split(num_rows), strict=True)
+    return torch.cat([(x * y).sum(1) for x, y in blocks])

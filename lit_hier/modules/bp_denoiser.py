@@ -1,9 +1,11 @@
 """The exact denoiser of RHM data, as a sampler of the forward-backward experiment."""
 
-from typing import Any
+import math
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from lit_hier.diffusion import ForwardBackward, Latents
 from lit_hier.errors import InputError
@@ -31,10 +33,17 @@ class BPDenoiser(ForwardBackwardModule):
         seed: Seed of the noise and of the posterior samples, 0 to 2^64 - 1.
         messages: Whether records hold upward and downward messages too; each of the two takes as
             much memory as the marginals.
+        class_prior: Prior probability of the class, at the root's downward message. `uniform`
+            denoises without regard to the class, as the paper does. `class` is the sample's own:
+            class-conditioned denoising (footnote 2 in Appendix B), which always keeps the class.
+            Or n non-negative numbers, relative weights that are divided by their sum.
+
+    Theory is for a uniform prior. With another one, predictions are NaN, except those of upward
+    messages and of the effective noise, which the prior does not enter.
 
     Raises:
-        InputError: `rhm` is not a grammar, or the times or the seed are out of range or out of
-            order.
+        InputError: `rhm` is not a grammar, the times or the seed are out of range or out of
+            order, or `class_prior` is not a prior over the grammar's classes.
     """
 
     def __init__(
@@ -44,6 +53,7 @@ class BPDenoiser(ForwardBackwardModule):
         times: list[float],
         seed: int = 0,
         messages: bool = False,
+        class_prior: Literal["uniform", "class"] | list[float] = "uniform",
     ) -> None:
         if not isinstance(rhm, Grammars):
             raise InputError("model: BPDenoiser needs data of a grammar; give an RHMDataModule")
@@ -51,9 +61,24 @@ class BPDenoiser(ForwardBackwardModule):
         super().__init__(times, process.axis, seed)
         self.process = self.noise_process = process
         self.messages = messages
-        self.belief_propagations = nn.ModuleList(map(BeliefPropagation, rhm.grammars))
+        self.class_prior = class_prior
+        prior = _weights(class_prior)
+        self.belief_propagations = nn.ModuleList(
+            BeliefPropagation(grammar, prior) for grammar in rhm.grammars
+        )
         self.sources = tuple(map(GrammarParameters.of, rhm.grammars))
         self._grammars = rhm.grammars
+
+    @property
+    def uniform_prior(self) -> bool:
+        """Whether every class is equally probable before the data are seen."""
+        if self.class_prior == "class":
+            return False
+        return all(
+            torch.equal(prior, prior[:1].expand_as(prior))
+            for name, prior in self.belief_propagations.state_dict().items()
+            if name.endswith("class_prior")
+        )
 
     def setup(self, stage: str) -> None:
         """Check that the record of a batch fits into memory.
@@ -89,20 +114,23 @@ class BPDenoiser(ForwardBackwardModule):
         rhm = belief_propagation.tables.grammar
         tree_start = _parse(rhm, batch["leaves"], index)
         v, true = rhm.num_features, tree_start[0][..., None]
+        prior = None
+        if self.class_prior == "class":
+            prior = one_hot(tree_start[-1].flatten(), rhm.num_classes)
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         num_noise = self.process.num_draws(rhm.num_leaves, v)
         queries: list[Query] = ["trees", "marginals"]
         if self.messages:
             queries += ["upward", "downward"]
         answers: dict[Query, Tree] = {}
-        effective_noise = []
+        effective_noise, leaf_information = [], []
         for number, time in enumerate(self.track(self.times)):
             noise = uniform(self.seed, Purpose.CORRUPTION, index, time, num_noise)
             observed = self.process.corrupt(tree_start[0], time, noise, v)
             leaf_messages = self.process.messages(observed, time, v, dtype)
             draws = uniform(self.seed, Purpose.POSTERIOR, index, time, 1 + rhm.num_choices)
             try:
-                posterior = belief_propagation.condition(leaf_messages)
+                posterior = belief_propagation.condition(leaf_messages, prior)
                 if not answers:
                     answers = {name: posterior.allocate(name, len(self.times)) for name in queries}
                 # Written in place: a copy of the answers would double the run's memory.
@@ -110,9 +138,11 @@ class BPDenoiser(ForwardBackwardModule):
                 posterior.query(*queries, draws=draws, out=out)
             except InputError as error:
                 place = f"{self.axis.symbol} = {time:g}"
-                raise _name_sample(error, leaf_messages, index, place) from error
+                raise self._name_sample(error, leaf_messages, index, place) from error
             wrong = 1 - leaf_messages.gather(-1, true).squeeze(-1).double().mean(-1)
             effective_noise.append(wrong * v / (v - 1))
+            entropy = torch.special.entr(leaf_messages).sum(-1).double().mean(-1)
+            leaf_information.append(1 - entropy / math.log(v))
         tree_reversed = answers["trees"]
         x_reversed = whitened_one_hot(tree_reversed[0].flatten(0, 1), v)
         return ForwardBackward(
@@ -130,28 +160,47 @@ class BPDenoiser(ForwardBackwardModule):
                 answers.get("downward"),
             ),
             effective_noise=torch.stack(effective_noise),
+            leaf_information=torch.stack(leaf_information),
             source_index=source,
         )
+
+    def _name_sample(
+        self, error: InputError, messages: Tensor, index: Tensor, place: str
+    ) -> InputError:
+        """Name the first sample whose messages are unusable, and the inversion time."""
+        culprit, advice = "process: returns messages", "check the process"
+        if isinstance(error, UnexplainedEvidenceError):
+            unusable, reason = error.samples, "that no tree of the grammar explains"
+            if isinstance(self.class_prior, list) and 0 in self.class_prior:
+                culprit, advice = "class_prior: excludes", "give every class a positive weight"
+                reason = "every class that explains the messages"
+        else:
+            wrong = ~((messages >= 0) & (messages < torch.inf)).flatten(1).all(1)
+            unusable, reason = wrong.nonzero().flatten().tolist(), "that are not probabilities"
+        if not unusable:
+            return error
+        return InputError(
+            f"{culprit} {reason} for sample {int(index[unusable[0]])} (and"
+            f" {len(unusable) - 1} more) at {place}; {advice}"
+        )
+
+
+def _weights(class_prior: str | list[float]) -> Tensor | None:
+    """Return the weights that a prior lists; None for one that has a name."""
+    if class_prior in ("uniform", "class"):
+        return None
+    try:
+        return torch.tensor(class_prior, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"class_prior is {class_prior!r}; give uniform, class (the sample's own), or one"
+            " weight per class"
+        ) from error
 
 
 def _count_symbols(rhm: RandomHierarchyModel) -> int:
     """Count the numbers in a distribution over symbols at every node of a tree, at most."""
     return (rhm.num_leaves + rhm.num_choices) * max(rhm.num_features, rhm.num_classes)
-
-
-def _name_sample(error: InputError, messages: Tensor, index: Tensor, place: str) -> InputError:
-    """Name the first sample whose messages are unusable, and the inversion time."""
-    if isinstance(error, UnexplainedEvidenceError):
-        unusable, reason = error.samples, "that no tree of the grammar explains"
-    else:
-        wrong = ~((messages >= 0) & (messages < torch.inf)).flatten(1).all(1)
-        unusable, reason = wrong.nonzero().flatten().tolist(), "that are not probabilities"
-    if not unusable:
-        return error
-    return InputError(
-        f"process: returns messages {reason} for sample {int(index[unusable[0]])} (and"
-        f" {len(unusable) - 1} more) at {place}; check the process"
-    )
 
 
 def _parse(rhm: RandomHierarchyModel, leaves: Tensor, index: Tensor) -> Tree:

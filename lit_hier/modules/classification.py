@@ -11,6 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from lit_hier.errors import InputError
 from lit_hier.io.checkpoints import write_record
 from lit_hier.modules.task import Stage, Task
+from lit_hier.nn.evaluation import evaluate
 from lit_hier.nn.trained import check_training_set, describe_network, training_set_of
 
 
@@ -18,8 +19,8 @@ class ClassificationTask(Task):
     """Trains any network to classify, by cross-entropy.
 
     Logs `train/loss`, `train/accuracy` (over the epoch, while the network is trained), `val/loss`,
-    `val/accuracy`, `test/loss`, `test/accuracy`; losses in nats. To stop at interpolation, let an
-    `EarlyStopping` monitor `train/accuracy`.
+    `val/accuracy`, `test/loss`, `test/accuracy`; losses in nats. To train to interpolation, use
+    `Interpolation`.
 
     `TrainedNetwork` restores the network from a checkpoint.
 
@@ -29,6 +30,10 @@ class ClassificationTask(Task):
         optimizer: Any optimizer of torch, Adam by default.
         trained_on: The training set, recorded with the weights; the command line takes it from the
             data module (`RHMDataModule.training_set`).
+
+    Attributes:
+        training_errors: Misclassified training data with the present weights, and the number of
+            all; None until `Interpolation` counts them. Recorded in checkpoints.
 
     Raises:
         InputError: `num_classes` is out of range.
@@ -48,6 +53,7 @@ class ClassificationTask(Task):
         self.network = network
         self.num_classes = num_classes
         self.trained_on = trained_on
+        self.training_errors: tuple[int, int] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits, shape (B, num_classes), for x, shape (B, ...)."""
@@ -55,8 +61,13 @@ class ClassificationTask(Task):
         return logits
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record the format, the network and its training set, as plain values."""
-        write_record(checkpoint, **describe_network(self.network), trained_on=self.trained_on)
+        """Record the format, the network, its training set and errors on it, as plain values."""
+        write_record(
+            checkpoint,
+            **describe_network(self.network),
+            trained_on=self.trained_on,
+            training_errors=self.training_errors and list(self.training_errors),
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Reject weights that were trained on another training set than that of the data.
@@ -90,8 +101,18 @@ class ClassificationTask(Task):
         self.update_loss(stage, total, len(label))
         return total
 
+    def count_errors(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return how many data of a batch the network misclassifies, and how many there are.
+
+        The network runs as analyses run it, see `evaluate`, in the mode that it is in.
+        """
+        label = batch["label"]
+        wrong = evaluate(self.network, batch["x"]).argmax(-1) != label
+        return wrong.sum(), torch.tensor(len(label), device=label.device)
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the cross-entropy of a training batch, shape (), nats."""
+        self.training_errors = None
         return self.scale_loss(self._step(batch, "train"), len(batch["label"]))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

@@ -57,6 +57,11 @@ class ForwardBackwardModule(LightningModule, ABC):
         self.track: Callable[[Iterable[float]], Iterable[float]] = _untracked
         self.advance: Callable[[int], object] = _uncounted
 
+    @property
+    def uniform_prior(self) -> bool:
+        """Whether every class is equally probable before the data are seen, as theory assumes."""
+        return True
+
     def check_finite(self, x: Tensor, index: Tensor, culprit: str, remedy: str) -> None:
         """Reject non-finite samples.
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
-from lit_hier.errors import InputError
+from lit_hier.errors import InputError, suggest
 
 _RESNET: Final = ("layer[1-4].*", "fc")
 # By library and class name, as importing timm takes a second.
@@ -56,7 +56,8 @@ def match_layers(network: nn.Module, patterns: Sequence[str]) -> list[str]:
         if not any(matches(name, pattern) for name in names):
             shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
             raise InputError(
-                f"layers: pattern {pattern!r} matches no layer of {type(network).__name__};"
+                f"layers: pattern {pattern!r} matches no layer of"
+                f" {type(network).__name__}{suggest(pattern, names)};"
                 f" its layers are {shown}"
             )
     chosen: dict[nn.Module, str] = {}

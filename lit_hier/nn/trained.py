@@ -41,6 +41,8 @@ class TrainedNetwork(nn.Module):
         network: The network itself.
         trained_on: The training set, as the checkpoint names it, or empty; see
             `RHMDataModule.training_set`.
+        training_errors: How many training data the network misclassifies, and how many there are;
+            None if they were not counted, see `Interpolation`.
         paper_layers: Patterns of the layers that the paper analyses; empty for most networks.
         channels_last_layers: Whether layers return (B, ..., C), None if unknown.
 
@@ -69,6 +71,7 @@ class TrainedNetwork(nn.Module):
         load_state(network, state, source, type(network).__name__, self._hint)
         self.network = network
         self.trained_on = str(description["trained_on"])
+        self.training_errors: tuple[int, int] | None = description["training_errors"]
         self.paper_layers = getattr(network, "paper_layers", ())
         self.channels_last_layers = getattr(network, "channels_last_layers", None)
         self.eval()
@@ -164,9 +167,14 @@ def training_set_of(checkpoint: Mapping[str, Any], source: str) -> str:
 
 
 def _describe_checkpoint(checkpoint: Mapping[str, Any], source: str) -> dict[str, Any]:
-    unknown: dict[str, Any] = {"network": None, "arguments": {}, "trained_on": ""}
+    unknown: dict[str, Any] = {
+        "network": None,
+        "arguments": {},
+        "trained_on": "",
+        "training_errors": None,
+    }
     if record := read_record(checkpoint, source):
-        return _check_texts(unknown | record, source)
+        return _check_counts(_check_texts(unknown | record, source), source)
     # Format 1 has the hyperparameters of an RHMClassifier or an ImageClassifier instead.
     given = checkpoint.get("hyper_parameters")
     if not isinstance(given, dict):
@@ -184,6 +192,17 @@ def _check_texts(description: dict[str, Any], source: str) -> dict[str, Any]:
     if not isinstance(description["trained_on"], str):
         raise InputError(f"{source} has a damaged name of its training set; give another one")
     return description
+
+
+def _check_counts(description: dict[str, Any], source: str) -> dict[str, Any]:
+    """Check the count of errors on the training set, a pair of integers."""
+    counts = description["training_errors"]
+    if counts is None:
+        return description
+    pair = isinstance(counts, list) and len(counts) == 2
+    if not pair or not all(type(x) is int for x in counts) or not 0 <= counts[0] <= counts[1]:
+        raise InputError(f"{source} has a damaged count of training errors; give another one")
+    return description | {"training_errors": tuple(counts)}
 
 
 def check_training_set(trained_on: str, training_set: str, argument: str) -> None:

@@ -84,7 +84,9 @@ static int answer_tile(struct segment *lowest, struct segment *top, int64_t firs
     lanes *root = top->scratch;
     struct range range = empty_range(), prior = empty_range();
     for (int64_t y = 0; y < g->n; y++) {
-        top->from_above[y] = (lanes){0} + (real)g->prior[y];
+        for (int64_t t = 0; t < LANES; t++)
+            top->from_above[y][t] =
+                (real)g->prior[(first + (t < samples ? t : 0)) * g->prior_stride + y];
         root[y] = up[y] * top->from_above[y];
         extend_range(&prior, top->from_above[y]);
         extend_range(&range, root[y]);

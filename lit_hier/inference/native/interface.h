@@ -17,7 +17,8 @@ struct grammar {
     const int32_t *terms;   /* (level, position, parent m, s): these rules, in the order of the
                                targets: the parent, and the entries of `rules` of the other
                                children */
-    const double *prior;    /* (n) */
+    const double *prior;    /* (n), or (samples, n) */
+    int64_t prior_stride;   /* numbers from a sample's prior to the next one's: 0, or n */
 };
 
 /* Where to write the answers, NULL if not queried. Tables have a row per sample and node. */

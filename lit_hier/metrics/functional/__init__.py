@@ -1,6 +1,7 @@
 """The functional core of the metrics: pure functions of arrays and tensors."""
 
 from lit_hier.metrics.functional.averages import Average, average, wilson
+from lit_hier.metrics.functional.baseline import correct_baseline
 from lit_hier.metrics.functional.bootstrap import bootstrap_error, resampled_means
 from lit_hier.metrics.functional.correlation import (
     ChangeSums,
@@ -10,15 +11,17 @@ from lit_hier.metrics.functional.correlation import (
     jackknife_error,
 )
 from lit_hier.metrics.functional.crossing import crossing, transition, transition_errors
-from lit_hier.metrics.functional.deviation import WINDOW, deviation
+from lit_hier.metrics.functional.deviation import WIDTHS, deviation, transition_window
 from lit_hier.metrics.functional.histogram import histogram_update
 from lit_hier.metrics.functional.inversion import Inversion, curve_inversion, inversion
 from lit_hier.metrics.functional.moments import Moments, channel_moments, merge_moments
 from lit_hier.metrics.functional.pairs import GridPairs, Pairs, TreePairs
 from lit_hier.metrics.functional.places import peak, steepest
 from lit_hier.metrics.functional.similarity import (
+    Per,
     Standardization,
     StandardizationKind,
+    check_standardization,
     standardize,
     standardized_cosine,
 )
@@ -31,7 +34,7 @@ from lit_hier.metrics.functional.summary import (
 )
 
 __all__ = [
-    "WINDOW",
+    "WIDTHS",
     "Average",
     "ChangeSums",
     "Correlation",
@@ -40,6 +43,7 @@ __all__ = [
     "Inversion",
     "Moments",
     "Pairs",
+    "Per",
     "Standardization",
     "StandardizationKind",
     "TreePairs",
@@ -47,6 +51,8 @@ __all__ = [
     "bootstrap_error",
     "channel_moments",
     "check_bandwidth",
+    "check_standardization",
+    "correct_baseline",
     "crossing",
     "curve_inversion",
     "deviation",
@@ -66,5 +72,6 @@ __all__ = [
     "summarize",
     "transition",
     "transition_errors",
+    "transition_window",
     "wilson",
 ]

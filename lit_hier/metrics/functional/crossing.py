@@ -20,7 +20,7 @@ def crossing(
     """Find where falling curves first reach a level, by linear interpolation.
 
     Args:
-        x: Ascending, shape (T,).
+        x: Ascending or descending, shape (T,).
         y: Values, shape (*shape, T).
         level: The level.
 
@@ -47,7 +47,7 @@ def transition(
     """Find the place and the width of curves' fall from 1 to chance.
 
     Args:
-        x: Ascending, shape (T,).
+        x: Ascending or descending, shape (T,).
         y: Probabilities, shape (*shape, T).
         chance: The probability that the curves fall to, below 1.
 
@@ -60,7 +60,7 @@ def transition(
         nan = np.full(np.shape(y)[:-1], np.nan)[()]
         return nan, nan
     half, high, low = (crossing(x, y, chance + q * (1 - chance)) for q in (0.5, *_QUARTERS))
-    return half, low - high
+    return half, np.abs(low - high)
 
 
 def transition_errors(
@@ -73,7 +73,7 @@ def transition_errors(
     """Compute the standard errors of average curves' places and widths, by the bootstrap.
 
     Args:
-        x: Ascending, shape (T,).
+        x: Ascending or descending, shape (T,).
         values: Probabilities per time and datum, on the last axes.
         groups: The grammar of each datum.
         chance: The probability that the curves fall to.

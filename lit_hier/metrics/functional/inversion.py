@@ -54,7 +54,7 @@ def inversion(
     """Find where the average of the other curve falls below that of the first one.
 
     Args:
-        x: Ascending, shape (T,).
+        x: In the order of times, ascending or descending, shape (T,).
         first: The first level, per time and datum.
         other: Another level of the same data.
         groups: The grammar of each datum.
@@ -84,7 +84,7 @@ def curve_inversion(
     """Find where a curve without errors, such as a theory's, falls below the first one.
 
     Args:
-        x: Ascending, shape (T,).
+        x: In the order of times, ascending or descending, shape (T,).
         first: The first level.
         other: Another level.
 

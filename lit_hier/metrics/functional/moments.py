@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 class Moments(NamedTuple):
-    """Moments of a set of values per channel.
+    """Moments of a set of values per channel or per unit, C of them.
 
     Attributes:
         size: Size of the set, float64, shape ().

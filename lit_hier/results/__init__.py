@@ -1,0 +1,8 @@
+"""Finished runs: their tables, samples and configs, averages over runs, and comparisons."""
+
+from lit_hier.results.averages import average_tables
+from lit_hier.results.comparison import compare_runs
+from lit_hier.results.drawing import table_figure
+from lit_hier.results.runs import Run, read_run
+
+__all__ = ["Run", "average_tables", "compare_runs", "read_run", "table_figure"]
