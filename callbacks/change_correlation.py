@@ -254,7 +254,7 @@ class ChangeCorrelation(Analysis):
         for group, found in zip(self._sums.groups, measured, strict=True):
             if not found.num_data:
                 continue
-            predicted = theory.correlations(group.source, self.noise_process, times)
+            predicted = self.changes.predict(group.source, self.noise_process, times)
             identity = {"process": self.axis.process}
             columns = _columns(found, predicted)
             by_time.append(DataFrame({**identity, "time": times, **group.columns, **columns}))

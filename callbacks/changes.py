@@ -6,8 +6,10 @@ tree, a line or a grid.
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
 from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
@@ -16,10 +18,15 @@ from lit_hier.callbacks.networks import first_samples
 from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
 from lit_hier.gaussian import Distribution
-from lit_hier.metrics import GridPairs, Pairs, TreePairs
+from lit_hier.inference import theory
+from lit_hier.metrics import Correlation, GridPairs, Pairs, TreePairs
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.nn import Probe
+from lit_hier.processes import NoiseProcess
 from lit_hier.rhm.parameters import GrammarParameters
+
+Spin = Literal["median", "sign"]
+"""How a pixel's change is measured; see `PixelChanges`."""
 
 
 class Changes(ABC):
@@ -53,6 +60,12 @@ class Changes(ABC):
         """Return the number of distances over which chi and xi sum; None for all pairs."""
         return None
 
+    def predict(
+        self, source: Source, process: NoiseProcess | None, times: NDArray[np.float64]
+    ) -> Correlation:
+        """Return what theory predicts; NaN where none applies, as by default."""
+        return theory.correlations(None, process, times)
+
     @abstractmethod
     def measure(self, record: ForwardBackward) -> list[Tensor]:
         """Measure a batch: per inversion time a number per site, shape (B, d)."""
@@ -73,6 +86,12 @@ class LeafChanges(Changes):
             raise InputError("sites: LeafChanges is for grammars; give PixelChanges")
         return TreePairs(source.s, source.L)
 
+    def predict(
+        self, source: Source, process: NoiseProcess | None, times: NDArray[np.float64]
+    ) -> Correlation:
+        """Return the closed form in the mean field."""
+        return theory.correlations(source, process, times)
+
     def measure(self, record: ForwardBackward) -> list[Tensor]:
         """Compare the leaves."""
         latents = latents_of(record)
@@ -81,30 +100,44 @@ class LeafChanges(Changes):
 
 
 class PixelChanges(Changes):
-    """Pixels, or positions of a field: 1 if the change is above the median of the datum, else -1.
+    """Pixels, or positions of a field: 1 if the value changed, else -1.
 
-    The change of a pixel is its distance in color. As one half of the pixels of each datum is
-    above the median, the covariances with all others add up to 0: chi and xi sum over pairs
-    up to a distance.
+    Two measures of a change:
+
+    - `median`: its distance in color is above the median over the pixels of the datum. As one
+      half of the pixels of each datum is, the covariances with all others add up to 0: chi and xi
+      sum over pairs up to a distance.
+    - `sign`: the mean over the channels has another sign, for data around 0. Chi and xi sum over
+      all pairs. It tells how much of a datum changed, which the median does not.
 
     Args:
-        max_distance: This distance in pixels; a quarter of the shortest side by default.
+        max_distance: This distance in pixels; by default, a quarter of the shortest side for
+            `median`, none for `sign`.
+        spin: The measure: by default `sign` for distributions and `median` for images.
 
     Raises:
-        InputError: The distance is less than 1.
+        InputError: The distance is less than 1, or there is no such measure.
     """
 
     unit = "pixels"
 
-    def __init__(self, max_distance: int | None = None) -> None:
+    def __init__(self, max_distance: int | None = None, spin: Spin | None = None) -> None:
         if max_distance is not None and max_distance < 1:
             raise InputError(f"max_distance is {max_distance}; give at least 1")
+        if spin not in (None, *get_args(Spin)):
+            raise InputError(f"spin is {spin!r}; give {' or '.join(get_args(Spin))}")
         self.max_distance = max_distance
+        self.spin = spin
         self._shape: tuple[int, ...] = ()
 
     def setup(self, trainer: Trainer, sampler: ForwardBackwardModule) -> None:
         """Read the shape of the data."""
         self._shape = _shape_of_data(trainer, sampler)
+        self._measures_sign = (
+            isinstance(sampler.sources[0], Distribution)
+            if self.spin is None
+            else self.spin == "sign"
+        )
         self.cut(self.pairs(sampler.sources[0]))
 
     def pairs(self, source: Source) -> Pairs:
@@ -113,6 +146,8 @@ class PixelChanges(Changes):
 
     def cut(self, pairs: Pairs) -> int | None:
         """Sum up to `max_distance`."""
+        if self._measures_sign and self.max_distance is None:
+            return None
         last = len(pairs.counts) - 1
         distance = self.max_distance or max(1, min(pairs.shape) // 4)
         if distance > last:
@@ -120,9 +155,14 @@ class PixelChanges(Changes):
         return distance + 1
 
     def measure(self, record: ForwardBackward) -> list[Tensor]:
-        """Compare every pixel's change with the median over the datum's pixels."""
+        """Compare every pixel with that of x_start."""
         spins = []
+        start = record.x_start.double().mean(1).flatten(1) > 0
         for x in record.x_reversed:
+            if self._measures_sign:
+                changed = (x.double().mean(1).flatten(1) > 0) != start
+                spins.append(changed.double() * 2 - 1)
+                continue
             change = (x.double() - record.x_start.double()).square().sum(1).flatten(1)
             middle = change.quantile(0.5, dim=1, keepdim=True)
             spins.append((change > middle).double() * 2 - 1)
@@ -140,6 +180,8 @@ class TokenChanges(Changes):
         layer: The layer's name, see `lit_hier.nn.match_layers`.
         prefix_tokens: Tokens before those of the image's patches, such as the class token; by
             default what is left over from a square number of patches, at most 5.
+        channels_last: Whether the channels are on the last axis of the layer's output; found out
+            by default.
 
     Raises:
         InputError: The pattern does not name one layer; in a run, its output has no positions, or
@@ -148,8 +190,14 @@ class TokenChanges(Changes):
 
     unit = "tokens"
 
-    def __init__(self, network: nn.Module, layer: str, prefix_tokens: int | None = None) -> None:
-        self.probe = Probe(network, [layer])
+    def __init__(
+        self,
+        network: nn.Module,
+        layer: str,
+        prefix_tokens: int | None = None,
+        channels_last: bool | None = None,
+    ) -> None:
+        self.probe = Probe(network, [layer], channels_last)
         if len(self.probe.layers) != 1:
             raise InputError(
                 f"layer: {layer!r} matches {len(self.probe.layers)} layers; name one of them"

@@ -109,16 +109,17 @@ class TransitionTime(CurveAnalysis):
         """Find classes and sites; reject runs without, and as the base class does."""
         if stage == "predict" and self.classes is not None:
             self.classes.setup(trainer, pl_module, stage)
+        if stage == "predict" and isinstance(pl_module, ForwardBackwardModule):
+            self._has_latents = num_levels(pl_module.sources[0]) > 0
+            if not self._has_latents and self.classes is None:
+                raise InputError(
+                    "model: TransitionTime needs classes, which these data do not have; give"
+                    " classes: a ClassKept with a network that predicts them"
+                )
         super().setup(trainer, pl_module, stage)
         if stage != "predict":
             return
         assert isinstance(pl_module, ForwardBackwardModule)
-        self._has_latents = num_levels(self.sources[0]) > 0
-        if not self._has_latents and self.classes is None:
-            raise InputError(
-                "model: TransitionTime needs classes, which these data do not have; give"
-                " classes: a ClassKept with a network that predicts them"
-            )
         self.changes = choose_sites(self.sites, self.sources[0])
         self.changes.setup(trainer, pl_module)
 
@@ -280,7 +281,7 @@ class TransitionTime(CurveAnalysis):
         replicates = np.asarray(peak(x, np.stack(without)))
         sem = float(jackknife_error(replicates))
         fine = np.linspace(x[0], x[-1], _NUM_FINE)
-        curve = theory.correlations(self.sources[0], self.noise_process, fine).susceptibility
+        curve = self.changes.predict(self.sources[0], self.noise_process, fine).susceptibility
         reason = "chi is largest at an end of the times" if math.isnan(place) else ""
         return _Found(place, sem, float(peak(fine, curve)), reason)
 

@@ -72,7 +72,7 @@ def test_means_over_pairs_are_those_of_all_pairs(pairs: Pairs) -> None:
 
 @pytest.mark.parametrize("shape", [(1,), (1, 1), (2, 2, 2)])
 def test_sites_without_distances_are_rejected(shape: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="^sites of shape .* have no distances; give a line"):
+    with pytest.raises(InputError, match=r"^sites of shape .* have no distances; give a line"):
         GridPairs(shape)
 
 
