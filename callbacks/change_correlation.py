@@ -1,6 +1,5 @@
 """Correlated changes: how many sites change together, and over what distance."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -30,7 +29,6 @@ from lit_hier.metrics import (
     estimate_correlation,
 )
 from lit_hier.modules import ForwardBackwardModule
-from lit_hier.processes import NoiseProcess
 from lit_hier.rhm.parameters import GrammarParameters
 
 _NUM_BLOCKS: Final = 20
@@ -184,7 +182,8 @@ class ChangeCorrelation(Analysis):
       level of the common ancestor, or steps on the grid), length (in sites), correlation (C(r)),
       sem, theory, count (of data), pairs (at this distance), sem_within.
     - `change_correlation.png`: chi against the time; C(r) against the distance at some times; xi
-      against the distance from the predicted transition.
+      against the distance from the predicted transition; for several depths, chi on the axes of
+      finite-size scaling, see `lit_hier.inference.theory.scaling`.
 
     Logs to TensorBoard the curves `change_correlation/chi`, `change_correlation/theory`,
     `change_correlation/mean`, `change_correlation/length` and the figure `change_correlation`.
@@ -270,7 +269,7 @@ class ChangeCorrelation(Analysis):
                     predicted,
                     group.pairs.lengths,
                     critical,
-                    _exponent(group.source, self.noise_process),
+                    *theory.scaling(group.source, self.noise_process),
                 )
             )
             for key in ("chi", "theory", "mean", "length"):
@@ -326,12 +325,6 @@ def _columns(found: Measured, predicted: Correlation) -> Mapping[str, Any]:
         "length_theory": predicted.length,
         "grammars": found.num_grammars,
     }
-
-
-def _exponent(source: Source, process: NoiseProcess | None) -> float:
-    if not isinstance(source, GrammarParameters):
-        return math.nan
-    return theory.critical_exponent(source, process)
 
 
 def choose_sites(sites: Changes | None, source: Source) -> Changes:

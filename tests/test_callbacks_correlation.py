@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import every_datum
+from conftest import every_datum, run_in
 from grammar_runs import RHM, network, predict, run
 from image_runs import Net, sampler
 from image_runs import predict as image_predict
@@ -19,6 +19,7 @@ from lit_hier.callbacks import (
     LeafChanges,
     PixelChanges,
     TokenChanges,
+    Transition,
     TransitionTime,
 )
 from lit_hier.callbacks.analysis import Analysis
@@ -26,7 +27,7 @@ from lit_hier.data import GaussianDataModule, RHMDataModule
 from lit_hier.errors import InputError
 from lit_hier.gaussian import Distribution, GaussianMixture, GaussianRandomField
 from lit_hier.inference import theory
-from lit_hier.metrics import TreePairs, transition
+from lit_hier.metrics import TreePairs, collapse_spread, peak, transition
 from lit_hier.modules import BPDenoiser, DDPMSampler, GaussianDenoiser, StoredSamples
 from lit_hier.nn import PretrainedClassifier
 from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess
@@ -343,3 +344,49 @@ class Flat(nn.Sequential):
     def __init__(self) -> None:
         torch.manual_seed(0)
         super().__init__(nn.Flatten(2), nn.Conv1d(1, 2, 1), nn.Flatten(), nn.Linear(128, 10))
+
+
+@pytest.mark.parametrize("process", [EpsilonNoise(), MaskingNoise()], ids=["epsilon", "masking"])
+@pytest.mark.slow
+def test_depths_collapse_and_figures_are_drawn(process: NoiseProcess, tmp_path: Path) -> None:
+    rhm = GrammarEnsemble(8, 2, 2, [2, 3], seeds=[0, 1])
+    times = [0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    folder = bp_run(tmp_path, process, times, Transition(), ChangeCorrelation(), rhm=rhm, num=20)
+    (row,) = pd.read_csv(folder / "transition_collapse.csv").to_dict("records")
+    points = pd.read_csv(folder / "transition_points.csv")
+    slope = np.log(points["width"][0] / points["width"][1]) / np.log(2)
+    assert row["exponent"] == pytest.approx(1 / slope)
+    assert row["exponent_sem"] > 0
+    assert row["depths"] == 2
+    assert row["critical"] == points["critical"][0]
+    nu = row["exponent"] if np.isnan(row["exponent_theory"]) else row["exponent_theory"]
+    curves = pd.read_csv(folder / "transition.csv")
+    for column, spread in (("marginal", "spread"), ("theory", "spread_theory")):
+        y = [curves[curves["L"] == L][column].to_numpy() for L in (2, 3)]
+        x = [(np.array(times) - row["critical"]) * 2 ** (L / nu) for L in (2, 3)]
+        assert row[spread] == pytest.approx(collapse_spread(x, y))
+    for name in ("transition_collapse", "change_correlation"):
+        assert (folder / f"{name}.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_paper_sized_transition_collapses(tmp_path: Path) -> None:
+    run_in(
+        tmp_path, "predict", "-c", "collapse", "--data.init_args.num_predict=150",
+        "--trainer.enable_progress_bar=false",
+    )  # fmt: skip
+    folder = tmp_path / "logs/collapse/version_0"
+    (row,) = pd.read_csv(folder / "transition_collapse.csv").to_dict("records")
+    assert row["exponent_theory"] == pytest.approx(1.893, abs=1e-3)
+    assert row["exponent_of_theory"] == pytest.approx(1.867, abs=0.02)
+    assert row["exponent_sem"] < 0.15
+    assert abs(row["exponent"] - row["exponent_theory"]) < 2 * row["exponent_sem"]
+    assert row["spread_theory"] < 0.02
+    assert row["spread"] < 0.06
+    chi = pd.read_csv(folder / "change_correlation.csv")
+    for L, table in chi.groupby("L"):
+        away = abs(table["chi"] / table["theory"] - 1)
+        assert (away < 0.1 + 3 * table["sem"] / table["theory"]).all(), L
+        if L >= 8:
+            place = float(peak(table["time"].to_numpy(), table["chi"].to_numpy()))
+            assert place == pytest.approx(0.7312, abs=0.01)

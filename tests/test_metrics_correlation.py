@@ -16,7 +16,9 @@ from lit_hier.metrics import (
     GridPairs,
     Pairs,
     TreePairs,
+    collapse_spread,
     estimate_correlation,
+    fit_exponent,
     jackknife_error,
     peak,
     steepest,
@@ -236,3 +238,30 @@ def test_one_run_keeps_as_much_for_many_data_as_for_few() -> None:
         part.update(torch.arange(num) % 20, values)
         sizes.append(sum(x.numel() for x in part.metric_state.values()))
     assert sizes[0] == sizes[1] == 2 * 20 * 3 * 5
+
+
+def test_the_exponent_of_a_power_law_and_its_error() -> None:
+    log_size = np.array([7.0, 8.0, 9.0, 10.0]) * np.log(2)
+    width = 3 * np.exp(-log_size / 1.9)
+    unknown = np.full(4, np.nan)
+    assert fit_exponent(log_size, width, unknown).value == pytest.approx(1.9)
+    assert np.isnan(fit_exponent(log_size, width, unknown).sem)
+    error = np.array([0.01, 0.04, 0.02, 0.03])
+    rng = np.random.default_rng(3)
+    noisy = [width * np.exp(error * rng.normal(size=4)) for _ in range(2000)]
+    fits = np.array([fit_exponent(log_size, y, y * error) for y in noisy])
+    assert fits[:, 0].mean() == pytest.approx(1.9, abs=0.01)
+    assert fits[:, 1].mean() == pytest.approx(fits[:, 0].std(), rel=0.1)
+    equal = np.array([fit_exponent(log_size, y, unknown).value for y in noisy])
+    assert fits[:, 0].std() < equal.std()  # the weights are those of least error
+    for bad in (width[::-1].copy(), np.array([0.1, np.nan, np.nan, np.nan])):
+        assert np.isnan(fit_exponent(log_size, bad, unknown)).all()
+
+
+def test_the_spread_of_curves_is_their_largest_distance() -> None:
+    x = np.linspace(-1, 1, 21)
+    wide, narrow = x * 2, x
+    assert collapse_spread([wide, narrow], [wide / 3, narrow / 3]) == pytest.approx(0)
+    assert collapse_spread([wide, narrow], [wide / 3, narrow / 3 + 0.1 * x]) == pytest.approx(0.1)
+    assert np.isnan(collapse_spread([x, x + 3], [x, x]))
+    assert np.isnan(collapse_spread([x, x], [x, x * np.nan]))

@@ -28,6 +28,9 @@ class CorrelationCurve:
         lengths: Distances in sites.
         critical: The predicted transition; NaN if there is none.
         exponent: nu; NaN if it is unknown.
+        stretch: s^(L/nu), by which distances from the transition grow; NaN if it is unknown.
+        growth: The sum of (s lambda^2)^l over the levels l = 0 to L, in proportion to which chi
+            grows at the transition; NaN if it is unknown.
     """
 
     name: str
@@ -37,6 +40,8 @@ class CorrelationCurve:
     lengths: NDArray[np.floating]
     critical: float
     exponent: float
+    stretch: float = math.nan
+    growth: float = math.nan
 
 
 def correlation_figure(
@@ -49,6 +54,8 @@ def correlation_figure(
 ) -> Figure:
     """Draw chi against the time, C(r)/C(0) of the last curve, and, with a theory, xi.
 
+    For several curves with a theory, a last panel has chi on the axes of finite-size scaling.
+
     Args:
         x: Inversion times, shape (T,).
         xlabel: Their label.
@@ -58,26 +65,44 @@ def correlation_figure(
         unit: What a site is.
     """
     scaling = [curve for curve in curves if math.isfinite(curve.critical + curve.exponent)]
-    num = 3 if scaling else 2
+    collapsing = [curve for curve in scaling if math.isfinite(curve.stretch + curve.growth)]
+    num = 2 + bool(scaling) + (len(collapsing) > 1)
     figure = Figure(figsize=(4.6 * num, 4.0), dpi=130, layout="constrained")
     axes = figure.subplots(1, num)
-    colors = colormaps["viridis"](np.linspace(0, 0.85, len(curves)))
-    for color, curve in zip(colors, curves, strict=True):
-        y, error = curve.estimate.susceptibility, np.nan_to_num(curve.sem.susceptibility)
-        axes[0].plot(x, y, "o-", color=color, markersize=3, linewidth=1.2, label=curve.name)
-        axes[0].fill_between(x, y - error, y + error, color=color, alpha=0.25, linewidth=0)
-        axes[0].plot(x, curve.theory.susceptibility, "k--", linewidth=0.9)
+    _draw_chi(axes[0], [x] * len(curves), curves, [1.0] * len(curves))
     _mark_transition(axes[0], curves[0].critical)
     axes[0].set(xlabel=xlabel, ylabel=f"susceptibility χ ({unit} that change together)")
     _draw_decay(axes[1], x, curves[-1], shown, symbol, unit)
     if scaling:
         _draw_lengths(axes[2], x, scaling, symbol, unit)
+    if len(collapsing) > 1:
+        scaled = [(x - curve.critical) * curve.stretch for curve in collapsing]
+        _draw_chi(axes[3], scaled, collapsing, [curve.growth for curve in collapsing])
+        axes[3].set_xlim(max(x[0] for x in scaled), min(x[-1] for x in scaled))
+        axes[3].set(xlabel=f"({symbol} − {symbol}*) $s^{{L/\\nu}}$",
+                    ylabel="χ / $\\sum_{l=0}^{L} (s \\lambda^2)^l$")  # fmt: skip
     if any(np.isfinite(curve.theory.susceptibility).any() for curve in curves):
         axes[0].plot([], [], "k--", linewidth=0.9, label="mean field")
     axes[0].legend(fontsize="small", frameon=False)
     for ax in axes:
         ax.grid(alpha=0.25, linewidth=0.6)
     return figure
+
+
+def _draw_chi(
+    ax: Axes,
+    x: Sequence[NDArray[np.floating]],
+    curves: Sequence[CorrelationCurve],
+    units: Sequence[float],
+) -> None:
+    """Draw chi of each curve in a unit of its own."""
+    colors = colormaps["viridis"](np.linspace(0, 0.85, len(curves)))
+    for color, where, curve, unit in zip(colors, x, curves, units, strict=True):
+        y, error = curve.estimate.susceptibility / unit, curve.sem.susceptibility / unit
+        half = np.nan_to_num(error)
+        ax.plot(where, y, "o-", color=color, markersize=3, linewidth=1.2, label=curve.name)
+        ax.fill_between(where, y - half, y + half, color=color, alpha=0.25, linewidth=0)
+        ax.plot(where, curve.theory.susceptibility / unit, "k--", linewidth=0.9)
 
 
 def _mark_transition(ax: Axes, critical: float) -> None:

@@ -405,10 +405,10 @@ class _Children(NamedTuple):
     both: Float64[np.ndarray, " 2 *shape"]
 
     @classmethod
-    def of(cls, p: Float64[np.ndarray, "..."], v: Numbers, m: Numbers, s: Numbers) -> "_Children":
+    def of(cls, p: Numbers, v: Numbers, m: Numbers, s: Numbers) -> "_Children":
         """Compute them from the children's belief."""
         grammar = _Grammar.of(v, m, s)
-        p, s_ = np.broadcast_arrays(p, grammar.s)
+        p, s_ = np.broadcast_arrays(np.asarray(p, dtype=np.float64), grammar.s)
         intact, broken = p**s_, -np.expm1(s_ * np.log(p))
         # Given that one child at least changed; the limits are those of p = 1.
         safe = np.where(broken > 0, broken, 1.0)

@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -257,6 +257,35 @@ def correlations(
         return Correlation(found.mean, found.correlation.T, found.susceptibility, found.length)
     unknown = np.full(len(times), np.nan)
     return Correlation(unknown, unknown[:, None], unknown, unknown)
+
+
+class Scaling(NamedTuple):
+    """How correlated changes of leaves scale at the transition; NaN where no theory applies.
+
+    Attributes:
+        exponent: nu.
+        stretch: s^(L/nu): curves of all depths are functions of the time's distance from the
+            transition times this number.
+        growth: The sum of (s lambda^2)^l over the levels l = 0 to L: the susceptibility is
+            proportional to it. As L grows it becomes proportional to (s lambda^2)^L if
+            s lambda^2 > 1, which takes many levels near 1, and saturates if not.
+    """
+
+    exponent: float
+    stretch: float
+    growth: float
+
+
+def scaling(
+    source: GrammarParameters | Distribution | None, process: NoiseProcess | None
+) -> Scaling:
+    """Return how correlated changes scale with the depth."""
+    if not isinstance(source, GrammarParameters) or not mean_field_applies(process):
+        return Scaling(math.nan, math.nan, math.nan)
+    v, _, m, s, L = source
+    exponent = critical_exponent(source, process)
+    growth = float(mean_field.correlation_decay(v, m, s).growth)
+    return Scaling(exponent, s ** (L / exponent), sum(growth**level for level in range(L + 1)))
 
 
 def speciation_time(

@@ -17,6 +17,7 @@ from lit_hier.metrics.functional.inversion import Inversion, curve_inversion, in
 from lit_hier.metrics.functional.moments import Moments, channel_moments, merge_moments
 from lit_hier.metrics.functional.pairs import GridPairs, Pairs, TreePairs
 from lit_hier.metrics.functional.places import peak, steepest
+from lit_hier.metrics.functional.scaling import Exponent, collapse_spread, fit_exponent
 from lit_hier.metrics.functional.similarity import (
     Per,
     Standardization,
@@ -39,6 +40,7 @@ __all__ = [
     "ChangeSums",
     "Correlation",
     "Estimates",
+    "Exponent",
     "GridPairs",
     "Inversion",
     "Moments",
@@ -52,11 +54,13 @@ __all__ = [
     "channel_moments",
     "check_bandwidth",
     "check_standardization",
+    "collapse_spread",
     "correct_baseline",
     "crossing",
     "curve_inversion",
     "deviation",
     "estimate_correlation",
+    "fit_exponent",
     "histogram_update",
     "inversion",
     "jackknife_error",
