@@ -176,7 +176,8 @@ class ChangeCorrelation(Analysis):
     - `change_correlation.csv` with columns process, time, for grammars L, mean (spin), chi, sem
       (of chi), theory (of chi; NaN where none applies), count (of data), mean_sem, mean_theory,
       sem_within, length (xi, in sites; NaN where correlations do not add up to a positive
-      number), length_sem, length_theory, grammars. `sem` counts grammars as independent, or
+      number), length_sem, length_theory, grammars, decay (slope of ln C(r) against ln r),
+      decay_sem, decay_theory. `sem` counts grammars as independent, or
       blocks of data if there is one; `sem_within` is that of these grammars.
     - `change_correlation_distance.csv` with columns process, time, for grammars L, distance (the
       level of the common ancestor, or steps on the grid), length (in sites), correlation (C(r)),
@@ -324,6 +325,9 @@ def _columns(found: Measured, predicted: Correlation) -> Mapping[str, Any]:
         "length_sem": found.estimates.sem.length,
         "length_theory": predicted.length,
         "grammars": found.num_grammars,
+        "decay": found.estimates.estimate.decay,
+        "decay_sem": found.estimates.sem.decay,
+        "decay_theory": predicted.decay,
     }
 
 

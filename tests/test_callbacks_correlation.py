@@ -268,15 +268,21 @@ def test_images_have_spins_of_pixels_and_of_tokens(
 
 
 @pytest.mark.slow
-def test_tokens_of_a_transformer_are_patches(pipeline: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "layer", "side"),
+    [("test_vit", "blocks.5", 10), ("vit_base_patch32_clip_224.openai", "blocks.11", 7)],
+)
+def test_tokens_of_a_transformer_are_patches(
+    name: str, layer: str, side: int, pipeline: str, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
-    network = PretrainedClassifier("timm/test_vit", "random")
-    folder = image_predict(
-        tmp_path, sampler(pipeline, None), [ChangeCorrelation(TokenChanges(network, "blocks.5"))]
-    )
+    sites = TokenChanges(PretrainedClassifier(f"timm/{name}", "random"), layer)
+    model = sampler(pipeline, None, times=[0, 6])
+    folder = image_predict(tmp_path, model, [ChangeCorrelation(sites)], num_predict=4)
     table = pd.read_csv(folder / "change_correlation_distance.csv")
-    assert table["distance"].max() == 5  # 10 x 10 patches, without the class token
-    assert (table[table["distance"] == 0]["pairs"] == 100).all()
+    assert table["distance"].max() == side // 2
+    # Without the class token.
+    assert (table[table["distance"] == 0]["pairs"] == side**2).all()
 
 
 def test_tokens_of_a_grammars_layer_have_the_tree_above_them(tmp_path: Path) -> None:

@@ -119,9 +119,9 @@ def by_definition(x: np.ndarray, pairs: Pairs, sites: bool) -> Correlation:
         C = (spins - center).T @ (spins - center) / (num - 1)
         correlation = np.array([C[distances == k].mean() for k in range(len(pairs.counts))])
         off = C * (distances > 0)
-        found.append(
-            (spins.mean(), correlation, C.sum() / C.trace(), (weights * C).sum() / off.sum())
-        )
+        decay = np.polyfit(np.log(pairs.lengths[1:]), np.log(correlation[1:]), 1)[0]
+        chi, xi = C.sum() / C.trace(), (weights * C).sum() / off.sum()
+        found.append((spins.mean(), correlation, chi, xi, decay))
     return Correlation(*map(np.array, zip(*found, strict=True)))
 
 

@@ -174,3 +174,63 @@ def _draw_lengths(
     ax.set(xscale="log", yscale="log", xlabel=f"|{symbol} − {symbol}*|",
            ylabel=f"correlation length ξ ({unit})")  # fmt: skip
     ax.legend(fontsize="x-small", frameon=False)
+
+
+@dataclass(frozen=True)
+class Decay:
+    """The susceptibility of one experiment, and C(r)/C(0) at one time.
+
+    Attributes:
+        title: What the panels show.
+        xlabel: The label of the times.
+        times: Inversion times, shape (T,).
+        chi: Susceptibility, shape (T,).
+        chi_sem: Its standard error, shape (T,).
+        chi_theory: Its prediction, shape (T,); NaN where there is none.
+        lengths: Distances from 1 on, shape (distances,).
+        correlation: C(r)/C(0), shape (distances,).
+        correlation_sem: Its standard error, shape (distances,).
+        correlation_theory: Its prediction, shape (distances,); NaN where there is none.
+    """
+
+    title: str
+    xlabel: str
+    times: NDArray[np.floating]
+    chi: NDArray[np.floating]
+    chi_sem: NDArray[np.floating]
+    chi_theory: NDArray[np.floating]
+    lengths: NDArray[np.floating]
+    correlation: NDArray[np.floating]
+    correlation_sem: NDArray[np.floating]
+    correlation_theory: NDArray[np.floating]
+
+
+def control_figure(columns: Sequence[Decay], sentence: str) -> Figure:
+    """Draw several experiments side by side: chi above, C(r)/C(0) at the largest chi below.
+
+    Args:
+        columns: The experiments.
+        sentence: What the figure tells; its title.
+    """
+    figure = Figure(figsize=(3.7 * len(columns), 6.6), dpi=130, layout="constrained")
+    axes = figure.subplots(2, len(columns), squeeze=False)
+    for top, bottom, found in zip(*axes, columns, strict=True):
+        half = np.nan_to_num(found.chi_sem)
+        top.errorbar(found.times, found.chi, half, fmt="o-", markersize=3, linewidth=1)
+        top.plot(found.times, found.chi_theory, "k--", linewidth=0.9)
+        top.set(xlabel=found.xlabel, ylabel="susceptibility χ")
+        top.set_title(found.title, fontsize="medium")
+        y, error = found.correlation, np.nan_to_num(found.correlation_sem)
+        seen = y > error
+        bottom.errorbar(found.lengths[seen], y[seen], error[seen], fmt="o-", color="C1",
+                        markersize=3, linewidth=1)  # fmt: skip
+        bottom.plot(found.lengths, found.correlation_theory, "k--", linewidth=0.9)
+        bottom.set(xscale="log", yscale="log", xlabel="distance r",
+                   ylabel="C(r) / C(0) at the largest χ")  # fmt: skip
+        for ax in (top, bottom):
+            ax.grid(alpha=0.25, linewidth=0.6)
+    shown = [ax.get_ylim() for ax in axes[1]]
+    for ax in axes[1]:
+        ax.set_ylim(min(low for low, _ in shown), 1.3)
+    figure.suptitle(sentence, fontsize="medium")
+    return figure

@@ -24,7 +24,7 @@ from jaxtyping import Float64
 
 from lit_hier.gaussian import Distribution
 from lit_hier.inference import density_evolution, mean_field
-from lit_hier.metrics.functional.correlation import Correlation
+from lit_hier.metrics.functional.correlation import Correlation, fit_decay
 from lit_hier.processes import EpsilonNoise, GaussianNoise, NoiseProcess
 from lit_hier.rhm.parameters import GrammarParameters
 
@@ -254,9 +254,12 @@ def correlations(
     if isinstance(source, GrammarParameters) and mean_field_applies(process):
         v, n, m, s, L = source
         found = mean_field.correlations(times, v, m, s, L, n)
-        return Correlation(found.mean, found.correlation.T, found.susceptibility, found.length)
+        correlation = found.correlation.T
+        lengths = float(s) ** np.arange(L + 1)
+        decay = fit_decay(correlation, lengths, np.ones_like(correlation, dtype=bool))
+        return Correlation(found.mean, correlation, found.susceptibility, found.length, decay)
     unknown = np.full(len(times), np.nan)
-    return Correlation(unknown, unknown[:, None], unknown, unknown)
+    return Correlation(unknown, unknown[:, None], unknown, unknown, unknown)
 
 
 class Scaling(NamedTuple):

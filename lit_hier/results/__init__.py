@@ -2,7 +2,15 @@
 
 from lit_hier.results.averages import average_tables
 from lit_hier.results.comparison import compare_runs
+from lit_hier.results.correlations import compare_correlations
 from lit_hier.results.drawing import table_figure
 from lit_hier.results.runs import Run, read_run
 
-__all__ = ["Run", "average_tables", "compare_runs", "read_run", "table_figure"]
+__all__ = [
+    "Run",
+    "average_tables",
+    "compare_correlations",
+    "compare_runs",
+    "read_run",
+    "table_figure",
+]

@@ -12,7 +12,9 @@ its change), averages over data :math:`\langle \cdot \rangle` and d sites,
 over all ordered pairs, in :math:`\xi` up to the last distance before C(r) first falls below two of
 its standard errors. :math:`\chi` is the number of sites that change together, :math:`\xi` the
 mean distance of two sites, weighted by their correlation; on a tree, a distance is the number of
-leaves below the common ancestor. Covariances are divided by N - 1 for N data.
+leaves below the common ancestor. How C(r) decays is told by the slope of ln C(r) against ln r, by
+least squares over the same distances: the exponent of a power law, 0 for a C(r) that is flat.
+Covariances are divided by N - 1 for N data.
 
 With several grammars, covariances are those within each, averaged with equal weights before the
 ratios are taken. Errors are the jackknife's over grammars or, with one grammar, over blocks of its
@@ -47,12 +49,14 @@ class Correlation(NamedTuple):
         susceptibility: chi, shape (T,); NaN where no spin varies.
         length: xi in sites, shape (T,); NaN where the correlations do not add up to a positive
             number.
+        decay: Slope of ln C(r) against ln r, shape (T,); NaN for fewer than three distances.
     """
 
     mean: Float64[np.ndarray, " T"]
     correlation: Float64[np.ndarray, "T distances"]
     susceptibility: Float64[np.ndarray, " T"]
     length: Float64[np.ndarray, " T"]
+    decay: Float64[np.ndarray, " T"]
 
 
 class ChangeSums(NamedTuple):
@@ -200,8 +204,37 @@ def _ratios(
     positive = varies & (total > 1e-12)
     length = (near * pairs.lengths[1:cut]).sum(1) / np.where(positive, total, 1.0)
     return Correlation(
-        mean, correlation, np.where(varies, chi, np.nan), np.where(positive, length, np.nan)
+        mean,
+        correlation,
+        np.where(varies, chi, np.nan),
+        np.where(positive, length, np.nan),
+        fit_decay(correlation[:, :cut], pairs.lengths[:cut], reach[:, :cut]),
     )
+
+
+def fit_decay(
+    correlation: Float64[np.ndarray, "T distances"],
+    lengths: Float64[np.ndarray, " distances"],
+    reach: Bool[np.ndarray, "T distances"],
+) -> Float64[np.ndarray, " T"]:
+    """Fit the slope of ln C(r) against ln r by least squares, at each time.
+
+    Args:
+        correlation: C(r); the first distance, that of a site to itself, is left out.
+        lengths: Distances r.
+        reach: Which distances count; of these, those with C(r) > 0.
+
+    Returns:
+        The slope; NaN where fewer than three distances count.
+    """
+    kept = (reach & (correlation > 0))[:, 1:]
+    x = np.log(lengths[1:])
+    y = np.log(np.where(kept, correlation[:, 1:], 1.0))
+    num = np.maximum(kept.sum(1), 1)
+    away = np.where(kept, x - ((kept * x).sum(1) / num)[:, None], 0.0)
+    squares = (away**2).sum(1)
+    known = kept.sum(1) > 2
+    return np.where(known, (away * y).sum(1) / np.where(known, squares, 1.0), np.nan)
 
 
 def jackknife_error(
