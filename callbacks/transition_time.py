@@ -32,6 +32,7 @@ from lit_hier.metrics import (
     jackknife_error,
     peak,
     resampled_means,
+    significant_peak,
     steepest,
     transition,
 )
@@ -61,7 +62,8 @@ class TransitionTime(CurveAnalysis):
     - `steepest drop`: it falls most steeply.
     - `inversion, root below leaves`, `inversion, all levels`: the curve of the root falls below
       that of the leaves; every level's below that of the level under it.
-    - `peak of chi`: of the susceptibility of `ChangeCorrelation`.
+    - `peak of chi`: of the susceptibility of `ChangeCorrelation`, if it is significant, see
+      `lit_hier.metrics.significant_peak`.
     - `entropy rate`: the entropy of the class given x_t grows fastest.
     - `clones`: two independent samples of p(x_0 | x_t) agree in class halfway to chance. For a
       channel, such as strings, masking and Gaussian diffusion, they agree as often as the class is
@@ -276,14 +278,19 @@ class TransitionTime(CurveAnalysis):
 
     def _peak_of_chi(self, x: Floats) -> _Found:
         """Locate the maximum of the susceptibility."""
-        place = float(peak(x, self._chi.estimates.estimate.susceptibility))
-        without = [x.susceptibility for x in self._chi.estimates.without]
+        estimates = self._chi.estimates
+        place = significant_peak(
+            x, estimates.estimate.susceptibility, estimates.sem.susceptibility
+        )
+        without = [x.susceptibility for x in estimates.without]
         replicates = np.asarray(peak(x, np.stack(without)))
         sem = float(jackknife_error(replicates))
         fine = np.linspace(x[0], x[-1], _NUM_FINE)
         curve = self.changes.predict(self.sources[0], self.noise_process, fine).susceptibility
-        reason = "chi is largest at an end of the times" if math.isnan(place) else ""
-        return _Found(place, sem, float(peak(fine, curve)), reason)
+        by_theory = float(peak(fine, curve))
+        if math.isnan(place):
+            return _Found(place, theory=by_theory, reason="chi has no significant peak")
+        return _Found(place, sem, by_theory)
 
     def _chance(self, line: Line) -> float:
         """Return the share that is kept by chance."""

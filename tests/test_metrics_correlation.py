@@ -21,6 +21,7 @@ from lit_hier.metrics import (
     fit_exponent,
     jackknife_error,
     peak,
+    significant_peak,
     steepest,
 )
 
@@ -220,6 +221,15 @@ def test_a_peak_is_that_of_a_parabola(
 ) -> None:
     np.testing.assert_allclose(peak(x, curve(x)), place, atol=1e-12)
     np.testing.assert_allclose(peak(x, np.stack((curve(x), curve(x) * 2))), [place, place])
+
+
+def test_a_peak_is_significant_above_both_ends() -> None:
+    x, y = np.linspace(0, 1, 11), parabola(np.linspace(0, 1, 11))
+    assert significant_peak(x, y, np.full(11, 0.04)) == pytest.approx(0.43)
+    assert np.isnan(significant_peak(x, y, np.full(11, 0.05)))  # the first is 0.18 below
+    assert np.isnan(significant_peak(x, np.minimum(y, y[5]), np.full(11, np.nan)))
+    assert np.isnan(significant_peak(x[:2], y[:2], np.full(2, 0.0)))
+    assert significant_peak(x, np.r_[np.nan, y[1:]], np.full(11, 0.01)) == pytest.approx(0.43)
 
 
 def test_the_steepest_fall_and_rise() -> None:

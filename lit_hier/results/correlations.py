@@ -10,7 +10,7 @@ from pandas import DataFrame
 
 from lit_hier.errors import InputError
 from lit_hier.figures.correlation import Decay, control_figure
-from lit_hier.metrics import peak
+from lit_hier.metrics import significant_peak
 from lit_hier.results.drawing import x_axis
 from lit_hier.results.runs import Run
 
@@ -32,20 +32,18 @@ def compare_correlations(runs: Mapping[str, Run]) -> tuple[DataFrame, Figure]:
 
     Returns:
         A table with a row per run: model (its name), process, time (of the inversion times, the
-        one with the largest chi), chi, sem, peak (the place of the maximum, by a parabola; NaN
-        if chi is largest at an end of the times, so that there is none), decay (the slope of
-        ln C(r) against ln r at `time`), decay_sem, decay_theory, count; and the figure, a column
-        of panels per run.
+        one with the largest chi), chi, sem, decay (the slope of ln C(r) against ln r at this
+        time), decay_sem, decay_theory, count, peak (the place of the maximum; NaN if it is not
+        significant, see `lit_hier.metrics.significant_peak`); and the figure, a column of panels
+        per run.
 
     Raises:
         InputError: A run lacks a table, or has several depths or no known chi.
     """
     rows, columns = [], {}
     for name, run in runs.items():
-        table, distances = (
-            run.table("change_correlation"),
-            run.table("change_correlation_distance"),
-        )
+        table = run.table("change_correlation")
+        distances = run.table("change_correlation_distance")
         if table["time"].duplicated().any() or table["chi"].isna().all():
             raise InputError(
                 f"correlations: {run.folder} has no chi of one depth; compare runs of one depth"
@@ -53,8 +51,9 @@ def compare_correlations(runs: Mapping[str, Run]) -> tuple[DataFrame, Figure]:
         table = table.sort_values("time", ignore_index=True)
         times, chi = table["time"].to_numpy(float), table["chi"].to_numpy(float)
         largest = int(np.nanargmax(chi))
+        place = significant_peak(times, chi, table["sem"].to_numpy(float))
         top = {str(key): values.iloc[largest] for key, values in table.items()}
-        row = {"model": name, **{key: top[key] for key in _KEPT}, "peak": float(peak(times, chi))}
+        row = {"model": name, **{key: top[key] for key in _KEPT}, "peak": place}
         at_top = distances[(distances["time"] == top["time"]) & (distances["distance"] > 0)]
         own = distances[(distances["time"] == top["time"]) & (distances["distance"] == 0)]
         unit = float(own["correlation"].iloc[0])
@@ -79,5 +78,5 @@ def compare_correlations(runs: Mapping[str, Run]) -> tuple[DataFrame, Figure]:
 def _describe(name: str, row: Mapping[str, float]) -> str:
     place, decay, error = row["peak"], row["decay"], row["decay_sem"]
     where = f"peak at {place:.3g}" if math.isfinite(place) else "no peak"
-    slope = f"C(r) ~ r^({decay:.2f} ± {error:.2f})"
+    slope = f"C(r) ~ r^({decay:.3f} ± {error:.3f})"
     return f"{name}: {where}\n{slope if math.isfinite(decay + error) else 'C(r) is short'}"

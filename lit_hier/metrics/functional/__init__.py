@@ -16,7 +16,7 @@ from lit_hier.metrics.functional.histogram import histogram_update
 from lit_hier.metrics.functional.inversion import Inversion, curve_inversion, inversion
 from lit_hier.metrics.functional.moments import Moments, channel_moments, merge_moments
 from lit_hier.metrics.functional.pairs import GridPairs, Pairs, TreePairs
-from lit_hier.metrics.functional.places import peak, steepest
+from lit_hier.metrics.functional.places import peak, significant_peak, steepest
 from lit_hier.metrics.functional.scaling import Exponent, collapse_spread, fit_exponent
 from lit_hier.metrics.functional.similarity import (
     Per,
@@ -70,6 +70,7 @@ __all__ = [
     "mode_error",
     "peak",
     "resampled_means",
+    "significant_peak",
     "standardize",
     "standardized_cosine",
     "steepest",

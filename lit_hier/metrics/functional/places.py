@@ -1,9 +1,13 @@
 """Where a curve has its maximum, and where it falls or rises most steeply."""
 
+from typing import Final
+
 import numpy as np
 from jaxtyping import Float64, Real
 
 from lit_hier.metrics.functional.crossing import FloatOrArray
+
+_SIGNIFICANT: Final = 3.0  # standard errors
 
 
 def peak(x: Real[np.ndarray, " T"], y: Real[np.ndarray, "*shape T"]) -> FloatOrArray:
@@ -31,6 +35,30 @@ def peak(x: Real[np.ndarray, " T"], y: Real[np.ndarray, "*shape T"]) -> FloatOrA
         place = (before + at) / 2 - rise / (2 * curvature)
     found: FloatOrArray = np.where((k == inside) & (curvature < 0), place, np.nan)[()]
     return found
+
+
+def significant_peak(
+    x: Real[np.ndarray, " T"], y: Real[np.ndarray, " T"], sem: Real[np.ndarray, " T"]
+) -> float:
+    """Find the maximum of a measured curve, if the curve is lower at both of its ends.
+
+    Args:
+        x: Ascending, shape (T,).
+        y: Values, shape (T,); NaN is ignored.
+        sem: Their standard errors, shape (T,).
+
+    Returns:
+        The `peak`; NaN unless it is three standard errors of the difference above the first and
+        the last value that are known.
+    """
+    known = np.flatnonzero(np.isfinite(y))
+    if len(known) < 3:
+        return np.nan
+    top, ends = known[y[known].argmax()], known[[0, -1]]
+    height = y[top] - y[ends]
+    if not (height > _SIGNIFICANT * np.hypot(sem[top], np.nan_to_num(sem[ends]))).all():
+        return np.nan
+    return float(peak(x, y))
 
 
 def steepest(
