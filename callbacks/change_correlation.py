@@ -1,5 +1,6 @@
 """Correlated changes: how many sites change together, and over what distance."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -177,7 +178,8 @@ class ChangeCorrelation(Analysis):
       (of chi), theory (of chi; NaN where none applies), count (of data), mean_sem, mean_theory,
       sem_within, length (xi, in sites; NaN where correlations do not add up to a positive
       number), length_sem, length_theory, grammars, decay (slope of ln C(r) against ln r),
-      decay_sem, decay_theory. `sem` counts grammars as independent, or
+      decay_sem, decay_theory (over all distances), grammar_std (deviation of chi between
+      grammars; NaN for one). `sem` counts grammars as independent, or
       blocks of data if there is one; `sem_within` is that of these grammars.
     - `change_correlation_distance.csv` with columns process, time, for grammars L, distance (the
       level of the common ancestor, or steps on the grid), length (in sites), correlation (C(r)),
@@ -312,6 +314,8 @@ class ChangeCorrelation(Analysis):
 
 
 def _columns(found: Measured, predicted: Correlation) -> Mapping[str, Any]:
+    # The jackknife's error of an average over G grammars is their deviation over sqrt(G).
+    spread = math.sqrt(found.num_grammars) if found.num_grammars > 1 else math.nan
     return {
         "mean": found.estimates.estimate.mean,
         "chi": found.estimates.estimate.susceptibility,
@@ -328,6 +332,7 @@ def _columns(found: Measured, predicted: Correlation) -> Mapping[str, Any]:
         "decay": found.estimates.estimate.decay,
         "decay_sem": found.estimates.sem.decay,
         "decay_theory": predicted.decay,
+        "grammar_std": found.estimates.sem.susceptibility * spread,
     }
 
 

@@ -231,8 +231,10 @@ class TransitionTime(CurveAnalysis):
         places["peak of chi"] = self._peak_of_chi(x)
         known = self._has_latents
         unknown = _Found(math.nan, reason=_NO_POSTERIOR)
+        information = predicted.information  # ln n minus the entropy
+        by_theory = float(steepest(x, information[:, -1])) if information.size else math.nan
         places["entropy rate"] = (
-            found(lambda y: steepest(x, y, falling=False), entropy, math.nan, no_peak)
+            found(lambda y: steepest(x, y, falling=False), entropy, by_theory, no_peak)
             if known
             else unknown
         )

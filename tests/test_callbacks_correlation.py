@@ -1,5 +1,6 @@
 """Correlated changes, and places of the transition, in runs."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from conftest import every_datum, run_in
 from grammar_runs import RHM, network, predict, run
 from image_runs import Net, sampler
 from image_runs import predict as image_predict
-from torch import nn
+from torch import Tensor, nn
 
 from lit_hier.callbacks import (
     ChangeCorrelation,
@@ -24,6 +25,7 @@ from lit_hier.callbacks import (
 )
 from lit_hier.callbacks.analysis import Analysis
 from lit_hier.data import GaussianDataModule, RHMDataModule
+from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.gaussian import Distribution, GaussianMixture, GaussianRandomField
 from lit_hier.inference import theory
@@ -124,6 +126,7 @@ def test_the_closed_form_is_the_average_over_random_rules(
     times = [0.3, 0.5, 0.6, 0.7, 0.8]
     folder = bp_run(tmp_path, EpsilonNoise(), times, ChangeCorrelation(), rhm=rhm, num=200)
     table = pd.read_csv(folder / "change_correlation.csv")
+    np.testing.assert_allclose(table["grammar_std"], table["sem"] * 40**0.5)
     bound = tolerance * table["theory"] + 3 * table["sem"]
     assert (abs(table["chi"] - table["theory"]) < bound).all(), table
     assert (abs(table["mean"] - table["mean_theory"]) < 0.03 + 3 * table["mean_sem"]).all()
@@ -325,6 +328,33 @@ def test_invalid_arguments_are_rejected_before_a_run(
 def test_one_time_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^times: ChangeCorrelation draws curves; give at least"):
         bp_run(tmp_path, EpsilonNoise(), [0.5], ChangeCorrelation())
+
+
+class Odd(LeafChanges):
+    """Changes of data that differ from the first ones."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        self.change = change
+        self.calls = 0
+
+    def measure(self, record: ForwardBackward) -> list[Tensor]:
+        self.calls += 1
+        spins = super().measure(record)
+        return spins if self.calls == 1 else [self.change(x) for x in spins]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x[:, 1:], "^sites: sample 5 has 7 leaves, but the first one 8; give data of"),
+        (lambda x: x * float("nan"), "^sites: the changes at inversion time number 0 are NaN or"),
+    ],
+)
+def test_data_of_other_sizes_and_changes_that_are_not_finite_are_rejected(
+    change: Callable[[Tensor], Tensor], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        predict(tmp_path, ChangeCorrelation(Odd(change)), num=10, size=5)
 
 
 @pytest.mark.slow
