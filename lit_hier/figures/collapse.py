@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
 from lit_hier.metrics import Exponent
@@ -94,5 +95,7 @@ def _draw_widths(ax: Axes, found: Collapse) -> None:
     ax.set(xscale="log", yscale="log", xlabel="leaves $s^L$", ylabel="width of the transition")
     ax.set_xticks(size, [f"{x:.0f}" for x in size])
     ax.minorticks_off()
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    ax.yaxis.set_major_formatter("{x:g}")
     ax.grid(alpha=0.25, linewidth=0.6)
     ax.legend(fontsize="small", frameon=False)
