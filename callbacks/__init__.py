@@ -2,6 +2,8 @@
 
 from lit_hier.callbacks.belief_histogram import BeliefHistogram
 from lit_hier.callbacks.beliefs import Beliefs
+from lit_hier.callbacks.change_correlation import ChangeCorrelation
+from lit_hier.callbacks.changes import Changes, LeafChanges, PixelChanges, TokenChanges
 from lit_hier.callbacks.class_kept import ClassKept
 from lit_hier.callbacks.effective_noise import EffectiveNoise
 from lit_hier.callbacks.interpolation import Interpolation
@@ -11,17 +13,24 @@ from lit_hier.callbacks.reconstruction import Reconstruction
 from lit_hier.callbacks.sample_grid import SampleGrid
 from lit_hier.callbacks.similarity import ActivationSimilarity
 from lit_hier.callbacks.transition import Transition
+from lit_hier.callbacks.transition_time import TransitionTime
 
 __all__ = [
     "ActivationSimilarity",
     "BeliefHistogram",
     "Beliefs",
+    "ChangeCorrelation",
+    "Changes",
     "ClassKept",
     "EffectiveNoise",
     "Interpolation",
     "IterationMap",
+    "LeafChanges",
+    "PixelChanges",
     "Reconstruction",
     "SampleGrid",
     "TimeProgressBar",
+    "TokenChanges",
     "Transition",
+    "TransitionTime",
 ]

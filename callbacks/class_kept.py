@@ -92,6 +92,12 @@ class ClassKept(NetworkAnalysis):
             for k, name in enumerate(names)
         ]
 
+    def num_groups(self, curve: int) -> int:
+        """Count the classes at a depth, given the index of its curve; known once it has run."""
+        if curve < len(self._ancestors):
+            return len(self._ancestors[curve].unique())
+        return self.checked[-1].shape[1]
+
     def _check_logits(self, logits: Tensor) -> None:
         if logits.ndim != 2:
             raise InputError(

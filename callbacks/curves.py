@@ -172,6 +172,11 @@ class CurveAnalysis(Analysis):
             line: The curve.
         """
 
+    @property
+    def curves_name(self) -> str:
+        """The name of the table of curves."""
+        return self.name
+
     def curve_names(self) -> list[str]:
         """Name the measured curves, for the `.npz`."""
         return [line.name for line in self.lines()]
@@ -327,7 +332,7 @@ class CurveAnalysis(Analysis):
         self.add_samples(self.name, samples)
         for name, table in tables.items():
             self.add_table(name, table)
-        self.add_table(self.name, results.table)
+        self.add_table(self.curves_name, results.table)
         log_curves(trainer.loggers, self.charts(results), self.axis, self.times)
 
     def _summarize(

@@ -1,5 +1,6 @@
 """The place and the width of the transition at which the class is lost."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -29,9 +30,9 @@ from lit_hier.callbacks.reconstruction import (
     truth_panels,
 )
 from lit_hier.diffusion import ForwardBackward
-from lit_hier.figures import curve_figure, phase_figure
+from lit_hier.figures import Collapse, collapse_figure, curve_figure, phase_figure
 from lit_hier.inference import theory
-from lit_hier.metrics import transition
+from lit_hier.metrics import collapse_spread, fit_exponent, transition
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.processes import NoiseProcess
 
@@ -62,9 +63,18 @@ class Transition(CurveAnalysis):
     - `transition.npz` with the arrays `marginal`, `unchanged`, `largest` and `information` (time,
       curve, index), `time`, `curve`, `index`, `source`.
     - `phase_diagram.png`, for one depth and several m.
+    - `transition_collapse.csv`, for several depths, with a row per m: process, m, depths (their
+      number), exponent (nu, fitted to the widths, see `lit_hier.metrics.fit_exponent`),
+      exponent_sem, exponent_theory (nu as predicted), critical (the predicted transition), spread
+      (the largest distance of two curves at the same (time - critical) s^(L/nu), on the range that
+      all have), spread_theory (that of the theory's curves at these depths), exponent_of_theory
+      (the fit to the widths of the theory's curves). nu is the predicted one or, where it is
+      unknown, the fitted one.
+    - `transition_collapse.png`, likewise: these curves, and the widths with their fit.
 
     Logs to TensorBoard the curves that `Reconstruction` lists, as `transition/COLUMN`, and the
-    figure `phase_diagram`. The run's summary has the places and widths of all curves.
+    figures `phase_diagram` and `transition_collapse`. The run's summary has the places and widths
+    of all curves.
     """
 
     name = "transition"
@@ -114,7 +124,56 @@ class Transition(CurveAnalysis):
             for line, row in zip(results.lines, points, strict=True)
             for name in TRANSITION_NUMBERS
         }
-        return {**super().tables(results), f"{self.name}_points": self._table(results, points)}
+        table = self._table(results, points)
+        rows = [
+            {
+                "process": self.axis.process,
+                "m": m,
+                "depths": len(found.curves),
+                "exponent": found.exponent.value,
+                "exponent_sem": found.exponent.sem,
+                "exponent_theory": found.exponent_theory,
+                "critical": found.critical,
+                "spread": collapse_spread(found.scaled, found.curves),
+                "spread_theory": collapse_spread(found.scaled, found.theory),
+                "exponent_of_theory": found.exponent_of_theory.value,
+            }
+            for m, found in self._collapses(results, table).items()
+        ]
+        collapse = {f"{self.name}_collapse": DataFrame(rows)} if rows else {}
+        return {**super().tables(results), f"{self.name}_points": table, **collapse}
+
+    def _collapses(self, results: Results, points: DataFrame) -> dict[int, Collapse]:
+        """Scale the curves of several depths, by m."""
+        curves, bands = results.curves("marginal"), results.curves("sem")
+        predicted = results.curves("theory")
+        collapses = {}
+        for m in points["m"].unique().tolist():
+            group = points[points["m"] == m]
+            if len(group) < 2:
+                continue
+            lines = [results.lines[k] for k in group.index]
+            log_size = group["L"].to_numpy() * math.log(self.grammar(lines[0].source_indices[0]).s)
+            exponent = fit_exponent(log_size, *group[["width", "width_sem"]].to_numpy().T)
+            width = group["theory_width"].to_numpy()
+            nu = group["exponent"].iloc[0]
+            stretch = np.exp(log_size / (nu if math.isfinite(nu) else exponent.value))
+            names = [line.name for line in lines]
+            collapses[m] = Collapse(
+                names,
+                critical := self.critical_value(lines[0]),
+                [(results.x - critical) * factor for factor in stretch],
+                [curves[name] for name in names],
+                [bands[name] for name in names],
+                [predicted[name] for name in names],
+                log_size,
+                group["width"].to_numpy(),
+                group["width_sem"].to_numpy(),
+                exponent,
+                nu,
+                fit_exponent(log_size, width, np.full_like(width, np.nan)),
+            )
+        return collapses
 
     @property
     def _theory_process(self) -> NoiseProcess | None:
@@ -189,4 +248,9 @@ class Transition(CurveAnalysis):
                 theory.critical_line(grammar, self._theory_process),
                 labels=(results.xlabel, "s f", "probability of the true class"),
             )
+        collapses = self._collapses(results, points)
+        drawn = {m: found for m, found in collapses.items() if np.isfinite(found.scaled).all()}
+        if drawn:
+            ylabel = "probability of the true class"
+            figures[f"{self.name}_collapse"] = collapse_figure(drawn, self.axis.symbol, ylabel)
         return figures

@@ -26,6 +26,7 @@ class Purpose(IntEnum):
     DATA = 2
     TRAINING = 3
     VALIDATION = 4
+    CLONE = 5
 
 
 def uniform(seed: int, purpose: Purpose, index: Tensor, time: float, num: int) -> Tensor:

@@ -62,12 +62,17 @@ PREDICTIONS: dict[str, tuple[str, ...]] = {
     "fig11_14": ("-c", f"{CONFIGS}/fast.yaml", *OTHER_ANALYSES),
     "fig15": SMALL_RHM,
     "transition": (*SMALL_RHM, "--data.init_args.rhm.init_args.num_layers=[3,4]"),
+    "correlations": SMALL_RHM,
+    "collapse": (*SMALL_RHM, "--data.init_args.rhm.init_args.num_layers=[3,4]"),
+    "transition_time": SMALL_RHM,
     "gaussian_field": (*FEW, "--data.init_args.num_test=9"),
     "gaussian_mixture": (*FEW, "--data.init_args.num_test=2"),
     "digits": (*FEW_DIGITS, "--model.init_args.num_steps=4"),
     "digits_bands": DIGITS,  # replays the samples of `digits`
+    "correlations_digits": DIGITS,
     "fig2": (),
     "fig16": (),
+    "correlations_imagenet": (),
 }
 IMAGES = (
     "--data.init_args.held_out.init_args.root=val",
@@ -82,6 +87,10 @@ SMALLER = {
     "wide_resnet50_2, weights: IMAGENET1K_V2": "resnet18, weights: random",
     "resnet152, weights: IMAGENET1K_V2": "resnet18, weights: random",
 }
+SMALLER_TOKENS = {
+    "timm/vit_base_patch32_clip_224.openai": "timm/test_vit, weights: random",
+    "blocks.11": "blocks.5",
+}
 
 
 def prepare(folder: Path) -> None:
@@ -91,10 +100,12 @@ def prepare(folder: Path) -> None:
         noise = np.random.default_rng(k).integers(0, 256, (12, 10, 3), dtype=np.uint8)
         Image.fromarray(noise).save(folder / f"val/{wnid}/0.JPEG")
     random_pipeline(folder / "pipeline", channels=3)
-    for name in ("fig2", "fig16"):
+    for name in ("fig2", "fig16", "correlations_imagenet"):
         text = (CONFIGS / f"{name}.yaml").read_text()
         for long, short in SMALLER.items():
             text = text.replace(f"torchvision/{long}", f"torchvision/{short}")
+        for long, short in SMALLER_TOKENS.items():
+            text = text.replace(long, short)
         (folder / f"{name}.yaml").write_text(text)
 
 
@@ -105,8 +116,8 @@ def command(name: str) -> list[str]:
     if name == "fig2":
         steps = ("--model.init_args.pretrained=pipeline", "--model.init_args.num_steps=4")
         return ["predict", "-c", "fig2.yaml", *IMAGES, *steps, "--model.init_args.times=[0,1,4]"]
-    if name == "fig16":
-        return ["predict", "-c", "fig16.yaml", *IMAGES]
+    if name in ("fig16", "correlations_imagenet"):
+        return ["predict", "-c", f"{name}.yaml", *IMAGES]
     return ["predict", "-c", f"{CONFIGS}/{name}.yaml", *PREDICTIONS[name]]
 
 

@@ -216,7 +216,7 @@ def test_shells_complete_commands_options_classes_and_configs(
         "predict --model.init_args.process Eps": "EpsilonNoise",
         "fit -c demo --trainer.max_ep": "--trainer.max_epochs",
         "fit --data RHM": "RHMDataModule",
-        "predict -c transi": "transition",
+        "predict -c transition_": "transition_time",
         "predict --check": "--check-only",
         "configs gaussian_f": "gaussian_field",
     }

@@ -30,7 +30,7 @@ def test_figures_2_and_16_have_every_layer_and_time(
 ) -> None:
     prepare(tmp_path)
     with inside(tmp_path):
-        for arguments in (fig2, command("fig16")):
+        for arguments in (fig2, command("fig16"), command("correlations_imagenet")):
             given = ["lit-hier", *arguments, "--trainer.enable_progress_bar=false"]
             with patch.object(sys, "argv", given):
                 main()
@@ -47,4 +47,9 @@ def test_figures_2_and_16_have_every_layer_and_time(
         assert (layers[0], layers[-1], len(layers)) == (first, last, number)
         assert sorted({float(row["time"]) for row in table}) == list(times)
         assert {row["count"] for row in table} == {"3"}
+    folder = tmp_path / "logs/correlations_imagenet/version_0"
+    for name, furthest in (("", 4), ("_tokens", 5)):  # 8 x 8 pixels, 10 x 10 patches
+        with (folder / f"change_correlation{name}_distance.csv").open() as file:
+            assert max(float(row["distance"]) for row in csv.DictReader(file)) == furthest
+    assert "half" in (folder / "transition_time.csv").read_text()
     assert len(list((tmp_path / f"logs/fig2/samples/k_{times[-1]:04}").iterdir())) == 3

@@ -1,3 +1,6 @@
+import itertools
+import math
+
 import numpy as np
 import pytest
 
@@ -120,3 +123,81 @@ def test_invalid_parameters() -> None:
         mean_field.marginals((0.5, 1.5), 32, 8, 2, 10)
     with pytest.raises(InputError, match="L is 0"):
         mean_field.marginals(0.5, 32, 8, 2, 0)
+
+
+def patterns(p: float, v: int, m: int, s: int) -> dict[bool, dict[tuple[bool, ...], float]]:
+    """Return the probability of which children are unchanged, if the parent is and if not.
+
+    The parent's other m - 1 rules, or those of another parent, have j of s true symbols as often
+    as random tuples that are not the true one.
+    """
+    q = (1 - p) / (v - 1)
+    weights: dict[bool, dict[tuple[bool, ...], float]] = {}
+    for parent in (True, False):
+        found = {}
+        for pattern in itertools.product((True, False), repeat=s):
+            j = sum(pattern)
+            tuples = (v - 1) ** (s - j) / (v**s - 1)
+            weight = (m - 1 if parent else m) * tuples * p**j * q ** (s - j)
+            found[pattern] = (p**s if parent else 0.0) if j == s else weight
+        total = sum(found.values())
+        weights[parent] = {pattern: weight / total for pattern, weight in found.items()}
+    return weights
+
+
+@pytest.mark.parametrize("parameters", [(8, 3, 2, 2, 8), (5, 4, 3, 2, 3), (4, 2, 2, 3, 7)])
+@pytest.mark.parametrize("epsilon", [0.2, 0.6, 0.95])
+def test_correlations_are_those_of_all_outcomes(
+    parameters: tuple[int, ...], epsilon: float
+) -> None:
+    v, m, s, L, n = parameters
+    up = mean_field.beliefs(np.array([epsilon]), v, m, s, L, n)[0]
+    outcomes = {(True,): float(up[L][0]), (False,): 1 - float(up[L][0])}
+    for level in range(L - 1, -1, -1):
+        laws = patterns(float(up[level][0]), v, m, s)
+        finer: dict[tuple[bool, ...], float] = {}
+        for nodes, weight in outcomes.items():
+            for children in itertools.product(*(laws[node].items() for node in nodes)):
+                chance = weight * math.prod(x for _, x in children)
+                leaves = tuple(itertools.chain(*(pattern for pattern, _ in children)))
+                finer[leaves] = finer.get(leaves, 0.0) + chance
+        outcomes = finer
+    spins = np.array([[-1 if leaf else 1 for leaf in leaves] for leaves in outcomes])
+    weights = np.array(list(outcomes.values()))
+    mean = float(weights @ spins.mean(1))
+    covariance = (weights[:, None] * spins).T @ spins - mean**2
+    found = mean_field.correlations(epsilon, v, m, s, L, n)
+    assert found.mean == pytest.approx(mean)
+    assert found.correlation == pytest.approx([covariance[0, s**k - 1] for k in range(L + 1)])
+    assert found.susceptibility == pytest.approx(covariance.sum() / covariance.trace())
+    sizes = np.array([0, *(s**k for k in range(1, L + 1) for _ in range(s**k - s ** (k - 1)))])
+    assert found.length == pytest.approx(sizes @ covariance[0] / covariance[0, 1:].sum())
+
+
+def test_known_correlations() -> None:
+    found = mean_field.correlations([0.6, 0.72, 0.76, 0.8], 32, 8, 2, 8)
+    assert found.susceptibility == pytest.approx([2.11, 6.31, 4.21, 2.52], abs=0.005)
+    ratios = found.correlation[1:5, 1] / found.correlation[0, 1]
+    assert ratios == pytest.approx([0.634, 0.322, 0.168, 0.086], abs=0.01)
+    assert mean_field.correlation_decay(32, 8, 2).growth == pytest.approx(1.040, abs=5e-4)
+    assert mean_field.correlation_decay(16, 4, 2).growth == pytest.approx(0.925, abs=5e-4)
+    none = mean_field.correlation_decay(4, 4, 2)  # no transition
+    assert np.isnan(none).all()
+    certain = mean_field.correlations([0.0, 1.0], 8, 2, 2, 3)
+    assert np.isnan(certain.susceptibility[0])
+    assert certain.mean[0] == -1
+    assert np.isfinite(certain.susceptibility[1])
+
+
+@pytest.mark.parametrize("grammar", [(32, 8, 2), (16, 4, 2), (8, 16, 3)])
+def test_correlations_decay_by_a_factor_per_level_at_the_transition(
+    grammar: tuple[int, int, int],
+) -> None:
+    v, m, s = grammar
+    decay = mean_field.correlation_decay(v, m, s)
+    epsilon = mean_field.critical_epsilon(v, m, s)
+    correlation = mean_field.correlations(epsilon, v, m, s, 24).correlation
+    steps = correlation[7:14] / correlation[6:13]
+    assert steps == pytest.approx(np.full(7, decay.factor**2), rel=0.03)
+    assert decay.growth == pytest.approx(s * decay.factor**2)
+    assert s**decay.exponent == pytest.approx(decay.factor**2)

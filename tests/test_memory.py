@@ -22,6 +22,7 @@ from lit_hier.callbacks import (
     ActivationSimilarity,
     BeliefHistogram,
     Beliefs,
+    ChangeCorrelation,
     EffectiveNoise,
     IterationMap,
     Reconstruction,
@@ -82,6 +83,7 @@ def test_a_run_on_a_grammar_retains_no_record(tmp_path: Path) -> None:
     network = grammars.network()
     analyses: list[Callback] = [ActivationSimilarity(network, ["layers.*", "readout"])]
     analyses += [Reconstruction(), Beliefs(), BeliefHistogram(0.4), IterationMap()]
+    analyses += [ChangeCorrelation()]
     trainer = Trainer(
         accelerator="cpu",
         callbacks=[*analyses, EffectiveNoise(), census],

@@ -15,8 +15,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lit_hier.cli import main
 
 TRAINED = ("demo_classifier", "digits_ddpm", "digits_classifier")
-# An idle process; data without a grammar; a trained network; stored samples.
-PREDICTED = ("fig11_14", "gaussian_mixture", "demo", "digits")
+# An idle process; data without a grammar; a trained network; stored samples; sums over samples.
+PREDICTED = (
+    *("fig11_14", "gaussian_mixture", "demo", "digits", "correlations_digits", "collapse"),
+    "transition_time",
+)
 
 
 def curves(folder: Path, name: str) -> dict[str, list[float]]:

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from grammar_runs import predict
@@ -19,6 +20,7 @@ from lit_hier.io.tables import write_table
 from lit_hier.results import (
     Run,
     average_tables,
+    compare_correlations,
     compare_runs,
     compare_tables,
     comparison_figure,
@@ -415,3 +417,45 @@ def test_an_estimate_extrapolates_the_first_batch(
     assert found
     assert float(found[1]) > 0
     assert float(found[2]) > 0
+
+
+def write_correlations(folder: Path, ends: float, slope: float) -> Run:
+    """Write a run whose chi is 9 at time 0.5 and falls to `ends`; at 0.5 C(r) has a slope."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text("{}")
+    known: dict[str, object] = {"process": "epsilon", "sem": 0.2, "theory": np.nan, "count": 40}
+    chi = 9 - (9 - ends) * abs(2 * TIMES - 1)
+    decay = {"decay": slope, "decay_sem": 0.01, "decay_theory": np.nan}
+    write_table(
+        folder, "change_correlation", DataFrame(known | {"time": TIMES, "chi": chi} | decay)
+    )
+    r = np.tile([0.0, 1.0, 2.0, 4.0], len(TIMES))
+    columns = {"time": np.repeat(TIMES, 4), "distance": r, "length": r}
+    correlation = 0.5 * np.maximum(r, 1) ** slope
+    table = DataFrame(known | columns | {"correlation": correlation})
+    write_table(folder, "change_correlation_distance", table)
+    return read_run(folder)
+
+
+def test_correlations_of_several_runs_are_put_side_by_side(tmp_path: Path) -> None:
+    runs = {
+        "tree": write_correlations(tmp_path / "tree", 1.0, -1.0),
+        "field": write_correlations(tmp_path / "field", 8.9, -2.0),
+    }
+    table, figure = compare_correlations(runs)
+    assert list(table["model"]) == ["tree", "field"]
+    assert (table["time"] == 0.5).all()
+    assert (table["chi"] == 9).all()
+    assert list(table["decay"]) == [-1.0, -2.0]
+    np.testing.assert_allclose(table["peak"], [0.5, np.nan])
+    titles = [ax.get_title() for ax in figure.axes[:2]]
+    assert titles == [
+        "tree: peak at 0.5\nC(r) ~ r^(-1.000 ± 0.010)",
+        "field: no peak\nC(r) ~ r^(-2.000 ± 0.010)",
+    ]
+    assert "does not show a hierarchy" in figure.get_suptitle()
+    deep = runs["tree"].table("change_correlation")
+    (tmp_path / "tree/change_correlation.csv").unlink()
+    write_table(tmp_path / "tree", "change_correlation", DataFrame(pd.concat([deep, deep])))
+    with pytest.raises(InputError, match=r"^correlations: .* has no chi of one depth; compare"):
+        compare_correlations({"tree": read_run(tmp_path / "tree")})

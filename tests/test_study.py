@@ -43,6 +43,9 @@ def test_the_studies_of_this_package_can_be_read() -> None:
     processes = read_study(ROOT / "configs" / "processes.yaml")
     assert len(processes.combinations) == 8
     assert processes.comparison is not None
+    controls = read_study(ROOT / "configs" / "controls.yaml")
+    labels = ["rhm", "field", "mixture-2", "mixture-16"]
+    assert [x.choices[controls.correlations] for x in controls.combinations] == labels
 
 
 def test_commands_are_built_from_the_study(tmp_path: Path) -> None:
@@ -111,6 +114,11 @@ def test_every_value_is_in_a_combination_that_is_checked(tmp_path: Path) -> None
         (
             {"compare": {"tables": ["x"], "panels": {}, "lines": "network"}},
             r"compare\.panels: \{\} is not a list of names",
+        ),
+        ({"correlations": "rules"}, r"correlations: vary has rules, network; leave only rules"),
+        (
+            {"correlations": "ruls", "vary": {"rules": RULES}, "average": {"tables": ["x"]}},
+            r"correlations: ruls \(did you mean rules\?\) is not one of rules",
         ),
     ],
 )  # fmt: skip

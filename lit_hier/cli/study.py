@@ -350,7 +350,13 @@ def summarize(study: Study, folder: Path, runs: Sequence[Path]) -> None:
         InputError: A run lacks a table, or tables do not fit together.
     """
     from lit_hier.figures import figure_style
-    from lit_hier.results import average_tables, compare_runs, read_run, table_figure
+    from lit_hier.results import (
+        average_tables,
+        compare_correlations,
+        compare_runs,
+        read_run,
+        table_figure,
+    )
 
     opened = [read_run(run) for run in runs]
     choices = [combination.choices for combination in study.combinations]
@@ -372,6 +378,12 @@ def summarize(study: Study, folder: Path, runs: Sequence[Path]) -> None:
             write_table(folder, "compare", table)
             write_figure(folder, "compare", figure)
             written.append("compare")
+        if study.correlations:
+            labels = [x[study.correlations] for x in choices]
+            table, figure = compare_correlations(dict(zip(labels, opened, strict=True)))
+            write_table(folder, "correlations", table)
+            write_figure(folder, "correlations", figure)
+            written.append("correlations")
     for name in written:
         _say(f"table    {folder / name}.csv\nfigure   {folder / name}.png")
 

@@ -19,7 +19,7 @@ _HINT: Final = "give a study such as configs/fig8_ensemble.yaml"
 _MAX_COMBINATIONS: Final = 1000
 _LABEL: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,60}", re.ASCII)  # the name of a folder, too
 _ARGUMENT: Final = re.compile(r"[A-Za-z_][\w.]*\+?", re.ASCII)
-_SECTIONS: Final = ("runs", "vary", "name", "average", "compare")
+_SECTIONS: Final = ("runs", "vary", "name", "average", "compare", "correlations")
 
 Arguments = Mapping[str, Any]
 """Values by the dotted name of the argument that they set."""
@@ -109,6 +109,7 @@ class Study:
         axes: What varies: arguments by label, by axis.
         averages: What is averaged over combinations, if anything.
         comparison: What is laid over each other, if anything.
+        correlations: The axis whose runs' correlated changes are put side by side; empty for none.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Study:
     axes: Mapping[str, Mapping[str, Arguments]]
     averages: Averages | None = None
     comparison: Comparison | None = None
+    correlations: str = ""
     combinations: tuple[Combination, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -167,6 +169,7 @@ def read_study(path: Path) -> Study:
         axes,
         _averages(content["average"], axes) if "average" in content else None,
         _comparison(content["compare"], axes) if "compare" in content else None,
+        _correlations(content["correlations"], axes) if "correlations" in content else "",
     )
 
 
@@ -225,6 +228,13 @@ def _comparison(value: Any, axes: Collection[str]) -> Comparison:
         )
     theory = _text(given, "theory") if "theory" in given else ""
     return Comparison(_texts(given["tables"], "compare.tables"), panels, lines, theory)
+
+
+def _correlations(value: Any, axes: Collection[str]) -> str:
+    axis = _choice(value, "correlations", axes)
+    if len(axes) > 1:
+        raise InputError(f"correlations: vary has {', '.join(axes)}; leave only {axis}")
+    return axis
 
 
 def _mapping(

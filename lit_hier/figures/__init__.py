@@ -1,5 +1,6 @@
 """Drawing: from arrays to matplotlib figures."""
 
+from lit_hier.figures.collapse import Collapse, collapse_figure
 from lit_hier.figures.curves import Panel, curve_figure, level_figure
 from lit_hier.figures.grids import grid_figure
 from lit_hier.figures.histograms import histogram_figure
@@ -9,9 +10,11 @@ from lit_hier.figures.phase_diagram import phase_figure
 from lit_hier.figures.style import figure_style
 
 __all__ = [
+    "Collapse",
     "MapCurve",
     "OverlaidCurve",
     "Panel",
+    "collapse_figure",
     "curve_figure",
     "figure_style",
     "grid_figure",

@@ -78,3 +78,7 @@ class Distribution(ABC):
     def class_theory(self, time: float) -> float:
         """Return the expected posterior probability of the true class; NaN if unknown."""
         return 1.0 if self.num_classes == 1 else math.nan
+
+    def speciation_time(self) -> float:
+        """Return the diffusion time at which classes split; NaN if there are none."""
+        return math.nan

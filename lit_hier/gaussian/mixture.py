@@ -100,3 +100,13 @@ class GaussianMixture(Distribution):
         nodes, weights = normal_quadrature(2001)
         odds = np.clip(delta**2 / 2 + delta * nodes, -700, 700)
         return float(weights @ (1 / (1 + np.exp(-odds))))
+
+    def speciation_time(self) -> float:
+        r"""Return :math:`\frac{1}{2} \ln \Lambda`, the diffusion time at which classes split.
+
+        :math:`\Lambda` is the variance within a class, 1, plus the largest eigenvalue of the
+        covariance of the means.
+        """
+        centered = (self.means - self.means.mean(0)).flatten(1)
+        largest = torch.linalg.matrix_norm(centered, ord=2).item() ** 2 / self.num_classes
+        return 0.5 * math.log(1 + largest)

@@ -289,3 +289,149 @@ def _unwrap(x: FloatOrArray) -> FloatOrArray:
     """Convert an array without axes to a scalar."""
     unwrapped: FloatOrArray = np.asarray(x)[()]
     return unwrapped
+
+
+class Correlations(NamedTuple):
+    """Correlated changes of the leaves: see `correlations`.
+
+    Attributes:
+        mean: Mean spin mu, shape (...).
+        correlation: C_l of two leaves whose common ancestor is at level l, shape (L + 1, ...);
+            C_0 is the variance of a spin.
+        susceptibility: chi, shape (...); NaN where no spin varies.
+        length: Correlation length in leaves, shape (...); NaN likewise.
+    """
+
+    mean: Float64[np.ndarray, "*shape"]
+    correlation: Float64[np.ndarray, " levels *shape"]
+    susceptibility: Float64[np.ndarray, "*shape"]
+    length: Float64[np.ndarray, "*shape"]
+
+
+class CorrelationDecay(NamedTuple):
+    """How correlations decay at the transition; NaN if there is none.
+
+    Attributes:
+        factor: lambda, by which a level reduces the difference that a changed ancestor makes.
+        growth: s lambda^2, by which a level multiplies the susceptibility: as L grows this
+            diverges if it is above 1, and saturates if it is below.
+        exponent: 2 ln lambda / ln s: C ~ r^exponent at the distance of r leaves.
+    """
+
+    factor: FloatOrArray
+    growth: FloatOrArray
+    exponent: FloatOrArray
+
+
+def correlations(
+    epsilon: Numbers, v: Numbers, m: Numbers, s: Numbers, L: int, n: Numbers | None = None
+) -> Correlations:
+    r"""Correlations of the leaves' changes between x_start and a posterior sample.
+
+    The spin of a leaf is 1 if it changed, -1 if not. The posterior sample is drawn from the root,
+    which is unchanged with probability :math:`p^{(L)}`, to the leaves, with a rule per node. If a
+    node changed, its s children are unchanged independently, each with the belief p of their
+    level, given that not all are: no other parent has the true tuple. If it is unchanged, its
+    rule is the true one with probability
+
+    .. math:: w = \frac{p^s}{p^s + f \frac{m - 1}{m v - 1} (1 - p^s)}
+
+    and else as if it had changed. The expected spin of a leaf given an ancestor's state, and the
+    probability of a state, follow by recursion over the levels; their products give
+
+    .. math::
+       C_l = \mathrm{Cov}(\sigma_i, \sigma_j), \qquad
+       \chi = \frac{1}{C_0} \sum_j C_{ij}, \qquad
+       \xi = \frac{\sum_{j \ne i} s^{l(i, j)} C_{ij}}{\sum_{j \ne i} C_{ij}}
+
+    with the common ancestor of leaves i and j at level :math:`l(i, j)`, above
+    :math:`s^l` leaves.
+
+    Source: the definitions of Sclocchi, Favero, Levi, Wyart, "Probing the latent hierarchical
+    structure of data via diffusion models" (2024), in the approximation of Eq. 38.
+
+    Args:
+        epsilon: Noise in [0, 1].
+        v: Symbols in the alphabet.
+        m: Synonyms, rules per symbol.
+        s: Branching.
+        L: Depth, at least 1.
+        n: Classes, v by default.
+
+    Raises:
+        InputError: As for `beliefs`.
+    """
+    up, _ = beliefs(epsilon, v, m, s, L, n)
+    levels = [_Children.of(p, v, m, s) for p in up[:-1]]
+    spins = [np.stack((np.ones_like(up[0]), -np.ones_like(up[0])))]  # if changed, if unchanged
+    for below in levels:
+        spins.append(below.mean(spins[-1]))
+    probability = np.stack((1 - up[-1], up[-1]))
+    mean = (probability * spins[-1]).sum(0)
+    products: list[Float64[np.ndarray, ...]] = []
+    for below, spin in zip(reversed(levels), reversed(spins[:-1]), strict=True):
+        products.append((probability * below.product(spin)).sum(0))
+        unchanged = (probability * below.single).sum(0)
+        probability = np.stack((1 - unchanged, unchanged))
+    correlation = np.stack([np.ones_like(mean), *reversed(products)]) - mean**2
+    branching = np.broadcast_to(np.asarray(s, dtype=np.float64), mean.shape)
+    level = np.arange(1, L + 1).reshape(-1, *(1,) * mean.ndim)
+    size = branching**level
+    joint = (size - size / branching) * correlation[1:]  # summed over the leaves of a level
+    with np.errstate(divide="ignore", invalid="ignore"):
+        susceptibility = np.where(correlation[0] > 0, 1 + joint.sum(0) / correlation[0], np.nan)
+        length = np.where(joint.sum(0) > 0, (size * joint).sum(0) / joint.sum(0), np.nan)
+    return Correlations(mean, correlation, susceptibility, length)
+
+
+def correlation_decay(v: Numbers, m: Numbers, s: Numbers) -> CorrelationDecay:
+    """Return how correlations decay with the distance at p*: see `correlations`."""
+    p = fixed_points(v, m, s).belief[1]
+    changed, unchanged = _Children.of(p, v, m, s).single
+    factor, branching = unchanged - changed, np.asarray(s, dtype=np.float64)
+    exponent = 2 * np.log(factor) / np.log(branching)
+    return CorrelationDecay(*map(_unwrap, (factor, branching * factor**2, exponent)))
+
+
+class _Children(NamedTuple):
+    """Probabilities of a node's children, if it changed and if it is unchanged: shape (2, ...).
+
+    Attributes:
+        single: A child is unchanged.
+        both: Two children are unchanged.
+    """
+
+    single: Float64[np.ndarray, " 2 *shape"]
+    both: Float64[np.ndarray, " 2 *shape"]
+
+    @classmethod
+    def of(cls, p: Numbers, v: Numbers, m: Numbers, s: Numbers) -> "_Children":
+        """Compute them from the children's belief."""
+        grammar = _Grammar.of(v, m, s)
+        p, s_ = np.broadcast_arrays(np.asarray(p, dtype=np.float64), grammar.s)
+        intact, broken = p**s_, -np.expm1(s_ * np.log(p))
+        # Given that one child at least changed; the limits are those of p = 1.
+        safe = np.where(broken > 0, broken, 1.0)
+        single = np.where(broken > 0, -p * np.expm1((s_ - 1) * np.log(p)) / safe, (s_ - 1) / s_)
+        both = np.where(broken > 0, -(p**2) * np.expm1((s_ - 2) * np.log(p)) / safe, (s_ - 2) / s_)
+        true_rule = intact / (intact + grammar.synonym_density * broken)
+        return cls(
+            np.stack((single, true_rule + (1 - true_rule) * single)),
+            np.stack((both, true_rule + (1 - true_rule) * both)),
+        )
+
+    def mean(self, values: Float64[np.ndarray, " 2 *shape"]) -> Float64[np.ndarray, " 2 *shape"]:
+        """Average what a child has if it changed and if it is unchanged."""
+        changed, unchanged = values
+        return np.asarray(changed + self.single * (unchanged - changed))
+
+    def product(
+        self, values: Float64[np.ndarray, " 2 *shape"]
+    ) -> Float64[np.ndarray, " 2 *shape"]:
+        """Average the product over two children."""
+        changed, unchanged = values
+        mixed = self.single - self.both
+        neither = 1 - 2 * self.single + self.both
+        return np.asarray(
+            self.both * unchanged**2 + 2 * mixed * changed * unchanged + neither * changed**2
+        )

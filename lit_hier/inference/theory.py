@@ -17,14 +17,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 
 from lit_hier.gaussian import Distribution
 from lit_hier.inference import density_evolution, mean_field
-from lit_hier.processes import EpsilonNoise, NoiseProcess
+from lit_hier.metrics.functional.correlation import Correlation, fit_decay
+from lit_hier.processes import EpsilonNoise, GaussianNoise, NoiseProcess
 from lit_hier.rhm.parameters import GrammarParameters
 
 QUANTITIES: Final = ("upward", "downward", "marginal", "largest", "information")
@@ -250,6 +251,75 @@ def effective_noise(
         epsilon(t), float64, shape (T,).
     """
     return np.array([process.effective_noise(time, v) for time in times], dtype=np.float64)
+
+
+def correlations(
+    source: GrammarParameters | Distribution | None,
+    process: NoiseProcess | None,
+    times: Float64[np.ndarray, " T"],
+) -> Correlation:
+    """Predict correlated changes of the leaves; NaN where no theory applies.
+
+    Returns:
+        See `lit_hier.metrics.Correlation`; for a grammar, one distance per level of the common
+        ancestor, else one.
+    """
+    if isinstance(source, GrammarParameters) and mean_field_applies(process):
+        v, n, m, s, L = source
+        found = mean_field.correlations(times, v, m, s, L, n)
+        correlation = found.correlation.T
+        lengths = float(s) ** np.arange(L + 1)
+        decay = fit_decay(correlation, lengths, np.ones_like(correlation, dtype=bool))
+        return Correlation(found.mean, correlation, found.susceptibility, found.length, decay)
+    unknown = np.full(len(times), np.nan)
+    return Correlation(unknown, unknown[:, None], unknown, unknown, unknown)
+
+
+class Scaling(NamedTuple):
+    """How correlated changes of leaves scale at the transition; NaN where no theory applies.
+
+    Attributes:
+        exponent: nu.
+        stretch: s^(L/nu): curves of all depths are functions of the time's distance from the
+            transition times this number.
+        growth: The sum of (s lambda^2)^l over the levels l = 0 to L: the susceptibility is
+            proportional to it. As L grows it becomes proportional to (s lambda^2)^L if
+            s lambda^2 > 1, which takes many levels near 1, and saturates if not.
+    """
+
+    exponent: float
+    stretch: float
+    growth: float
+
+
+def scaling(
+    source: GrammarParameters | Distribution | None, process: NoiseProcess | None
+) -> Scaling:
+    """Return how correlated changes scale with the depth."""
+    if not isinstance(source, GrammarParameters) or not mean_field_applies(process):
+        return Scaling(math.nan, math.nan, math.nan)
+    v, _, m, s, L = source
+    exponent = critical_exponent(source, process)
+    growth = float(mean_field.correlation_decay(v, m, s).growth)
+    return Scaling(exponent, s ** (L / exponent), sum(growth**level for level in range(L + 1)))
+
+
+def speciation_time(
+    source: GrammarParameters | Distribution | None, process: NoiseProcess | None
+) -> float:
+    r"""Return the diffusion time at which the classes of a distribution split.
+
+    It is :math:`t_S = \frac{1}{2} \ln \Lambda`, with :math:`\Lambda` the largest eigenvalue of the
+    covariance of the data. Source: Biroli, Bonnaire, de Bortoli, Mezard, "Dynamical regimes of
+    diffusion models" (2024).
+
+    Returns:
+        The time; NaN if there are no classes, their means coincide, as those of the RHM do,
+        :math:`\Lambda < 1`, or the process is not Gaussian diffusion.
+    """
+    if not isinstance(source, Distribution) or not isinstance(process, GaussianNoise):
+        return math.nan
+    return source.speciation_time()
 
 
 def leaf_information(

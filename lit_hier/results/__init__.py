@@ -7,12 +7,14 @@ from lit_hier.results.comparison import (
     comparison_figure,
     find_transitions,
 )
+from lit_hier.results.correlations import compare_correlations
 from lit_hier.results.drawing import table_figure
 from lit_hier.results.runs import Run, read_run
 
 __all__ = [
     "Run",
     "average_tables",
+    "compare_correlations",
     "compare_runs",
     "compare_tables",
     "comparison_figure",

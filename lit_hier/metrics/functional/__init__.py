@@ -3,6 +3,13 @@
 from lit_hier.metrics.functional.averages import Average, average, wilson
 from lit_hier.metrics.functional.baseline import correct_baseline
 from lit_hier.metrics.functional.bootstrap import bootstrap_error, resampled_means
+from lit_hier.metrics.functional.correlation import (
+    ChangeSums,
+    Correlation,
+    Estimates,
+    estimate_correlation,
+    jackknife_error,
+)
 from lit_hier.metrics.functional.crossing import (
     crossing,
     theory_errors,
@@ -13,6 +20,9 @@ from lit_hier.metrics.functional.deviation import WIDTHS, deviation, transition_
 from lit_hier.metrics.functional.histogram import histogram_update
 from lit_hier.metrics.functional.inversion import Inversion, curve_inversion, inversion
 from lit_hier.metrics.functional.moments import Moments, channel_moments, merge_moments
+from lit_hier.metrics.functional.pairs import GridPairs, Pairs, TreePairs
+from lit_hier.metrics.functional.places import peak, significant_peak, steepest
+from lit_hier.metrics.functional.scaling import Exponent, collapse_spread, fit_exponent
 from lit_hier.metrics.functional.similarity import (
     Per,
     Standardization,
@@ -32,29 +42,43 @@ from lit_hier.metrics.functional.summary import (
 __all__ = [
     "WIDTHS",
     "Average",
+    "ChangeSums",
+    "Correlation",
+    "Estimates",
+    "Exponent",
+    "GridPairs",
     "Inversion",
     "Moments",
+    "Pairs",
     "Per",
     "Standardization",
     "StandardizationKind",
+    "TreePairs",
     "average",
     "bootstrap_error",
     "channel_moments",
     "check_bandwidth",
     "check_standardization",
+    "collapse_spread",
     "correct_baseline",
     "crossing",
     "curve_inversion",
     "deviation",
+    "estimate_correlation",
+    "fit_exponent",
     "histogram_update",
     "inversion",
+    "jackknife_error",
     "merge_moments",
     "mode",
     "mode_bandwidth",
     "mode_error",
+    "peak",
     "resampled_means",
+    "significant_peak",
     "standardize",
     "standardized_cosine",
+    "steepest",
     "summarize",
     "theory_errors",
     "transition",
