@@ -35,8 +35,9 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str, status: int | N
 
 
 def test_configs_are_listed_printed_and_copied_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     lines = printed(capsys, "configs").splitlines()
     assert [line.split()[0] for line in lines] == NAMES
     for line in lines:

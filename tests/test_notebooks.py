@@ -23,6 +23,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
     NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(folder)}}).execute()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PARAMETERS, ids=lambda path: path.name)
 @pytest.mark.filterwarnings("ignore")  # of Jupyter and its kernel
 def test_a_notebook_runs_in_its_folder_and_is_saved_with_its_outputs(path: Path) -> None:
