@@ -55,7 +55,8 @@ class ProgressLines:
 
     def _describe(self, what: str, done: float, total: float, unit: str, duration: float) -> str:
         known = total < float("inf")
-        text = f"{what}: {done:.10g}" + (f" of {total:.10g}" if known else "") + f" {unit}"
+        text = f"{what}: {round(done, 1):g}" if done < 1e5 else f"{what}: {done:.0f}"
+        text += (f" of {total:.0f}" if known else "") + f" {unit}"
         rate = (done - self._before) / duration if duration else 0.0
         if not rate:
             return text

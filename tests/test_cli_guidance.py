@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import patch
@@ -34,8 +35,9 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str, status: int | N
 
 
 def test_configs_are_listed_printed_and_copied_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     lines = printed(capsys, "configs").splitlines()
     assert [line.split()[0] for line in lines] == NAMES
     for line in lines:
@@ -270,6 +272,7 @@ def test_an_interrupt_while_importing_ends_in_one_line(tmp_path: Path, delay: fl
     process = subprocess.Popen(
         [sys.executable, "-m", "lit_hier", "predict", "-c", "fig7"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # ignored by some shells
     )  # fmt: skip
     while "numpy" not in Path(f"/proc/{process.pid}/maps").read_text():
         time.sleep(0.01)

@@ -108,6 +108,7 @@ def console_script(tmp_path: Path) -> list[str]:
     return [sys.executable, str(script)]
 
 
+@pytest.mark.slow
 def test_a_folder_with_packages_of_the_same_names_changes_nothing(
     tmp_path: Path, console_script: list[str]
 ) -> None:

@@ -430,6 +430,7 @@ def test_the_phase_diagram_follows_the_predicted_line(tmp_path: Path) -> None:
     assert column(points, "place") == pytest.approx(column(points, "theory_place"), abs=0.03)
 
 
+@pytest.mark.slow
 def test_beliefs_agree_with_theory_and_downward_ones_fluctuate(tmp_path: Path) -> None:
     """Figs. 12 to 14: agreement, except that downward messages fluctuate at low noise."""
     few = ("--data.init_args.num_predict=4", "--model.init_args.times=[0.1,0.5,0.65,0.73,0.8,1.0]")

@@ -97,6 +97,7 @@ def test_a_run_on_a_grammar_retains_no_record(tmp_path: Path) -> None:
     census.check()
 
 
+@pytest.mark.slow
 def test_runs_on_images_retain_no_record(pipeline: str, tmp_path: Path) -> None:
     """This holds for a run that samples, and for replays in the same batches or in others."""
     samples = tmp_path / "samples"

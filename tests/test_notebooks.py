@@ -13,17 +13,14 @@ from nbclient.exceptions import CellExecutionError
 from packaging.requirements import Requirement
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PARAMETERS = [
-    pytest.param(path, marks=() if path.stem == "phase_transition" else pytest.mark.slow)
-    for path in NOTEBOOKS
-]
 
 
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
     NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(folder)}}).execute()
 
 
-@pytest.mark.parametrize("path", PARAMETERS, ids=lambda path: path.name)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 @pytest.mark.filterwarnings("ignore")  # of Jupyter and its kernel
 def test_a_notebook_runs_in_its_folder_and_is_saved_with_its_outputs(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)

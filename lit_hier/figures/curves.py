@@ -81,6 +81,18 @@ def curve_figure(
     for ax, panel in zip(axes, panels, strict=True):
         if ax is not first[panel.unit]:
             ax.sharey(first[panel.unit])
+    for unit, ax in first.items():  # a wide band must not make the curves small
+        parts = [
+            y
+            for panel in panels
+            if panel.unit == unit
+            for lines in (panel.curves, panel.theory, panel.compared)
+            for y in lines.values()
+        ]
+        values = np.concatenate([np.ravel(np.asarray(y, dtype=np.float64)) for y in parts])
+        if len(known := values[np.isfinite(values)]):
+            margin = 0.07 * (np.ptp(known) or 1.0)
+            ax.set_ylim(known.min() - margin, known.max() + margin)
     x = np.asarray(x, dtype=np.float64)
     for ax, panel in zip(axes, panels, strict=True):
         _draw(ax, x, panel)

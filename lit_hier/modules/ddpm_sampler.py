@@ -257,7 +257,7 @@ class DDPMSampler(ImageSampler):
 
     def num_evaluations(self, index: Tensor) -> int:
         """Return the number of images times model evaluations; 0 for batches that were saved."""
-        if self._store is not None and self._store.finished(index):
+        if not len(index) or (self._store is not None and self._store.finished(index)):
             return 0
         return len(index) * sum(map(self.process.num_evaluations, self.steps))
 
