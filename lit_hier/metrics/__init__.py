@@ -1,6 +1,7 @@
 """Streaming statistics: a pure functional core, and classes that gather over processes."""
 
 from lit_hier.metrics.functional import (
+    TRANSITION_NUMBERS,
     WIDTHS,
     Average,
     Inversion,
@@ -17,6 +18,7 @@ from lit_hier.metrics.functional import (
     curve_inversion,
     deviation,
     inversion,
+    locate_transition,
     mode,
     mode_bandwidth,
     mode_error,
@@ -33,6 +35,7 @@ from lit_hier.metrics.sample_table import SampleTable
 from lit_hier.metrics.similarity import SimilarityTo
 
 __all__ = [
+    "TRANSITION_NUMBERS",
     "WIDTHS",
     "Average",
     "Histogram",
@@ -53,6 +56,7 @@ __all__ = [
     "curve_inversion",
     "deviation",
     "inversion",
+    "locate_transition",
     "mode",
     "mode_bandwidth",
     "mode_error",

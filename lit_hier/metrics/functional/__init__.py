@@ -12,6 +12,7 @@ from lit_hier.metrics.functional.crossing import (
 from lit_hier.metrics.functional.deviation import WIDTHS, deviation, transition_window
 from lit_hier.metrics.functional.histogram import histogram_update
 from lit_hier.metrics.functional.inversion import Inversion, curve_inversion, inversion
+from lit_hier.metrics.functional.located import TRANSITION_NUMBERS, locate_transition
 from lit_hier.metrics.functional.moments import Moments, channel_moments, merge_moments
 from lit_hier.metrics.functional.similarity import (
     Per,
@@ -30,6 +31,7 @@ from lit_hier.metrics.functional.summary import (
 )
 
 __all__ = [
+    "TRANSITION_NUMBERS",
     "WIDTHS",
     "Average",
     "Inversion",
@@ -48,6 +50,7 @@ __all__ = [
     "deviation",
     "histogram_update",
     "inversion",
+    "locate_transition",
     "merge_moments",
     "mode",
     "mode_bandwidth",
