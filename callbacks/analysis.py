@@ -142,7 +142,7 @@ class Analysis(Callback, ABC):
                 f"model: {kind} measures samplers such as BPDenoiser,"
                 f" not {type(pl_module).__name__}"
             )
-        analyses = [other for other in trainer.callbacks if isinstance(other, Analysis)]  # type: ignore[attr-defined]
+        analyses = _list_analyses(trainer)
         if sum(other.name == self.name for other in analyses) > 1:
             raise InputError(
                 f"trainer.callbacks: two of them would write {self.name}.csv; leave out one {kind}"
@@ -242,7 +242,7 @@ class Analysis(Callback, ABC):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the figures, which no table waits for; the last analysis logs the summary."""
         draw, self._draw = self._draw, None
-        analyses = [other for other in trainer.callbacks if isinstance(other, Analysis)]  # type: ignore[attr-defined]
+        analyses = _list_analyses(trainer)
         if trainer.is_global_zero and self is analyses[-1]:
             assert isinstance(pl_module, ForwardBackwardModule)
             numbers = {name: x for other in analyses for name, x in other.numbers.items()}
@@ -261,6 +261,10 @@ class Analysis(Callback, ABC):
         except Exception as error:  # matplotlib raises errors of many types
             reason = one_line(error)[:200] or type(error).__name__
             _LOG.warning("figure: cannot draw %s: %s; its tables are complete", self.name, reason)
+
+
+def _list_analyses(trainer: Trainer) -> list[Analysis]:
+    return [other for other in trainer.callbacks if isinstance(other, Analysis)]  # type: ignore[attr-defined]
 
 
 def describe_run(trainer: Trainer, pl_module: ForwardBackwardModule) -> dict[str, Hyperparameter]:

@@ -21,7 +21,7 @@ class Interpolation(Callback):
     of an epoch, with the weights of that moment, over every datum once, in evaluation mode and
     without autocast, as a later analysis runs the network. A count costs about a third of an
     epoch, so it is made only after epochs whose `train/accuracy` reaches `threshold`, and after
-    the last one. Random transforms of the data, if there are any, are drawn anew.
+    the last one. Random transforms of the data are drawn again.
 
     With errors left, training goes on until the trainer's own limit, such as `max_epochs`: at
     `factor` times the learning rate, as at a constant one the last few errors come and go. At the

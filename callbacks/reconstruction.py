@@ -20,7 +20,7 @@ from lit_hier.callbacks.tensorboard import Number
 from lit_hier.diffusion import ForwardBackward, Source, num_levels
 from lit_hier.figures import Panel
 from lit_hier.inference.theory import Prediction
-from lit_hier.metrics import average, theory_errors, transition, transition_errors, wilson
+from lit_hier.metrics import average, locate_transition, wilson
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.rhm.parameters import GrammarParameters
 
@@ -28,8 +28,6 @@ QUANTITIES: Final = ("marginal", "unchanged", "largest", "information")
 """What is measured of each level: see `summarize_truth`."""
 LOGGED: Final = (*QUANTITIES, "theory", "largest_theory", "information_theory")
 """The columns of `summarize_truth` that are logged to TensorBoard."""
-TRANSITION_NUMBERS: Final = ("place", "width", "theory_place", "theory_width")
-"""What `transition_numbers` computes."""
 COMPARED: Final = (
     Compared("marginal", "theory", "sem", "theory_sem"),
     Compared("largest", "largest_theory", "largest_sem", "largest_theory_sem"),
@@ -129,18 +127,17 @@ def transition_numbers(
         num_classes: n.
 
     Returns:
-        place, width, theory_place and theory_width with their standard errors, NaN where unknown:
-        see `lit_hier.metrics.transition`, `transition_errors` and `theory_errors`.
+        See `lit_hier.metrics.locate_transition`.
     """
-    chance = 1 / num_classes
-    mean = average(samples.astype(np.float64, order="C"), source_indices).mean
-    measured = transition(x, mean, chance)
-    errors = transition_errors(x, samples, source_indices, chance)
-    curve, error = prediction.marginal[:, -1], prediction.marginal_error[:, -1]
-    theory = transition(x, curve, chance)
-    numbers = np.array([*measured, *theory], dtype=np.float64).tolist()
-    sems = np.array([*errors, *theory_errors(x, curve, error, chance)], dtype=np.float64).tolist()
-    return dict(zip(TRANSITION_NUMBERS, zip(numbers, sems, strict=True), strict=True))
+    return locate_transition(
+        x,
+        average(samples.astype(np.float64, order="C"), source_indices).mean,
+        samples,
+        source_indices,
+        prediction.marginal[:, -1],
+        prediction.marginal_error[:, -1],
+        1 / num_classes,
+    )
 
 
 def truth_panels(

@@ -22,7 +22,6 @@ from lit_hier.callbacks.reconstruction import (
     COMPARED,
     LOGGED,
     QUANTITIES,
-    TRANSITION_NUMBERS,
     chance_levels,
     measure_truth,
     summarize_truth,
@@ -32,7 +31,12 @@ from lit_hier.callbacks.reconstruction import (
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.figures import Collapse, collapse_figure, curve_figure, phase_figure
 from lit_hier.inference import theory
-from lit_hier.metrics import collapse_spread, fit_exponent, transition
+from lit_hier.metrics import (
+    TRANSITION_NUMBERS,
+    collapse_spread,
+    fit_exponent,
+    transition,
+)
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.processes import NoiseProcess
 
@@ -185,33 +189,26 @@ class Transition(CurveAnalysis):
         points = []
         for line in results.lines:
             sampled = np.isin(results.source_indices, line.source_indices)
-            numbers = transition_numbers(
-                results.x,
-                results.values[0, :, 0, sampled].T,
-                results.source_indices[sampled],
-                self.prediction(line),
-                self.grammar(line.source_indices[0]).n,
-            )
-            errors = {f"{name}_sem": error for name, (_, error) in numbers.items()}
-            points.append({name: value for name, (value, _) in numbers.items()} | errors)
+            samples, groups = results.values[0, :, 0, sampled].T, results.source_indices[sampled]
+            n = self.grammar(line.source_indices[0]).n
+            numbers = transition_numbers(results.x, samples, groups, self.prediction(line), n)
+            means = [samples[:, groups == group].mean(-1) for group in np.unique(groups)]
+            places = np.atleast_1d(transition(results.x, np.stack(means), 1 / n)[0])
+            point = {name: value for name, (value, _) in numbers.items()}
+            point |= {f"{name}_sem": error for name, (_, error) in numbers.items()}
+            point["place_std"] = float(np.std(places, ddof=1)) if len(places) > 1 else np.nan
+            points.append(point)
         return points
 
     def _table(self, results: Results, points: list[dict[str, float]]) -> DataFrame:
         """Lay out the places and the widths, one row per curve."""
-        lines, x = results.lines, results.x
+        lines = results.lines
         grammars = [self.grammar(line.source_indices[0]) for line in lines]
-        place_std = []
-        for line, grammar in zip(lines, grammars, strict=True):
-            sampled = np.isin(results.source_indices, line.source_indices)
-            samples, groups = results.values[0, :, 0, sampled].T, results.source_indices[sampled]
-            means = [samples[:, groups == group].mean(-1) for group in np.unique(groups)]
-            places = np.atleast_1d(transition(x, np.stack(means), 1 / grammar.n)[0])
-            place_std.append(np.std(places, ddof=1) if len(places) > 1 else np.nan)
         found = transpose(points)
         columns = transpose([line.columns for line in lines]) | {
             "place": found["place"],
             "width": found["width"],
-            "place_std": place_std,
+            "place_std": found["place_std"],
             "theory_place": found["theory_place"],
             "theory_width": found["theory_width"],
             "critical": [self.critical_value(line) for line in lines],

@@ -626,7 +626,7 @@ def test_any_axis_can_be_passed_in(tmp_path: Path) -> None:
 
 def test_places_and_widths_are_computed_once(tmp_path: Path) -> None:
     with (
-        patch("lit_hier.callbacks.reconstruction.transition", wraps=transition) as of_curves,
+        patch("lit_hier.metrics.functional.located.transition", wraps=transition) as of_curves,
         patch("lit_hier.callbacks.transition.transition", wraps=transition) as of_grammars,
     ):
         folder, _ = predict(tmp_path, Transition(), m=[2, 5], messages=False)

@@ -101,9 +101,7 @@ def styled(style: str | None, width: float | None = None) -> Iterator[None]:
 
     with figure_style():
         matplotlib.rcParams["text.parse_math"] = False  # names of layers are no formulas
-        # Letters of PDF and SVG stay letters, which can be searched and edited.
-        matplotlib.rcParams.update({"pdf.fonttype": 42, "svg.fonttype": "none"})
-        matplotlib.rcParams["svg.hashsalt"] = "lit-hier"  # the same file each time
+        matplotlib.rcParams["svg.fonttype"] = "none"  # letters stay letters, to search and edit
         if width is not None and width < _NARROW:
             matplotlib.rcParams.update({"font.size": 7, "lines.linewidth": 1})
         if style is not None:
@@ -150,11 +148,11 @@ def save(path: Path, figure: "Figure") -> None:
         InputError: It cannot be drawn or written.
     """
     from lit_hier.io.atomic import atomic_write
+    from lit_hier.io.figures import NO_DATE
 
     kind, content = path.suffix[1:], BytesIO()
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
     try:
-        figure.savefig(content, format=kind, dpi=_DPI, metadata=metadata)
+        figure.savefig(content, format=kind, dpi=_DPI, **NO_DATE[kind])
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"figure: cannot draw {path.name}: {one_line(error)[:150]}; change the width or the"

@@ -309,8 +309,8 @@ def _render_table(table: "DataFrame") -> str:
 
 
 def _render_config(run: "Run") -> str:
+    from lit_hier.io.formats import CONFIG_FILE
     from lit_hier.io.safe_read import read_file
-    from lit_hier.results.runs import CONFIG_FILE
 
     if not run.config:
         return ""

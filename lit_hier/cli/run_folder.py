@@ -16,9 +16,8 @@ from lit_hier.cli.errors import RENAMED
 from lit_hier.errors import InputError, one_line
 from lit_hier.io.atomic import atomic_write, check_writable
 from lit_hier.io.checkpoints import write_record
-from lit_hier.io.formats import write_run
+from lit_hier.io.formats import CONFIG_FILE, write_run
 
-_CONFIG: Final = "config.yaml"
 _TRAINING_KEY: Final = "lit_hier_run"  # in a checkpoint: what determines the training
 _NUM_TENSORS: Final = "lit_hier_tensors"  # in a checkpoint: how many its optimizers' states have
 _DETERMINING: Final = ("data", "model", "trainer")
@@ -71,8 +70,8 @@ class RunFolder(SaveConfigCallback):
             folder = Path(logger.log_dir or logger.save_dir)
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                Path(folder, _CONFIG).touch(exist_ok=False)
-                with atomic_write(folder / _CONFIG) as file:
+                Path(folder, CONFIG_FILE).touch(exist_ok=False)
+                with atomic_write(folder / CONFIG_FILE) as file:
                     file.write(config)
                 write_run(folder)
                 return ""
@@ -87,8 +86,8 @@ class RunFolder(SaveConfigCallback):
                 logger = next_logger
             except OSError as error:
                 return (
-                    f"trainer.logger: cannot write {folder / _CONFIG}: {error.strerror}; choose"
-                    " another save_dir"
+                    f"trainer.logger: cannot write {folder / CONFIG_FILE}: {error.strerror};"
+                    " choose another save_dir"
                 )
 
     def _get_training_config(self) -> dict[str, str]:

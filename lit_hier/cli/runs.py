@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from lit_hier.errors import InputError, one_line
-from lit_hier.io.formats import RUN_FILE, check_run
+from lit_hier.io.formats import CONFIG_FILE, RUN_FILE, check_run
 from lit_hier.io.safe_read import read_file, read_json
 
-_CONFIG: Final = "config.yaml"
 _MAX_DEPTH: Final = 6  # of folders, below the one that is listed
 _MAX_RUN_FILE: Final = 2**20  # bytes
 _MAX_COMMAND: Final = 60  # characters
@@ -85,7 +84,7 @@ def _find_runs(folder: Path, depth: int) -> Iterator[Path]:
     except OSError:  # not readable, or gone by now
         return
     names = {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
-    if names & {_CONFIG, RUN_FILE}:
+    if names & {CONFIG_FILE, RUN_FILE}:
         yield folder
     if depth < _MAX_DEPTH:
         for entry in sorted(entries, key=lambda entry: entry.name):

@@ -11,7 +11,7 @@ from lit_hier.io.atomic import atomic_write
 
 FigureFormat = Literal["png", "pdf", "svg"]
 """A format of figures, named as its files end."""
-_NO_DATE: Final[dict[str, dict[str, Any]]] = {
+NO_DATE: Final[dict[str, dict[str, Any]]] = {
     "png": {},
     "pdf": {"metadata": {"CreationDate": None}},
     "svg": {"metadata": {"Date": None}},
@@ -27,4 +27,4 @@ def write_figure(
     """Write `{name}.{format}` in each of the formats; equal figures are equal files."""
     for file_format in dict.fromkeys(formats):
         with atomic_write(Path(folder, f"{name}.{file_format}")) as file:
-            figure.savefig(file, format=file_format, **_NO_DATE[file_format])
+            figure.savefig(file, format=file_format, **NO_DATE[file_format])

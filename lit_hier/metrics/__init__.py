@@ -2,6 +2,7 @@
 
 from lit_hier.metrics.fixed_point import FixedPointSum
 from lit_hier.metrics.functional import (
+    TRANSITION_NUMBERS,
     WIDTHS,
     Average,
     ChangeSums,
@@ -30,6 +31,7 @@ from lit_hier.metrics.functional import (
     fit_exponent,
     inversion,
     jackknife_error,
+    locate_transition,
     mode,
     mode_bandwidth,
     mode_error,
@@ -50,6 +52,7 @@ from lit_hier.metrics.sample_table import SampleTable
 from lit_hier.metrics.similarity import SimilarityTo
 
 __all__ = [
+    "TRANSITION_NUMBERS",
     "WIDTHS",
     "Average",
     "ChangeSums",
@@ -83,6 +86,7 @@ __all__ = [
     "fit_exponent",
     "inversion",
     "jackknife_error",
+    "locate_transition",
     "mode",
     "mode_bandwidth",
     "mode_error",

@@ -11,13 +11,14 @@ from pandas import DataFrame
 
 from lit_hier.errors import InputError, one_line
 from lit_hier.figures import OverlaidCurve, Panel, curve_figure, overlay_figure
-from lit_hier.metrics import theory_errors, transition, transition_errors
+from lit_hier.metrics import locate_transition
 from lit_hier.results.drawing import (
     KEYS,
     QUANTITIES,
     curves_of,
     error_column,
     is_drawn,
+    legend_title,
     list_quantities,
     x_axis,
 )
@@ -183,8 +184,7 @@ def comparison_figure(compared: DataFrame, names: tuple[str, str]) -> Figure:
         ),
     ]
     x = next(iter(curves_of(compared, "time").values()))
-    legend = next((key for key in ("layer", "level", "message") if key in compared), "grammars")
-    return curve_figure(x, x_axis(compared)[1], panels, legend)
+    return curve_figure(x, x_axis(compared)[1], panels, legend_title(compared))
 
 
 def difference_of_transitions(first: Run, second: Run) -> DataFrame:
@@ -260,21 +260,12 @@ def _locate(
     theory_error: Float64[np.ndarray, " T"],
     chance: float,
 ) -> dict[str, float]:
-    """Locate the transitions of a curve and of its theory; an axis may descend over times."""
-    sign = -1 if x[0] > x[-1] else 1
-    place, width = transition(sign * x, y, chance)
-    place_sem, width_sem = transition_errors(sign * x, values, source, chance)
-    theory_place, theory_width = transition(sign * x, theory, chance)
-    of_theory = theory_errors(sign * x, theory, theory_error, chance)
+    """Return the columns of the transitions of a curve and of its theory."""
+    found = locate_transition(x, y, values, source, theory, theory_error, chance)
     return {
-        "place": sign * float(place),
-        "place_sem": float(place_sem),
-        "width": float(width),
-        "width_sem": float(width_sem),
-        "theory_place": sign * float(theory_place),
-        "theory_place_sem": of_theory[0],
-        "theory_width": float(theory_width),
-        "theory_width_sem": of_theory[1],
+        column: number
+        for name, pair in found.items()
+        for column, number in zip((name, f"{name}_sem"), pair, strict=True)
     }
 
 

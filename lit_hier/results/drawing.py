@@ -144,8 +144,12 @@ def table_figure(table: DataFrame, *columns: str) -> Figure:
     if not panels:
         raise InputError(f"table: it has none of {', '.join(QUANTITIES)} to draw; give another")
     x_values = next(iter(curves_of(table, x).values()))
-    legend = next((key for key in ("layer", "level", "message") if key in table), "grammars")
-    return curve_figure(x_values, label, panels, legend)
+    return curve_figure(x_values, label, panels, legend_title(table))
+
+
+def legend_title(table: DataFrame) -> str:
+    """Return what the curves of a table are called."""
+    return next((key for key in ("layer", "level", "message") if key in table), "grammars")
 
 
 def _panel(table: DataFrame, column: str) -> Panel:

@@ -13,13 +13,12 @@ from pandas import DataFrame
 
 from lit_hier.errors import InputError
 from lit_hier.io.arrays import read_samples
-from lit_hier.io.formats import RUN_FILE, check_run
+from lit_hier.io.formats import CONFIG_FILE, RUN_FILE, check_run
 from lit_hier.io.safe_read import read_file, read_json, reading
 from lit_hier.io.tables import read_table
 from lit_hier.io.yaml_files import read_yaml
 from lit_hier.results.drawing import is_drawn, table_figure
 
-CONFIG_FILE: Final = "config.yaml"  # in a run's folder
 _VERSION: Final = re.compile(r"version_(\d{1,9})")
 _HINT: Final = "run it again"
 _MAX_PROVENANCE: Final = 2**20  # bytes

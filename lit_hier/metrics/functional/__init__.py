@@ -19,6 +19,7 @@ from lit_hier.metrics.functional.crossing import (
 from lit_hier.metrics.functional.deviation import WIDTHS, deviation, transition_window
 from lit_hier.metrics.functional.histogram import histogram_update
 from lit_hier.metrics.functional.inversion import Inversion, curve_inversion, inversion
+from lit_hier.metrics.functional.located import TRANSITION_NUMBERS, locate_transition
 from lit_hier.metrics.functional.moments import Moments, channel_moments, merge_moments
 from lit_hier.metrics.functional.pairs import GridPairs, Pairs, TreePairs
 from lit_hier.metrics.functional.places import peak, significant_peak, steepest
@@ -40,6 +41,7 @@ from lit_hier.metrics.functional.summary import (
 )
 
 __all__ = [
+    "TRANSITION_NUMBERS",
     "WIDTHS",
     "Average",
     "ChangeSums",
@@ -69,6 +71,7 @@ __all__ = [
     "histogram_update",
     "inversion",
     "jackknife_error",
+    "locate_transition",
     "merge_moments",
     "mode",
     "mode_bandwidth",
