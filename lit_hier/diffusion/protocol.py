@@ -29,14 +29,50 @@ def num_levels(source: Source) -> int:
     return int(source is not None and source.num_classes > 1)
 
 
+@dataclass(frozen=True, order=True)
+class Training:
+    """How long a denoiser was trained, and on how many data.
+
+    Attributes:
+        num_train: Training data, P; infinity for exact inference.
+        step: Optimizer steps of its weights; 0 for exact inference.
+    """
+
+    num_train: float
+    step: int
+
+    @property
+    def columns(self) -> dict[str, float]:
+        """The columns of tables that identify it."""
+        return {"num_train": self.num_train, "step": self.step}
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """What a denoiser believes of the leaves given x_t, beside the truth of it.
+
+    Attributes:
+        beliefs: Its probabilities of the symbols of each leaf, shape (T, B, d, v).
+        exact: Those of exact inference, shape (T, B, d, v).
+        predicted: Whether a leaf is to be predicted: under masking those that are masked, else
+            all; bool, shape (T, B, d).
+    """
+
+    beliefs: Tensor
+    exact: Tensor
+    predicted: Tensor
+
+
 @dataclass(frozen=True)
 class Latents:
     """The latent variables of a batch, level by level; for the RHM, L + 1 levels, leaves first.
 
     Attributes:
         tree_start: Those of x_start: tensors (B, nodes), int64.
-        tree_reversed: Those of x_reversed: tensors (T, B, nodes), int64.
-        marginals: Posterior probabilities given x_t: tensors (T, B, nodes, symbols).
+        tree_reversed: Those of x_reversed: tensors (T, B, nodes), int64; -1 for a node below
+            which no tree of the grammar explains the leaves.
+        marginals: Posterior probabilities given x_t: tensors (T, B, nodes, symbols); None for a
+            denoiser that does not compute them, such as a network.
         upward: The upward messages of the RHM, shaped like `marginals`; None unless the sampler
             was configured to return messages.
         downward: The downward messages; likewise.
@@ -44,7 +80,7 @@ class Latents:
 
     tree_start: Tree
     tree_reversed: Tree
-    marginals: Tree
+    marginals: Tree | None
     upward: Tree | None = None
     downward: Tree | None = None
 
@@ -66,6 +102,7 @@ class ForwardBackward:
         leaf_information: Likewise, 1 minus the mean entropy of the beliefs in leaves over ln v,
             see `lit_hier.processes.NoiseProcess.information`.
         source_index: Index, in the sampler's `sources`, of what the batch is drawn from.
+        denoising: For a denoiser that is held against exact inference, the beliefs of both.
         image_counts: For images from files, the numbers that `IMAGE_COUNTS` lists, int64,
             shape (5,).
     """
@@ -80,6 +117,7 @@ class ForwardBackward:
     effective_noise: Tensor | None = None
     leaf_information: Tensor | None = None
     source_index: int = 0
+    denoising: Denoising | None = None
     image_counts: Tensor | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "ForwardBackward":
@@ -94,7 +132,7 @@ def _move(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
         return value.to(device, non_blocking=non_blocking)
     if isinstance(value, tuple):
         return tuple(_move(item, device, non_blocking) for item in value)
-    if isinstance(value, ForwardBackward | Latents):
+    if isinstance(value, ForwardBackward | Latents | Denoising):
         parts = {field.name: getattr(value, field.name) for field in fields(value)}
         return replace(
             value, **{name: _move(part, device, non_blocking) for name, part in parts.items()}

@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from lit_hier.diffusion import ForwardBackward, Source
+from lit_hier.diffusion import ForwardBackward, Source, Training
 from lit_hier.errors import InputError
 from lit_hier.processes import NoiseProcess, TimeAxis
 
@@ -36,6 +36,7 @@ class ForwardBackwardModule(LightningModule, ABC):
         messages: Whether records hold upward and downward messages.
         noise_process: The corruption process, for predictions; None if there is no theory of it.
         sources: What the run's data are drawn from; each record has its `source_index`.
+        trainings: How the denoiser of each source was trained; empty for denoisers that were not.
         track: Wraps the times as `predict_step` iterates over them; set by a progress bar.
         advance: Takes the number of model evaluations since its last call; set by a progress bar.
 
@@ -54,6 +55,7 @@ class ForwardBackwardModule(LightningModule, ABC):
         self.axis = axis
         self.times = tuple(float(time) for time in times)
         self.sources: tuple[Source, ...] = (None,)
+        self.trainings: tuple[Training, ...] = ()
         self.track: Callable[[Iterable[float]], Iterable[float]] = _untracked
         self.advance: Callable[[int], object] = _uncounted
 
