@@ -28,8 +28,9 @@ _NUM_NODES: Final = 8193  # of the table between them
 class InformationClock:
     r"""A monotone map between time and information, :math:`u = I(x_0; x_t)/\ln v`.
 
-    Interpolates a table to 1e-4; at both ends it is exact, and back and forth gives the same number within
-    rounding. Where the process does not know its information (NaN), u falls linearly in time.
+    Interpolates a table, to 1e-4 and exactly at both ends; back and forth gives the same number
+    within rounding. Where the process does not know its information (NaN), u falls linearly in
+    time.
 
     Args:
         process: The corruption process.
@@ -76,7 +77,7 @@ class InformationClock:
         return torch.from_numpy(np.asarray(u)).to(times.device)
 
     def times(self, information: Float64[Tensor, " num"]) -> Float64[Tensor, " num"]:
-        """Return the times at which as much is known; 0 and `last_time` beyond the table's ends."""
+        """Return the times at which as much is known; beyond the ends, 0 or `last_time`."""
         u = information.cpu().numpy()
         times = np.interp(u, self._information[::-1], self._times[::-1])
         return torch.from_numpy(np.asarray(times)).to(information.device)
