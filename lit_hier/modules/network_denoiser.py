@@ -173,7 +173,8 @@ class NetworkDenoiser(ForwardBackwardModule):
         """
         source = int(batch.get("source", 0))
         index = batch.get("sample", batch["index"])
-        record = self.exact_denoiser.forward_backward(batch | {"index": index, "source": 0})
+        data = {"x": batch["x"], "label": batch["label"], "leaves": batch["leaves"]}
+        record = self.exact_denoiser.forward_backward({**data, "index": index})
         latents = record.latents
         assert latents is not None
         assert latents.marginals is not None
