@@ -607,8 +607,10 @@ class GaussianNoise(NoiseProcess):
         total, earlier, later = (-math.expm1(-2 * x) for x in (start, end, start - end))
         # In the type of x_t, by a function that is much faster in float32 than the quantile.
         bound = 1 - torch.finfo(observed.dtype).eps / 2
-        noise = torch.erfinv((2 * draws - 1).to(observed.dtype).clamp(-bound, bound))
-        reversed_ = noise.view(observed.shape).mul_(math.sqrt(2 * later * earlier / total))
+        noise = draws.to(observed.dtype, copy=True).mul_(2).sub_(1).clamp_(-bound, bound)
+        reversed_ = (
+            noise.erfinv_().view(observed.shape).mul_(math.sqrt(2 * later * earlier / total))
+        )
         reversed_ = reversed_.add_(observed, alpha=math.exp(end - start) * earlier / total)
         shift = observed.new_tensor(later * math.exp(-end) / total)
         return reversed_.scatter_add_(-1, leaves[..., None], shift.expand(*leaves.shape, 1))

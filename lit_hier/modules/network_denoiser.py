@@ -121,7 +121,7 @@ class NetworkDenoiser(ForwardBackwardModule):
     def _try(self, source: int, messages: Tensor) -> None:
         """Evaluate a network once, before the data are."""
         try:
-            self._evaluate(source, messages)
+            self._normalize(source, self._evaluate(source, messages))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise InputError(
@@ -223,14 +223,30 @@ class NetworkDenoiser(ForwardBackwardModule):
 
     def _believe(self, source: int, messages: Tensor) -> Tensor:
         """Return a network's beliefs where a leaf is to be predicted, elsewhere the messages."""
-        beliefs = self._evaluate(source, messages.flatten(0, 1)).view_as(messages)
-        return torch.where(self._predicted(messages)[..., None], beliefs, messages)
+        beliefs = self._normalize(source, self._evaluate(source, messages.flatten(0, 1)))
+        return torch.where(
+            self._predicted(messages)[..., None], beliefs.view_as(messages), messages
+        )
+
+    def _normalize(self, source: int, logits: Tensor) -> Tensor:
+        """Return probabilities of the same shape.
+
+        Raises:
+            InputError: Some logits are NaN or infinite, or none is finite.
+        """
+        beliefs = torch.softmax(logits, -1)
+        if not beliefs.sum().isfinite():
+            raise InputError(
+                f"{self._name(source)} returns NaN or infinity for some data; give weights of a"
+                " training that converged, or trainer.precision=32-true"
+            )
+        return beliefs
 
     def _evaluate(self, source: int, messages: Tensor) -> Tensor:
-        """Return a network's beliefs in leaves, shape (R, d, v)."""
+        """Return a network's logits of leaves, shape (R, d, v)."""
         network = self.networks[source]
         rows = max(1, _CHUNK_NUMBERS // messages[0].numel())
-        beliefs = []
+        result = []
         for part in messages.split(rows):
             logits = network(part.to(self.dtype))
             if not isinstance(logits, Tensor) or logits.shape != part.shape:
@@ -241,14 +257,8 @@ class NetworkDenoiser(ForwardBackwardModule):
                     f"{self._name(source)} returns {found}, not {tuple(part.shape)}; give a"
                     " network from leaf messages (B, d, v) to logits of the same shape"
                 )
-            beliefs.append(torch.softmax(logits.to(messages.dtype), -1))
-        result = beliefs[0] if len(beliefs) == 1 else torch.cat(beliefs)
-        if not result.sum().isfinite():
-            raise InputError(
-                f"{self._name(source)} returns NaN or infinity for some data; give weights of a"
-                " training that converged, or trainer.precision=32-true"
-            )
-        return result
+            result.append(logits.to(messages.dtype))
+        return result[0] if len(result) == 1 else torch.cat(result)
 
     def _reveal(
         self, source: int, messages: Tensor, predicted: Tensor, beliefs: Tensor, index: Tensor
@@ -268,11 +278,13 @@ class NetworkDenoiser(ForwardBackwardModule):
         beliefs = beliefs.flatten(0, 1)[rows]
         for step in range(self.steps):
             if num := int((counts > step).sum()):
-                if step:
-                    beliefs = self._evaluate(source, messages[:num])
                 place = order[:num, step, None, None].expand(-1, 1, v)
-                belief = beliefs[:num].gather(1, place).squeeze(1)
-                symbols = sample_symbols(belief, of_symbols[:num, step])
+                if step:
+                    logits = self._evaluate(source, messages[:num]).gather(1, place)
+                    belief = self._normalize(source, logits)
+                else:
+                    belief = beliefs[:num].gather(1, place)
+                symbols = sample_symbols(belief.squeeze(1), of_symbols[:num, step])
                 certain = one_hot(symbols, v).to(messages.dtype)
                 messages[:num].scatter_(1, place, certain[:, None])
             self.advance(len(index) * len(self.times))
@@ -298,7 +310,8 @@ class NetworkDenoiser(ForwardBackwardModule):
                     messages[number] = self.process.messages(
                         observed[number], schedule[step - 1], v, messages.dtype
                     )
-                beliefs = self._believe(source, messages)
+                logits = self._evaluate(source, messages.flatten(0, 1))
+                beliefs = self._normalize(source, logits).view_as(messages)
             for number, (time, schedule) in enumerate(
                 zip(self.times, self._schedules, strict=True)
             ):
@@ -311,7 +324,7 @@ class NetworkDenoiser(ForwardBackwardModule):
                         observed[number], leaves[number], start, end, of_bridge, v
                     )
             self.advance(len(index) * len(self.times))
-        return leaves
+        return torch.where(self._predicted(messages), leaves, messages.argmax(-1))
 
     def _name(self, source: int) -> str:
         """Name a network, for error messages."""
@@ -364,5 +377,5 @@ def sample_symbols(probabilities: Tensor, draws: Tensor) -> Tensor:
     """
     cumulative = probabilities.cumsum(-1)
     below_one = 1 - torch.finfo(cumulative.dtype).eps / 2
-    place = draws.to(cumulative.dtype).clamp(max=below_one) * cumulative[..., -1]
-    return (cumulative <= place[..., None]).sum(-1)
+    place = draws.to(cumulative.dtype).clamp_(max=below_one).mul_(cumulative[..., -1])
+    return torch.searchsorted(cumulative, place[..., None], right=True).squeeze(-1)
