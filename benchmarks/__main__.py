@@ -21,6 +21,7 @@ SCRIPTS = (
     "similarity.py",
     "training.py",
     "denoisers.py",
+    "denoiser_sampling.py",
     f"image_sampler.py {SMALL_MODEL}",
     "commands.py",
 )
