@@ -34,7 +34,7 @@ class Timer(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
         """Start the timer after the warm-up."""
-        if batch_idx == WARM_UP:
+        if trainer.global_step == WARM_UP:
             self.start = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
