@@ -92,8 +92,8 @@ class LearnedDenoiser(NetworkDenoiser):
             last_time = trained_to
         elif last_time > trained_to:
             raise InputError(
-                f"last_time is {last_time:g}, but the networks were trained to {trained_to:g}; give"
-                " at most this, or other weights"
+                f"last_time is {last_time:g}, but the networks were trained to {trained_to:g};"
+                " give at most this, or other weights"
             )
         super().__init__(
             rhm,
