@@ -27,6 +27,7 @@ class Purpose(IntEnum):
     TRAINING = 3
     VALIDATION = 4
     CLONE = 5
+    SYNONYM = 6
 
 
 def uniform(seed: int, purpose: Purpose, index: Tensor, time: float, num: int) -> Tensor:

@@ -12,6 +12,7 @@ from lit_hier.modules.gaussian_denoiser import GaussianDenoiser
 from lit_hier.modules.image_classifier import ImageClassifier
 from lit_hier.modules.rhm_classifier import RHMClassifier
 from lit_hier.modules.stored_samples import StoredSamples
+from lit_hier.modules.synonym_exchange import SynonymExchange
 
 __all__ = [
     "ADMFlags",
@@ -24,6 +25,7 @@ __all__ = [
     "ImageClassifier",
     "RHMClassifier",
     "StoredSamples",
+    "SynonymExchange",
 ]
 
 _RENAMED = {"DDPMTrainer": "DDPMTask"}
