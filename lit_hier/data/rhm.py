@@ -3,6 +3,7 @@
 import hashlib
 import operator
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lit_hier.data.batches import Batch
+from lit_hier.data.batches import Batch, planned_loader
 from lit_hier.data.splits import Split, SplitDataModule
 from lit_hier.errors import InputError
 from lit_hier.io.memory import check_memory
@@ -85,7 +86,9 @@ class RHMDataModule(SplitDataModule):
         rhm: The grammar, or an ensemble of grammars.
         num_train: Number of training samples; the set is fixed, as in the paper. To analyze a
             trained network, give the number that it was trained on; otherwise training samples
-            are counted as held out.
+            are counted as held out. A list, ascending, for a task that trains one network per
+            entry, such as `DenoisingTask`: the training sets are nested, the first of one fixed
+            order, so that a set is also that of its number alone.
         num_val: Number of validation samples.
         num_test: Number of test samples; by default also the reference set for statistics of
             activations.
@@ -102,7 +105,7 @@ class RHMDataModule(SplitDataModule):
     def __init__(
         self,
         rhm: Grammars,
-        num_train: int = 60_000,
+        num_train: int | list[int] = 60_000,
         num_val: int = 2_000,
         num_test: int = 2_000,
         num_predict: int = 1_000,
@@ -113,8 +116,17 @@ class RHMDataModule(SplitDataModule):
         super().__init__(batch_size, eval_batch_size, seed, num_blocks=len(rhm.grammars))
         self.rhm = rhm
         self.grammars = rhm.grammars
+        self.num_train_list = [num_train] if isinstance(num_train, int) else list(num_train)
+        if not self.num_train_list:
+            raise InputError("num_train is an empty list; give at least one number")
+        if any(b <= a for a, b in pairwise(self.num_train_list)):
+            raise InputError(
+                f"num_train is {self.num_train_list}; give numbers that ascend, each once"
+            )
+        if len(self.num_train_list) > 1 and self.num_train_list[0] < 1:
+            raise InputError(f"num_train has {self.num_train_list[0]}; give at least 1")
         self.sizes: dict[Split, int] = {
-            "train": num_train,
+            "train": self.num_train_list[-1],
             "val": num_val,
             "test": num_test,
             "predict": num_predict,
@@ -202,9 +214,38 @@ class RHMDataModule(SplitDataModule):
             leaves[part] = rhm.derive(label[part], choices)[0].to(dtype)
         return leaves, label
 
-    def _dataloader(self, split: Split) -> DataLoader[Batch]:
+    def _check_split(self, split: Split) -> None:
         if not self.sizes[split]:
             raise InputError(f"num_{split} is 0; give at least 1")
         if split == "train" and len(self.grammars) > 1:
             raise InputError(f"rhm: give one grammar to train a network, not {self.rhm}")
+
+    def _dataloader(self, split: Split) -> DataLoader[Batch]:
+        self._check_split(split)
         return super()._dataloader(split)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Training data, reshuffled in each epoch.
+
+        For a task that trains a network for each entry of `num_train`, a batch is a list with the
+        batch of each network, see `NestedBatches`.
+
+        Raises:
+            InputError: `num_train` has several entries, but the model trains one network.
+        """
+        module = None if self.trainer is None else self.trainer.lightning_module
+        if not getattr(module, "is_nested", False):
+            if len(self.num_train_list) > 1:
+                raise InputError(
+                    f"num_train is {self.num_train_list}, but {type(module).__name__} trains one"
+                    " network; give one number"
+                )
+            return super().train_dataloader()
+        self._check_split("train")
+        return planned_loader(
+            self.trainer,
+            self._splits["train"],
+            self.batch_size,
+            num_train=self.num_train_list,
+            shuffle_seed=self.seed,
+        )
