@@ -164,7 +164,7 @@ class NestedDataset(Dataset[list[Batch]]):
 
     def __getitem__(self, parts: list[tuple[Tensor, int]]) -> list[Batch]:
         """Return a batch for each network; its `epoch` is the network's, an int."""
-        return [{**self.dataset[index], "epoch": epoch} for index, epoch in parts]  # type: ignore[index]
+        return [{**self.dataset[index], "epoch": epoch} for index, epoch in parts]
 
 
 class PlannedLoader(DataLoader[Batch]):

@@ -3,12 +3,16 @@
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from pytorch_lightning.utilities.types import (
+    LRSchedulerConfigType,
+    OptimizerLRScheduler,
+    OptimizerLRSchedulerConfig,
+)
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -149,13 +153,8 @@ class NestedTask(Task):
             scheduler = self.lr_scheduler(optimizer)
         except ValueError as error:
             raise InputError(f"lr_scheduler: {error}") from error
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {
-                "scheduler": cast("torch.optim.lr_scheduler.LRScheduler", scheduler),
-                "interval": "step",
-            },
-        }
+        stepped: LRSchedulerConfigType = {"scheduler": scheduler, "interval": "step"}
+        return OptimizerLRSchedulerConfig(optimizer=optimizer, lr_scheduler=stepped)
 
     def training_step(self, batch: list[Batch], batch_idx: int) -> Tensor:
         """Return the sum of the networks' mean losses, shape ()."""
@@ -168,7 +167,7 @@ class NestedTask(Task):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the loss of each network."""
-        self._evaluate(batch, "val", self.networks)
+        self._evaluate(batch, "val", list(self.networks))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the loss of each network, with its best weights."""
