@@ -8,10 +8,12 @@ from lit_hier.callbacks.class_kept import ClassKept
 from lit_hier.callbacks.effective_noise import EffectiveNoise
 from lit_hier.callbacks.interpolation import Interpolation
 from lit_hier.callbacks.iteration_map import IterationMap
+from lit_hier.callbacks.learning_curve import LearningCurve
 from lit_hier.callbacks.progress import TimeProgressBar
 from lit_hier.callbacks.reconstruction import Reconstruction
 from lit_hier.callbacks.sample_grid import SampleGrid
 from lit_hier.callbacks.similarity import ActivationSimilarity
+from lit_hier.callbacks.synonym_sensitivity import SynonymSensitivity
 from lit_hier.callbacks.transition import Transition
 from lit_hier.callbacks.transition_time import TransitionTime
 
@@ -26,9 +28,11 @@ __all__ = [
     "Interpolation",
     "IterationMap",
     "LeafChanges",
+    "LearningCurve",
     "PixelChanges",
     "Reconstruction",
     "SampleGrid",
+    "SynonymSensitivity",
     "TimeProgressBar",
     "TokenChanges",
     "Transition",

@@ -5,6 +5,7 @@ from typing import Any
 from lit_hier.diffusion.adm_flags import ADMFlags
 from lit_hier.modules.bp_denoiser import BPDenoiser
 from lit_hier.modules.classification import ClassificationTask
+from lit_hier.modules.classifiers_task import ClassifiersTask
 from lit_hier.modules.ddpm_sampler import DDPMSampler
 from lit_hier.modules.ddpm_task import DDPMTask
 from lit_hier.modules.forward_backward import ForwardBackwardModule
@@ -18,6 +19,7 @@ __all__ = [
     "ADMFlags",
     "BPDenoiser",
     "ClassificationTask",
+    "ClassifiersTask",
     "DDPMSampler",
     "DDPMTask",
     "ForwardBackwardModule",

@@ -8,6 +8,7 @@ from lit_hier.nn.layers import hook_layers, match_layers
 from lit_hier.nn.pretrained_classifier import PretrainedClassifier
 from lit_hier.nn.probe import Probe
 from lit_hier.nn.trained import TrainedCNN, TrainedImageCNN, TrainedNetwork
+from lit_hier.nn.transformer_classifier import TransformerClassifier
 
 __all__ = [
     "FourierBands",
@@ -18,6 +19,7 @@ __all__ = [
     "TrainedCNN",
     "TrainedImageCNN",
     "TrainedNetwork",
+    "TransformerClassifier",
     "evaluate",
     "hook_layers",
     "match_layers",
