@@ -8,9 +8,11 @@ from lit_hier.modules.classification import ClassificationTask
 from lit_hier.modules.classifiers_task import ClassifiersTask
 from lit_hier.modules.ddpm_sampler import DDPMSampler
 from lit_hier.modules.ddpm_task import DDPMTask
+from lit_hier.modules.denoising_task import DenoisingTask
 from lit_hier.modules.forward_backward import ForwardBackwardModule
 from lit_hier.modules.gaussian_denoiser import GaussianDenoiser
 from lit_hier.modules.image_classifier import ImageClassifier
+from lit_hier.modules.nested_task import NestedTask
 from lit_hier.modules.rhm_classifier import RHMClassifier
 from lit_hier.modules.stored_samples import StoredSamples
 from lit_hier.modules.synonym_exchange import SynonymExchange
@@ -22,9 +24,11 @@ __all__ = [
     "ClassifiersTask",
     "DDPMSampler",
     "DDPMTask",
+    "DenoisingTask",
     "ForwardBackwardModule",
     "GaussianDenoiser",
     "ImageClassifier",
+    "NestedTask",
     "RHMClassifier",
     "StoredSamples",
     "SynonymExchange",

@@ -111,7 +111,8 @@ class NestedTask(Task):
         """Return a batch as `compute_loss` takes it: by default, as it is.
 
         Args:
-            batch: A batch of the data, with the network's `epoch` in training.
+            batch: A batch of the data; in training, `epoch` is the network's epoch and `num_train`
+                its P.
             stage: The stage.
         """
         return batch
@@ -159,8 +160,11 @@ class NestedTask(Task):
     def training_step(self, batch: list[Batch], batch_idx: int) -> Tensor:
         """Return the sum of the networks' mean losses, shape ()."""
         losses = []
-        for network, part, line in zip(self.networks, batch, self.lines, strict=True):
-            total, num = self.compute_loss(network, self.prepare(part, "train"), "train", line)
+        for network, part, num_train, line in zip(
+            self.networks, batch, self.num_train, self.lines, strict=True
+        ):
+            prepared = self.prepare({**part, "num_train": num_train}, "train")
+            total, num = self.compute_loss(network, prepared, "train", line)
             self.update_loss("train", total, num, line)
             losses.append(self.scale_loss(total, num))
         return torch.stack(losses).sum()

@@ -195,7 +195,10 @@ def _describe_checkpoint(checkpoint: Mapping[str, Any], source: str) -> dict[str
     for kind in _CLASSIFIERS:
         names = list(signature(kind).parameters)
         if given.keys() >= set(names):
-            return found | {"network": kind.__name__, "arguments": {key: given[key] for key in names}}
+            return found | {
+                "network": kind.__name__,
+                "arguments": {key: given[key] for key in names},
+            }
     return found
 
 
