@@ -139,8 +139,7 @@ def _count_errors(trainer: Trainer, task: ClassifiersTask) -> NDArray[np.int64]:
 def _tabulate(
     task: ClassifiersTask, grammar: GrammarParameters, counts: NDArray[np.int64]
 ) -> DataFrame:
-    v, n, m, s, L = grammar
-    chance = 1 - 1 / n
+    chance = 1 - 1 / grammar.n
     rows = []
     for k, (num_train, (wrong, count)) in enumerate(
         zip(task.num_train, counts.tolist(), strict=True)
@@ -161,7 +160,7 @@ def _tabulate(
                 "high": float(high),
                 "count": count,
                 "chance": chance,
-                "sample_complexity": n * m**L,
+                "sample_complexity": grammar.n * grammar.m**grammar.L,
             }
         )
     table = DataFrame(rows)

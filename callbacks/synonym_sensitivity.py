@@ -1,7 +1,6 @@
 """How far the exchange of synonyms moves the hidden layers of classifiers."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch

@@ -204,7 +204,7 @@ def _count_symbols(rhm: RandomHierarchyModel) -> int:
 
 
 def parse_data(rhm: RandomHierarchyModel, leaves: Tensor, index: Tensor) -> Tree:
-    """Parse a batch of data; reject, naming the first one, those that the grammar cannot derive."""
+    """Parse a batch of data; reject those that the grammar cannot derive."""
     tree, valid = rhm.parse(leaves)
     if not valid[-1].all():
         invalid = index[~valid[-1].flatten()].tolist()

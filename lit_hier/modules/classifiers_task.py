@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
@@ -67,6 +68,16 @@ class ClassifiersTask(NestedTask):
             accuracy=MulticlassAccuracy(num_classes, average="micro"),
         )
         self.num_classes = num_classes
+        self._sizes = {
+            "num_features": num_features,
+            "num_classes": num_classes,
+            "tuple_size": tuple_size,
+            "num_layers": num_layers,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Return the sizes of the data."""
+        return dict(self._sizes)
 
     def compute_loss(
         self, network: nn.Module, batch: Batch, stage: Stage, line: str

@@ -9,6 +9,7 @@ from lit_hier.nn.layers import hook_layers, match_layers
 from lit_hier.nn.pretrained_classifier import PretrainedClassifier
 from lit_hier.nn.probe import Probe
 from lit_hier.nn.trained import TrainedCNN, TrainedImageCNN, TrainedNetwork
+from lit_hier.nn.trained_classifiers import TrainedClassifiers
 from lit_hier.nn.transformer_classifier import TransformerClassifier
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "PretrainedClassifier",
     "Probe",
     "TrainedCNN",
+    "TrainedClassifiers",
     "TrainedImageCNN",
     "TrainedNetwork",
     "TransformerClassifier",

@@ -21,9 +21,7 @@ from lit_hier.nn.transformer_classifier import TransformerClassifier
 
 _CLASSIFIERS: Final = (HierarchicalCNN, ImageCNN)
 _KINDS: Final = (*_CLASSIFIERS, TreeUNet, LeafTransformer, TransformerClassifier)
-NETWORKS: Final[Mapping[str, type[nn.Module]]] = {
-    kind.__name__: kind for kind in _KINDS
-}
+NETWORKS: Final[Mapping[str, type[nn.Module]]] = {kind.__name__: kind for kind in _KINDS}
 """Networks that a checkpoint may name."""
 
 _PREFIX: Final = "network."  # of a task's state dict
