@@ -123,7 +123,9 @@ class DenoisingTask(NestedTask):
         leaves = batch["leaves"]
         draws = self._draw(batch, stage)
         times = self._find_times(draws[:, 0])
-        messages = self.process.observe(leaves, times, draws[:, 1:], self.num_features, self.dtype)
+        dtype = self.dtype
+        assert isinstance(dtype, torch.dtype)
+        messages = self.process.observe(leaves, times, draws[:, 1:], self.num_features, dtype)
         predicted = self.process.predicted(messages)
         target = leaves.masked_fill(~predicted, _IGNORED)
         num = int(predicted.sum())

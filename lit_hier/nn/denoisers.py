@@ -10,10 +10,11 @@ Source of the U-Net: Favero et al., "How compositional generalization and creati
 diffusion models are trained", https://arxiv.org/abs/2502.12089.
 """
 
+import math
 from typing import Any, Final
 
-from torch import Tensor, cat, nn
-from torch import zeros as torch_zeros
+import torch
+from torch import Tensor, nn
 
 from lit_hier.errors import InputError
 
@@ -100,7 +101,7 @@ class TreeUNet(nn.Module):
             skips.append(x)
             x = layer(x)
         for layer in self.down:
-            x = cat((layer(x), skips.pop()), dim=-1)
+            x = torch.cat((layer(x), skips.pop()), dim=-1)
         logits: Tensor = self.readout(x)
         return logits
 
@@ -131,7 +132,7 @@ class LeafEncoder(nn.Module):
         if not 1 <= depth <= _DEEPEST:
             raise InputError(f"depth is {depth}; give 1 to {_DEEPEST}")
         self.embedding = nn.Linear(num_features, width)
-        self.positions = nn.Parameter(torch_zeros(num_leaves, width))
+        self.positions = nn.Parameter(torch.zeros(num_leaves, width))
         nn.init.normal_(self.positions)
         layers = [
             nn.TransformerEncoderLayer(
@@ -216,7 +217,7 @@ def check_sizes(width: int, num_layers: int) -> None:
 def _center(messages: Tensor) -> Tensor:
     """Scale beliefs so that no information is 0 and a one-hot belief has squared norm near v."""
     num_features = messages.shape[-1]
-    return (messages - 1 / num_features) * num_features**0.5
+    return (messages - 1 / num_features) * math.sqrt(num_features)
 
 
 def _zero_readout(width: int, num_features: int) -> nn.Linear:
