@@ -144,7 +144,7 @@ def _tabulate(
     for k, (num_train, (wrong, count)) in enumerate(
         zip(task.num_train, counts.tolist(), strict=True)
     ):
-        is_wrong = np.arange(count) < wrong
+        is_wrong = (np.arange(count) < wrong).astype(np.float64)
         one = np.zeros(count, dtype=np.int64)
         found = average(is_wrong, one, shares=True)
         low, high = wilson(is_wrong, one)

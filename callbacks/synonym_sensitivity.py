@@ -31,10 +31,11 @@ class SynonymSensitivity(NetworkAnalysis):
 
     with f a layer's activations, x' the datum x after the exchange of a tuple of level l, see
     `SynonymExchange`, and y another datum: 0 where the layer is invariant to synonyms of this
-    level, 1 where x' is as different as another datum. Networks that have learned the hierarchy
-    are invariant in layer l to synonyms of the levels up to l. Source: Cagnetta et al., "How Deep
-    Neural Networks Learn Compositional Data: The Random Hierarchy Model" (2023), Section 4. The
-    other data y are all those of the same batch; another batch size changes S within its error.
+    level, 1 where x' is as different as another datum. The layers of a network that learns the
+    hierarchy become invariant level by level: to synonyms of level l above the layer that first
+    sees their tuples whole. Source: Cagnetta et al., "How Deep Neural Networks Learn Compositional
+    Data: The Random Hierarchy Model" (2023). The other data y are all those of the same batch;
+    another batch size changes S within its error.
 
     Writes, besides what `CurveAnalysis` lists:
 
@@ -54,7 +55,6 @@ class SynonymSensitivity(NetworkAnalysis):
         layers: Patterns of layer names, see `lit_hier.nn.match_layers`; if omitted, those that the
             network names itself.
         name: Replaces `synonym_sensitivity` in files and tags: for several in one run.
-        channels_last: See `ActivationSimilarity`.
 
     Raises:
         InputError: A pattern matches no layer; in `setup`, the sampler is not a `SynonymExchange`;
@@ -71,7 +71,6 @@ class SynonymSensitivity(NetworkAnalysis):
         network: nn.Module,
         layers: list[str] | None = None,
         name: str = "synonym_sensitivity",
-        channels_last: bool | None = None,
     ) -> None:
         super().__init__(network, "time", name)
         networks: list[nn.Module] = [network]
@@ -79,7 +78,8 @@ class SynonymSensitivity(NetworkAnalysis):
         if isinstance(network, TrainedClassifiers):
             networks = list(network.networks)
             self._trainings = [(x.num_train, x.step) for x in network.trainings]
-        self.probes = [Probe(each, layers, channels_last) for each in networks]
+        # Distances do not depend on where the channels are.
+        self.probes = [Probe(each, layers, channels_last=False) for each in networks]
 
     def lines(self) -> list[Line]:
         """List the layers of each network, in the network's order."""

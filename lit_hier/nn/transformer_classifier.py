@@ -30,6 +30,8 @@ class TransformerClassifier(LeafEncoder):
 
     paper_layers = ("layers.*", "readout")
     """Patterns of the layers that analyses take by default."""
+    channels_last_layers = True
+    """Whether layers return (B, d, C)."""
 
     def __init__(
         self,
