@@ -87,9 +87,13 @@ class SynonymSensitivity(NetworkAnalysis):
         for (num_train, step), probe in zip(self._trainings, self.probes, strict=True):
             prefix = f"P = {num_train:g}, " if len(self.probes) > 1 else ""
             for k, layer in enumerate(probe.layers):
-                columns = {"num_train": num_train, "step": step, "layer": layer, "layer_index": k}
+                trained = {"num_train": num_train, "step": step}
+                columns: dict[str, str | int | float] = {**trained, "layer": layer}
                 sources = range(len(self.sources))
-                lines.append(Line(f"{prefix}{layer}", columns, len(lines), k, sources))
+                line = Line(
+                    f"{prefix}{layer}", columns | {"layer_index": k}, len(lines), k, sources
+                )
+                lines.append(line)
         return lines
 
     def check(self, x: Tensor) -> list[Checked]:

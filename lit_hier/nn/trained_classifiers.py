@@ -42,12 +42,13 @@ class TrainedClassifiers(nn.Module):
         def build(record: Mapping[str, Any]) -> nn.Module | None:
             if network is None:
                 return None
-            sizes = [record.get(name) for name in _SIZES]
-            if not all(type(size) is int and size >= 1 for size in sizes):
+            sizes = [size for name in _SIZES if type(size := record.get(name)) is int]
+            if len(sizes) < len(_SIZES):
                 raise InputError(
                     f"weights: {weights} has a damaged record of its data; give another one"
                 )
-            return network(*sizes)
+            v, n, s, num_layers = sizes
+            return network(v, n, s, num_layers)
 
         found = read_networks(weights, "classifiers", build, use)
         self.networks = nn.ModuleList(each for each, _, _ in found)
