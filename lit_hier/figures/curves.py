@@ -95,7 +95,7 @@ def curve_figure(
             ax.set_ylim(known.min() - margin, known.max() + margin)
     x = np.asarray(x, dtype=np.float64)
     for ax, panel in zip(axes, panels, strict=True):
-        draw_panel(ax, x, panel)
+        _draw(ax, x, panel)
         if math.isfinite(critical):
             ax.axvline(critical, color="0.75", zorder=1, label="predicted transition")
         set_times(ax, x)
@@ -105,7 +105,7 @@ def curve_figure(
     return figure
 
 
-def draw_panel(ax: Axes, x: ArrayLike, panel: Panel) -> None:
+def _draw(ax: Axes, x: ArrayLike, panel: Panel) -> None:
     """Draw a panel's curves; entries of the legend stand in this order."""
     size, width = rcParams["lines.markersize"] / 2, rcParams["lines.linewidth"]
     names = list(panel.curves)
