@@ -20,6 +20,10 @@ the observation given each symbol, normalized over symbols.
 Two numbers put all processes on a common axis: the effective noise epsilon(t), an average of
 beliefs (Eq. 60), and the information I(x_0; x_t) that an observation holds about its leaf.
 
+For denoisers that iterate, each channel has a reverse step too: the bridge
+:math:`q(x_\tau \mid x_t, x_0)` to an earlier time :math:`\tau < t`, by Bayes' rule for its Markov
+chain.
+
 Source: Sections 4 and 5 and Appendices A and B.1 of the paper.
 """
 
@@ -32,7 +36,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64, Shaped
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from numpy import ndarray
 from scipy.special import entr
 from torch import Tensor
@@ -160,6 +164,81 @@ class NoiseProcess(ABC):
             Leaf messages, normalized over symbols.
         """
 
+    @property
+    def is_channel(self) -> bool:
+        """Whether messages are likelihoods of what is observed, so that Bayes' rule holds."""
+        return True
+
+    def observe(
+        self,
+        leaves: Int64[Tensor, "B d"],
+        times: Float64[Tensor, " B"],
+        draws: Float64[Tensor, "B num_draws"],
+        num_features: int,
+        dtype: torch.dtype,
+    ) -> Float[Tensor, "B d {num_features}"]:
+        """Corrupt each datum to a time of its own; return the leaf messages.
+
+        By default, `corrupt` and `messages` of one datum after another.
+
+        Args:
+            leaves: Symbols.
+            times: Time of each datum.
+            draws: Uniform numbers in [0, 1), `num_draws` for each datum.
+            num_features: v.
+            dtype: Type of the messages, float32 or float64.
+        """
+        messages = leaves.new_empty((*leaves.shape, num_features), dtype=dtype)
+        for row, time in enumerate(times.tolist()):
+            datum = slice(row, row + 1)
+            observed = self.corrupt(leaves[datum], time, draws[datum], num_features)
+            messages[datum] = self.messages(observed, time, num_features, dtype)
+        return messages
+
+    def predicted(self, messages: Float[Tensor, "B d v"]) -> Bool[Tensor, "B d"]:
+        """Return the leaves that a denoiser must predict, given their messages; all by default."""
+        return torch.ones(messages.shape[:2], dtype=torch.bool, device=messages.device)
+
+    def num_reverse_draws(self, num_leaves: int, num_features: int) -> int:
+        """Return the number of uniform draws that `reverse` uses per datum.
+
+        Raises:
+            InputError: The process has no reverse step.
+        """
+        raise InputError(
+            f"process: the {self.axis.process} process has no reverse step, which a denoiser that"
+            " iterates needs; give masking, strings (EpsilonNoise with strings: true) or gaussian,"
+            " or a process with `reverse` and `num_reverse_draws`"
+        )
+
+    def reverse(
+        self,
+        observed: Int64[Tensor, "B d"] | Float[Tensor, "B d {num_features}"],
+        leaves: Int64[Tensor, "B d"],
+        start: float,
+        end: float,
+        draws: Float64[Tensor, "B num_draws"],
+        num_features: int,
+    ) -> Int64[Tensor, "B d"] | Float[Tensor, "B d {num_features}"]:
+        r"""Sample the bridge to an earlier time, :math:`q(x_\tau \mid x_t, x_0)`.
+
+        Args:
+            observed: x_t, as `corrupt` returns it at the time `start`.
+            leaves: Symbols x_0.
+            start: Time t, above 0.
+            end: Time :math:`\tau`, below t, at least 0.
+            draws: Uniform numbers in [0, 1), `num_reverse_draws` for each datum.
+            num_features: v.
+
+        Returns:
+            :math:`x_\tau`, as `corrupt` returns it at the time `end`, with the type of `observed`.
+
+        Raises:
+            InputError: The process has no reverse step, as by default.
+        """
+        self.num_reverse_draws(leaves.shape[1], num_features)
+        raise NotImplementedError
+
 
 class EpsilonNoise(NoiseProcess):
     r"""The :math:`\epsilon`-process (Eq. 6-7, 17-18).
@@ -225,6 +304,69 @@ class EpsilonNoise(NoiseProcess):
         belief.fill_diagonal_(1 - time + time / num_features)
         return belief.to(observed.device, dtype)[observed]
 
+    @property
+    def is_channel(self) -> bool:
+        """Whether strings are corrupted; a belief centered on the truth is no channel."""
+        return self.strings
+
+    def observe(
+        self,
+        leaves: Int64[Tensor, "B d"],
+        times: Float64[Tensor, " B"],
+        draws: Float64[Tensor, "B num_draws"],
+        num_features: int,
+        dtype: torch.dtype,
+    ) -> Float[Tensor, "B d {num_features}"]:
+        """Replace symbols, each datum's with its own probability; return Eq. 7."""
+        observed = leaves
+        if self.strings:
+            replacement, symbol = draws.chunk(2, dim=1)
+            random = (symbol * num_features).long()
+            observed = torch.where(replacement < times[:, None], random, leaves)
+        wrong = times / num_features
+        right = (1 - times + wrong).to(dtype)[:, None, None].expand(*leaves.shape, 1)
+        messages = wrong.to(dtype)[:, None, None].repeat(1, leaves.shape[1], num_features)
+        return messages.scatter_(-1, observed[..., None], right)
+
+    def num_reverse_draws(self, num_leaves: int, num_features: int) -> int:
+        """Return 2 per leaf if strings are corrupted.
+
+        Raises:
+            InputError: `strings` is not set: the process has no reverse step.
+        """
+        return 2 * num_leaves if self.strings else super().num_reverse_draws(0, 0)
+
+    def reverse(
+        self,
+        observed: Int64[Tensor, "B d"],
+        leaves: Int64[Tensor, "B d"],
+        start: float,
+        end: float,
+        draws: Float64[Tensor, "B num_draws"],
+        num_features: int,
+    ) -> Int64[Tensor, "B d"]:
+        r"""Sample the Bayes bridge of the symmetric channel.
+
+        With :math:`\kappa = (1 - t)/(1 - \tau)` the probability that a symbol at :math:`\tau` is
+        kept until t,
+
+        .. math:: q(x_\tau \mid x_t, x_0) \propto
+           \big[\kappa \, \delta_{x_\tau x_t} + (1 - \kappa)/v\big]
+           \big[(1 - \tau) \, \delta_{x_\tau x_0} + \tau/v\big]
+
+        Of the four products, one is x_t, one is x_0, one is a uniform symbol, and one is both x_t
+        and x_0 and vanishes where they differ.
+        """
+        self.num_reverse_draws(leaves.shape[1], num_features)
+        kept = (1 - start) / (1 - end)
+        both = kept * (1 - end) * num_features
+        of_observed, of_leaves = kept * end, (1 - kept) * (1 - end)
+        of_either = of_observed + of_leaves + both * (observed == leaves)
+        choice, symbol = draws.chunk(2, dim=1)
+        choice = choice * (of_either + (1 - kept) * end)
+        reversed_ = torch.where(choice < of_either, leaves, (symbol * num_features).long())
+        return torch.where(choice < of_observed, observed, reversed_)
+
 
 class MaskingNoise(NoiseProcess):
     """Each leaf is masked with a probability equal to the time, and kept otherwise.
@@ -263,6 +405,39 @@ class MaskingNoise(NoiseProcess):
         kept = torch.eye(num_features, dtype=dtype)
         masked = torch.full((1, num_features), 1 / num_features, dtype=dtype)
         return torch.cat((kept, masked)).to(observed.device)[observed]
+
+    def observe(
+        self,
+        leaves: Int64[Tensor, "B d"],
+        times: Float64[Tensor, " B"],
+        draws: Float64[Tensor, "B num_draws"],
+        num_features: int,
+        dtype: torch.dtype,
+    ) -> Float[Tensor, "B d {num_features}"]:
+        """Mask each datum's leaves with its own probability."""
+        observed = torch.where(draws < times[:, None], num_features, leaves)
+        return self.messages(observed, math.nan, num_features, dtype)
+
+    def predicted(self, messages: Float[Tensor, "B d v"]) -> Bool[Tensor, "B d"]:
+        """Return the leaves that are masked: whose message is not one-hot."""
+        return messages.amax(-1) < 1
+
+    def num_reverse_draws(self, num_leaves: int, num_features: int) -> int:
+        """Return 1 per leaf."""
+        return num_leaves
+
+    def reverse(
+        self,
+        observed: Int64[Tensor, "B d"],
+        leaves: Int64[Tensor, "B d"],
+        start: float,
+        end: float,
+        draws: Float64[Tensor, "B num_draws"],
+        num_features: int,
+    ) -> Int64[Tensor, "B d"]:
+        r"""Reveal x_0 at masked leaves with probability :math:`1 - \tau/t`."""
+        revealed = (observed == num_features) & (draws * start >= end)
+        return torch.where(revealed, leaves, observed)
 
 
 def _signal_to_noise(time: float) -> float:
@@ -388,3 +563,52 @@ class GaussianNoise(NoiseProcess):
         # Where the time is so small that the quotient overflows, the belief is one-hot as well.
         scale = math.exp(-time) / max(-math.expm1(-2 * time), 1e-300)
         return torch.softmax(scale * observed, dim=-1).to(dtype)
+
+    def observe(
+        self,
+        leaves: Int64[Tensor, "B d"],
+        times: Float64[Tensor, " B"],
+        draws: Float64[Tensor, "B num_draws"],
+        num_features: int,
+        dtype: torch.dtype,
+    ) -> Float[Tensor, "B d {num_features}"]:
+        """Diffuse each datum for its own time; return Eq. 12."""
+        variance = -torch.expm1(-2 * times)[:, None, None]
+        signal = torch.exp(-times)[:, None, None]
+        noise = normal_quantile(draws).view(*leaves.shape, num_features)
+        # Both terms of the logit, so that a vanishing variance divides none of the noise.
+        scale = signal / variance.clamp(min=1e-300)
+        logits = scale * variance.sqrt() * noise
+        at_leaves = (scale * signal).expand(*leaves.shape, 1)
+        logits = logits.scatter_add_(-1, leaves[..., None], at_leaves)
+        return torch.softmax(logits, dim=-1).to(dtype)
+
+    def num_reverse_draws(self, num_leaves: int, num_features: int) -> int:
+        """Return 1 per leaf and symbol."""
+        return num_leaves * num_features
+
+    def reverse(
+        self,
+        observed: Float[Tensor, "B d {num_features}"],
+        leaves: Int64[Tensor, "B d"],
+        start: float,
+        end: float,
+        draws: Float64[Tensor, "B num_draws"],
+        num_features: int,
+    ) -> Float[Tensor, "B d {num_features}"]:
+        r"""Sample the bridge of the diffusion, a normal distribution.
+
+        With :math:`a = e^{-(t - \tau)}` and :math:`\sigma_t^2 = 1 - \alpha_t`,
+
+        .. math:: q(x_\tau \mid x_t, x_0) = \mathcal N\Big(
+           \frac{a \sigma_\tau^2 x_t + (1 - a^2) \sqrt{\alpha_\tau} x_0}{\sigma_t^2}, \;
+           \frac{(1 - a^2) \sigma_\tau^2}{\sigma_t^2} \Big)
+        """
+        total, earlier, later = (-math.expm1(-2 * x) for x in (start, end, start - end))
+        # In the type of x_t, by a function that is much faster in float32 than the quantile.
+        bound = 1 - torch.finfo(observed.dtype).eps / 2
+        noise = torch.erfinv((2 * draws - 1).to(observed.dtype).clamp(-bound, bound))
+        reversed_ = noise.view(observed.shape).mul_(math.sqrt(2 * later * earlier / total))
+        reversed_ = reversed_.add_(observed, alpha=math.exp(end - start) * earlier / total)
+        shift = observed.new_tensor(later * math.exp(-end) / total)
+        return reversed_.scatter_add_(-1, leaves[..., None], shift.expand(*leaves.shape, 1))

@@ -85,6 +85,9 @@ class LitHierCLI(LightningCLI):
                 compute_fn=_size_getter(name),
                 apply_on="instantiate",
             )
+        parser.link_arguments(
+            "data.num_train_list", "model.init_args.num_train", apply_on="instantiate"
+        )
         parser.add_argument(
             "--wait_limit",
             type=PositiveFloat,

@@ -1,6 +1,6 @@
 """Batches planned once from the list of sample indices and distributed whole over processes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,6 +93,80 @@ class PlannedBatches(DistributedSampler[Tensor]):
             yield batch
 
 
+class NestedBatches(PlannedBatches):
+    """The batches of networks that are trained at once on nested training sets.
+
+    Network k is trained on the first P_k data, in epochs of its own: its step g is step
+    g mod S_k of its epoch g div S_k, S_k = ceil(P_k / batch_size), shuffled by (seed, that epoch).
+    Its batches are therefore those that it gets if it is trained alone. An epoch of the plan is
+    one of the network with the most data.
+
+    Args:
+        num_train: Training data of each network, P_k, each at least 1.
+        batch_size: Samples per step of a network; see `PlannedBatches`.
+        rank: Rank of this process.
+        num_processes: Number of processes.
+        shuffle_seed: Seed of the shuffles.
+    """
+
+    def __init__(
+        self,
+        num_train: Sequence[int],
+        batch_size: int,
+        rank: int = 0,
+        num_processes: int = 1,
+        shuffle_seed: int = 0,
+    ) -> None:
+        super().__init__(max(num_train), batch_size, rank, num_processes, shuffle_seed)
+        self.plans = [
+            PlannedBatches(num, batch_size, rank, num_processes, shuffle_seed) for num in num_train
+        ]
+
+    def __iter__(self) -> Iterator[list[tuple[Tensor, int]]]:  # type: ignore[override]
+        """Yield, for each step, the sample indices, int64, and the epoch of each network."""
+        first = self.epoch * len(self)
+        indices, self.skipped = self.indices[self.skipped :], 0
+        running = [_Steps(plan) for plan in self.plans]
+        for index in indices:
+            yield [steps.get(first + index) for steps in running]
+
+
+class _Steps:
+    """The batches of one plan by their number since training began, in ascending order."""
+
+    def __init__(self, plan: PlannedBatches) -> None:
+        self.plan = plan
+        self.epoch = -1
+        self.batches: list[Tensor] = []
+
+    def get(self, step: int) -> tuple[Tensor, int]:
+        """Return the sample indices of a step, and its epoch."""
+        epoch, position = divmod(step, len(self.plan))
+        if epoch != self.epoch:
+            self.plan.set_epoch(epoch)
+            self.epoch, self.batches = epoch, list(self.plan)
+        return self.batches[position], epoch
+
+
+class NestedDataset(Dataset[list[Batch]]):
+    """Batches of a dataset for each of several networks, as `NestedBatches` plans them.
+
+    Args:
+        dataset: Takes a tensor of indices.
+    """
+
+    def __init__(self, dataset: Dataset[Batch]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, parts: list[tuple[Tensor, int]]) -> list[Batch]:
+        """Return a batch for each network; its `epoch` is the network's, an int."""
+        return [{**self.dataset[index], "epoch": epoch} for index, epoch in parts]
+
+
 class PlannedLoader(DataLoader[Batch]):
     """Loads the batches of `PlannedBatches` and can resume within an epoch.
 
@@ -124,6 +198,7 @@ def planned_loader(
     batch_size: int,
     limited: bool = False,
     num_workers: int = 0,
+    num_train: Sequence[int] | None = None,
     **plan: Any,
 ) -> PlannedLoader:
     """Return a loader of a dataset, whose items are whole batches, planned by `PlannedBatches`.
@@ -135,6 +210,8 @@ def planned_loader(
         limited: Whether `trainer.limit_predict_batches` applies.
         num_workers: Number of worker processes, persistent across epochs; 0 loads in the main
             process.
+        num_train: Numbers of data of nested training sets: batches are lists with one batch for
+            each, planned by `NestedBatches`.
         **plan: Other arguments of `PlannedBatches`.
 
     Raises:
@@ -144,7 +221,12 @@ def planned_loader(
     if trainer is not None:
         rank, num_processes = trainer.global_rank, trainer.world_size
         limit = trainer.limit_predict_batches
-    sampler = PlannedBatches(len(dataset), batch_size, rank, num_processes, **plan)  # type: ignore[arg-type]
+    sampler: PlannedBatches
+    if num_train is None:
+        sampler = PlannedBatches(len(dataset), batch_size, rank, num_processes, **plan)  # type: ignore[arg-type]
+    else:
+        sampler = NestedBatches(num_train, batch_size, rank, num_processes, **plan)
+        dataset = NestedDataset(dataset)  # type: ignore[assignment]
     if limited and isinstance(limit, float) and len(sampler) * limit < 1:
         raise InputError(
             f"trainer.limit_predict_batches={limit} leaves a process without a batch;"

@@ -1,8 +1,8 @@
 """Data of a Random Hierarchy Model, for classification and for forward-backward."""
 
-import hashlib
 import operator
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lit_hier.data.batches import Batch
+from lit_hier.data.batches import Batch, planned_loader
 from lit_hier.data.splits import Split, SplitDataModule
 from lit_hier.errors import InputError
 from lit_hier.io.memory import check_memory
@@ -25,42 +25,55 @@ _CHUNK_NUMBERS: Final = 2**23
 class RHMDataset(Dataset[Batch]):
     """Leaves and classes of one or several grammars; an item is a whole batch.
 
-    Sample g N + i is sample i of grammar g.
+    Sample g N + i is sample i of grammar g. With several copies, sample k G N + j is sample j
+    again, for the denoiser of source k.
 
     Args:
         grammars: The G grammars.
         leaves: One tensor per grammar, any integer type, shape (N, s**L).
         label: Classes, int64, shape (G, N).
+        copies: How often the samples are repeated.
     """
 
     def __init__(
-        self, grammars: Sequence[RandomHierarchyModel], leaves: Sequence[Tensor], label: Tensor
+        self,
+        grammars: Sequence[RandomHierarchyModel],
+        leaves: Sequence[Tensor],
+        label: Tensor,
+        copies: int = 1,
     ) -> None:
         self.grammars = grammars
         self.leaves = leaves
         self.label = label
+        self.copies = copies
 
     def __len__(self) -> int:
-        """Return the number of samples of all grammars."""
-        return self.label.numel()
+        """Return the number of samples of all grammars, with repeats."""
+        return self.label.numel() * self.copies
 
     def __getitem__(self, index: Tensor) -> Batch:
         """Return the batch of the given sample indices, which belong to one grammar.
 
         Returns:
             `x`, whitened one-hot leaves, float32, shape (B, v, s**L); `label`, int64, shape (B,);
-            `leaves`, int64, shape (B, s**L); `index`, the argument, int64, shape (B,); `source`,
-            the index of the grammar, int64, shape ().
+            `leaves`, int64, shape (B, s**L); `index`, the argument, int64, shape (B,); `sample`,
+            the index without copies, int64, shape (B,); `source`, k G + g for copy k of grammar g,
+            int64, shape ().
         """
         num_each = self.label.shape[1]
-        first = int(index[0]) // num_each if len(index) else 0
-        assert (index // num_each == first).all(), "a batch has samples of one grammar"
-        rows = index - first * num_each
-        leaves = self.leaves[first][rows].long()
-        x = whitened_one_hot(leaves, self.grammars[first].num_features)
-        label = self.label[first, rows].long()
-        source = torch.tensor(first)
-        return {"x": x, "label": label, "leaves": leaves, "index": index, "source": source}
+        source = int(index[0]) // num_each if len(index) else 0
+        assert (index // num_each == source).all(), "a batch has samples of one grammar"
+        rows = index - source * num_each
+        grammar = source % len(self.grammars)
+        leaves = self.leaves[grammar][rows].long()
+        return {
+            "x": whitened_one_hot(leaves, self.grammars[grammar].num_features),
+            "label": self.label[grammar, rows].long(),
+            "leaves": leaves,
+            "index": index,
+            "sample": rows + grammar * num_each,
+            "source": torch.tensor(source),
+        }
 
 
 def _radices(rhm: RandomHierarchyModel) -> list[int]:
@@ -85,7 +98,9 @@ class RHMDataModule(SplitDataModule):
         rhm: The grammar, or an ensemble of grammars.
         num_train: Number of training samples; the set is fixed, as in the paper. To analyze a
             trained network, give the number that it was trained on; otherwise training samples
-            are counted as held out.
+            are counted as held out. A list, ascending, for a task that trains one network per
+            entry, such as `DenoisingTask`: the training sets are nested, the first of one fixed
+            order, so that a set is also that of its number alone.
         num_val: Number of validation samples.
         num_test: Number of test samples; by default also the reference set for statistics of
             activations.
@@ -102,7 +117,7 @@ class RHMDataModule(SplitDataModule):
     def __init__(
         self,
         rhm: Grammars,
-        num_train: int = 60_000,
+        num_train: int | list[int] = 60_000,
         num_val: int = 2_000,
         num_test: int = 2_000,
         num_predict: int = 1_000,
@@ -113,8 +128,17 @@ class RHMDataModule(SplitDataModule):
         super().__init__(batch_size, eval_batch_size, seed, num_blocks=len(rhm.grammars))
         self.rhm = rhm
         self.grammars = rhm.grammars
+        self.num_train_list = [num_train] if isinstance(num_train, int) else list(num_train)
+        if not self.num_train_list:
+            raise InputError("num_train is an empty list; give at least one number")
+        if any(b <= a for a, b in pairwise(self.num_train_list)):
+            raise InputError(
+                f"num_train is {self.num_train_list}; give numbers that ascend, each once"
+            )
+        if len(self.num_train_list) > 1 and self.num_train_list[0] < 1:
+            raise InputError(f"num_train has {self.num_train_list[0]}; give at least 1")
         self.sizes: dict[Split, int] = {
-            "train": num_train,
+            "train": self.num_train_list[-1],
             "val": num_val,
             "test": num_test,
             "predict": num_predict,
@@ -163,12 +187,8 @@ class RHMDataModule(SplitDataModule):
         """One line with everything that determines the training set."""
         if len(self.grammars) > 1:
             return f"{len(self.grammars)} grammars"
-        rhm = self.grammars[0]
-        rules = hashlib.sha256(b"".join(rule.numpy().tobytes() for rule in rhm.rules))
-        return (
-            f"an RHM{rhm.notation} with rules {rules.hexdigest()[:12]},"
-            f" num_train={self.sizes['train']}, seed={self.seed}"
-        )
+        described = self.grammars[0].description
+        return f"{described}, num_train={self.sizes['train']}, seed={self.seed}"
 
     def setup(self, stage: str | None = None) -> None:
         """Draw all splits; a second call does nothing."""
@@ -202,9 +222,38 @@ class RHMDataModule(SplitDataModule):
             leaves[part] = rhm.derive(label[part], choices)[0].to(dtype)
         return leaves, label
 
-    def _dataloader(self, split: Split) -> DataLoader[Batch]:
+    def _check_split(self, split: Split) -> None:
         if not self.sizes[split]:
             raise InputError(f"num_{split} is 0; give at least 1")
         if split == "train" and len(self.grammars) > 1:
             raise InputError(f"rhm: give one grammar to train a network, not {self.rhm}")
+
+    def _dataloader(self, split: Split) -> DataLoader[Batch]:
+        self._check_split(split)
         return super()._dataloader(split)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Training data, reshuffled in each epoch.
+
+        For a task that trains a network for each entry of `num_train`, a batch is a list with the
+        batch of each network, see `NestedBatches`.
+
+        Raises:
+            InputError: `num_train` has several entries, but the model trains one network.
+        """
+        module = None if self.trainer is None else self.trainer.lightning_module
+        if not getattr(module, "is_nested", False):
+            if len(self.num_train_list) > 1:
+                raise InputError(
+                    f"num_train is {self.num_train_list}, but {type(module).__name__} trains one"
+                    " network; give one number"
+                )
+            return super().train_dataloader()
+        self._check_split("train")
+        return planned_loader(
+            self.trainer,
+            self._splits["train"],
+            self.batch_size,
+            num_train=self.num_train_list,
+            shuffle_seed=self.seed,
+        )

@@ -7,9 +7,11 @@ from lit_hier.modules.bp_denoiser import BPDenoiser
 from lit_hier.modules.classification import ClassificationTask
 from lit_hier.modules.ddpm_sampler import DDPMSampler
 from lit_hier.modules.ddpm_task import DDPMTask
+from lit_hier.modules.denoising_task import DenoisingTask
 from lit_hier.modules.forward_backward import ForwardBackwardModule
 from lit_hier.modules.gaussian_denoiser import GaussianDenoiser
 from lit_hier.modules.image_classifier import ImageClassifier
+from lit_hier.modules.nested_task import NestedTask
 from lit_hier.modules.rhm_classifier import RHMClassifier
 from lit_hier.modules.stored_samples import StoredSamples
 
@@ -19,9 +21,11 @@ __all__ = [
     "ClassificationTask",
     "DDPMSampler",
     "DDPMTask",
+    "DenoisingTask",
     "ForwardBackwardModule",
     "GaussianDenoiser",
     "ImageClassifier",
+    "NestedTask",
     "RHMClassifier",
     "StoredSamples",
 ]

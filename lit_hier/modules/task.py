@@ -1,6 +1,7 @@
 """Base class of the modules that train a network."""
 
 from abc import ABC
+from collections.abc import Sequence
 from typing import Any, Final, Literal, cast
 
 import torch
@@ -45,18 +46,26 @@ class Task(LightningModule, ABC):
 
     Args:
         optimizer: Any optimizer of torch.
-        **metrics: Metrics besides the loss, by name; every stage has its own copy.
+        lines: What the tags of each network end with, where several are trained at once.
+        **metrics: Metrics besides the loss, by name; every stage and every line has its own copy.
     """
 
-    def __init__(self, optimizer: OptimizerCallable, **metrics: Metric) -> None:
+    is_nested = False
+    """Whether a training batch is a list with a batch for each of several networks."""
+
+    def __init__(
+        self, optimizer: OptimizerCallable, lines: Sequence[str] = ("",), **metrics: Metric
+    ) -> None:
         super().__init__()
         self.optimizer = optimizer
+        self.lines = tuple(lines)
         # Lightning's own averages cost a tenth of a small network's step.
         self.metrics = nn.ModuleDict()
         for stage in _STAGES:
-            self.metrics[f"{stage}/loss"] = _SampleMean()
-            for name, metric in metrics.items():
-                self.metrics[f"{stage}/{name}"] = metric.clone()
+            for line in self.lines:
+                self.metrics[f"{stage}/loss{line}"] = _SampleMean()
+                for name, metric in metrics.items():
+                    self.metrics[f"{stage}/{name}{line}"] = metric.clone()
 
     def metric(self, name: str) -> Metric:
         """Return a metric by its tag, such as `train/loss`; it is reset after every epoch."""
@@ -74,15 +83,16 @@ class Task(LightningModule, ABC):
         except ValueError as error:
             raise InputError(f"optimizer: {error}") from error
 
-    def update_loss(self, stage: Stage, total: Tensor, num_samples: int) -> None:
+    def update_loss(self, stage: Stage, total: Tensor, num_samples: int, line: str = "") -> None:
         """Add a batch to the epoch's mean loss.
 
         Args:
             stage: The stage whose mean it enters.
             total: The loss summed over this process's samples of the batch, shape ().
             num_samples: Their number, which may be 0.
+            line: The network, an entry of `lines`.
         """
-        self.metric(f"{stage}/loss").update(total, num_samples)
+        self.metric(f"{stage}/loss{line}").update(total, num_samples)
 
     def scale_loss(self, total: Tensor, num_samples: int) -> Tensor:
         """Return a loss whose gradient, averaged over processes, is that of the step's mean loss.
@@ -96,7 +106,7 @@ class Task(LightningModule, ABC):
         """
         local = torch.tensor(float(num_samples), device=total.device)
         num_global = self.trainer.strategy.reduce(local, reduce_op="sum")
-        return total * self.trainer.world_size / num_global
+        return total * self.trainer.world_size / num_global.clamp(min=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record the format of the checkpoint."""
@@ -115,7 +125,8 @@ class Task(LightningModule, ABC):
         for name in self.metrics:
             if name.startswith(f"{stage}/"):
                 metric = self.metric(name)
-                self.log(name, metric.compute(), prog_bar=True, sync_dist=True)
+                in_bar = len(self.lines) == 1  # of more, there is no room
+                self.log(name, metric.compute(), prog_bar=in_bar, sync_dist=True)
                 metric.reset()
 
     def on_train_epoch_end(self) -> None:
@@ -124,13 +135,15 @@ class Task(LightningModule, ABC):
         Raises:
             InputError: The epoch's loss is not finite.
         """
-        loss = self.metric("train/loss").compute()
+        tags = [f"train/loss{line}" for line in self.lines]
+        losses = {tag: self.metric(tag).compute() for tag in tags}
         self._log_epoch("train")
-        if not loss.isfinite():
-            raise InputError(
-                f"train/loss is {float(loss)} in epoch {self.current_epoch}; choose a smaller"
-                " learning rate or another trainer.precision; this epoch was not saved"
-            )
+        for tag, loss in losses.items():
+            if not loss.isfinite():
+                raise InputError(
+                    f"{tag} is {float(loss)} in epoch {self.current_epoch}; choose a smaller"
+                    " learning rate or another trainer.precision; this epoch was not saved"
+                )
 
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's metrics."""

@@ -1,5 +1,6 @@
 """Networks, and the outputs of their layers."""
 
+from lit_hier.nn.denoisers import LeafTransformer, TreeUNet
 from lit_hier.nn.evaluation import evaluate
 from lit_hier.nn.fourier_bands import FourierBands
 from lit_hier.nn.hierarchical_cnn import HierarchicalCNN
@@ -13,11 +14,13 @@ __all__ = [
     "FourierBands",
     "HierarchicalCNN",
     "ImageCNN",
+    "LeafTransformer",
     "PretrainedClassifier",
     "Probe",
     "TrainedCNN",
     "TrainedImageCNN",
     "TrainedNetwork",
+    "TreeUNet",
     "evaluate",
     "hook_layers",
     "match_layers",

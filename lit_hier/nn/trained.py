@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from lit_hier.errors import InputError
 from lit_hier.io.checkpoints import is_state_dict, load_state, read_checkpoint, read_record
+from lit_hier.nn.denoisers import LeafTransformer, TreeUNet
 from lit_hier.nn.hierarchical_cnn import HierarchicalCNN
 from lit_hier.nn.image_cnn import ImageCNN
 
-NETWORKS: Final[Mapping[str, type[HierarchicalCNN | ImageCNN]]] = {
-    "HierarchicalCNN": HierarchicalCNN,
-    "ImageCNN": ImageCNN,
+_CLASSIFIERS: Final = (HierarchicalCNN, ImageCNN)
+_KINDS: Final = (*_CLASSIFIERS, TreeUNet, LeafTransformer)
+NETWORKS: Final[Mapping[str, type[HierarchicalCNN | ImageCNN | TreeUNet | LeafTransformer]]] = {
+    kind.__name__: kind for kind in _KINDS
 }
 """Networks that a checkpoint may name."""
 
@@ -67,7 +69,7 @@ class TrainedNetwork(nn.Module):
         state = {key.removeprefix(_PREFIX): value for key, value in state.items()}
         description = _describe_checkpoint(checkpoint, source)
         if network is None:
-            network = self._build(description, state, source)
+            network = build_network(description, state, source, self._hint)
         load_state(network, state, source, type(network).__name__, self._hint)
         self.network = network
         self.trained_on = str(description["trained_on"])
@@ -75,26 +77,6 @@ class TrainedNetwork(nn.Module):
         self.paper_layers = getattr(network, "paper_layers", ())
         self.channels_last_layers = getattr(network, "channels_last_layers", None)
         self.eval()
-
-    def _build(
-        self, description: Mapping[str, Any], state: Mapping[str, Tensor], source: str
-    ) -> nn.Module:
-        """Build the network that a checkpoint names."""
-        name, arguments = description["network"], description["arguments"]
-        if not isinstance(name, str) or name not in NETWORKS:
-            raise InputError(
-                f"{source} does not name a network that lit-hier can build; {self._hint}"
-            )
-        kind = NETWORKS[name]
-        try:
-            if any(len(x) > len(state) for x in arguments.values() if isinstance(x, list | tuple)):
-                raise ValueError  # more layers than tensors
-            with torch.device("meta"):  # a damaged number must not allocate memory
-                outline = kind(**arguments)
-        except Exception as error:  # damaged arguments may fail anywhere in torch
-            raise InputError(f"{source} has invalid arguments for {name}; {self._hint}") from error
-        load_state(outline, state, source, name, self._hint, assign=True)
-        return kind(**arguments)
 
     @property
     def hooked(self) -> nn.Module:
@@ -149,10 +131,39 @@ def _check_kind(trained: TrainedNetwork, kind: type[nn.Module], weights: str) ->
         )
 
 
+def build_network(
+    description: Mapping[str, Any], state: Mapping[str, Tensor], source: str, hint: str
+) -> nn.Module:
+    """Build the network that a checkpoint names, once its tensors are known to fit.
+
+    Args:
+        description: `network`, a name in `NETWORKS`, and `arguments`.
+        state: Its state dict, which is not loaded.
+        source: The checkpoint's name in error messages.
+        hint: What to do, for error messages.
+
+    Raises:
+        InputError: The name or the arguments are damaged, or the tensors do not fit.
+    """
+    name, arguments = description["network"], description["arguments"]
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise InputError(f"{source} does not name a network that lit-hier can build; {hint}")
+    kind = NETWORKS[name]
+    try:
+        if any(len(x) > len(state) for x in arguments.values() if isinstance(x, list | tuple)):
+            raise ValueError  # more layers than tensors
+        with torch.device("meta"):  # a damaged number must not allocate memory
+            outline = kind(**arguments)
+    except Exception as error:  # damaged arguments may fail anywhere in torch
+        raise InputError(f"{source} has invalid arguments for {name}; {hint}") from error
+    load_state(outline, state, source, name, hint, assign=True)
+    return kind(**arguments)
+
+
 def describe_network(network: nn.Module) -> dict[str, Any]:
     """Return a network's name in `NETWORKS` and its arguments; None and {} for any other one."""
     name = type(network).__name__
-    if isinstance(network, HierarchicalCNN | ImageCNN) and NETWORKS.get(name) is type(network):
+    if isinstance(network, _KINDS) and NETWORKS.get(name) is type(network):
         return {"network": name, "arguments": network.arguments}
     return {"network": None, "arguments": {}}
 
@@ -180,10 +191,13 @@ def _describe_checkpoint(checkpoint: Mapping[str, Any], source: str) -> dict[str
     if not isinstance(given, dict):
         return unknown
     found = _check_texts(unknown | {"trained_on": given.get("trained_on", "")}, source)
-    for name, kind in NETWORKS.items():
+    for kind in _CLASSIFIERS:
         names = list(signature(kind).parameters)
         if given.keys() >= set(names):
-            return found | {"network": name, "arguments": {key: given[key] for key in names}}
+            return found | {
+                "network": kind.__name__,
+                "arguments": {key: given[key] for key in names},
+            }
     return found
 
 

@@ -1,0 +1,171 @@
+"""Training networks that denoise data of the Random Hierarchy Model."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from lit_hier.clock import InformationClock
+from lit_hier.data.batches import Batch
+from lit_hier.errors import InputError
+from lit_hier.modules.nested_task import NestedTask
+from lit_hier.modules.task import Stage
+from lit_hier.nn.denoisers import TreeUNet
+from lit_hier.processes import NoiseProcess
+from lit_hier.streams import Purpose, uniform
+
+_MAX_DRAWS: Final = 2**24  # random numbers of an epoch that are kept, 128 MiB; changes no bit
+_IGNORED: Final = -100
+
+
+class DenoisingTask(NestedTask):
+    r"""Trains diffusion models on data of a grammar, one for each entry of `data.num_train`.
+
+    A network predicts :math:`x_0` from the process's leaf messages. Its loss is the cross-entropy
+
+    .. math:: - \Big\langle \ln p(x_{0,i} \mid x_t) \Big\rangle, \qquad
+       I(x_0; x_t) / \ln v \sim U(I_{\min}, 1)
+
+    in nats per leaf that is to be predicted: under masking those that are masked, otherwise all.
+    Times are drawn so that the information of a leaf is uniform, see `InformationClock`, which
+    under masking is a uniform masked fraction. A datum's time and noise depend on (seed, sample
+    index, epoch) only; those of validation and test on (seed, sample index).
+
+    Logs `train/loss`, `val/loss` and `test/loss`; with several networks, `train/loss/P=128` and so
+    on for each. `LearnedDenoiser` samples with the networks of its checkpoints.
+
+    Args:
+        num_features: v; the command line takes this and the next two from the grammar.
+        tuple_size: s.
+        num_layers: L.
+        num_train: Training data of each network; the command line takes them from the data module.
+        process: How leaves are corrupted.
+        network: Builds a network from (v, s, L), such as `TreeUNet` or `LeafTransformer`: input
+            the leaf messages, (B, s**L, v), output logits of the same shape.
+        optimizer: Any optimizer of torch that updates each number by itself; AdamW with a learning
+            rate of 3e-3 by default.
+        lr_scheduler: Any scheduler of torch, stepped after each step of the optimizer.
+        last_time: Largest time; by default the end of the process's axis, 4 for `GaussianNoise`.
+        seed: Seed of times and noise, 0 to 2^64 - 1.
+        network_seed: Seed of the initial weights, at least 0.
+        trained_on: The largest training set, recorded with the weights; the command line takes it
+            from the data module.
+
+    Raises:
+        InputError: An argument is out of range, the process's messages tell the leaves, or the
+            network returns logits of another shape.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        tuple_size: int,
+        num_layers: int,
+        num_train: list[int],
+        process: NoiseProcess,
+        network: Callable[[int, int, int], nn.Module] = TreeUNet,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(
+            parameters, lr=3e-3, fused=True
+        ),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        last_time: float | None = None,
+        seed: int = 0,
+        network_seed: int = 0,
+        trained_on: str = "",
+    ) -> None:
+        if not 0 <= seed < 2**64:
+            raise InputError(f"seed is {seed}; give 0 to 2^64 - 1")
+        if not process.is_channel:
+            raise InputError(
+                f"process: the messages of the {process.axis.process} process tell the leaves, so"
+                " that there is nothing to learn; give masking, strings (EpsilonNoise with"
+                " strings: true) or gaussian"
+            )
+        clock = InformationClock(process, num_features, last_time)
+        super().__init__(
+            "denoisers",
+            lambda: network(num_features, tuple_size, num_layers),
+            num_train,
+            optimizer,
+            lr_scheduler,
+            network_seed,
+            trained_on,
+        )
+        self.num_features = num_features
+        self.tuple_size = tuple_size
+        self.num_layers = num_layers
+        self.process = process
+        self.clock = clock
+        self.seed = seed
+        self.num_draws = 1 + process.num_draws(tuple_size**num_layers, num_features)
+        self._epochs: dict[int, tuple[int, Tensor]] = {}  # an epoch and its draws, by num_train
+
+    def describe(self) -> dict[str, Any]:
+        """Return the sizes of the data and the process, as plain values."""
+        return {
+            "num_features": self.num_features,
+            "tuple_size": self.tuple_size,
+            "num_layers": self.num_layers,
+            "process": self.process.axis.process,
+            "process_key": self.process.key,
+            "last_time": self.clock.last_time,
+        }
+
+    def prepare(self, batch: Batch, stage: Stage) -> Batch:
+        """Return the batch with `messages`, the leaf messages of its corrupted leaves (B, d, v).
+
+        `target` are the leaves that are to be predicted, -100 elsewhere; `num_predicted` is their
+        number.
+        """
+        leaves = batch["leaves"]
+        draws = self._draw(batch, stage)
+        times = self._find_times(draws[:, 0])
+        dtype = self.dtype
+        assert isinstance(dtype, torch.dtype)
+        messages = self.process.observe(leaves, times, draws[:, 1:], self.num_features, dtype)
+        predicted = self.process.predicted(messages)
+        target = leaves.masked_fill(~predicted, _IGNORED)
+        num = int(predicted.sum())
+        return {**batch, "messages": messages, "target": target, "num_predicted": num}
+
+    def _find_times(self, draws: Tensor) -> Tensor:
+        """Return times of uniform information; draws are uniform in [0, 1)."""
+        clock = self.clock
+        last = torch.tensor([clock.last_time], dtype=torch.float64)
+        least = clock.information(last).to(draws.device)
+        return clock.times(1 - draws * (1 - least))
+
+    def _draw(self, batch: Batch, stage: Stage) -> Tensor:
+        """Return uniform numbers for each datum, one for its time and then those of the noise."""
+        index: Tensor = batch["index"]
+        if stage != "train":
+            return uniform(self.seed, Purpose.VALIDATION, index, 0, self.num_draws)
+        epoch, num = batch["epoch"], batch["num_train"]
+        if num * self.num_draws > _MAX_DRAWS:
+            return uniform(self.seed, Purpose.TRAINING, index, epoch, self.num_draws)
+        if self._epochs.get(num, (-1,))[0] != epoch:
+            # Of all data in order, which is much faster than of shuffled ones.
+            order = torch.arange(num, device=index.device)
+            draws = uniform(self.seed, Purpose.TRAINING, order, epoch, self.num_draws)
+            self._epochs[num] = epoch, draws
+        return self._epochs[num][1][index]
+
+    def compute_loss(
+        self, network: nn.Module, batch: Batch, stage: Stage, line: str
+    ) -> tuple[Tensor, int]:
+        """Return the cross-entropy in nats, summed over the leaves that are to be predicted."""
+        messages, target = batch["messages"], batch["target"]
+        logits = network(messages)
+        if logits.shape != messages.shape:
+            raise InputError(
+                f"network: {type(network).__name__} returns shape {tuple(logits.shape)}, not"
+                f" {tuple(messages.shape)}; give a network from leaf messages (B, d, v) to logits"
+                " of the same shape"
+            )
+        total = cross_entropy(
+            logits.flatten(0, 1), target.flatten(), ignore_index=_IGNORED, reduction="sum"
+        )
+        return total, batch["num_predicted"]

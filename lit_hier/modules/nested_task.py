@@ -1,0 +1,251 @@
+"""Base class of the modules that train one network for each of several nested training sets."""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from pytorch_lightning.utilities.types import (
+    LRSchedulerConfigType,
+    OptimizerLRScheduler,
+    OptimizerLRSchedulerConfig,
+)
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lit_hier.data.batches import Batch
+from lit_hier.errors import InputError
+from lit_hier.io.checkpoints import read_record, write_record
+from lit_hier.modules.task import Stage, Task
+from lit_hier.nn.trained import check_training_set, describe_network
+
+
+class NestedTask(Task):
+    """Trains a network for each entry of `data.num_train`, all in one run and one checkpoint.
+
+    The step's loss is the sum of the networks' mean losses, and one optimizer updates all
+    parameters. The networks are independent if it is elementwise, as those of the Adam and SGD
+    families are: the network of P data gets the same initial weights, batches, noise and weights
+    as if it were trained alone. Initial weights depend on (network_seed, P) only.
+
+    After each validation, the weights of a network whose `val/loss` is the lowest so far are kept
+    beside the present ones, in `best`. They are what `test` measures.
+
+    Logs `train/loss`, `val/loss` and `test/loss`, and a subclass's metrics likewise; with several
+    networks, `train/loss/P=128` and so on for each.
+
+    Args:
+        kind: What the checkpoints hold, such as `denoisers`.
+        build: Builds a network.
+        num_train: Training data of each network, ascending.
+        optimizer: Any optimizer of torch.
+        lr_scheduler: Any scheduler of torch, stepped after each step of the optimizer; None keeps
+            the learning rate.
+        network_seed: Seed of the initial weights, at least 0.
+        trained_on: The largest training set, recorded with the weights.
+        **metrics: See `Task`.
+
+    Attributes:
+        networks: The networks.
+        num_train: Training data of each.
+        best: Copies with the lowest validation loss so far.
+        best_step: Steps of the optimizer that each copy had; -1 before the first validation.
+        best_loss: Its validation loss; infinity before.
+
+    Raises:
+        InputError: `num_train` or `network_seed` is out of range.
+    """
+
+    is_nested = True
+    best_step: Tensor
+    best_loss: Tensor
+
+    def __init__(
+        self,
+        kind: str,
+        build: Callable[[], nn.Module],
+        num_train: Sequence[int],
+        optimizer: OptimizerCallable,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        network_seed: int = 0,
+        trained_on: str = "",
+        **metrics: Metric,
+    ) -> None:
+        if not num_train:
+            raise InputError("num_train is empty; give the numbers of data of the training sets")
+        if network_seed < 0:
+            raise InputError(f"network_seed is {network_seed}; give at least 0")
+        lines = [f"/P={num}" for num in num_train] if len(num_train) > 1 else [""]
+        super().__init__(optimizer, lines, **metrics)
+        self.kind = kind
+        self.num_train = tuple(num_train)
+        self.lr_scheduler = lr_scheduler
+        self.trained_on = trained_on
+        self.networks = nn.ModuleList(
+            _build_seeded(build, (network_seed, num)) for num in num_train
+        )
+        self.best = copy.deepcopy(self.networks).requires_grad_(False)
+        self.register_buffer("best_step", torch.full((len(num_train),), -1))
+        self.register_buffer("best_loss", torch.full((len(num_train),), torch.inf))
+
+    @abstractmethod
+    def compute_loss(
+        self, network: nn.Module, batch: Batch, stage: Stage, line: str
+    ) -> tuple[Tensor, int]:
+        """Return a network's loss on a batch; update its metrics besides the loss.
+
+        Args:
+            network: The network.
+            batch: What `prepare` returned.
+            stage: Whose metrics are updated.
+            line: What the tags of the network's metrics end with.
+
+        Returns:
+            The loss summed over samples, or over parts of them, shape (); and their number.
+        """
+
+    def prepare(self, batch: Batch, stage: Stage) -> Batch:
+        """Return a batch as `compute_loss` takes it: by default, as it is.
+
+        Args:
+            batch: A batch of the data; in training, `epoch` is the network's epoch and `num_train`
+                its P.
+            stage: The stage.
+        """
+        return batch
+
+    def describe(self) -> dict[str, Any]:
+        """Return what checkpoints record besides the networks, as plain values."""
+        return {}
+
+    def select_network(self, position: int) -> nn.Module:
+        """Return a network with its best weights; before a validation, with the present ones."""
+        chosen = self.best if self.best_step[position] >= 0 else self.networks
+        return chosen[position]
+
+    def setup(self, stage: str) -> None:
+        """Check that the networks stay independent.
+
+        Raises:
+            InputError: Gradients are clipped by the norm over several networks.
+        """
+        trainer = self.trainer
+        by_norm = str(trainer.gradient_clip_algorithm or "norm") != "value"
+        if stage == "fit" and trainer.gradient_clip_val and by_norm and len(self.networks) > 1:
+            raise InputError(
+                f"trainer.gradient_clip_val is {trainer.gradient_clip_val}, by the norm over all"
+                f" {len(self.networks)} networks, which would couple them; give"
+                " trainer.gradient_clip_algorithm=value or one number data.num_train"
+            )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:  # type: ignore[override]
+        """Create the optimizer of all networks, and its scheduler.
+
+        Raises:
+            InputError: An argument of one of them is out of range.
+        """
+        optimizer = super().configure_optimizers()
+        if self.lr_scheduler is None:
+            return optimizer
+        try:
+            scheduler = self.lr_scheduler(optimizer)
+        except ValueError as error:
+            raise InputError(f"lr_scheduler: {error}") from error
+        stepped: LRSchedulerConfigType = {"scheduler": scheduler, "interval": "step"}
+        return OptimizerLRSchedulerConfig(optimizer=optimizer, lr_scheduler=stepped)
+
+    def training_step(self, batch: list[Batch], batch_idx: int) -> Tensor:
+        """Return the sum of the networks' mean losses, shape ()."""
+        losses = []
+        for network, part, num_train, line in zip(
+            self.networks, batch, self.num_train, self.lines, strict=True
+        ):
+            prepared = self.prepare({**part, "num_train": num_train}, "train")
+            total, num = self.compute_loss(network, prepared, "train", line)
+            self.update_loss("train", total, num, line)
+            losses.append(self.scale_loss(total, num))
+        return torch.stack(losses).sum()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Update the loss of each network."""
+        self._evaluate(batch, "val", list(self.networks))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Update the loss of each network, with its best weights."""
+        networks = [self.select_network(k) for k in range(len(self.networks))]
+        self._evaluate(batch, "test", networks)
+
+    def _evaluate(self, batch: Batch, stage: Stage, networks: Sequence[nn.Module]) -> None:
+        batch = self.prepare(batch, stage)
+        for network, line in zip(networks, self.lines, strict=True):
+            self.update_loss(stage, *self.compute_loss(network, batch, stage, line), line)
+
+    def on_validation_epoch_end(self) -> None:
+        """Keep the weights that are the best so far; log the epoch's metrics."""
+        if not self.trainer.sanity_checking:
+            for k, line in enumerate(self.lines):
+                loss = self.metric(f"val/loss{line}").compute()
+                if loss < self.best_loss[k]:
+                    self.best_loss[k] = loss
+                    self.best_step[k] = self.global_step
+                    self.best[k].load_state_dict(self.networks[k].state_dict())
+        super().on_validation_epoch_end()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record what the networks are and how they were trained, as plain values."""
+        steps = self.best_step.tolist()
+        write_record(
+            checkpoint,
+            kind=self.kind,
+            **describe_network(self.networks[0]),
+            **self.describe(),
+            training=[
+                {"num_train": num, "best_step": step}
+                for num, step in zip(self.num_train, steps, strict=True)
+            ],
+            trained_on=self.trained_on,
+            step=self.global_step,
+        )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Reject the weights of another task or of other training sets.
+
+        Raises:
+            InputError: They are, or the format is newer than this version reads.
+        """
+        source = "ckpt_path: the checkpoint"
+        record = read_record(checkpoint, source)
+        if record.get("kind") != self.kind:
+            raise InputError(
+                f"{source} does not hold {self.kind}; give one that `lit-hier fit` wrote for"
+                f" {type(self).__name__}"
+            )
+        check_training_set(str(record.get("trained_on", "")), self.trained_on, "ckpt_path")
+        own: dict[str, Any] = {}
+        self.on_save_checkpoint(own)
+        for name in ("training", *self.describe(), "network", "arguments"):
+            expected, found = own["lit_hier"][name], record.get(name)
+            if name == "training":
+                name, expected, found = "num_train", list(self.num_train), _num_train(found)
+            if found != expected:
+                raise InputError(
+                    f"{source} has {name} {found!s:.80}, but this run has {expected!s:.80}; give"
+                    " the arguments of the run that it is from"
+                )
+
+
+def _num_train(training: Any) -> list[Any]:
+    """Return the numbers of training data in a record; empty if it is damaged."""
+    entries = training if isinstance(training, list) else []
+    return [entry.get("num_train") for entry in entries if isinstance(entry, dict)]
+
+
+def _build_seeded(build: Callable[[], nn.Module], key: Sequence[int]) -> nn.Module:
+    """Build a network whose weights depend on the key only; keep torch's global state."""
+    seed = int(np.random.SeedSequence(list(key)).generate_state(1)[0])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
