@@ -31,16 +31,17 @@ class DenoiserQuality(CurveAnalysis):
     r"""Distance of a trained denoiser's beliefs from exact inference, per leaf and time.
 
     With p(x) the exact posterior of a leaf's symbol given x_t, q(x) the denoiser's belief and x_0
-    the true symbol, for each leaf that is to be predicted (the masked ones under masking, else all)
+    the true symbol, for each leaf that is to be predicted (under masking the masked ones, else
+    all)
 
     - `kl` is :math:`\sum_x p(x) \ln (p(x) / q(x))`, nats; infinite where the denoiser excludes
       what is possible;
-    - `excess_cross_entropy` is :math:`\ln p(x_0) - \ln q(x_0)`, nats; its expected value is that of
-      `kl`, and it is how far the denoiser's loss is from the lowest one;
+    - `excess_cross_entropy` is :math:`\ln p(x_0) - \ln q(x_0)`, nats; its expected value is that
+      of `kl`, and it is how far the denoiser's loss is from the lowest one;
     - `agreement` tells whether the most likely symbols of both are the same.
 
-    They are averaged over leaves: the sum over all predicted leaves of all data, over the number of
-    these. The standard error over data is that of this ratio to first order; of several networks
+    They are averaged over leaves: the sum over all predicted leaves of all data, over the number
+    of these. The standard error over data is that of this ratio to first order; of several networks
     with one training, the networks are the independent units, see `lit_hier.metrics.average`,
     which also says where errors are NaN. Times without a leaf to predict are NaN.
 

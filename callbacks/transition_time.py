@@ -86,8 +86,8 @@ class TransitionTime(CurveAnalysis):
       grammars or, with one, over data; by the jackknife for chi; 0 for closed forms), theory (the
       same estimator on the theory at this depth; NaN where none applies), reason (why the place is
       unknown).
-    - `transition_time_curves.csv` with columns process, time, likewise, level, marginal, sem, entropy
-      (nats), entropy_sem, clones (share that agrees), clones_sem, count.
+    - `transition_time_curves.csv` with columns process, time, likewise, level, marginal, sem,
+      entropy (nats), entropy_sem, clones (share that agrees), clones_sem, count.
     - `transition_time.npz` with the arrays `marginal`, `entropy` and `clones` (time, curve,
       index), `time`, `curve`, `index`, `source`.
     - `transition_time.png`.

@@ -91,7 +91,7 @@ def learning_figure(table: DataFrame, mean: DataFrame | None = None) -> Figure:
 
 
 def _last_weights(table: DataFrame) -> DataFrame:
-    """Return the rows of trained denoisers; with several numbers of data, the last step of each."""
+    """Return the rows of trained denoisers; with several numbers of data, each one's last step."""
     rows: DataFrame = table[np.isfinite(table[NUM_TRAIN].to_numpy(float))]
     if rows[NUM_TRAIN].nunique() > 1 and STEP in rows:
         rows = rows[rows[STEP] == rows.groupby(NUM_TRAIN)[STEP].transform("max")]
