@@ -267,3 +267,22 @@ class RHMDataModule(SplitDataModule):
             num_train=self.num_train_list,
             shuffle_seed=self.seed,
         )
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Held-out data for forward-backward, in order, once for each copy that the sampler takes.
+
+        `index` holds sample indices over all copies, `sample` those within a copy.
+        """
+        self._check_split("predict")
+        model = None if self.trainer is None else self.trainer.lightning_module
+        copies = getattr(model, "copies", 1)
+        data = self._splits["predict"]
+        assert isinstance(data, RHMDataset)
+        return planned_loader(
+            self.trainer,
+            RHMDataset(data.grammars, data.leaves, data.label, copies),
+            self.eval_batch_size,
+            limited=True,
+            size_name="eval_batch_size",
+            num_blocks=self.num_blocks * copies,
+        )
