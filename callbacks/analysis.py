@@ -84,6 +84,9 @@ class SourceGroup:
 def group_sources(trainings: Sequence[Training], num_sources: int) -> list[SourceGroup]:
     """Group sources by the training of their denoisers, ascending; exact inference is last.
 
+    Denoisers whose number of training data is NaN, as of networks that were not trained here, are
+    told apart by their step.
+
     Args:
         trainings: That of each source; empty where denoisers were not trained, which makes one
             group without a name.
@@ -91,13 +94,18 @@ def group_sources(trainings: Sequence[Training], num_sources: int) -> list[Sourc
     """
     if not trainings:
         return [SourceGroup("", {}, range(num_sources))]
-    found = sorted(set(trainings))
+    found = sorted(
+        set(trainings),
+        key=lambda x: (np.nan_to_num(x.num_train, nan=-1.0, posinf=math.inf), x.step),
+    )
     sizes = [training.num_train for training in found]
     groups = []
     for training in found:
         names = [f"P = {training.num_train:g}"]
         if sizes.count(training.num_train) > 1:
             names.append(f"step {training.step}")
+        if math.isnan(training.num_train):
+            names = [f"network {training.step}"]
         if training.num_train == math.inf:
             names = ["exact"]
         indices = [k for k, other in enumerate(trainings) if other == training]

@@ -41,9 +41,9 @@ class DenoiserQuality(CurveAnalysis):
     - `agreement` tells whether the most likely symbols of both are the same.
 
     They are averaged over leaves: the sum over all predicted leaves of all data, over the number
-    of these. The standard error over data is that of this ratio to first order; of several networks
-    with one training, the networks are the independent units, see `lit_hier.metrics.average`,
-    which also says where errors are NaN. Times without a leaf to predict are NaN.
+    of these. The standard error over data is that of this ratio to first order; of several
+    networks with one training, the networks are the independent units, see
+    `lit_hier.metrics.average`, which also says where errors are NaN. Times without a leaf to predict are NaN.
 
     Writes, besides what `CurveAnalysis` lists:
 
@@ -131,7 +131,8 @@ class DenoiserQuality(CurveAnalysis):
                 within = found.sem_within
         columns["sem"] = columns.pop("kl_sem")
         if line.columns["num_train"] == math.inf:  # by definition, not by chance
-            columns |= {name: columns[name] * 0 for name in columns if name.endswith("sem")}
+            columns |= {x: np.zeros_like(columns[x]) for x in columns if x.endswith("sem")}
+            within = np.zeros_like(within)
         return {
             "kl": columns.pop("kl"),
             "sem": columns.pop("sem"),

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -18,8 +18,11 @@ from lit_hier.callbacks.curves import Columns, CurveAnalysis, Line, Results
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.figures import Panel
 from lit_hier.figures.learning import is_learning, learning_figure
+from lit_hier.inference.theory import leaf_information
 from lit_hier.metrics import average, wilson
 from lit_hier.modules import ForwardBackwardModule
+
+_NONE_LEFT: Final = 1e-3  # share of a leaf's information, below which samples are uniform
 
 
 class Validity(CurveAnalysis):
@@ -44,7 +47,8 @@ class Validity(CurveAnalysis):
       level), sem (standard error of `strings`), strings_low and strings_high (its 95 % confidence
       interval, see `lit_hier.metrics.wilson`), copies (share of copies, the same at all levels;
       NaN where the training data are unknown, as for exact inference), copies_sem,
-      copies_by_chance (of uniform data), copies_exact (share of the samples of exact inference at
+      copies_by_chance (of uniform data, at times whose leaves hold less than a thousandth of their
+      information; NaN at others), copies_exact (share of the samples of exact inference at
       this time that are among these P data; NaN if it was not run), copies_exact_sem, networks
       (independent ones), count, sem_within (of `strings`, within these networks).
     - `validity.npz` with the arrays `nodes`, `strings` and `copy` (position in the training set of
@@ -79,6 +83,10 @@ class Validity(CurveAnalysis):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Index the training data."""
         super().on_predict_start(trainer, pl_module)
+        self._is_uniform = np.array([time == self.axis.end for time in self.times])
+        if self.noise_process is not None:
+            information = leaf_information(self.noise_process, self.times, self.grammar(0).v)
+            self._is_uniform |= information < _NONE_LEFT
         leaves: Tensor | None = getattr(
             getattr(trainer, "datamodule", None), "training_leaves", None
         )
@@ -125,7 +133,7 @@ class Validity(CurveAnalysis):
             "strings_high": high,
             "copies": copies,
             "copies_sem": copies_sem,
-            "copies_by_chance": self._chance(line),
+            "copies_by_chance": np.where(self._is_uniform, self._chance(line), np.nan),
             "copies_exact": exact[0],
             "copies_exact_sem": exact[1],
             "networks": len(np.unique(source_indices)),
@@ -137,11 +145,11 @@ class Validity(CurveAnalysis):
         self, copy: Floats, source_indices: NDArray[np.int64], line: Line
     ) -> tuple[Floats, Floats]:
         """Return the share of samples among a line's training data, and its error."""
-        size = line.columns.get("num_train", math.inf)
-        if not copy.size or float(size) > self._num_known:
+        size = float(line.columns.get("num_train", math.nan))
+        if not copy.size or not size <= self._num_known:
             unknown = np.full(len(self.times), np.nan)
             return unknown, unknown
-        found = average(copy < float(size), source_indices, shares=True)
+        found = average(copy < size, source_indices, shares=True)
         return found.mean, found.sem
 
     def _chance(self, line: Line) -> float:

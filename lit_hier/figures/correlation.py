@@ -157,7 +157,8 @@ def _draw_decay(
                     linewidth=1, label=f"{symbol} = {x[k]:g}")  # fmt: skip
         predicted = curve.theory.correlation[k]
         if len(predicted) > 1:
-            ax.plot(r, predicted[1:] / predicted[0], "k--", linewidth=0.8)
+            dashed = np.where(predicted[1:] > 0, predicted[1:] / predicted[0], np.nan)
+            ax.plot(r, dashed, "--", color=color, linewidth=0.8)
     ax.set(xscale="log", yscale="log", xlabel=f"distance r ({unit})", ylabel="C(r) / C(0)")
     ax.set_ylim(lowest / 3, 1.3)
     ax.set_title(curve.name, fontsize="small")

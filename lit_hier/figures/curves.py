@@ -47,6 +47,7 @@ class Panel:
         band_label: The bands' entry in the legend.
         title: The title.
         log: Whether the y axis is logarithmic; values that are not positive are then omitted.
+        theory_colored: Whether each prediction has the color of its curve; else all are black.
     """
 
     ylabel: str
@@ -61,6 +62,7 @@ class Panel:
     band_label: str = "± 1 standard error"
     title: str = ""
     log: bool = False
+    theory_colored: bool = False
 
 
 def compare_panels(panels: Mapping[str, Panel], exact: str = "") -> list[Panel]:
@@ -73,7 +75,9 @@ def compare_panels(panels: Mapping[str, Panel], exact: str = "") -> list[Panel]:
     if exact and len(panels) > 1:
         theory = panels[exact].curves
         compared = [
-            replace(panel, title=name, theory=theory, theory_label=EXACT_LABEL)
+            replace(
+                panel, title=name, theory=theory, theory_label=EXACT_LABEL, theory_colored=True
+            )
             for name, panel in panels.items()
             if name != exact
         ]
@@ -159,10 +163,13 @@ def _draw(ax: Axes, x: ArrayLike, panel: Panel) -> None:
         ax.plot([], [], color="0.5", alpha=0.35, linewidth=6, label=panel.band_label)
     if any(np.isfinite(np.asarray(part)).any() for part in panel.compared.values()):
         ax.plot([], [], "k:", linewidth=0.65 * width, label=panel.compared_label)
-    dashes = [y for y in panel.theory.values() if np.isfinite(np.asarray(y)).any()]
-    for dashed in dashes:  # equal labels are one entry of the legend
-        ax.plot(x, np.asarray(dashed), "k--", linewidth=0.6 * width, alpha=0.7, zorder=2.6,
-                label=panel.theory_label)  # fmt: skip
+    own = dict(zip(names, depth_colors(len(names)), strict=True)) if panel.theory_colored else {}
+    dashes = {name: y for name, y in panel.theory.items() if np.isfinite(np.asarray(y)).any()}
+    for name, dashed in dashes.items():
+        ax.plot(x, np.asarray(dashed), "--", color=own.get(name, "k"), linewidth=0.6 * width,
+                alpha=1.0 if own else 0.7, zorder=2.6)  # fmt: skip
+    if dashes:
+        ax.plot([], [], "k--", linewidth=0.6 * width, alpha=0.7, label=panel.theory_label)
     for style, (label, chance) in zip(_CHANCE_STYLES, panel.chance.items(), strict=False):
         ax.axhline(chance, color="0.45", linestyle=style, linewidth=0.6 * width, label=label)
 
