@@ -14,8 +14,7 @@ from lit_hier.callbacks.result import Result
 from lit_hier.callbacks.tensorboard import log_curves, log_figure
 from lit_hier.data import RHMDataModule
 from lit_hier.errors import InputError, one_line
-from lit_hier.figures import Panel, figure_style
-from lit_hier.figures.learning import learning_figure
+from lit_hier.figures import Panel, curve_figure, figure_style
 from lit_hier.io.figures import FigureFormat, write_figure
 from lit_hier.io.tables import write_table
 from lit_hier.metrics import average, wilson
@@ -186,8 +185,14 @@ def _draw(table: DataFrame) -> Any:
         bands={name: table["sem"]},
         chance={"chance": float(table["chance"].iloc[0])},
     )
-    return learning_figure(
-        table["num_train"], [panel], sample_complexity=float(table["sample_complexity"].iloc[0])
+    return curve_figure(
+        table["num_train"],
+        "training data P",
+        [panel],
+        "",
+        float(table["sample_complexity"].iloc[0]),
+        log=True,
+        critical_label="$n m^L$",
     )
 
 

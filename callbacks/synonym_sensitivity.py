@@ -16,7 +16,6 @@ from lit_hier.callbacks.networks import NetworkAnalysis
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.figures import Panel, curve_figure
-from lit_hier.figures.learning import learning_figure
 from lit_hier.metrics import relative_distance
 from lit_hier.modules import ForwardBackwardModule, SynonymExchange
 from lit_hier.nn import Probe
@@ -158,12 +157,13 @@ class SynonymSensitivity(NetworkAnalysis):
         mean, sem = (
             results.table[name].to_numpy(float).reshape(shape) for name in ("sensitivity", "sem")
         )
-        title = "synonym sensitivity"
+        ylabel = "synonym sensitivity"
         panels = [
             Panel(
-                f"{title}, P = {num:g}" if np.isfinite(num) else title,
+                ylabel,
                 dict(zip(layers, mean[:, k].T, strict=True)),
                 bands=dict(zip(layers, sem[:, k].T, strict=True)),
+                title=f"P = {num:g}" if np.isfinite(num) else "",
             )
             for k, num in enumerate(x)
         ]
@@ -172,14 +172,15 @@ class SynonymSensitivity(NetworkAnalysis):
             levels = [f"{time:g}" for time in self.times]
             by_layer = [
                 Panel(
-                    f"{title}, {layer}",
+                    ylabel,
                     dict(zip(levels, mean[:, :, k], strict=True)),
                     bands=dict(zip(levels, sem[:, :, k], strict=True)),
+                    title=layer,
                 )
                 for k, layer in enumerate(layers)
             ]
-            figure = learning_figure(x, by_layer, "level of the tuple")
-            figures[f"{self.name}_num_train"] = figure
+            against = (x, "training data P", by_layer, "level of the tuple")
+            figures[f"{self.name}_num_train"] = curve_figure(*against, log=True)
         return figures
 
 

@@ -1,9 +1,9 @@
 r"""Random numbers for each sample, independent of batches.
 
-Every draw is a function of (seed, purpose, sample index, inversion time) alone: batches, processes
-and order do not matter. The counter-based generator Philox 4x64 makes this random access cheap:
-its key is (seed, time), and sample ``i`` uses the counters :math:`[i b, (i + 1) b)` of its
-purpose, ``b`` blocks of four words each.
+Every draw is a function of (seed, purpose, sample index, inversion time, step) alone: batches,
+processes and order do not matter. The counter-based generator Philox 4x64 makes this random access
+cheap: its key is (seed, time), and sample ``i`` uses the counters :math:`[i b, (i + 1) b)` of its
+purpose and step, ``b`` blocks of four words each.
 
 Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011), as in numpy.
 """
@@ -27,10 +27,13 @@ class Purpose(IntEnum):
     TRAINING = 3
     VALIDATION = 4
     CLONE = 5
-    SYNONYM = 6
+    REVERSE = 6
+    SYNONYM = 7
 
 
-def uniform(seed: int, purpose: Purpose, index: Tensor, time: float, num: int) -> Tensor:
+def uniform(
+    seed: int, purpose: Purpose, index: Tensor, time: float, num: int, step: int = 0
+) -> Tensor:
     """Draw uniform numbers for each sample at one inversion time.
 
     Args:
@@ -39,6 +42,7 @@ def uniform(seed: int, purpose: Purpose, index: Tensor, time: float, num: int) -
         index: Sample indices, int64, shape (B,).
         time: Inversion time; times that differ in any bit have independent numbers.
         num: Numbers per sample.
+        step: Step of an iteration, at least 0; each has independent numbers.
 
     Returns:
         float64 numbers in [0, 1) with 53 random bits, shape (B, num), on the device of `index`.
@@ -53,7 +57,7 @@ def uniform(seed: int, purpose: Purpose, index: Tensor, time: float, num: int) -
     for run in runs:
         if not len(run):
             continue
-        bits = np.random.Philox(key=key, counter=[0, 0, int(purpose), 0])
+        bits = np.random.Philox(key=key, counter=[0, 0, int(purpose), step])
         bits.advance(int(run[0]) * blocks)
         np.random.Generator(bits).random(out=draws[row : row + len(run)])
         row += len(run)

@@ -1,6 +1,5 @@
 """Data of a Random Hierarchy Model, for classification and for forward-backward."""
 
-import hashlib
 import operator
 from collections.abc import Sequence
 from itertools import pairwise
@@ -26,42 +25,55 @@ _CHUNK_NUMBERS: Final = 2**23
 class RHMDataset(Dataset[Batch]):
     """Leaves and classes of one or several grammars; an item is a whole batch.
 
-    Sample g N + i is sample i of grammar g.
+    Sample g N + i is sample i of grammar g. With several copies, sample k G N + j is sample j
+    again, for the denoiser of source k.
 
     Args:
         grammars: The G grammars.
         leaves: One tensor per grammar, any integer type, shape (N, s**L).
         label: Classes, int64, shape (G, N).
+        copies: How often the samples are repeated.
     """
 
     def __init__(
-        self, grammars: Sequence[RandomHierarchyModel], leaves: Sequence[Tensor], label: Tensor
+        self,
+        grammars: Sequence[RandomHierarchyModel],
+        leaves: Sequence[Tensor],
+        label: Tensor,
+        copies: int = 1,
     ) -> None:
         self.grammars = grammars
         self.leaves = leaves
         self.label = label
+        self.copies = copies
 
     def __len__(self) -> int:
-        """Return the number of samples of all grammars."""
-        return self.label.numel()
+        """Return the number of samples of all grammars, with repeats."""
+        return self.label.numel() * self.copies
 
     def __getitem__(self, index: Tensor) -> Batch:
         """Return the batch of the given sample indices, which belong to one grammar.
 
         Returns:
             `x`, whitened one-hot leaves, float32, shape (B, v, s**L); `label`, int64, shape (B,);
-            `leaves`, int64, shape (B, s**L); `index`, the argument, int64, shape (B,); `source`,
-            the index of the grammar, int64, shape ().
+            `leaves`, int64, shape (B, s**L); `index`, the argument, int64, shape (B,); `sample`,
+            the index without copies, int64, shape (B,); `source`, k G + g for copy k of grammar g,
+            int64, shape ().
         """
         num_each = self.label.shape[1]
-        first = int(index[0]) // num_each if len(index) else 0
-        assert (index // num_each == first).all(), "a batch has samples of one grammar"
-        rows = index - first * num_each
-        leaves = self.leaves[first][rows].long()
-        x = whitened_one_hot(leaves, self.grammars[first].num_features)
-        label = self.label[first, rows].long()
-        source = torch.tensor(first)
-        return {"x": x, "label": label, "leaves": leaves, "index": index, "source": source}
+        source = int(index[0]) // num_each if len(index) else 0
+        assert (index // num_each == source).all(), "a batch has samples of one grammar"
+        rows = index - source * num_each
+        grammar = source % len(self.grammars)
+        leaves = self.leaves[grammar][rows].long()
+        return {
+            "x": whitened_one_hot(leaves, self.grammars[grammar].num_features),
+            "label": self.label[grammar, rows].long(),
+            "leaves": leaves,
+            "index": index,
+            "sample": rows + grammar * num_each,
+            "source": torch.tensor(source),
+        }
 
 
 def _radices(rhm: RandomHierarchyModel) -> list[int]:
@@ -171,16 +183,22 @@ class RHMDataModule(SplitDataModule):
         return self.grammars[0].num_classes
 
     @property
+    def training_leaves(self) -> Tensor:
+        """Leaves of the training data of the first grammar, in order, once they are drawn.
+
+        A training set of `num_train` data has the first ones. Integers, shape (data, s**L).
+        """
+        dataset = self._splits["train"]
+        assert isinstance(dataset, RHMDataset)
+        return dataset.leaves[0]
+
+    @property
     def training_set(self) -> str:
         """One line with everything that determines the training set."""
         if len(self.grammars) > 1:
             return f"{len(self.grammars)} grammars"
-        rhm = self.grammars[0]
-        rules = hashlib.sha256(b"".join(rule.numpy().tobytes() for rule in rhm.rules))
-        return (
-            f"an RHM{rhm.notation} with rules {rules.hexdigest()[:12]},"
-            f" num_train={self.sizes['train']}, seed={self.seed}"
-        )
+        described = self.grammars[0].description
+        return f"{described}, num_train={self.sizes['train']}, seed={self.seed}"
 
     def setup(self, stage: str | None = None) -> None:
         """Draw all splits; a second call does nothing."""
@@ -248,4 +266,23 @@ class RHMDataModule(SplitDataModule):
             self.batch_size,
             num_train=self.num_train_list,
             shuffle_seed=self.seed,
+        )
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Held-out data for forward-backward, in order, once for each copy that the sampler takes.
+
+        `index` holds sample indices over all copies, `sample` those within a copy.
+        """
+        self._check_split("predict")
+        model = None if self.trainer is None else self.trainer.lightning_module
+        copies = getattr(model, "copies", 1)
+        data = self._splits["predict"]
+        assert isinstance(data, RHMDataset)
+        return planned_loader(
+            self.trainer,
+            RHMDataset(data.grammars, data.leaves, data.label, copies),
+            self.eval_batch_size,
+            limited=True,
+            size_name="eval_batch_size",
+            num_blocks=self.num_blocks * copies,
         )

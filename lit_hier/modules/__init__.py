@@ -13,6 +13,7 @@ from lit_hier.modules.forward_backward import ForwardBackwardModule
 from lit_hier.modules.gaussian_denoiser import GaussianDenoiser
 from lit_hier.modules.image_classifier import ImageClassifier
 from lit_hier.modules.nested_task import NestedTask
+from lit_hier.modules.learned_denoiser import LearnedDenoiser
 from lit_hier.modules.rhm_classifier import RHMClassifier
 from lit_hier.modules.stored_samples import StoredSamples
 from lit_hier.modules.synonym_exchange import SynonymExchange
@@ -28,6 +29,7 @@ __all__ = [
     "ForwardBackwardModule",
     "GaussianDenoiser",
     "ImageClassifier",
+    "LearnedDenoiser",
     "NestedTask",
     "RHMClassifier",
     "StoredSamples",

@@ -37,6 +37,8 @@ class ForwardBackwardModule(LightningModule, ABC):
         noise_process: The corruption process, for predictions; None if there is no theory of it.
         sources: What the run's data are drawn from; each record has its `source_index`.
         trainings: How the denoiser of each source was trained; empty for denoisers that were not.
+        copies: How often a data module repeats its data for prediction, each time with the next
+            `source`.
         track: Wraps the times as `predict_step` iterates over them; set by a progress bar.
         advance: Takes the number of model evaluations since its last call; set by a progress bar.
 
@@ -56,6 +58,7 @@ class ForwardBackwardModule(LightningModule, ABC):
         self.times = tuple(float(time) for time in times)
         self.sources: tuple[Source, ...] = (None,)
         self.trainings: tuple[Training, ...] = ()
+        self.copies = 1
         self.track: Callable[[Iterable[float]], Iterable[float]] = _untracked
         self.advance: Callable[[int], object] = _uncounted
 

@@ -14,6 +14,7 @@ Source: Section 3 of the paper; Cagnetta et al., "How Deep Neural Networks Learn
 Data: The Random Hierarchy Model" (2023).
 """
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -293,6 +294,12 @@ class RandomHierarchyModel(Grammars):
             f"(v={self.num_features}, n={self.num_classes},"
             f" m={self.num_synonyms}, s={self.tuple_size}, L={self.num_layers})"
         )
+
+    @property
+    def description(self) -> str:
+        """The parameters and a hash of the rules: different grammars have different ones."""
+        rules = hashlib.sha256(b"".join(rule.numpy().tobytes() for rule in self.rules))
+        return f"an RHM{self.notation} with rules {rules.hexdigest()[:12]}"
 
     def __repr__(self) -> str:
         """Return the class and the parameters."""

@@ -1,0 +1,367 @@
+r"""Networks that predict leaves, as samplers of the forward-backward experiment.
+
+A network returns beliefs in each leaf by itself, :math:`p(x_{0,i} \mid x_t)`. A sample of all
+leaves together takes several evaluations, by one of two methods:
+
+- One leaf at a time, in random order: a leaf is sampled from its belief and then certain for the
+  next evaluation. As :math:`p(x_0 \mid x_t) = \prod_k p(x_{0,i_k} \mid x_t, x_{0,i_1}, \dots,
+  x_{0,i_{k-1}})`, this samples the posterior if the beliefs are exact.
+- In steps from t to 0 (ancestral sampling): all leaves are sampled from their beliefs, and the
+  process's bridge :math:`q(x_\tau \mid x_t, x_0)` leads to the next time. Leaves of one step are
+  independent of each other, so that this is exact for exact beliefs only as steps grow.
+
+Source: Austin et al., "Structured Denoising Diffusion Models in Discrete State-Spaces" (2021);
+Ho et al., "Denoising Diffusion Probabilistic Models" (2020).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from lit_hier.clock import InformationClock
+from lit_hier.diffusion import Denoising, ForwardBackward, Latents, Training
+from lit_hier.errors import InputError
+from lit_hier.io.memory import check_memory
+from lit_hier.modules.bp_denoiser import BPDenoiser
+from lit_hier.modules.forward_backward import ForwardBackwardModule
+from lit_hier.processes import NoiseProcess
+from lit_hier.rhm import Grammars, RandomHierarchyModel, whitened_one_hot
+from lit_hier.rhm.parameters import GrammarParameters
+from lit_hier.streams import Purpose, uniform
+
+EXACT: Final = Training(math.inf, 0)
+"""How exact inference is listed among denoisers that were trained."""
+
+_CHUNK_NUMBERS: Final = 2**22  # in the messages that a network takes at once, which bounds memory
+
+
+class NetworkDenoiser(ForwardBackwardModule):
+    """Denoises data of a grammar with networks, each of which is one source of the run.
+
+    The data are repeated for each source. Noise and draws depend on (seed, sample index, inversion
+    time, step) only, so that all networks, and exact inference, denoise the same x_t. Samples are
+    the same bits in batches of any size and in any order wherever the network's own output for a
+    datum does not depend on the other data of its batch; matrix products in float32 may differ in
+    the last bits, which changes a sample only where a draw falls between.
+
+    Latents are those that `rhm` parses from sampled leaves: -1 where it cannot.
+
+    Args:
+        rhm: The grammar.
+        process: How leaves are corrupted.
+        times: Inversion times on the process's axis, ascending, to `last_time`.
+        networks: Modules with input the leaf messages, (B, s**L, v), and output logits of the
+            same shape.
+        trainings: How each network was trained; by default, numbered by `step`.
+        steps: Evaluations of a network for a sample. As many as there are leaves reveal one leaf
+            at a time, as 0 does; any other number are steps of equal information.
+        last_time: Largest time, where the process's axis has no end: 4 by default.
+        seed: Seed of the noise and of the samples, 0 to 2^64 - 1.
+        exact: Whether exact inference on the same data is the last source.
+
+    Attributes:
+        networks: The networks.
+
+    Raises:
+        InputError: `rhm` is not one grammar, the process is not a channel or has no reverse step,
+            an argument is out of range, or a network does not return finite logits of the shape of
+            its input.
+    """
+
+    def __init__(
+        self,
+        rhm: Grammars,
+        process: NoiseProcess,
+        times: Sequence[float],
+        networks: Sequence[nn.Module],
+        trainings: Sequence[Training] | None = None,
+        steps: int = 0,
+        last_time: float | None = None,
+        seed: int = 0,
+        exact: bool = True,
+    ) -> None:
+        grammar = check_run(rhm, process, steps)
+        process.check_times(times)
+        clock = InformationClock(process, grammar.num_features, last_time)
+        if times[-1] > clock.last_time:
+            raise InputError(
+                f"times: {times[-1]:g} is beyond last_time, {clock.last_time:g}; give smaller"
+                " times, or networks that were trained with a larger last_time"
+            )
+        super().__init__(times, process.axis, seed)
+        if not networks:
+            raise InputError("networks: the list is empty; give at least one")
+        if trainings is None:
+            trainings = [Training(math.nan, position) for position in range(len(networks))]
+        if len(trainings) != len(networks):
+            raise InputError(
+                f"trainings has {len(trainings)} entries for {len(networks)} networks; give one"
+                " for each"
+            )
+        self.grammar = grammar
+        self.process = self.noise_process = process
+        self.steps = steps or grammar.num_leaves
+        self.networks = nn.ModuleList(networks).eval()
+        self.trainings = (*trainings, *[EXACT] * exact)
+        self.copies = len(self.trainings)
+        self.sources = (GrammarParameters.of(grammar),) * self.copies
+        self.exact_denoiser = BPDenoiser(grammar, process, list(times), seed)
+        self._schedules = [clock.steps(time, self.steps) for time in self.times]
+        self._num_data = math.inf
+        guess = torch.full((2, grammar.num_leaves, grammar.num_features), 1 / grammar.num_features)
+        for source in range(len(networks)):
+            self._try(source, guess)
+
+    @torch.no_grad()
+    def _try(self, source: int, messages: Tensor) -> None:
+        """Evaluate a network once, before the data are."""
+        try:
+            self._evaluate(source, messages)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"{self._name(source)} rejects leaf messages of shape {tuple(messages.shape)}"
+                f" ({reason:.120}); give a network from leaf messages (B, d, v) to logits of the"
+                " same shape"
+            ) from error
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """Whether samples reveal one leaf at a time."""
+        return self.steps == self.grammar.num_leaves
+
+    def setup(self, stage: str) -> None:
+        """Check that the record of a batch fits into memory.
+
+        Raises:
+            InputError: It does not.
+        """
+        data: Any = getattr(self.trainer, "datamodule", None)
+        self._num_data = getattr(data, "sizes", {}).get(stage, math.inf)
+        size = int(min(getattr(data, "eval_batch_size", 1), self._num_data))
+        rhm = self.grammar
+        symbols = max(rhm.num_features, rhm.num_classes)
+        # Marginals of all nodes; messages, beliefs and logits of leaves, with a copy each.
+        num = (rhm.num_leaves + rhm.num_choices) * symbols + 6 * rhm.num_leaves * rhm.num_features
+        check_memory(
+            (8 if self.dtype == torch.float64 else 4) * num * size * len(self.times),
+            f"times: {len(self.times)} inversion times of {size} data",
+            "give fewer times or a smaller data.init_args.eval_batch_size",
+        )
+
+    def num_evaluations(self, index: Tensor) -> int:
+        """Return the number of data, times and steps; 0 for exact inference."""
+        exact = len(index) and int(index[0]) >= len(self.networks) * self._num_data
+        return 0 if exact else len(index) * len(self.times) * self.steps
+
+    @torch.no_grad()
+    def forward_backward(self, batch: dict[str, Tensor]) -> ForwardBackward:
+        """Corrupt a batch to each time, and sample leaves with the network of its source.
+
+        Args:
+            batch: As `RHMDataset` returns it: `leaves`, (B, s**L), `x`, `label`, `index` and
+                `sample`, (B,); `sample` is `index` and `source` is 0 if omitted.
+
+        Raises:
+            InputError: The grammar cannot derive some leaves, or a network returns logits that
+                are not finite.
+        """
+        source = int(batch.get("source", 0))
+        index = batch.get("sample", batch["index"])
+        record = self.exact_denoiser.forward_backward(batch | {"index": index, "source": 0})
+        latents = record.latents
+        assert latents is not None
+        assert latents.marginals is not None
+        exact, v = latents.marginals[0], self.grammar.num_features
+        observed, observations = self._corrupt(batch["leaves"], index, exact.dtype)
+        messages = torch.stack(observations)
+        predicted = self._predicted(messages)
+        record = replace(record, index=batch["index"], source_index=source)
+        if source >= len(self.networks):
+            return replace(record, denoising=Denoising(exact, exact, predicted))
+        beliefs = self._believe(source, messages)
+        if self.one_at_a_time:
+            leaves = self._reveal(source, messages, predicted, beliefs, index)
+        else:
+            leaves = self._descend(source, observed, messages, beliefs, index)
+        tree, _ = self.grammar.parse(leaves.flatten(0, 1))
+        x_reversed = whitened_one_hot(leaves.flatten(0, 1), v)
+        return replace(
+            record,
+            x_reversed=x_reversed.unflatten(0, messages.shape[:2]),
+            latents=Latents(
+                latents.tree_start,
+                tuple(level.unflatten(0, messages.shape[:2]) for level in tree),
+                None,
+            ),
+            denoising=Denoising(beliefs, exact, predicted),
+        )
+
+    def _corrupt(
+        self, leaves: Tensor, index: Tensor, dtype: torch.dtype
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return what is observed of leaves at each time, and their messages."""
+        v = self.grammar.num_features
+        num = self.process.num_draws(leaves.shape[1], v)
+        observed, messages = [], []
+        for time in self.times:
+            draws = uniform(self.seed, Purpose.CORRUPTION, index, time, num)
+            x_t = self.process.corrupt(leaves, time, draws, v)
+            messages.append(self.process.messages(x_t, time, v, dtype))
+            observed.append(x_t.to(dtype) if x_t.is_floating_point() else x_t)
+        return observed, messages
+
+    def _predicted(self, messages: Tensor) -> Tensor:
+        """Return which leaves are to be predicted, bool, (T, B, d), given messages of each."""
+        return self.process.predicted(messages.flatten(0, 1)).view(messages.shape[:3])
+
+    def _believe(self, source: int, messages: Tensor) -> Tensor:
+        """Return a network's beliefs where a leaf is to be predicted, elsewhere the messages."""
+        beliefs = self._evaluate(source, messages.flatten(0, 1)).view_as(messages)
+        return torch.where(self._predicted(messages)[..., None], beliefs, messages)
+
+    def _evaluate(self, source: int, messages: Tensor) -> Tensor:
+        """Return a network's beliefs in leaves, shape (R, d, v)."""
+        network = self.networks[source]
+        rows = max(1, _CHUNK_NUMBERS // messages[0].numel())
+        beliefs = []
+        for part in messages.split(rows):
+            logits = network(part.to(self.dtype))
+            if not isinstance(logits, Tensor) or logits.shape != part.shape:
+                found = (
+                    tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+                )
+                raise InputError(
+                    f"{self._name(source)} returns {found}, not {tuple(part.shape)}; give a"
+                    " network from leaf messages (B, d, v) to logits of the same shape"
+                )
+            beliefs.append(torch.softmax(logits.to(messages.dtype), -1))
+        result = beliefs[0] if len(beliefs) == 1 else torch.cat(beliefs)
+        if not result.sum().isfinite():
+            raise InputError(
+                f"{self._name(source)} returns NaN or infinity for some data; give weights of a"
+                " training that converged, or trainer.precision=32-true"
+            )
+        return result
+
+    def _reveal(
+        self, source: int, messages: Tensor, predicted: Tensor, beliefs: Tensor, index: Tensor
+    ) -> Tensor:
+        """Sample one leaf after another; return the leaves, shape (T, B, d)."""
+        shape, (num_leaves, v) = predicted.shape, messages.shape[2:]
+        draws = [
+            uniform(self.seed, Purpose.REVERSE, index, time, 2 * num_leaves) for time in self.times
+        ]
+        of_order, of_symbols = torch.cat(draws).split(num_leaves, dim=1)
+        # Leaves that are certain come last. Data with the most uncertain leaves come first, so
+        # that those with a leaf left to sample are the first ones at every step.
+        uncertain = predicted.flatten(0, 1)
+        counts, rows = uncertain.sum(-1).sort(descending=True, stable=True)
+        order = (of_order + ~uncertain)[rows].argsort(-1)
+        of_symbols, messages = of_symbols[rows], messages.flatten(0, 1)[rows]
+        beliefs = beliefs.flatten(0, 1)[rows]
+        for step in range(self.steps):
+            if num := int((counts > step).sum()):
+                if step:
+                    beliefs = self._evaluate(source, messages[:num])
+                place = order[:num, step, None, None].expand(-1, 1, v)
+                belief = beliefs[:num].gather(1, place).squeeze(1)
+                symbols = sample_symbols(belief, of_symbols[:num, step])
+                certain = one_hot(symbols, v).to(messages.dtype)
+                messages[:num].scatter_(1, place, certain[:, None])
+            self.advance(len(index) * len(self.times))
+        leaves = torch.empty_like(order)
+        leaves[rows] = messages.argmax(-1)
+        return leaves.view(shape)
+
+    def _descend(
+        self,
+        source: int,
+        observed: list[Tensor],
+        messages: Tensor,
+        beliefs: Tensor,
+        index: Tensor,
+    ) -> Tensor:
+        """Sample in steps from each time to 0; return the leaves, shape (T, B, d)."""
+        num_leaves, v = messages.shape[2:]
+        num_draws = num_leaves + self.process.num_reverse_draws(num_leaves, v)
+        leaves = torch.empty(messages.shape[:3], dtype=torch.int64, device=messages.device)
+        for step in range(1, self.steps + 1):
+            if step > 1:
+                for number, schedule in enumerate(self._schedules):
+                    messages[number] = self.process.messages(
+                        observed[number], schedule[step - 1], v, messages.dtype
+                    )
+                beliefs = self._believe(source, messages)
+            for number, (time, schedule) in enumerate(
+                zip(self.times, self._schedules, strict=True)
+            ):
+                draws = uniform(self.seed, Purpose.REVERSE, index, time, num_draws, step)
+                of_symbols, of_bridge = draws.tensor_split([num_leaves], dim=1)
+                leaves[number] = sample_symbols(beliefs[number], of_symbols)
+                start, end = schedule[step - 1 : step + 1]
+                if step < self.steps and end < start:
+                    observed[number] = self.process.reverse(
+                        observed[number], leaves[number], start, end, of_bridge, v
+                    )
+            self.advance(len(index) * len(self.times))
+        return leaves
+
+    def _name(self, source: int) -> str:
+        """Name a network, for error messages."""
+        training = self.trainings[source]
+        return (
+            f"network: {type(self.networks[source]).__name__} of num_train={training.num_train:g}"
+            f" at step {training.step}"
+        )
+
+
+def check_run(rhm: Grammars, process: NoiseProcess, steps: int) -> RandomHierarchyModel:
+    """Return the grammar of a run, if a network can denoise its data.
+
+    Raises:
+        InputError: `rhm` is not one grammar, the process is not a channel or has no reverse step,
+            or `steps` is negative.
+    """
+    if not isinstance(rhm, Grammars):
+        raise InputError("model: LearnedDenoiser needs data of a grammar; give an RHMDataModule")
+    grammar, *others = rhm.grammars
+    if others:
+        raise InputError(
+            f"rhm: LearnedDenoiser denoises data of one grammar, not of {rhm}; give one, and"
+            " average over grammars with `lit-hier study`"
+        )
+    if not process.is_channel:
+        raise InputError(
+            f"process: the messages of the {process.axis.process} process tell the leaves, so that"
+            " there is nothing to denoise; give masking, strings (EpsilonNoise with strings: true)"
+            " or gaussian"
+        )
+    if steps < 0:
+        raise InputError(
+            f"steps is {steps}; give at least 1, or 0 for as many as there are leaves"
+        )
+    if steps not in (0, grammar.num_leaves):
+        process.num_reverse_draws(grammar.num_leaves, grammar.num_features)
+    return grammar
+
+
+def sample_symbols(probabilities: Tensor, draws: Tensor) -> Tensor:
+    """Sample symbols by the inverse of the cumulative distribution.
+
+    Args:
+        probabilities: Any positive scale, shape (..., v).
+        draws: Uniform numbers in [0, 1), shape (...,).
+
+    Returns:
+        Symbols of positive probability, int64, shape (...,).
+    """
+    cumulative = probabilities.cumsum(-1)
+    below_one = 1 - torch.finfo(cumulative.dtype).eps / 2
+    place = draws.to(cumulative.dtype).clamp(max=below_one) * cumulative[..., -1]
+    return (cumulative <= place[..., None]).sum(-1)
