@@ -264,7 +264,7 @@ def test_the_learning_curve_counts_test_errors(
 
 
 def test_restored_classifiers_are_those_that_were_trained(
-    trained: tuple[Path, ClassifiersTask, list[Any]], tmp_path: Path
+    trained: tuple[Path, ClassifiersTask, list[Any]],
 ) -> None:
     folder, task, _ = trained
     path = str(folder / "classifiers.ckpt")
@@ -276,17 +276,25 @@ def test_restored_classifiers_are_those_that_were_trained(
         assert last.trainings[k].step == task.global_step
         assert best.trainings[k].step == steps
     assert [training.num_train for training in last.trainings] == [8, 64, 200]
-    run = trainer(tmp_path, SynonymSensitivity(last, ["readout"]))
+
+
+@pytest.mark.slow
+def test_the_sensitivity_of_several_networks_is_tabulated_and_drawn(
+    trained: tuple[Path, ClassifiersTask, list[Any]], tmp_path: Path
+) -> None:
+    network = TrainedClassifiers(str(trained[0] / "classifiers.ckpt"))
+    run = trainer(tmp_path, SynonymSensitivity(network))
     run.predict(SynonymExchange(RHM), data(), return_predictions=False)
     assert run.log_dir is not None
     table = rows(Path(run.log_dir) / "synonym_sensitivity.csv")
-    assert len(table) == 3 * 3  # levels and networks
+    assert len(table) == 3 * 3 * 4  # levels, networks, layers
     assert all(0 < float(row["sensitivity"]) < 2 and float(row["sem"]) > 0 for row in table)
     assert (Path(run.log_dir) / "synonym_sensitivity_num_train.png").is_file()
     with pytest.raises(InputError, match="the network was trained on"):
         run.predict(SynonymExchange(RHM), data(seed=1), return_predictions=False)
 
 
+@pytest.mark.slow
 def test_a_transformer_classifies_and_is_restored(tmp_path: Path) -> None:
     task = classifiers(TransformerClassifier)
     run = trainer(tmp_path, limit_train_batches=1, logger=False)
