@@ -56,8 +56,8 @@ class SynonymSensitivity(NetworkAnalysis):
         name: Replaces `synonym_sensitivity` in files and tags: for several in one run.
 
     Raises:
-        InputError: A pattern matches no layer; in `setup`, the sampler is not a `SynonymExchange`;
-            during the run, `x` does not fit a network, or an activation is NaN or infinite.
+        InputError: A pattern matches no layer; in `setup`, the sampler is not a `SynonymExchange`
+            of at least two levels; during the run, `x` does not fit a network, or an activation is NaN or infinite.
     """
 
     name = "synonym_sensitivity"
@@ -105,6 +105,11 @@ class SynonymSensitivity(NetworkAnalysis):
             raise InputError(
                 "model: SynonymSensitivity measures the exchange of synonyms, not"
                 f" {type(pl_module).__name__}; use it with a SynonymExchange"
+            )
+        if isinstance(pl_module, SynonymExchange) and len(pl_module.levels) < 2:
+            raise InputError(
+                f"levels is {pl_module.levels}; SynonymSensitivity draws curves over levels: give"
+                " at least two"
             )
         super().setup(trainer, pl_module, stage)
         checked = list(self.checked)

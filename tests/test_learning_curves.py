@@ -323,6 +323,8 @@ def test_callbacks_of_another_model_are_one_line(tmp_path: Path) -> None:
     callback = SynonymSensitivity(HierarchicalCNN(6, 6, 2, 3, 8))
     with pytest.raises(InputError, match="use it with a SynonymExchange"):
         trainer(tmp_path, callback).predict(denoiser, module)
+    with pytest.raises(InputError, match=r"levels is \[2\]; .* give at least two"):
+        trainer(tmp_path, callback).predict(SynonymExchange(RHM, [2]), module)
     for bad in ({"num_classes": 1}, {"num_train": []}, {"network_seed": -1}):
         sizes = {"num_features": 6, "num_classes": 6, "tuple_size": 2, "num_layers": 3,
                  "num_train": [4]}  # fmt: skip
