@@ -57,7 +57,8 @@ class SynonymSensitivity(NetworkAnalysis):
 
     Raises:
         InputError: A pattern matches no layer; in `setup`, the sampler is not a `SynonymExchange`
-            of at least two levels; during the run, `x` does not fit a network, or an activation is NaN or infinite.
+            of at least two levels; during the run, `x` does not fit a network, or an activation is
+            NaN or infinite.
     """
 
     name = "synonym_sensitivity"
