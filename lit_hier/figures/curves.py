@@ -120,6 +120,7 @@ def curve_figure(
             for lines in (panel.curves, panel.theory, panel.compared)
             for y in lines.values()
         ]
+        parts += [list(panel.chance.values()) for panel in panels if panel.unit == unit]
         values = np.concatenate([np.ravel(np.asarray(y, dtype=np.float64)) for y in parts])
         known = values[np.isfinite(values)]
         if any(panel.log for panel in panels if panel.unit == unit):
