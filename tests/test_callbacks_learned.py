@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pandas import DataFrame
+from pandas.api.types import is_float_dtype
 from pytorch_lightning import Trainer
 from torch import Tensor
 
@@ -26,10 +28,12 @@ from lit_hier.callbacks.result import Result
 from lit_hier.data import RHMDataModule
 from lit_hier.diffusion import Denoising, ForwardBackward, Latents, Training
 from lit_hier.errors import InputError
+from lit_hier.figures.learning import is_learning, learning_figure
 from lit_hier.inference import BeliefPropagation
 from lit_hier.metrics import average
 from lit_hier.modules import BPDenoiser, ForwardBackwardModule
 from lit_hier.processes import MaskingNoise
+from lit_hier.results import average_tables, compare_tables, is_drawn, table_figure
 from lit_hier.rhm import RandomHierarchyModel, whitened_one_hot
 from lit_hier.rhm.parameters import GrammarParameters
 from lit_hier.streams import Purpose, uniform
@@ -316,3 +320,46 @@ def test_runs_that_cannot_be_measured_are_rejected(
 ) -> None:
     with pytest.raises(InputError, match=message):
         run(analysis, sampler=sampler())
+
+
+def other_seed(name: str) -> DataFrame:
+    """Return a table as another training would have it: other best steps, and other values."""
+    table = results().table(name).copy()
+    table["step"] += 64 * (table["num_train"] == 16)
+    columns = [x for x in table if is_float_dtype(table[x]) and x not in ("time", "num_train")]
+    table[columns] *= 0.9
+    return table
+
+
+@pytest.mark.parametrize(
+    "name", ["validity", "denoiser_quality", "denoiser_quality_mean", "reconstruction"]
+)
+def test_averages_over_trainings_are_drawn(name: str) -> None:
+    found = average_tables([results().table(name), other_seed(name)], ["0", "1"])
+    assert found["num_train"].unique().tolist() == [16, 64, INF]
+    assert not {"step", "num_train_sem"} & set(found)
+    column = next(x for x in ("strings", "kl", "marginal") if x in found)
+    row = found[found["num_train"] == 16].iloc[0]
+    assert row[column] > 0
+    np.testing.assert_allclose(row[f"{column}_sem"], row[column] * 0.05 / 0.95, rtol=1e-6)
+    if is_drawn(found):
+        figure = table_figure(found)
+        titles = [ax.get_title() for ax in figure.axes]
+        assert titles == (["P = 16", "P = 64"] if "level" in found else [""] * 3)
+    assert is_learning(found) == (name != "reconstruction")
+    if is_learning(found):
+        panels = learning_figure(found).axes
+        assert panels[0].get_xlabel() == "training data P"
+
+
+def test_steps_are_compared_where_one_number_of_data_has_several() -> None:
+    table = results().table("validity").copy()
+    table["step"] = table["num_train"].where(table["num_train"] < INF, 0).astype(int)
+    table.loc[table["num_train"] < INF, "num_train"] = 512
+    assert learning_figure(table).axes[0].get_xlabel() == "training steps"
+    titles = [ax.get_title() for ax in table_figure(table).axes]
+    assert titles == ["P = 512, step 16", "P = 512, step 64"]
+    compared = compare_tables(table, table)
+    assert len(compared) == len(table)
+    assert (compared["strings_difference"] == 0).all()
+    assert len(compare_tables(results().table("validity"), other_seed("validity"))) == len(table)
