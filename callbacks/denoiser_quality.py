@@ -25,6 +25,7 @@ from lit_hier.metrics import Average, average
 from lit_hier.modules import ForwardBackwardModule
 
 _MEASURED: Final = ("kl", "excess_cross_entropy", "agreement")
+_TIE: Final = 1e-4  # relative difference of equal probabilities, which rounding makes
 
 
 class DenoiserQuality(CurveAnalysis):
@@ -38,12 +39,14 @@ class DenoiserQuality(CurveAnalysis):
       what is possible;
     - `excess_cross_entropy` is :math:`\ln p(x_0) - \ln q(x_0)`, nats; its expected value is that
       of `kl`, and it is how far the denoiser's loss is from the lowest one;
-    - `agreement` tells whether the most likely symbols of both are the same.
+    - `agreement` tells whether the denoiser's most likely symbol is one of those that are most
+      likely by exact inference, which often are several.
 
     They are averaged over leaves: the sum over all predicted leaves of all data, over the number
     of these. The standard error over data is that of this ratio to first order; of several
     networks with one training, the networks are the independent units, see
-    `lit_hier.metrics.average`, which also says where errors are NaN. Times without a leaf to predict are NaN.
+    `lit_hier.metrics.average`, which also says where errors are NaN. Times without a leaf to
+    predict are NaN.
 
     Writes, besides what `CurveAnalysis` lists:
 
@@ -116,7 +119,8 @@ class DenoiserQuality(CurveAnalysis):
             q, p = q.double(), p.double()
             kl = (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum(-1)
             of_true = [x.gather(-1, true[..., None]).squeeze(-1).log() for x in (p, q)]
-            agreement = (p.argmax(-1) == q.argmax(-1)).double()
+            chosen = p.gather(-1, q.argmax(-1, keepdim=True)).squeeze(-1)
+            agreement = (chosen >= (1 - _TIE) * p.amax(-1)).double()
             measured = (torch.ones_like(kl), kl, of_true[0] - of_true[1], agreement)
             sums.append(torch.stack([x.where(predicted, 0).sum(-1) for x in measured]))
         return torch.stack(sums, dim=1)[:, :, None]

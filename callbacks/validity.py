@@ -149,7 +149,7 @@ class Validity(CurveAnalysis):
         if not copy.size or not size <= self._num_known:
             unknown = np.full(len(self.times), np.nan)
             return unknown, unknown
-        found = average(copy < size, source_indices, shares=True)
+        found = average((copy < size).astype(float), source_indices, shares=True)
         return found.mean, found.sem
 
     def _chance(self, line: Line) -> float:

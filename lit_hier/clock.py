@@ -7,11 +7,13 @@ information is uniform, and it samples in steps of equal information.
 """
 
 import math
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
 import torch
 from jaxtyping import Float64
+from numpy import ndarray
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
@@ -57,29 +59,17 @@ class InformationClock:
                 f"last_time is {last_time:g}; {process.axis.label}: give more than 0 and {bound}"
             )
         self.last_time = last_time
-        # Cubic: the information of most processes is steep or flat near time 0.
-        root = np.linspace(0, 1, _NUM_COMPUTED)
-        known = [process.information(last_time * x**3, num_features) for x in root]
-        u = np.minimum.accumulate(np.array(known) / math.log(num_features))
-        fine = np.linspace(0, 1, _NUM_NODES)
-        self._times = last_time * fine**3
-        self._information = 1 - fine**3
-        if np.isfinite(u).all() and u[0] > u[-1]:
-            self._information = PchipInterpolator(root, u)(fine)
-            # Where nothing is lost or left, every time has the same information: keep the ends.
-            falls = np.diff(self._information, prepend=np.inf) < 0
-            falls[-1] = True
-            self._times, self._information = self._times[falls], self._information[falls]
+        self._arguments = process, num_features, last_time
 
     def information(self, times: Float64[Tensor, " num"]) -> Float64[Tensor, " num"]:
         """Return the information at times, from 1 at time 0."""
-        u = np.interp(times.cpu().numpy(), self._times, self._information)
+        u = np.interp(times.cpu().numpy(), *_tabulate(*self._arguments))
         return torch.from_numpy(np.asarray(u)).to(times.device)
 
     def times(self, information: Float64[Tensor, " num"]) -> Float64[Tensor, " num"]:
         """Return the times at which as much is known; beyond the ends, 0 or `last_time`."""
-        u = information.cpu().numpy()
-        times = np.interp(u, self._information[::-1], self._times[::-1])
+        table = _tabulate(*self._arguments)
+        times = np.interp(information.cpu().numpy(), table[1][::-1], table[0][::-1])
         return torch.from_numpy(np.asarray(times)).to(information.device)
 
     def steps(self, start: float, num: int) -> list[float]:
@@ -92,3 +82,23 @@ class InformationClock:
         first = self.information(torch.tensor([start], dtype=torch.float64)).item()
         between = self.times(torch.linspace(first, 1, num + 1, dtype=torch.float64))[1:-1]
         return [start, *between.clamp(max=start).tolist(), 0.0]
+
+
+@lru_cache(maxsize=16)
+def _tabulate(
+    process: NoiseProcess, num_features: int, last_time: float
+) -> tuple[Float64[ndarray, " nodes"], Float64[ndarray, " nodes"]]:
+    """Return ascending times and the information at each, which falls strictly."""
+    # Cubic: the information of most processes is steep or flat near time 0.
+    root = np.linspace(0, 1, _NUM_COMPUTED)
+    known = [process.information(last_time * x**3, num_features) for x in root]
+    u = np.minimum.accumulate(np.array(known) / math.log(num_features))
+    fine = np.linspace(0, 1, _NUM_NODES)
+    times = last_time * fine**3
+    if not (np.isfinite(u).all() and u[0] > u[-1]):
+        return times, 1 - fine**3
+    information = PchipInterpolator(root, u)(fine)
+    # Where nothing is lost or left, every time has the same information: keep the ends.
+    falls = np.diff(information, prepend=np.inf) < 0
+    falls[-1] = True
+    return times[falls], information[falls]

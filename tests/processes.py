@@ -48,6 +48,16 @@ SIMILARITY = ("--data.init_args.num_train=1000", "--data.init_args.num_val=70",
 FITS: dict[str, tuple[str, ...]] = {
     "demo_classifier": TRAINING,
     "fig8_classifier": TRAINING,
+    "learned_train": (
+        *FEW,
+        "--data.init_args.num_train=[30,90]",
+        "--data.init_args.num_val=70",
+        SHALLOW,
+        "--data.init_args.batch_size=16",
+        "--trainer.max_steps=24",
+        "--model.init_args.network.init_args.width=16",
+        "--trainer.check_val_every_n_epoch=2",
+    ),
     "digits_ddpm": (*DIGITS, "--model.init_args.widths=[8,8]", "--trainer.max_epochs=1"),
     "digits_classifier": (*DIGITS, "--model.init_args.widths=[8,8]", "--trainer.max_epochs=2"),
 }
@@ -234,8 +244,8 @@ def tables(folder: Path) -> dict[str, bytes]:
 
 def trained(source: Path, target: Path) -> None:
     """Copy the trained networks of one folder to another."""
-    for path in ("demo_classifier/weights", "fig8_classifier/weights", "digits_ddpm/pipeline",
-                 "digits_classifier/weights"):  # fmt: skip
+    for path in ("demo_classifier/weights", "fig8_classifier/weights", "learned_train/weights",
+                 "digits_ddpm/pipeline", "digits_classifier/weights"):  # fmt: skip
         if (source / "logs" / path).exists():
             shutil.copytree(source / "logs" / path, target / "logs" / path)
 

@@ -10,7 +10,7 @@ from conftest import ROOT
 # A part may import parts of its own row and of the rows above.
 LAYERS = (
     {"errors", "streams", "io"},
-    {"rhm", "processes", "metrics", "gaussian", "figures"},
+    {"rhm", "processes", "clock", "metrics", "gaussian", "figures"},
     {"inference", "diffusion", "nn"},
     {"data"},
     {"modules"},

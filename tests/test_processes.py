@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lit_hier.cli import main
 
-TRAINED = ("demo_classifier", "digits_ddpm", "digits_classifier")
+TRAINED = ("demo_classifier", "learned_train", "digits_ddpm", "digits_classifier")
 # An idle process; data without a grammar; a trained network; stored samples; sums over samples.
 PREDICTED = (
     *("fig11_14", "gaussian_mixture", "demo", "digits", "correlations_digits", "collapse"),
@@ -73,7 +73,9 @@ def test_two_nodes_write_the_tables_and_the_losses_of_one_process(
     assert found == wanted
     for name in trained_names:
         several, single = curves(shared, name), curves(alone, name)
-        assert several.keys() == single.keys() >= {"train/loss", "val/loss"}
+        lines = ["/P=30", "/P=90"] if name == "learned_train" else [""]
+        losses = {f"{stage}/loss{line}" for stage in ("train", "val") for line in lines}
+        assert several.keys() == single.keys() >= losses
         for tag, values in single.items():
             assert len(values) == len(several[tag]) > 0
             # Rounding may change the class of a sample whose two best logits are almost equal.

@@ -15,6 +15,7 @@ from lit_hier.figures.style import EXACT_LABEL
 from lit_hier.metrics import Correlation
 
 _NUM_SHOWN = 5
+_MOST_INSIDE = 4  # curves whose legend leaves room for them
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ def correlation_figure(
     scaling = [curve for curve in curves if math.isfinite(curve.critical + curve.exponent)]
     collapsing = [curve for curve in scaling if math.isfinite(curve.stretch + curve.growth)]
     num = 2 + bool(scaling) + (len(collapsing) > 1)
-    figure = Figure(figsize=(4.6 * num, 4.0), dpi=130, layout="constrained")
+    beside = len(curves) > _MOST_INSIDE
+    width = 4.6 * num + 1.8 * beside
+    figure = Figure(figsize=(width, 4.0), dpi=130, layout="constrained")
     axes = figure.subplots(1, num)
     _draw_chi(axes[0], [x] * len(curves), curves, [1.0] * len(curves))
     _mark_transition(axes[0], curves[0].critical)
@@ -86,7 +89,8 @@ def correlation_figure(
                     ylabel="χ / $\\sum_{l=0}^{L} (s \\lambda^2)^l$")  # fmt: skip
     if any(np.isfinite(curve.theory.susceptibility).any() for curve in curves):
         axes[0].plot([], [], "k--", linewidth=0.9, label=theory_label)
-    axes[0].legend(fontsize="small", frameon=False)
+    place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)} if beside else {}
+    axes[0].legend(fontsize="small", frameon=False, **place)
     for ax in axes:
         ax.grid(alpha=0.25, linewidth=0.6)
     return figure

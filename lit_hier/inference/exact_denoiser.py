@@ -1,5 +1,6 @@
 """Exact inference in the place of a network that predicts leaves."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -38,7 +39,7 @@ class ExactDenoiser(nn.Module):
         try:
             return self.belief_propagation.marginals(messages)[0].log()
         except UnexplainedEvidenceError as error:
-            explained = messages.new_ones(len(messages), dtype=bool)
+            explained = torch.ones(len(messages), dtype=torch.bool, device=messages.device)
             explained[error.samples] = False
         beliefs = messages / messages.sum(-1, keepdim=True)
         if explained.any():

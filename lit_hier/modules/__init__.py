@@ -12,8 +12,8 @@ from lit_hier.modules.denoising_task import DenoisingTask
 from lit_hier.modules.forward_backward import ForwardBackwardModule
 from lit_hier.modules.gaussian_denoiser import GaussianDenoiser
 from lit_hier.modules.image_classifier import ImageClassifier
-from lit_hier.modules.nested_task import NestedTask
 from lit_hier.modules.learned_denoiser import LearnedDenoiser
+from lit_hier.modules.nested_task import NestedTask
 from lit_hier.modules.rhm_classifier import RHMClassifier
 from lit_hier.modules.stored_samples import StoredSamples
 from lit_hier.modules.synonym_exchange import SynonymExchange

@@ -87,6 +87,8 @@ class LearnedDenoiser(NetworkDenoiser):
             denoisers = read_denoisers(path, network, use)
             check_record(denoisers[0].record, grammar, process, path)
             found += denoisers
+        if last_time is None:
+            last_time = min(float(denoiser.record["last_time"]) for denoiser in found)
         super().__init__(
             rhm,
             process,
@@ -94,7 +96,7 @@ class LearnedDenoiser(NetworkDenoiser):
             [denoiser.network for denoiser in found],
             [denoiser.training for denoiser in found],
             steps,
-            last_time or min(float(denoiser.record["last_time"]) for denoiser in found),
+            last_time,
             seed,
             exact,
         )

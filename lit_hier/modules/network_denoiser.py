@@ -21,7 +21,6 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from lit_hier.clock import InformationClock
 from lit_hier.diffusion import Denoising, ForwardBackward, Latents, Training
@@ -37,6 +36,7 @@ from lit_hier.streams import Purpose, uniform
 EXACT: Final = Training(math.inf, 0)
 """How exact inference is listed among denoisers that were trained."""
 
+_NUM_DRAWS: Final = 1024  # of a datum and a time that are drawn at once, which is faster
 _CHUNK_NUMBERS: Final = 2**22  # in the messages that a network takes at once, which bounds memory
 
 
@@ -111,7 +111,9 @@ class NetworkDenoiser(ForwardBackwardModule):
         self.copies = len(self.trainings)
         self.sources = (GrammarParameters.of(grammar),) * self.copies
         self.exact_denoiser = BPDenoiser(grammar, process, list(times), seed)
-        self._schedules = [clock.steps(time, self.steps) for time in self.times]
+        self._schedules: list[list[float]] = []
+        if not self.one_at_a_time:
+            self._schedules = [clock.steps(time, self.steps) for time in self.times]
         self._num_data = math.inf
         guess = torch.full((2, grammar.num_leaves, grammar.num_features), 1 / grammar.num_features)
         for source in range(len(networks)):
@@ -121,7 +123,7 @@ class NetworkDenoiser(ForwardBackwardModule):
     def _try(self, source: int, messages: Tensor) -> None:
         """Evaluate a network once, before the data are."""
         try:
-            self._evaluate(source, messages)
+            self._weigh(source, self._evaluate(source, messages))
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise InputError(
@@ -173,7 +175,8 @@ class NetworkDenoiser(ForwardBackwardModule):
         """
         source = int(batch.get("source", 0))
         index = batch.get("sample", batch["index"])
-        record = self.exact_denoiser.forward_backward(batch | {"index": index, "source": 0})
+        data = {"x": batch["x"], "label": batch["label"], "leaves": batch["leaves"]}
+        record = self.exact_denoiser.forward_backward({**data, "index": index})
         latents = record.latents
         assert latents is not None
         assert latents.marginals is not None
@@ -222,14 +225,30 @@ class NetworkDenoiser(ForwardBackwardModule):
 
     def _believe(self, source: int, messages: Tensor) -> Tensor:
         """Return a network's beliefs where a leaf is to be predicted, elsewhere the messages."""
-        beliefs = self._evaluate(source, messages.flatten(0, 1)).view_as(messages)
+        weights = self._weigh(source, self._evaluate(source, messages.flatten(0, 1)))
+        beliefs = (weights / weights.sum(-1, keepdim=True)).view_as(messages)
         return torch.where(self._predicted(messages)[..., None], beliefs, messages)
 
+    def _weigh(self, source: int, logits: Tensor) -> Tensor:
+        """Return probabilities up to a factor, of the same shape.
+
+        Raises:
+            InputError: Some logits are NaN or infinite, or none is finite.
+        """
+        # Over few symbols, this is several times faster than torch's softmax.
+        weights = (logits - logits.amax(-1, keepdim=True)).exp_()
+        if not weights.sum().isfinite():
+            raise InputError(
+                f"{self._name(source)} returns NaN or infinity for some data; give weights of a"
+                " training that converged, or trainer.precision=32-true"
+            )
+        return weights
+
     def _evaluate(self, source: int, messages: Tensor) -> Tensor:
-        """Return a network's beliefs in leaves, shape (R, d, v)."""
+        """Return a network's logits of leaves, shape (R, d, v)."""
         network = self.networks[source]
         rows = max(1, _CHUNK_NUMBERS // messages[0].numel())
-        beliefs = []
+        result = []
         for part in messages.split(rows):
             logits = network(part.to(self.dtype))
             if not isinstance(logits, Tensor) or logits.shape != part.shape:
@@ -240,14 +259,8 @@ class NetworkDenoiser(ForwardBackwardModule):
                     f"{self._name(source)} returns {found}, not {tuple(part.shape)}; give a"
                     " network from leaf messages (B, d, v) to logits of the same shape"
                 )
-            beliefs.append(torch.softmax(logits.to(messages.dtype), -1))
-        result = beliefs[0] if len(beliefs) == 1 else torch.cat(beliefs)
-        if not result.sum().isfinite():
-            raise InputError(
-                f"{self._name(source)} returns NaN or infinity for some data; give weights of a"
-                " training that converged, or trainer.precision=32-true"
-            )
-        return result
+            result.append(logits.to(messages.dtype))
+        return result[0] if len(result) == 1 else torch.cat(result)
 
     def _reveal(
         self, source: int, messages: Tensor, predicted: Tensor, beliefs: Tensor, index: Tensor
@@ -265,15 +278,16 @@ class NetworkDenoiser(ForwardBackwardModule):
         order = (of_order + ~uncertain)[rows].argsort(-1)
         of_symbols, messages = of_symbols[rows], messages.flatten(0, 1)[rows]
         beliefs = beliefs.flatten(0, 1)[rows]
+        certain = torch.eye(v, dtype=messages.dtype, device=messages.device)
         for step in range(self.steps):
             if num := int((counts > step).sum()):
+                place = torch.arange(num, device=order.device), order[:num, step]
                 if step:
-                    beliefs = self._evaluate(source, messages[:num])
-                place = order[:num, step, None, None].expand(-1, 1, v)
-                belief = beliefs[:num].gather(1, place).squeeze(1)
-                symbols = sample_symbols(belief, of_symbols[:num, step])
-                certain = one_hot(symbols, v).to(messages.dtype)
-                messages[:num].scatter_(1, place, certain[:, None])
+                    logits = self._evaluate(source, messages[:num])[place]
+                    belief = self._weigh(source, logits)
+                else:
+                    belief = beliefs[place]
+                messages[place] = certain[sample_symbols(belief, of_symbols[:num, step])]
             self.advance(len(index) * len(self.times))
         leaves = torch.empty_like(order)
         leaves[rows] = messages.argmax(-1)
@@ -290,27 +304,31 @@ class NetworkDenoiser(ForwardBackwardModule):
         """Sample in steps from each time to 0; return the leaves, shape (T, B, d)."""
         num_leaves, v = messages.shape[2:]
         num_draws = num_leaves + self.process.num_reverse_draws(num_leaves, v)
-        leaves = torch.empty(messages.shape[:3], dtype=torch.int64, device=messages.device)
-        for step in range(1, self.steps + 1):
-            if step > 1:
+        at_once = min(self.steps, max(1, _NUM_DRAWS // num_draws))  # steps whose draws are kept
+        for step in range(self.steps):
+            if step:
                 for number, schedule in enumerate(self._schedules):
                     messages[number] = self.process.messages(
-                        observed[number], schedule[step - 1], v, messages.dtype
+                        observed[number], schedule[step], v, messages.dtype
                     )
-                beliefs = self._believe(source, messages)
-            for number, (time, schedule) in enumerate(
-                zip(self.times, self._schedules, strict=True)
-            ):
-                draws = uniform(self.seed, Purpose.REVERSE, index, time, num_draws, step)
-                of_symbols, of_bridge = draws.tensor_split([num_leaves], dim=1)
-                leaves[number] = sample_symbols(beliefs[number], of_symbols)
-                start, end = schedule[step - 1 : step + 1]
-                if step < self.steps and end < start:
+                logits = self._evaluate(source, messages.flatten(0, 1))
+                beliefs = self._weigh(source, logits).view_as(messages)
+            if step % at_once == 0:
+                kept = [
+                    uniform(self.seed, Purpose.REVERSE, index, time, at_once * num_draws, 1 + step)
+                    for time in self.times
+                ]
+                draws = torch.stack(kept).unflatten(-1, (at_once, num_draws))
+            of_symbols, of_bridge = draws[:, :, step % at_once].tensor_split([num_leaves], dim=-1)
+            leaves = sample_symbols(beliefs, of_symbols)
+            for number, schedule in enumerate(self._schedules):
+                start, end = schedule[step : step + 2]
+                if step < self.steps - 1 and end < start:
                     observed[number] = self.process.reverse(
-                        observed[number], leaves[number], start, end, of_bridge, v
+                        observed[number], leaves[number], start, end, of_bridge[number], v
                     )
             self.advance(len(index) * len(self.times))
-        return leaves
+        return torch.where(self._predicted(messages), leaves, messages.argmax(-1))
 
     def _name(self, source: int) -> str:
         """Name a network, for error messages."""
@@ -363,5 +381,5 @@ def sample_symbols(probabilities: Tensor, draws: Tensor) -> Tensor:
     """
     cumulative = probabilities.cumsum(-1)
     below_one = 1 - torch.finfo(cumulative.dtype).eps / 2
-    place = draws.to(cumulative.dtype).clamp(max=below_one) * cumulative[..., -1]
-    return (cumulative <= place[..., None]).sum(-1)
+    place = draws.to(cumulative.dtype).clamp(max=below_one).mul_(cumulative[..., -1])
+    return torch.searchsorted(cumulative, place[..., None], right=True).squeeze(-1)

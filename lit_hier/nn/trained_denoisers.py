@@ -73,7 +73,7 @@ def read_denoisers(
         if network is not None:
             return network(*(record[name] for name in _SIZES))
         arguments = record["arguments"]
-        if any(arguments.get(name) != record[name] for name in _SIZES):
+        if arguments and any(arguments.get(name) != record[name] for name in _SIZES):
             raise InputError(f"{source} has a network of other data; {_hint('denoisers')}")
         return None
 

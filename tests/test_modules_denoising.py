@@ -1,0 +1,290 @@
+"""Training denoisers on nested training sets, and reading them."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+
+from lit_hier.data import RHMDataModule
+from lit_hier.data.batches import NestedBatches, PlannedBatches
+from lit_hier.diffusion import Training
+from lit_hier.errors import InputError
+from lit_hier.modules import DenoisingTask, RHMClassifier
+from lit_hier.nn import LeafTransformer, TreeUNet
+from lit_hier.nn.trained_denoisers import read_denoisers
+from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess
+from lit_hier.rhm import RandomHierarchyModel
+
+RHM = RandomHierarchyModel(4, 2, 2, 3, seed=1)
+BATCH = 8
+STEPS = 12
+HALF_WAY = 7  # within an epoch of every network
+
+
+def small(num_features: int, tuple_size: int, num_layers: int) -> nn.Module:
+    return TreeUNet(num_features, tuple_size, num_layers, width=4)
+
+
+class Own(nn.Module):
+    """A user's own network."""
+
+    def __init__(self, num_features: int, tuple_size: int, num_layers: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(num_features, num_features)
+
+    def forward(self, messages: Tensor) -> Tensor:
+        logits: Tensor = self.map(messages)
+        return logits
+
+
+def data(num_train: int | list[int]) -> RHMDataModule:
+    return RHMDataModule(RHM, num_train, 20, 20, 20, batch_size=BATCH)
+
+
+def task(num_train: Sequence[int], **arguments: Any) -> DenoisingTask:
+    arguments = {"process": MaskingNoise(), "network": small, **arguments}
+    return DenoisingTask(4, 2, 3, list(num_train), **arguments)
+
+
+def fit(
+    module: DenoisingTask | RHMClassifier,
+    num_train: int | list[int],
+    *callbacks: ModelCheckpoint,
+    resume: Path | None = None,
+    **options: Any,
+) -> Trainer:
+    trainer = Trainer(
+        **{"max_steps": STEPS, "limit_val_batches": 1, "num_sanity_val_steps": 0, **options},
+        accelerator="cpu",
+        logger=False,
+        callbacks=list(callbacks),
+        enable_checkpointing=bool(callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, data(num_train), ckpt_path=resume, weights_only=True)
+    return trainer
+
+
+def equal(first: nn.Module, second: nn.Module) -> bool:
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("build", "process"),
+    [(small, GaussianNoise()), (small, EpsilonNoise(True)), (LeafTransformer, MaskingNoise())],
+)
+def test_an_untrained_network_has_the_loss_of_the_uniform_guess(
+    build: Any, process: NoiseProcess
+) -> None:
+    module, num = task([30], network=build, process=process), 30
+    leaves = RHM.sample(num, generator=torch.Generator().manual_seed(0))[0]
+    batch = {"leaves": leaves, "index": torch.arange(num), "epoch": 3, "num_train": num}
+    prepared = module.prepare(batch, "train")
+    total, count = module.compute_loss(module.networks[0], prepared, "train", "")
+    assert 0 < count <= leaves.numel()
+    assert total.item() / count == pytest.approx(math.log(4), rel=1e-6)
+
+
+def test_training_sets_are_nested_and_those_of_their_numbers_alone() -> None:
+    def leaves(num_train: int | list[int]) -> Tensor:
+        module = data(num_train)
+        module.setup()
+        found: Tensor = module._splits["train"][torch.arange(module.sizes["train"])]["leaves"]
+        return found
+
+    nested = leaves([5, 16, 40])
+    for num in (5, 16, 40):
+        assert torch.equal(leaves(num), nested[:num])
+
+
+@pytest.mark.parametrize(
+    ("num_train", "message"),
+    [
+        ([], "num_train is an empty list"),
+        ([4, 4], r"num_train is \[4, 4\]; give numbers that ascend, each once"),
+        ([8, 4], r"num_train is \[8, 4\]; give numbers that ascend"),
+        ([0, 4], "num_train has 0; give at least 1"),
+        ([-4, 4], "num_train has -4; give at least 1"),
+        ([4, 10**6], "too few for disjoint splits"),
+    ],
+)
+def test_lists_that_are_no_nested_training_sets(num_train: list[int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        data(num_train)
+
+
+def test_a_task_of_one_network_takes_one_number() -> None:
+    message = r"num_train is \[8, 16\], but RHMClassifier trains one network; give one number"
+    with pytest.raises(InputError, match=message):
+        fit(RHMClassifier(4, 4, 2, 3, width=2), [8, 16])
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3])
+def test_each_network_gets_the_batches_that_it_gets_alone(num_processes: int) -> None:
+    numbers = [3, 16, 37]
+    plans = [NestedBatches(numbers, 8, k, num_processes, 5) for k in range(num_processes)]
+    steps: list[list[tuple[Tensor, int]]] = []
+    for epoch in range(3):
+        parts = []
+        for plan in plans:
+            plan.set_epoch(epoch)
+            parts.append(list(plan))
+        assert {len(part) for part in parts} == {5}
+        for step in zip(*parts, strict=True):
+            steps.append(
+                [
+                    (torch.cat([index for index, _ in each]), each[0][1])
+                    for each in zip(*step, strict=True)
+                ]
+            )
+    for k, num in enumerate(numbers):
+        alone = PlannedBatches(num, 8, shuffle_seed=5)
+        expected: list[tuple[Tensor, int]] = []
+        for epoch in range(len(steps)):
+            alone.set_epoch(epoch)
+            expected += [(index, epoch) for index in alone]
+        for step, (index, epoch) in zip(steps, expected, strict=False):
+            assert torch.equal(step[k][0], index)
+            assert step[k][1] == epoch
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_killed_and_resumed_training_gives_the_same_weights(tmp_path: Path) -> None:
+    every = ModelCheckpoint(
+        tmp_path, "{step}", every_n_train_steps=HALF_WAY, save_top_k=-1, save_last=False
+    )
+    whole, resumed = task([3, 16, 37]), task([3, 16, 37], network_seed=1)
+    fit(whole, [3, 16, 37], every)
+    saved = tmp_path / f"step={HALF_WAY}.ckpt"
+    fit(resumed, [3, 16, 37], resume=saved)
+    assert equal(whole, resumed)
+    assert not equal(whole, task([3, 16, 37]))
+    with pytest.raises(InputError, match=r"has num_train \[3, 16, 37\], but this run has \[3, 37"):
+        fit(task([3, 37]), [3, 37], resume=saved)
+    with pytest.raises(InputError, match="has process masking, but this run has gaussian"):
+        fit(task([3, 16, 37], process=GaussianNoise()), [3, 16, 37], resume=saved)
+
+
+def test_a_network_alone_is_the_same_as_among_others() -> None:
+    together, alone = task([3, 16, 37]), task([16])
+    fit(together, [3, 16, 37], max_steps=5)
+    fit(alone, [16], max_steps=5)
+    assert equal(together.networks[1], alone.networks[0])
+    assert not equal(together.networks[0], together.networks[1])
+
+
+def test_the_weights_of_the_lowest_validation_loss_are_kept_and_read(tmp_path: Path) -> None:
+    def diverging(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=0.5)
+
+    module = task([3, 37], optimizer=diverging)
+    history: list[tuple[list[float], list[nn.Module]]] = []
+
+    class Recorder(ModelCheckpoint):
+        def on_validation_end(self, trainer: Trainer, *args: Any) -> None:
+            losses = [float(trainer.callback_metrics[f"val/loss/P={num}"]) for num in (3, 37)]
+            states = [small(4, 2, 3) for _ in losses]
+            for state, network in zip(states, module.networks, strict=True):
+                state.load_state_dict(network.state_dict())
+            history.append((losses, list(states)))
+
+    trainer = fit(module, [3, 37], Recorder(tmp_path, save_top_k=0), max_steps=40)
+    assert len(history) == 8
+    best = [min(range(8), key=lambda v, k=k: history[v][0][k]) for k in (0, 1)]  # type: ignore[misc]
+    assert best[0] < 7
+    assert module.best_step.tolist() == [5 * (position + 1) for position in best]
+    assert module.select_network(0) is module.best[0]
+    path = str(tmp_path / "weights.ckpt")
+    trainer.save_checkpoint(path)
+    for k, (denoiser, last) in enumerate(
+        zip(read_denoisers(path), read_denoisers(path, use="last"), strict=True)
+    ):
+        assert equal(denoiser.network, history[best[k]][1][k])
+        assert denoiser.training == Training((3, 37)[k], 5 * (best[k] + 1))
+        assert equal(last.network, module.networks[k])
+        assert last.training == Training((3, 37)[k], 40)
+        assert not denoiser.network.training
+        assert denoiser.record["process"] == "masking"
+        assert denoiser.record["process_key"] == MaskingNoise().key
+
+
+def saved(module: DenoisingTask, path: Path, **changes: Any) -> str:
+    """Write what Lightning writes of a module; `changes` replace entries of its record."""
+    checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    checkpoint["lit_hier"] |= changes
+    torch.save(checkpoint, path)
+    return str(path)
+
+
+def test_a_network_of_the_users_own(tmp_path: Path) -> None:
+    module = task([4], network=Own)
+    path = saved(module, tmp_path / "own.ckpt")
+    (found,) = read_denoisers(path, Own, use="last")
+    assert isinstance(found.network, Own)
+    assert equal(found.network, module.networks[0])
+    with pytest.raises(
+        InputError, match=r"does not name a network .* `network` if it is your own"
+    ):
+        read_denoisers(path, use="last")
+    with pytest.raises(InputError, match="does not fit TreeUNet: embedding"):
+        read_denoisers(path, small, use="last")
+    with pytest.raises(InputError, match="has no best weights, as no validation took place"):
+        read_denoisers(path, Own)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "classifiers"}, "does not hold denoisers"),
+        ({"training": [{"num_train": 4}]}, "damaged record of its training"),
+        ({"training": 3 * [{"num_train": 4, "best_step": 1}]}, "damaged record of its training"),
+        ({"training": [{"num_train": 9, "best_step": 1}]}, "'networks.1.* is unexpected"),
+        ({"num_features": 5}, "has a network of other data"),
+        ({"num_layers": None}, "damaged record of its data"),
+        ({"arguments": []}, "damaged record of its networks"),
+        ({"arguments": {"num_features": 4, "tuple_size": 2, "num_layers": 3, "width": 5}},
+         "does not fit TreeUNet"),
+        ({"network": "os.system"}, "does not name a network"),
+    ],
+)  # fmt: skip
+def test_damaged_checkpoints(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = saved(task([4, 8]), tmp_path / "damaged.ckpt", **changes)
+    with pytest.raises(InputError, match=message):
+        read_denoisers(path, use="last")
+
+
+def test_weights_of_a_classifier_are_no_denoisers(tmp_path: Path) -> None:
+    path = saved(RHMClassifier(4, 4, 2, 3, width=2), tmp_path / "cnn.ckpt")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="does not hold denoisers; give a checkpoint that"):
+        read_denoisers(path)
+
+
+def test_invalid_arguments() -> None:
+    with pytest.raises(InputError, match="the messages of the epsilon process tell the leaves"):
+        task([4], process=EpsilonNoise())
+    with pytest.raises(InputError, match="network_seed is -1"):
+        task([4], network_seed=-1)
+    with pytest.raises(InputError, match="num_train is empty"):
+        task([])
+    with pytest.raises(InputError, match="by the norm over all 2 networks"):
+        fit(task([8, 16]), [8, 16], gradient_clip_val=1.0)
+    flat = task([8], network=lambda *sizes: nn.Sequential(nn.Flatten(), nn.Linear(32, 4)))
+    with pytest.raises(InputError, match=r"Sequential returns shape \(8, 4\), not \(8, 8, 4\)"):
+        fit(flat, 8)
+
+
+def test_schedulers_step_with_the_optimizer() -> None:
+    def schedule(optimizer: torch.optim.Optimizer) -> Any:
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=STEPS)
+
+    trainer = fit(task([16], lr_scheduler=schedule), [16])
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
