@@ -1,8 +1,10 @@
 """The base class of all analyses: when they measure, reduce, write and draw."""
 
 import logging
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
@@ -15,7 +17,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from lit_hier.callbacks.result import Result
 from lit_hier.callbacks.tensorboard import Hyperparameter, Number, log_figure, log_summary
-from lit_hier.diffusion import IMAGE_COUNTS, ForwardBackward, num_levels
+from lit_hier.diffusion import IMAGE_COUNTS, ForwardBackward, Training, num_levels
 from lit_hier.errors import InputError, one_line
 from lit_hier.figures import figure_style
 from lit_hier.io.arrays import write_samples
@@ -48,6 +50,67 @@ def find_cache(trainer: Trainer, kind: str) -> Path | None:
     if trainer.logger is None or trainer.logger.save_dir is None:
         return None
     return Path(trainer.logger.save_dir or trainer.default_root_dir, kind)
+
+
+@dataclass(frozen=True)
+class SourceGroup:
+    """Sources whose data have the same kind of denoiser, so that they are averaged together.
+
+    Attributes:
+        name: What tells it from the run's other groups; empty where there is one.
+        columns: The columns of tables that identify it, those of `Training`; empty likewise.
+        source_indices: Indices of its sources, ascending.
+    """
+
+    name: str
+    columns: Mapping[str, float]
+    source_indices: Sequence[int]
+
+    @property
+    def num_train(self) -> float:
+        """Training data of its denoisers: infinity for exact inference; NaN if not trained."""
+        return self.columns.get("num_train", math.nan)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it is exact inference, with which trained denoisers are compared."""
+        return self.num_train == math.inf
+
+    def qualify(self, name: str) -> str:
+        """Put its name before that of a curve."""
+        return ", ".join(filter(None, (self.name, name)))
+
+
+def group_sources(trainings: Sequence[Training], num_sources: int) -> list[SourceGroup]:
+    """Group sources by the training of their denoisers, ascending; exact inference is last.
+
+    Denoisers whose number of training data is NaN, as of networks that were not trained here, are
+    told apart by their step.
+
+    Args:
+        trainings: That of each source; empty where denoisers were not trained, which makes one
+            group without a name.
+        num_sources: The number of sources.
+    """
+    if not trainings:
+        return [SourceGroup("", {}, range(num_sources))]
+    found = sorted(
+        set(trainings),
+        key=lambda x: (np.nan_to_num(x.num_train, nan=-1.0, posinf=math.inf), x.step),
+    )
+    sizes = [training.num_train for training in found]
+    groups = []
+    for training in found:
+        names = [f"P = {training.num_train:g}"]
+        if sizes.count(training.num_train) > 1:
+            names.append(f"step {training.step}")
+        if math.isnan(training.num_train):
+            names = [f"network {training.step}"]
+        if training.num_train == math.inf:
+            names = ["exact"]
+        indices = [k for k, other in enumerate(trainings) if other == training]
+        groups.append(SourceGroup(", ".join(names), training.columns, indices))
+    return groups
 
 
 class Analysis(Callback, ABC):
@@ -153,6 +216,7 @@ class Analysis(Callback, ABC):
             )
         self.axis, self.times = pl_module.axis, pl_module.times
         self.noise_process, self.sources = pl_module.noise_process, pl_module.sources
+        self.trainings = pl_module.trainings
         self.uniform_prior = pl_module.uniform_prior
         if self.needs_latents and not all(map(num_levels, self.sources)):
             raise InputError(
@@ -194,6 +258,10 @@ class Analysis(Callback, ABC):
                 f"model: {type(self).__name__} is for grammars; use it with a BPDenoiser"
             )
         return source
+
+    def source_groups(self) -> list[SourceGroup]:
+        """Group the sources by how their denoisers were trained; known from `setup` on."""
+        return group_sources(self.trainings, len(self.sources))
 
     def source_indices_by_grammar(self) -> dict[GrammarParameters, list[int]]:
         """Group the indices of the sources by their parameters, ascending.

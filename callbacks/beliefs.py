@@ -41,6 +41,7 @@ def messages_of(record: ForwardBackward) -> tuple[Tree, Tree, Tree]:
     latents = latents_of(record)
     assert latents.upward is not None
     assert latents.downward is not None
+    assert latents.marginals is not None
     return latents.upward, latents.downward, latents.marginals
 
 

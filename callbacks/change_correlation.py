@@ -10,13 +10,13 @@ import torch
 from pandas import DataFrame, concat
 from pytorch_lightning import LightningModule, Trainer
 
-from lit_hier.callbacks.analysis import Analysis, find_cache
+from lit_hier.callbacks.analysis import Analysis, SourceGroup, find_cache
 from lit_hier.callbacks.axes import Floats
 from lit_hier.callbacks.changes import Changes, LeafChanges, PixelChanges
 from lit_hier.callbacks.tensorboard import log_curves
 from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
-from lit_hier.figures.correlation import CorrelationCurve, correlation_figure
+from lit_hier.figures.correlation import CorrelationCurve, correlation_figure, over_reference
 from lit_hier.inference import theory
 from lit_hier.io.memory import check_memory
 from lit_hier.metrics import (
@@ -35,28 +35,33 @@ _NUM_BLOCKS: Final = 20
 
 @dataclass(frozen=True)
 class Group:
-    """Sources whose data have the same sites.
+    """Sources whose data have the same sites and the same kind of denoiser.
 
     Attributes:
+        of: All sources with this kind of denoiser.
         source: The first of them.
         indices: All of them.
         pairs: The geometry of the sites.
         cut: Distances over which chi and xi sum; None for all pairs.
     """
 
+    of: SourceGroup
     source: Source
     indices: Sequence[int]
     pairs: Pairs
     cut: int | None
 
     @property
-    def columns(self) -> dict[str, int]:
+    def columns(self) -> dict[str, float]:
         """The columns of tables that identify it."""
-        return {"L": self.source.L} if isinstance(self.source, GrammarParameters) else {}
+        depth = {"L": self.source.L} if isinstance(self.source, GrammarParameters) else {}
+        return {**self.of.columns, **depth}
 
     @property
     def name(self) -> str:
         """Its name in legends."""
+        if self.of.name:
+            return self.of.name
         return ", ".join(f"{key} = {value}" for key, value in self.columns.items()) or "data"
 
 
@@ -82,21 +87,29 @@ class ChangeAccumulator:
     Args:
         changes: The measure of change, after its `setup`.
         sources: The run's sources.
+        source_groups: The groups of sources with the same kind of denoiser.
         num_times: Inversion times.
 
     Raises:
         InputError: The sums do not fit into memory.
     """
 
-    def __init__(self, changes: Changes, sources: Sequence[Source], num_times: int) -> None:
+    def __init__(
+        self,
+        changes: Changes,
+        sources: Sequence[Source],
+        source_groups: Sequence[SourceGroup],
+        num_times: int,
+    ) -> None:
         self.changes, self.num_times = changes, num_times
-        by_source: dict[Source, list[int]] = {}
-        for index, source in enumerate(sources):
-            by_source.setdefault(source, []).append(index)
         self.groups = []
-        for source, indices in by_source.items():
-            pairs = changes.pairs(source)
-            self.groups.append(Group(source, indices, pairs, changes.cut(pairs)))
+        for of in source_groups:
+            by_source: dict[Source, list[int]] = {}
+            for index in of.source_indices:
+                by_source.setdefault(sources[index], []).append(index)
+            for source, indices in by_source.items():
+                pairs = changes.pairs(source)
+                self.groups.append(Group(of, source, indices, pairs, changes.cut(pairs)))
         self._place = {
             index: (group, k)
             for group, found in enumerate(self.groups)
@@ -172,19 +185,22 @@ class ChangeCorrelation(Analysis):
 
     Writes:
 
-    - `change_correlation.csv` with columns process, time, for grammars L, mean (spin), chi, sem
+    - `change_correlation.csv` with columns process, time, for trained denoisers num_train and step
+      (see `CurveAnalysis`), for grammars L, mean (spin), chi, sem
       (of chi), theory (of chi; NaN where none applies), count (of data), mean_sem, mean_theory,
       sem_within, length (xi, in sites; NaN where correlations do not add up to a positive
       number), length_sem, length_theory, grammars, decay (slope of ln C(r) against ln r),
       decay_sem, decay_theory (over all distances), grammar_std (deviation of chi between
       grammars; NaN for one). `sem` counts grammars as independent, or
       blocks of data if there is one; `sem_within` is that of these grammars.
-    - `change_correlation_distance.csv` with columns process, time, for grammars L, distance (the
+    - `change_correlation_distance.csv` with columns process, time, likewise num_train, step and L,
+      distance (the
       level of the common ancestor, or steps on the grid), length (in sites), correlation (C(r)),
       sem, theory, count (of data), pairs (at this distance), sem_within.
     - `change_correlation.png`: chi against the time; C(r) against the distance at some times; xi
       against the distance from the predicted transition; for several depths, chi on the axes of
-      finite-size scaling, see `lit_hier.inference.theory.scaling`.
+      finite-size scaling, see `lit_hier.inference.theory.scaling`. For trained denoisers, chi of
+      each training and C(r) of the last one, with those of exact inference dashed.
 
     Logs to TensorBoard the curves `change_correlation/chi`, `change_correlation/theory`,
     `change_correlation/mean`, `change_correlation/length` and the figure `change_correlation`.
@@ -234,7 +250,8 @@ class ChangeCorrelation(Analysis):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Allocate the sums."""
         super().on_predict_start(trainer, pl_module)
-        self._sums = ChangeAccumulator(self.changes, self.sources, len(self.times))
+        groups = self.source_groups()
+        self._sums = ChangeAccumulator(self.changes, self.sources, groups, len(self.times))
 
     def update(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
@@ -270,7 +287,7 @@ class ChangeCorrelation(Analysis):
                     predicted,
                     group.pairs.lengths,
                     critical,
-                    *theory.scaling(group.source, self.noise_process),
+                    *theory.scaling(None if group.of.name else group.source, self.noise_process),
                 )
             )
             for key in ("chi", "theory", "mean", "length"):
@@ -281,10 +298,13 @@ class ChangeCorrelation(Analysis):
         table = concat(by_time)
         self.add_table(self.name, table.assign(**self.image_counts))
         shown = [self.times.index(time) for time in self.shown_times or ()]
+        exact = next((group.name for group in self.source_groups() if group.is_exact), "")
+        drawn, theory_label = over_reference(curves, exact) if exact else (curves, "mean field")
+        axis = self.axis
         self.draw_later(
             lambda: {
                 self.name: correlation_figure(
-                    times, self.axis.label, curves, shown, self.axis.symbol, self.changes.unit
+                    times, axis.label, drawn, shown, axis.symbol, self.changes.unit, theory_label
                 )
             }
         )

@@ -3,7 +3,8 @@
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -14,12 +15,12 @@ from pandas import DataFrame
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from lit_hier.callbacks.analysis import Analysis, find_cache
+from lit_hier.callbacks.analysis import Analysis, SourceGroup, find_cache
 from lit_hier.callbacks.axes import CurveAxis, Floats
 from lit_hier.callbacks.tensorboard import log_curves
 from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
-from lit_hier.figures import Panel, curve_figure
+from lit_hier.figures import Panel, compare_panels, curve_figure
 from lit_hier.inference.theory import Prediction, predict
 from lit_hier.metrics import SampleTable, average, deviation, transition_window
 from lit_hier.modules import ForwardBackwardModule
@@ -122,6 +123,13 @@ class CurveAnalysis(Analysis):
     It logs to TensorBoard the curves `{name}/{column}`, one sub-run per curve, and the figure
     `{name}`. Memory grows with the number of samples by their measurements only.
 
+    For denoisers that were trained, such as a `LearnedDenoiser`'s, each training has curves of its
+    own, as has exact inference on the same data: tables have the columns num_train, the number of
+    training data, infinity for exact inference, and step, the optimizer steps of the weights,
+    before those that tell the curves of one training apart. Networks of one training are then the
+    independent units, as grammars are for exact inference. The figure has a panel per training
+    with one of the quantities, and exact inference dashed.
+
     In configs, the argument `against` of some subclasses chooses the x axis. The names of
     files and tags then end in its suffix:
 
@@ -146,6 +154,10 @@ class CurveAnalysis(Analysis):
     """The title of the legend."""
     compared: ClassVar[tuple[Compared, ...]] = ()
     """What theory predicts."""
+    least_times: ClassVar[int] = 2
+    """Inversion times that the curves need."""
+    main_panel: ClassVar[int] = 0
+    """Index of the panel that is drawn for each training, where there are several."""
 
     def __init__(self, x_axis: CurveAxis, name: str = "") -> None:
         super().__init__()
@@ -154,7 +166,49 @@ class CurveAnalysis(Analysis):
 
     @abstractmethod
     def lines(self) -> list[Line]:
-        """List the curves, shallow to deep; known from `setup` on."""
+        """List the curves of one training, shallow to deep; known from `setup` on."""
+
+    def all_lines(self) -> list[Line]:
+        """List the curves of each training, one after another."""
+        groups = self.source_groups()
+        if not groups[0].columns:
+            return self.lines()
+        lines = []
+        for group, line in product(groups, self.lines()):
+            indices = [k for k in line.source_indices if k in group.source_indices]
+            if indices:
+                name, columns = group.qualify(line.name), {**group.columns, **line.columns}
+                line = replace(line, name=name, columns=columns, source_indices=indices)
+                lines.append(line)
+        return lines
+
+    def split(self, results: Results) -> list[tuple[SourceGroup, Results]]:
+        """Split results by training; curves then have the names that `lines` gives them."""
+        groups = self.source_groups()
+        if not groups[0].columns:
+            return [(groups[0], results)]
+        parts = []
+        for group in groups:
+            chosen = [
+                k
+                for k, line in enumerate(results.lines)
+                if line.source_indices[0] in group.source_indices
+            ]
+            if not chosen:
+                continue
+            row = np.arange(len(results.table)) % len(results.lines)
+            sampled = np.isin(results.source_indices, group.source_indices)
+            lines = [results.lines[k] for k in chosen]
+            part = Results(
+                results.x,
+                results.xlabel,
+                [replace(x, name=x.name.removeprefix(group.name)[2:]) for x in lines],
+                results.table[np.isin(row, chosen)],
+                results.values[..., sampled],
+                results.source_indices[sampled],
+            )
+            parts.append((group, part))
+        return parts
 
     @abstractmethod
     def measure(
@@ -178,7 +232,7 @@ class CurveAnalysis(Analysis):
         return self.name
 
     def curve_names(self) -> list[str]:
-        """Name the measured curves, for the `.npz`."""
+        """Name the measured curves, for the `.npz`; those of all trainings have the same names."""
         return [line.name for line in self.lines()]
 
     def arrays(self, values: Floats) -> Mapping[str, NDArray[Any]]:
@@ -197,7 +251,13 @@ class CurveAnalysis(Analysis):
             tables: What `tables` returned.
         """
         critical = self.critical_value(results.lines[0])
-        panels = self.panels(results)
+        parts = self.split(results)
+        if parts[0][0].columns:
+            by_name = {group.name: self.panels(part)[self.main_panel] for group, part in parts}
+            exact = [group.name for group, _ in parts if group.is_exact]
+            panels: Sequence[Panel] = compare_panels(by_name, *exact)
+        else:
+            panels = self.panels(results)
         figure = curve_figure(results.x, results.xlabel, panels, self.legend, critical)
         return {self.name: figure}
 
@@ -213,7 +273,7 @@ class CurveAnalysis(Analysis):
             sem = results.curves(pair.sem)
             theory_sem = results.curves(pair.theory_sem) if pair.theory_sem else {}
             for line in results.lines:
-                if np.isnan(theory[line.name]).any():
+                if np.isnan([theory[line.name], measured[line.name]]).any():
                     continue
                 found = deviation(
                     results.x,
@@ -260,7 +320,7 @@ class CurveAnalysis(Analysis):
         if stage != "predict":
             return
         kind = type(self).__name__
-        if len(self.times) < 2:
+        if len(self.times) < self.least_times:
             raise InputError(f"times: {kind} draws curves; give at least two times")
         if not self.lines():
             raise InputError(
@@ -308,7 +368,7 @@ class CurveAnalysis(Analysis):
         cache = find_cache(trainer, "theory")
         self._predictions = {
             source: predict(source, self.noise_process, self.times, cache)
-            for source in set(map(self._source, self.lines()))
+            for source in set(map(self._source, self.all_lines()))
         }
         self._comparisons = {
             source: self.x_axis.compare(source, x) for source in self._predictions
@@ -340,7 +400,7 @@ class CurveAnalysis(Analysis):
     ) -> Results:
         """Compute the table, with columns of the x axis: lines without samples are omitted."""
         lines, summaries = [], []
-        for line in self.lines():
+        for line in self.all_lines():
             mask = np.isin(source_indices, line.source_indices)
             if mask.any():
                 samples = values[:, :, line.curve, mask].astype(np.float64, order="C")

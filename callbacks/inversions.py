@@ -1,11 +1,36 @@
 """The table of inversions: where deeper curves fall below the first one."""
 
 import numpy as np
-from pandas import DataFrame
+from pandas import DataFrame, concat
 
 from lit_hier.callbacks.axes import Floats
-from lit_hier.callbacks.curves import Curves, Results, transpose
+from lit_hier.callbacks.curves import CurveAnalysis, Curves, Results, transpose
 from lit_hier.metrics import curve_inversion, inversion
+
+
+def inversion_tables(
+    analysis: CurveAnalysis, results: Results, quantity: int, theory: str = ""
+) -> dict[str, DataFrame]:
+    """Compare every curve of a run with the first one of the same training.
+
+    Args:
+        analysis: What measured the curves.
+        results: Its results.
+        quantity: Index of the measurement whose averages are compared.
+        theory: The column of what is predicted of each curve, if anything.
+
+    Returns:
+        The table `{name}_inversion` of `inversion_table`, by its name; none for one curve.
+    """
+    process = analysis.axis.process
+    tables = [
+        inversion_table(
+            process, part, part.values[quantity], part.curves(theory) if theory else None
+        )
+        for _, part in analysis.split(results)
+        if len(part.lines) > 1
+    ]
+    return {f"{analysis.name}_inversion": concat(tables, ignore_index=True)} if tables else {}
 
 
 def inversion_table(

@@ -15,7 +15,7 @@ from torch import Tensor
 from lit_hier.callbacks.axes import Against, Floats, choose_axis
 from lit_hier.callbacks.beliefs import belief_in_truth, latents_of
 from lit_hier.callbacks.curves import Columns, Compared, CurveAnalysis, Line, Results
-from lit_hier.callbacks.inversions import inversion_table
+from lit_hier.callbacks.inversions import inversion_tables
 from lit_hier.callbacks.tensorboard import Number
 from lit_hier.diffusion import ForwardBackward, Source, num_levels
 from lit_hier.figures import Panel
@@ -37,11 +37,21 @@ COMPARED: Final = (
 
 
 def measure_truth(record: ForwardBackward, level: int) -> Tensor:
-    """Measure a batch at one level, averaged over its nodes: shape (quantities, T, B)."""
+    """Measure a batch at one level, averaged over its nodes: shape (quantities, T, B).
+
+    Without posterior marginals, the probability of the true symbol is estimated by one sample:
+    whether it is unchanged; what else they tell is NaN.
+    """
     latents = latents_of(record)
-    beliefs, true = latents.marginals[level], latents.tree_start[level]
+    true = latents.tree_start[level]
+    unchanged = latents.tree_reversed[level] == true
+    if latents.marginals is None:
+        share = unchanged.float().mean(-1)
+        unknown = torch.full_like(share, math.nan)
+        return torch.stack((share, share, unknown, unknown))
+    beliefs = latents.marginals[level]
     marginal = belief_in_truth(beliefs, true)
-    unchanged = (latents.tree_reversed[level] == true).to(marginal)
+    unchanged = unchanged.to(marginal)
     information = math.log(beliefs.shape[-1]) - torch.special.entr(beliefs).sum(-1)
     quantities = (marginal, unchanged, beliefs.amax(-1), information)
     return torch.stack([x.mean(-1) for x in quantities])
@@ -190,7 +200,10 @@ class Reconstruction(CurveAnalysis):
 
     All are averaged over the nodes of a level, then over data, then over grammars: `marginal` is
     the posterior probability of the symbol of x_start, `unchanged` the fraction of posterior
-    samples that have the same symbol. Their expected values are equal. `largest` is the largest
+    samples that have the same symbol. Their expected values are equal. A network that denoises
+    does not compute the posterior of latents: its samples are parsed, a node that no tree of the
+    grammar explains counts as changed, `marginal` is `unchanged`, one sample's estimate of it, and
+    `largest` and `information` are NaN. `largest` is the largest
     posterior probability, whatever its symbol: the paper's captions name it, its text the true
     symbol. The two agree where inference succeeds; `largest` is never smaller.
 
@@ -248,6 +261,7 @@ class Reconstruction(CurveAnalysis):
     legend = "level"
     compared = COMPARED
     needs_latents = True
+    main_panel = 2
 
     def __init__(self, against: Against = "time") -> None:
         super().__init__(choose_axis(against))
@@ -276,21 +290,21 @@ class Reconstruction(CurveAnalysis):
     def tables(self, results: Results) -> dict[str, DataFrame]:
         """Add where each level's curve crosses that of the leaves; find the transition."""
         tables = super().tables(results)
-        marginal = results.values[self.quantities.index("marginal")]
-        root, source = results.lines[-1], self.sources[0]
+        quantity, source = self.quantities.index("marginal"), self.sources[0]
         if isinstance(source, GrammarParameters) and not self.x_axis.column:
-            self.numbers = transition_numbers(
-                results.x,
-                marginal[:, root.curve],
-                results.source_indices,
-                self.prediction(root),
-                source.n,
-            )
-        if len(results.lines) > 1:
-            tables[f"{self.name}_inversion"] = inversion_table(
-                self.axis.process, results, marginal, results.curves("theory")
-            )
-        return tables
+            self.numbers = {}
+            for group, part in self.split(results):
+                root = part.lines[-1]
+                numbers = transition_numbers(
+                    part.x,
+                    part.values[quantity, :, root.curve],
+                    part.source_indices,
+                    self.prediction(root),
+                    source.n,
+                )
+                of = f" ({group.name})" * bool(group.name)
+                self.numbers |= {f"{name}{of}": number for name, number in numbers.items()}
+        return tables | inversion_tables(self, results, quantity, "theory")
 
     def panels(self, results: Results) -> Sequence[Panel]:
         """Draw marginals, largest ones, unchanged symbols and information, with theory."""

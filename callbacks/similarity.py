@@ -19,7 +19,7 @@ from lit_hier.callbacks.agreement import (
 )
 from lit_hier.callbacks.axes import Against, Floats
 from lit_hier.callbacks.curves import Columns, Line, Results, transpose
-from lit_hier.callbacks.inversions import inversion_table
+from lit_hier.callbacks.inversions import inversion_tables
 from lit_hier.callbacks.networks import NetworkAnalysis
 from lit_hier.callbacks.reference import Reference, load_or_compute
 from lit_hier.diffusion import IMAGE_COUNTS, ForwardBackward
@@ -261,10 +261,7 @@ class ActivationSimilarity(NetworkAnalysis):
         """Add the table on the reference set, and where layers cross the first one."""
         tables = super().tables(results)
         tables[f"{self.name}_reference"] = DataFrame(self._reference_columns)
-        if len(results.lines) > 1:
-            process, similarity = self.axis.process, results.values[0]
-            tables[f"{self.name}_inversion"] = inversion_table(process, results, similarity)
-        return tables
+        return tables | inversion_tables(self, results, 0)
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute averages, the mode, the share of identical samples and the baseline."""

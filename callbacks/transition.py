@@ -50,19 +50,20 @@ class Transition(CurveAnalysis):
 
     Writes, besides what `CurveAnalysis` lists:
 
-    - `transition.csv` with columns process, time, m, L, s_f (s f, with Eq. 29's f), marginal,
-      unchanged, sem (standard error of `marginal`), count, theory, unchanged_sem, grammars,
-      grammar_std and the further columns of `reconstruction.csv`, see `Reconstruction`.
-    - `transition_points.csv` with a row per (m, L): m, L, s_f, place (where `marginal` is halfway
-      from 1 to chance), width (from three quarters to one quarter of the way), place_std (between
-      grammars; NaN for one), theory_place and theory_width (the same for the theory at this
-      depth), critical (the predicted transition as L grows), exponent (nu), critical_sem (standard
-      error of `critical`; 0 for a closed form), place_sem and
-      width_sem (standard errors by the bootstrap over grammars or, with one grammar, over data,
-      see `lit_hier.metrics.transition_errors`), kesten_stigum (F'(1/v), by which a level
-      multiplies a small amount of information: from 1 on there is no transition, as any
-      information about the leaves reaches the root), theory_place_sem and theory_width_sem
-      (standard errors of `theory_place` and `theory_width`; 0 for a closed form, see
+    - `transition.csv` with columns process, time, for trained denoisers num_train and step, m, L,
+      s_f (s f, with Eq. 29's f), marginal, unchanged, sem (standard error of `marginal`), count,
+      theory, unchanged_sem, grammars, grammar_std and the further columns of
+      `reconstruction.csv`, see `Reconstruction`.
+    - `transition_points.csv` with a row per curve, whose columns are the same: m, L, s_f, place
+      (where `marginal` is halfway from 1 to chance), width (from three quarters to one quarter of
+      the way), place_std (between grammars; NaN for one), theory_place and theory_width (the same
+      for the theory at this depth), critical (the predicted transition as L grows), exponent (nu),
+      critical_sem (standard error of `critical`; 0 for a closed form), place_sem and width_sem
+      (standard errors by the bootstrap over grammars or, with one grammar, over data, see
+      `lit_hier.metrics.transition_errors`), kesten_stigum (F'(1/v), by which a level multiplies a
+      small amount of information: from 1 on there is no transition, as any information about the
+      leaves reaches the root), theory_place_sem and theory_width_sem (standard errors of
+      `theory_place` and `theory_width`; 0 for a closed form, see
       `lit_hier.metrics.theory_errors`).
     - `transition.npz` with the arrays `marginal`, `unchanged`, `largest` and `information` (time,
       curve, index), `time`, `curve`, `index`, `source`.
@@ -154,7 +155,7 @@ class Transition(CurveAnalysis):
         collapses = {}
         for m in points["m"].unique().tolist():
             group = points[points["m"] == m]
-            if len(group) < 2:
+            if group["L"].nunique() < 2:
                 continue
             lines = [results.lines[k] for k in group.index]
             log_size = group["L"].to_numpy() * math.log(self.grammar(lines[0].source_indices[0]).s)

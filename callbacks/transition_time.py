@@ -22,6 +22,7 @@ from lit_hier.callbacks.class_kept import ClassKept
 from lit_hier.callbacks.curves import Columns, CurveAnalysis, Line, Results
 from lit_hier.diffusion import ForwardBackward, num_levels
 from lit_hier.errors import InputError
+from lit_hier.figures import Panel, curve_figure
 from lit_hier.figures.places import Place, place_figure
 from lit_hier.inference import theory
 from lit_hier.metrics import (
@@ -43,6 +44,7 @@ from lit_hier.streams import Purpose, uniform
 _NUM_FINE: Final = 400  # times at which a closed form's maximum is looked for
 _NO_LATENTS: Final = "the data have no latents"
 _NO_POSTERIOR: Final = "p(class | x_t) is unknown"
+_ONE_SAMPLE: Final = "one sample of p(x_0 | x_t) is drawn per datum"
 
 
 class _Found(NamedTuple):
@@ -70,17 +72,22 @@ class TransitionTime(CurveAnalysis):
       kept, as :math:`E[p(\mathrm{true})] = E[\sum_c p(c)^2]`; under the epsilon-process, which is
       none, they do not. The second sample's class is drawn from the posterior with a random
       stream of its own.
+
+    Denoisers that do not compute the posterior of the class, such as networks, have neither the
+    entropy rate nor clones, and their probability of the true class is the share of data whose
+    class is unchanged, as in `Reconstruction`.
     - `speciation`: :math:`\frac{1}{2} \ln \Lambda`, see `lit_hier.inference.theory`.
     - `predicted`: the transition as L grows.
 
     Writes, besides what `CurveAnalysis` lists:
 
-    - `transition_time.csv` with columns process, estimator, place, sem (by the bootstrap over
+    - `transition_time.csv` with columns process, for trained denoisers num_train and step (see
+      `CurveAnalysis`), estimator, place, sem (by the bootstrap over
       grammars or, with one, over data; by the jackknife for chi; 0 for closed forms), theory (the
       same estimator on the theory at this depth; NaN where none applies), reason (why the place is
       unknown).
-    - `transition_time_curves.csv` with columns process, time, level, marginal, sem, entropy
-      (nats), entropy_sem, clones (share that agrees), clones_sem, count.
+    - `transition_time_curves.csv` with columns process, time, likewise, level, marginal, sem,
+      entropy (nats), entropy_sem, clones (share that agrees), clones_sem, count.
     - `transition_time.npz` with the arrays `marginal`, `entropy` and `clones` (time, curve,
       index), `time`, `curve`, `index`, `source`.
     - `transition_time.png`.
@@ -138,7 +145,8 @@ class TransitionTime(CurveAnalysis):
         super().on_predict_start(trainer, pl_module)
         if self.classes is not None:
             self.classes.on_predict_start(trainer, pl_module)
-        self._sums = ChangeAccumulator(self.changes, self.sources, len(self.times))
+        groups = self.source_groups()
+        self._sums = ChangeAccumulator(self.changes, self.sources, groups, len(self.times))
 
     def update(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
@@ -156,6 +164,10 @@ class TransitionTime(CurveAnalysis):
             kept = self.classes.measure(trainer, pl_module, record)
             return torch.cat((kept, torch.full_like(kept, math.nan).expand(2, *kept.shape[1:])))
         latents = latents_of(record)
+        if latents.marginals is None:
+            pairs = zip(latents.tree_start, latents.tree_reversed, strict=True)
+            kept = torch.stack([(x == true).float().mean(-1) for true, x in pairs], dim=1)
+            return torch.stack((kept, *[torch.full_like(kept, math.nan)] * 2))
         levels = []
         for true, beliefs in zip(latents.tree_start, latents.marginals, strict=True):
             belief = belief_in_truth(beliefs, true).mean(-1)
@@ -171,7 +183,8 @@ class TransitionTime(CurveAnalysis):
 
     def compute(self, pl_module: ForwardBackwardModule) -> list[NDArray[Any]]:
         """Gather the samples of all processes, and estimate chi."""
-        self._chi: Measured = self._sums.compute(pl_module.device)[0]
+        by_group = zip(self._sums.groups, self._sums.compute(pl_module.device), strict=True)
+        self._chi = {group.of.name: found for group, found in by_group}
         return super().compute(pl_module)
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
@@ -187,8 +200,14 @@ class TransitionTime(CurveAnalysis):
     def tables(self, results: Results) -> dict[str, DataFrame]:
         """Tabulate the places."""
         rows = [
-            {"process": self.axis.process, "estimator": name, **found._asdict()}
-            for name, found in self._places(results).items()
+            {
+                "process": self.axis.process,
+                **group.columns,
+                "estimator": name,
+                **found._asdict(),
+            }
+            for group, part in self.split(results)
+            for name, found in self._places(part, self._chi[group.name]).items()
         ]
         return {self.name: DataFrame(rows)}
 
@@ -197,7 +216,7 @@ class TransitionTime(CurveAnalysis):
         """The name of the table of curves; that of the run is the places'."""
         return f"{self.name}_curves"
 
-    def _places(self, results: Results) -> dict[str, _Found]:
+    def _places(self, results: Results, chi: Measured) -> dict[str, _Found]:
         """Apply all estimators."""
         x, groups = results.x, results.source_indices
         root = results.lines[-1].curve
@@ -228,8 +247,8 @@ class TransitionTime(CurveAnalysis):
             lambda y: steepest(x, y), marginal, float(steepest(x, curve)), no_peak
         )
         places |= self._inversions(results, predicted.marginal)
-        places["peak of chi"] = self._peak_of_chi(x)
-        known = self._has_latents
+        places["peak of chi"] = self._peak_of_chi(x, chi)
+        known = bool(np.isfinite(entropy).all())
         unknown = _Found(math.nan, reason=_NO_POSTERIOR)
         information = predicted.information  # ln n minus the entropy
         by_theory = float(steepest(x, information[:, -1])) if information.size else math.nan
@@ -242,7 +261,7 @@ class TransitionTime(CurveAnalysis):
         places["clones"] = (
             found(half, clones, float(half(curve)) if is_channel else math.nan, not_reached)
             if known
-            else _Found(math.nan, reason="one sample of p(x_0 | x_t) is drawn per datum")
+            else _Found(math.nan, reason=_ONE_SAMPLE)
         )
         time = theory.speciation_time(self.sources[0], self.noise_process)
         reason = "the means of the classes coincide" if self._is_grammar else "no closed form"
@@ -278,9 +297,9 @@ class TransitionTime(CurveAnalysis):
             for name, place in zip(names, found, strict=True)
         }
 
-    def _peak_of_chi(self, x: Floats) -> _Found:
+    def _peak_of_chi(self, x: Floats, chi: Measured) -> _Found:
         """Locate the maximum of the susceptibility."""
-        estimates = self._chi.estimates
+        estimates = chi.estimates
         place = significant_peak(
             x, estimates.estimate.susceptibility, estimates.sem.susceptibility
         )
@@ -303,7 +322,10 @@ class TransitionTime(CurveAnalysis):
         return 1 / (source.n if isinstance(source, GrammarParameters) else source.num_classes)
 
     def figures(self, results: Results, tables: Mapping[str, DataFrame]) -> dict[str, Figure]:
-        """Draw the curves, and the places with their errors."""
+        """Draw the curves, and the places with their errors; of several trainings, the curves."""
+        groups = [group for group, _ in self.split(results)]
+        if groups[0].columns:
+            return {self.name: self._training_figure(results)}
         root = results.lines[-1].name
         curves = {
             "class kept": results.curves("marginal")[root],
@@ -315,10 +337,25 @@ class TransitionTime(CurveAnalysis):
                 results.x,
                 results.xlabel,
                 {name: y for name, y in curves.items() if np.isfinite(y).any()},
-                self._chi.estimates.estimate.susceptibility,
+                self._chi[groups[0].name].estimates.estimate.susceptibility,
                 [Place(*row) for row in table[["estimator", "place", "sem", "theory"]].to_numpy()],
             )
         }
+
+    def _training_figure(self, results: Results) -> Figure:
+        """Draw the share of data whose class is kept, and chi, of each training."""
+        kept, sem, chi, chi_sem = ({} for _ in range(4))
+        for group, part in self.split(results):
+            root, found = part.lines[-1].name, self._chi[group.name].estimates
+            kept[group.name] = part.curves("marginal")[root]
+            sem[group.name] = part.curves("sem")[root]
+            chi[group.name] = found.estimate.susceptibility
+            chi_sem[group.name] = found.sem.susceptibility
+        panels = [
+            Panel("class kept", kept, bands=sem),
+            Panel(f"susceptibility χ ({self.changes.unit})", chi, bands=chi_sem, unit="sites"),
+        ]
+        return curve_figure(results.x, results.xlabel, panels, "training")
 
     @property
     def _is_grammar(self) -> bool:

@@ -28,6 +28,7 @@ class Purpose(IntEnum):
     VALIDATION = 4
     CLONE = 5
     REVERSE = 6
+    SYNONYM = 7
 
 
 def uniform(

@@ -30,6 +30,7 @@ import lit_hier.modules
 import lit_hier.nn
 import lit_hier.processes
 import lit_hier.rhm
+from lit_hier.callbacks import LearningCurve
 from lit_hier.callbacks.analysis import Analysis
 from lit_hier.cli.check_only import CheckOnly, NoFiles
 from lit_hier.cli.checkpoint_io import AtomicCheckpointIO, check_trainer
@@ -202,7 +203,7 @@ class LitHierCLI(LightningCLI):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         callbacks.sort(key=lambda callback: not isinstance(callback, SigtermInterrupts))
         for callback in callbacks:
-            if isinstance(callback, Analysis):
+            if isinstance(callback, Analysis | LearningCurve):
                 callback.figure_format = self.config[self.subcommand].figure_format
             if isinstance(callback, RunFolder):
                 # Once its version is read, a logger keeps it.
@@ -212,7 +213,8 @@ class LitHierCLI(LightningCLI):
         return trainer
 
     def after_fit(self) -> None:
-        """Print where the weights are, and the commands that use them."""
+        """Print where weights and results are, and the commands that use the weights."""
+        log_dir = self.trainer.log_dir  # on every process, as it is broadcast
         if not self.trainer.is_global_zero:
             return
         model = self.config[self.subcommand].model
@@ -220,30 +222,40 @@ class LitHierCLI(LightningCLI):
         written += list_written(model.as_dict())
         paths = [os.path.relpath(path) for path in written if path and os.path.exists(path)]
         lines = [f"{'weights':<8} {path}" for path in paths]
+        lines += _list_results(log_dir)
         lines += [f"{'next':<8} {command}" for command in list_users(paths, self.given)]
         if lines:
+            sys.stdout.write("\n".join(lines) + "\n")
+
+    def after_test(self) -> None:
+        """Print where the results are."""
+        log_dir = self.trainer.log_dir  # on every process, as it is broadcast
+        if self.trainer.is_global_zero and (lines := _list_results(log_dir)):
             sys.stdout.write("\n".join(lines) + "\n")
 
     def after_predict(self) -> None:
         """Print where the results are and how to view them."""
         log_dir = self.trainer.log_dir  # on every process, as it is broadcast
         if self.trainer.is_global_zero and log_dir is not None:
-            folder = Path(log_dir)
-            kinds = {".csv": "table", ".npz": "samples"}
-            kinds |= {f".{name}": "figure" for name in get_args(FigureFormat)}
-            lines = [
-                f"{kinds[file.suffix]:<8} {file}"
-                for file in sorted(folder.iterdir())
-                if file.suffix in kinds
-            ]
+            lines = _list_results(log_dir)
             if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
                 # With -P, Python imports nothing from the working directory.
-                command = [sys.executable, "-P", "-m", "tensorboard.main", "--logdir", str(folder)]
+                command = [sys.executable, "-P", "-m", "tensorboard.main", "--logdir", log_dir]
                 lines.append(f"{'page':<8} {_PAGE}")  # of the server that is started by:
                 lines.append(f"{'view':<8} {shlex.join(command)}")
             else:
-                lines.append(f"{'results':<8} {folder}")
+                lines.append(f"{'results':<8} {log_dir}")
             sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _list_results(log_dir: str | None) -> list[str]:
+    """List the tables, samples and figures in a run's folder, a line each."""
+    kinds = {".csv": "table", ".npz": "samples"}
+    kinds |= {f".{name}": "figure" for name in get_args(FigureFormat)}
+    files = (
+        sorted(Path(log_dir).iterdir()) if log_dir is not None and Path(log_dir).is_dir() else []
+    )
+    return [f"{kinds[file.suffix]:<8} {file}" for file in files if file.suffix in kinds]
 
 
 def _check_mode(trainer: Any, command: str) -> None:

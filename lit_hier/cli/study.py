@@ -350,42 +350,49 @@ def summarize(study: Study, folder: Path, runs: Sequence[Path]) -> None:
         InputError: A run lacks a table, or tables do not fit together.
     """
     from lit_hier.figures import figure_style
+    from lit_hier.figures.learning import is_learning, learning_figure
     from lit_hier.results import (
         average_tables,
         compare_correlations,
         compare_runs,
+        is_drawn,
         read_run,
         table_figure,
     )
 
     opened = [read_run(run) for run in runs]
     choices = [combination.choices for combination in study.combinations]
-    written = []
+    written: list[str] = []
+
+    def add(name: str, table: Any, figure: Any) -> None:
+        if table is not None:
+            write_table(folder, name, table)
+            written.append(f"table    {folder / name}.csv")
+        if figure is not None:
+            write_figure(folder, name, figure)
+            written.append(f"figure   {folder / name}.png")
+
     with figure_style():
         if study.averages is not None:
             groups = [" ".join(x[axis] for axis in study.averages.independent) for x in choices]
             for name in study.averages.tables:
                 table = average_tables([run.table(name) for run in opened], groups)
-                write_table(folder, name, table)
-                write_figure(folder, name, table_figure(table))
-                written.append(name)
+                add(name, table, table_figure(table) if is_drawn(table) else None)
+                if is_learning(table):
+                    add(f"{name}_learning", None, learning_figure(table))
         if study.comparison is not None:
             plan = study.comparison
             keys = [(x[plan.panels], x[plan.lines]) for x in choices]
             compared = dict(zip(keys, opened, strict=True))
             names = plan.panels, plan.lines
             table, figure = compare_runs(compared, plan.tables, plan.theory, names)
-            write_table(folder, "compare", table)
-            write_figure(folder, "compare", figure)
-            written.append("compare")
+            add("compare", table, figure)
         if study.correlations:
             labels = [x[study.correlations] for x in choices]
             table, figure = compare_correlations(dict(zip(labels, opened, strict=True)))
-            write_table(folder, "correlations", table)
-            write_figure(folder, "correlations", figure)
-            written.append("correlations")
-    for name in written:
-        _say(f"table    {folder / name}.csv\nfigure   {folder / name}.png")
+            add("correlations", table, figure)
+    for line in written:
+        _say(line)
 
 
 def _say(line: str) -> None:

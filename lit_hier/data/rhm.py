@@ -183,6 +183,16 @@ class RHMDataModule(SplitDataModule):
         return self.grammars[0].num_classes
 
     @property
+    def training_leaves(self) -> Tensor:
+        """Leaves of the training data of the first grammar, in order, once they are drawn.
+
+        A training set of `num_train` data has the first ones. Integers, shape (data, s**L).
+        """
+        dataset = self._splits["train"]
+        assert isinstance(dataset, RHMDataset)
+        return dataset.leaves[0]
+
+    @property
     def training_set(self) -> str:
         """One line with everything that determines the training set."""
         if len(self.grammars) > 1:

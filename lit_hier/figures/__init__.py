@@ -1,7 +1,7 @@
 """Drawing: from arrays to matplotlib figures."""
 
 from lit_hier.figures.collapse import Collapse, collapse_figure
-from lit_hier.figures.curves import Panel, curve_figure, level_figure
+from lit_hier.figures.curves import Panel, compare_panels, curve_figure, level_figure
 from lit_hier.figures.grids import grid_figure
 from lit_hier.figures.histograms import histogram_figure
 from lit_hier.figures.maps import MapCurve, map_figure
@@ -15,6 +15,7 @@ __all__ = [
     "OverlaidCurve",
     "Panel",
     "collapse_figure",
+    "compare_panels",
     "curve_figure",
     "figure_style",
     "grid_figure",

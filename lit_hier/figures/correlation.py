@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from lit_hier.figures.style import EXACT_LABEL
 from lit_hier.metrics import Correlation
 
 _NUM_SHOWN = 5
+_MOST_INSIDE = 4  # curves whose legend leaves room for them
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ def correlation_figure(
     shown: Sequence[int],
     symbol: str,
     unit: str,
+    theory_label: str = "mean field",
 ) -> Figure:
     """Draw chi against the time, C(r)/C(0) of the last curve, and, with a theory, xi.
 
@@ -63,11 +66,14 @@ def correlation_figure(
         shown: Indices of the times whose C(r) is drawn; if empty, some with the largest chi.
         symbol: The symbol of the time.
         unit: What a site is.
+        theory_label: The predictions' entry in the legend.
     """
     scaling = [curve for curve in curves if math.isfinite(curve.critical + curve.exponent)]
     collapsing = [curve for curve in scaling if math.isfinite(curve.stretch + curve.growth)]
     num = 2 + bool(scaling) + (len(collapsing) > 1)
-    figure = Figure(figsize=(4.6 * num, 4.0), dpi=130, layout="constrained")
+    beside = len(curves) > _MOST_INSIDE
+    width = 4.6 * num + 1.8 * beside
+    figure = Figure(figsize=(width, 4.0), dpi=130, layout="constrained")
     axes = figure.subplots(1, num)
     _draw_chi(axes[0], [x] * len(curves), curves, [1.0] * len(curves))
     _mark_transition(axes[0], curves[0].critical)
@@ -82,11 +88,29 @@ def correlation_figure(
         axes[3].set(xlabel=f"({symbol} − {symbol}*) $s^{{L/\\nu}}$",
                     ylabel="χ / $\\sum_{l=0}^{L} (s \\lambda^2)^l$")  # fmt: skip
     if any(np.isfinite(curve.theory.susceptibility).any() for curve in curves):
-        axes[0].plot([], [], "k--", linewidth=0.9, label="mean field")
-    axes[0].legend(fontsize="small", frameon=False)
+        axes[0].plot([], [], "k--", linewidth=0.9, label=theory_label)
+    place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)} if beside else {}
+    axes[0].legend(fontsize="small", frameon=False, **place)
     for ax in axes:
         ax.grid(alpha=0.25, linewidth=0.6)
     return figure
+
+
+def over_reference(
+    curves: Sequence[CorrelationCurve], reference: str
+) -> tuple[list[CorrelationCurve], str]:
+    """Put a curve in the place of the others' predictions: that of exact inference.
+
+    Args:
+        curves: Curves, the reference among them.
+        reference: Its name.
+
+    Returns:
+        The other curves, if there are any, and the entry of the predictions in the legend.
+    """
+    (exact,) = (curve for curve in curves if curve.name == reference)
+    others = [replace(x, theory=exact.estimate) for x in curves if x is not exact]
+    return (others, EXACT_LABEL) if others else ([exact], "mean field")
 
 
 def _draw_chi(
@@ -137,7 +161,8 @@ def _draw_decay(
                     linewidth=1, label=f"{symbol} = {x[k]:g}")  # fmt: skip
         predicted = curve.theory.correlation[k]
         if len(predicted) > 1:
-            ax.plot(r, predicted[1:] / predicted[0], "k--", linewidth=0.8)
+            dashed = np.where(predicted[1:] > 0, predicted[1:] / predicted[0], np.nan)
+            ax.plot(r, dashed, "--", color=color, linewidth=0.8)
     ax.set(xscale="log", yscale="log", xlabel=f"distance r ({unit})", ylabel="C(r) / C(0)")
     ax.set_ylim(lowest / 3, 1.3)
     ax.set_title(curve.name, fontsize="small")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -20,9 +20,10 @@ from lit_hier.figures.layout import (
     name_ends,
     new_figure,
     set_labels,
+    set_sizes,
     set_times,
 )
-from lit_hier.figures.style import depth_colors
+from lit_hier.figures.style import EXACT_LABEL, depth_colors
 
 _GRID_COLUMNS: Final = 4
 _CHANCE_STYLES: Final = ("-.", (0, (5, 3, 1, 3, 1, 3)))
@@ -44,6 +45,9 @@ class Panel:
         unit: The unit of the y axis; panels of one unit share its scale.
         chance: Levels of chance, gray, by their entry in the legend.
         band_label: The bands' entry in the legend.
+        title: The title.
+        log: Whether the y axis is logarithmic; values that are not positive are then omitted.
+        theory_colored: Whether each prediction has the color of its curve; else all are black.
     """
 
     ylabel: str
@@ -56,6 +60,29 @@ class Panel:
     unit: str = ""
     chance: Mapping[str, float] = field(default_factory=dict)
     band_label: str = "± 1 standard error"
+    title: str = ""
+    log: bool = False
+    theory_colored: bool = False
+
+
+def compare_panels(panels: Mapping[str, Panel], exact: str = "") -> list[Panel]:
+    """Put one quantity of several denoisers side by side, over that of exact inference, dashed.
+
+    Args:
+        panels: By the denoiser's name.
+        exact: The name of exact inference; empty if it is not among them.
+    """
+    if exact and len(panels) > 1:
+        theory = panels[exact].curves
+        compared = [
+            replace(
+                panel, title=name, theory=theory, theory_label=EXACT_LABEL, theory_colored=True
+            )
+            for name, panel in panels.items()
+            if name != exact
+        ]
+        return compared
+    return [replace(panel, title=name) for name, panel in panels.items()]
 
 
 def curve_figure(
@@ -64,6 +91,8 @@ def curve_figure(
     panels: Sequence[Panel],
     legend: str,
     critical: float = math.nan,
+    log: bool = False,
+    critical_label: str = "predicted transition",
 ) -> Figure:
     """Draw curves, one color per layer or level, from dark (shallow) to bright (deep).
 
@@ -74,6 +103,8 @@ def curve_figure(
         legend: The title of the legend. The names `level 0`, `level 1`, ... of its curves are
             shortened there; the first ones are the leaves, the last ones the class.
         critical: The x of the predicted transition, marked by a line; NaN if there is none.
+        log: Whether the x axis is logarithmic, with a tick at each x.
+        critical_label: Its entry in the legend.
     """
     columns = len(panels) if len(panels) < 4 else -(-len(panels) // 2)
     figure, axes = new_figure(len(panels), columns, (5.2, 4.2))
@@ -89,17 +120,29 @@ def curve_figure(
             for lines in (panel.curves, panel.theory, panel.compared)
             for y in lines.values()
         ]
+        parts += [list(panel.chance.values()) for panel in panels if panel.unit == unit]
         values = np.concatenate([np.ravel(np.asarray(y, dtype=np.float64)) for y in parts])
-        if len(known := values[np.isfinite(values)]):
+        known = values[np.isfinite(values)]
+        if any(panel.log for panel in panels if panel.unit == unit):
+            ax.set_yscale("log")
+            if len(known := known[known > 0]):
+                margin = max((known.max() / known.min()) ** 0.07, 1.1)
+                ax.set_ylim(known.min() / margin, known.max() * margin)
+        elif len(known):
             margin = 0.07 * (np.ptp(known) or 1.0)
             ax.set_ylim(known.min() - margin, known.max() + margin)
     x = np.asarray(x, dtype=np.float64)
     for ax, panel in zip(axes, panels, strict=True):
         _draw(ax, x, panel)
         if math.isfinite(critical):
-            ax.axvline(critical, color="0.75", zorder=1, label="predicted transition")
-        set_times(ax, x)
+            ax.axvline(critical, color="0.75", zorder=1, label=critical_label)
+        if log:
+            set_sizes(ax, x)
+        else:
+            set_times(ax, x)
         set_labels(ax, xlabel, panel.ylabel)
+        if panel.title:
+            ax.set_title(panel.title)
         ax.grid(alpha=0.25, linewidth=0.6)
     add_legend(figure, legend_entries(axes), legend)
     return figure
@@ -123,10 +166,13 @@ def _draw(ax: Axes, x: ArrayLike, panel: Panel) -> None:
         ax.plot([], [], color="0.5", alpha=0.35, linewidth=6, label=panel.band_label)
     if any(np.isfinite(np.asarray(part)).any() for part in panel.compared.values()):
         ax.plot([], [], "k:", linewidth=0.65 * width, label=panel.compared_label)
-    dashes = [y for y in panel.theory.values() if np.isfinite(np.asarray(y)).any()]
-    for dashed in dashes:  # equal labels are one entry of the legend
-        ax.plot(x, np.asarray(dashed), "k--", linewidth=0.6 * width, alpha=0.7, zorder=2.6,
-                label=panel.theory_label)  # fmt: skip
+    own = dict(zip(names, depth_colors(len(names)), strict=True)) if panel.theory_colored else {}
+    dashes = {name: y for name, y in panel.theory.items() if np.isfinite(np.asarray(y)).any()}
+    for name, dashed in dashes.items():
+        ax.plot(x, np.asarray(dashed), "--", color=own.get(name, "k"), linewidth=0.6 * width,
+                alpha=1.0 if own else 0.7, zorder=2.6)  # fmt: skip
+    if dashes:
+        ax.plot([], [], "k--", linewidth=0.6 * width, alpha=0.7, label=panel.theory_label)
     for style, (label, chance) in zip(_CHANCE_STYLES, panel.chance.items(), strict=False):
         ax.axhline(chance, color="0.45", linestyle=style, linewidth=0.6 * width, label=label)
 

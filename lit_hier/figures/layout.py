@@ -90,6 +90,15 @@ def set_times(ax: Axes, x: ArrayLike) -> None:
     ax.xaxis.set_inverted(bool(values[0] > values[-1]))
 
 
+def set_sizes(ax: Axes, x: ArrayLike) -> None:
+    """Scale an x axis over numbers of data or of steps, logarithmic, with a tick at each."""
+    values = np.unique(np.asarray(x, dtype=np.float64))
+    ax.set_xscale("log")
+    ax.set_xticks(values, [f"{value:g}" for value in values], minor=False)
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.minorticks_off()
+
+
 def spans_decades(x: ArrayLike) -> bool:
     """Tell whether values that are not negative need a logarithmic axis."""
     values = np.asarray(x, dtype=np.float64)
@@ -111,7 +120,8 @@ def name_ends(names: Sequence[str]) -> list[str]:
     numbers = [match[1] for match in found if match]
     if len(numbers) == 1:
         return ["class"]
-    return [f"{numbers[0]} (leaves)", *numbers[1:-1], f"{numbers[-1]} (class)"]
+    leaves = " (leaves)" * (numbers[0] == "0")
+    return [f"{numbers[0]}{leaves}", *numbers[1:-1], f"{numbers[-1]} (class)"]
 
 
 def band_handle() -> Patch:

@@ -18,6 +18,8 @@ from lit_hier.errors import InputError, suggest
 # Okabe and Ito's colors, which color-blind readers can tell apart; without yellow, which is pale.
 CATEGORIES: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Colors of what has no order."""
+EXACT_LABEL: Final = "exact inference, same data"
+"""The entry in the legend of what trained denoisers are compared with."""
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "<")  # one more than there are colors
 _BRIGHTEST: Final = 0.88  # of viridis that is still seen on white
 _WIDTHS: Final = (2.0, 40.0)

@@ -5,6 +5,7 @@ from typing import Any
 from lit_hier.diffusion.adm_flags import ADMFlags
 from lit_hier.modules.bp_denoiser import BPDenoiser
 from lit_hier.modules.classification import ClassificationTask
+from lit_hier.modules.classifiers_task import ClassifiersTask
 from lit_hier.modules.ddpm_sampler import DDPMSampler
 from lit_hier.modules.ddpm_task import DDPMTask
 from lit_hier.modules.denoising_task import DenoisingTask
@@ -15,11 +16,13 @@ from lit_hier.modules.learned_denoiser import LearnedDenoiser
 from lit_hier.modules.nested_task import NestedTask
 from lit_hier.modules.rhm_classifier import RHMClassifier
 from lit_hier.modules.stored_samples import StoredSamples
+from lit_hier.modules.synonym_exchange import SynonymExchange
 
 __all__ = [
     "ADMFlags",
     "BPDenoiser",
     "ClassificationTask",
+    "ClassifiersTask",
     "DDPMSampler",
     "DDPMTask",
     "DenoisingTask",
@@ -30,6 +33,7 @@ __all__ = [
     "NestedTask",
     "RHMClassifier",
     "StoredSamples",
+    "SynonymExchange",
 ]
 
 _RENAMED = {"DDPMTrainer": "DDPMTask"}

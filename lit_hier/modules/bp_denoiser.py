@@ -112,7 +112,7 @@ class BPDenoiser(ForwardBackwardModule):
         belief_propagation = self.belief_propagations[source]
         assert isinstance(belief_propagation, BeliefPropagation)
         rhm = belief_propagation.tables.grammar
-        tree_start = _parse(rhm, batch["leaves"], index)
+        tree_start = parse_data(rhm, batch["leaves"], index)
         v, true = rhm.num_features, tree_start[0][..., None]
         prior = None
         if self.class_prior == "class":
@@ -203,7 +203,8 @@ def _count_symbols(rhm: RandomHierarchyModel) -> int:
     return (rhm.num_leaves + rhm.num_choices) * max(rhm.num_features, rhm.num_classes)
 
 
-def _parse(rhm: RandomHierarchyModel, leaves: Tensor, index: Tensor) -> Tree:
+def parse_data(rhm: RandomHierarchyModel, leaves: Tensor, index: Tensor) -> Tree:
+    """Parse a batch of data; reject those that the grammar cannot derive."""
     tree, valid = rhm.parse(leaves)
     if not valid[-1].all():
         invalid = index[~valid[-1].flatten()].tolist()

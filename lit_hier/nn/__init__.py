@@ -9,6 +9,8 @@ from lit_hier.nn.layers import hook_layers, match_layers
 from lit_hier.nn.pretrained_classifier import PretrainedClassifier
 from lit_hier.nn.probe import Probe
 from lit_hier.nn.trained import TrainedCNN, TrainedImageCNN, TrainedNetwork
+from lit_hier.nn.trained_classifiers import TrainedClassifiers
+from lit_hier.nn.transformer_classifier import TransformerClassifier
 
 __all__ = [
     "FourierBands",
@@ -18,8 +20,10 @@ __all__ = [
     "PretrainedClassifier",
     "Probe",
     "TrainedCNN",
+    "TrainedClassifiers",
     "TrainedImageCNN",
     "TrainedNetwork",
+    "TransformerClassifier",
     "TreeUNet",
     "evaluate",
     "hook_layers",

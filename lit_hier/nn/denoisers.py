@@ -71,7 +71,7 @@ class TreeUNet(nn.Module):
         self, num_features: int, tuple_size: int, num_layers: int, width: int = 64
     ) -> None:
         super().__init__()
-        _check_sizes(width, num_layers)
+        check_sizes(width, num_layers)
         self.arguments: dict[str, Any] = {
             "num_features": num_features,
             "tuple_size": tuple_size,
@@ -108,8 +108,56 @@ class TreeUNet(nn.Module):
         return logits
 
 
-class LeafTransformer(nn.Module):
-    """A transformer over the leaves, with a learned position for each, that knows no tree.
+class LeafEncoder(nn.Module):
+    """The layers of a transformer over the leaves, with a learned position for each.
+
+    It knows no tree. Layers are named `layers.0` to `layers.{depth-1}`, and `layers.{depth}`, the
+    last LayerNorm.
+
+    Args:
+        num_features: v.
+        num_leaves: d.
+        width: Channels, a multiple of `heads`.
+        heads: Heads of attention.
+        depth: Number of transformer layers.
+
+    Raises:
+        InputError: `width`, `heads` or `depth` is out of range.
+    """
+
+    def __init__(
+        self, num_features: int, num_leaves: int, width: int, heads: int, depth: int
+    ) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise InputError(f"heads is {heads}; give a divisor of width = {width}")
+        if not 1 <= depth <= _DEEPEST:
+            raise InputError(f"depth is {depth}; give 1 to {_DEEPEST}")
+        self.embedding = nn.Linear(num_features, width)
+        self.positions = nn.Parameter(torch.zeros(num_leaves, width))
+        nn.init.normal_(self.positions)
+        layers = [
+            nn.TransformerEncoderLayer(
+                width,
+                heads,
+                4 * width,
+                dropout=0.0,
+                activation="gelu",
+                batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(depth)
+        ]
+        self.layers = nn.Sequential(*layers, nn.LayerNorm(width))
+
+    def encode(self, leaves: Tensor) -> Tensor:
+        """Map whitened leaves, shape (B, d, v), to features, shape (B, d, width)."""
+        encoded: Tensor = self.layers(self.embedding(leaves) + self.positions)
+        return encoded
+
+
+class LeafTransformer(LeafEncoder):
+    """A transformer over the leaves that predicts them: see `LeafEncoder`.
 
     Args:
         num_features: v.
@@ -135,12 +183,8 @@ class LeafTransformer(nn.Module):
         heads: int = 4,
         depth: int = 4,
     ) -> None:
-        super().__init__()
-        _check_sizes(width, num_layers)
-        if heads < 1 or width % heads:
-            raise InputError(f"heads is {heads}; give a divisor of width = {width}")
-        if not 1 <= depth <= _DEEPEST:
-            raise InputError(f"depth is {depth}; give 1 to {_DEEPEST}")
+        check_sizes(width, num_layers)
+        super().__init__(num_features, tuple_size**num_layers, width, heads, depth)
         self.arguments: dict[str, Any] = {
             "num_features": num_features,
             "tuple_size": tuple_size,
@@ -149,22 +193,6 @@ class LeafTransformer(nn.Module):
             "heads": heads,
             "depth": depth,
         }
-        self.embedding = nn.Linear(num_features, width)
-        self.positions = nn.Parameter(torch.zeros(tuple_size**num_layers, width))
-        nn.init.normal_(self.positions)
-        layers = [
-            nn.TransformerEncoderLayer(
-                width,
-                heads,
-                4 * width,
-                dropout=0.0,
-                activation="gelu",
-                batch_first=True,
-                norm_first=True,
-            )
-            for _ in range(depth)
-        ]
-        self.layers = nn.Sequential(*layers, nn.LayerNorm(width))
         self.readout = _zero_readout(width, num_features)
 
     def forward(self, messages: Tensor) -> Tensor:
@@ -176,12 +204,12 @@ class LeafTransformer(nn.Module):
         Returns:
             Logits, shape (B, s**L, v).
         """
-        x = self.embedding(_center(messages)) + self.positions
-        logits: Tensor = self.readout(self.layers(x))
+        logits: Tensor = self.readout(self.encode(_center(messages)))
         return logits
 
 
-def _check_sizes(width: int, num_layers: int) -> None:
+def check_sizes(width: int, num_layers: int) -> None:
+    """Reject a network without channels, or of an impossible tree."""
     if width < 1:
         raise InputError(f"width is {width}; give at least 1")
     if not 1 <= num_layers <= _DEEPEST:

@@ -17,12 +17,11 @@ from lit_hier.io.checkpoints import is_state_dict, load_state, read_checkpoint, 
 from lit_hier.nn.denoisers import LeafTransformer, TreeUNet
 from lit_hier.nn.hierarchical_cnn import HierarchicalCNN
 from lit_hier.nn.image_cnn import ImageCNN
+from lit_hier.nn.transformer_classifier import TransformerClassifier
 
 _CLASSIFIERS: Final = (HierarchicalCNN, ImageCNN)
-_KINDS: Final = (*_CLASSIFIERS, TreeUNet, LeafTransformer)
-NETWORKS: Final[Mapping[str, type[HierarchicalCNN | ImageCNN | TreeUNet | LeafTransformer]]] = {
-    kind.__name__: kind for kind in _KINDS
-}
+_KINDS: Final = (*_CLASSIFIERS, TreeUNet, LeafTransformer, TransformerClassifier)
+NETWORKS: Final[Mapping[str, type[nn.Module]]] = {kind.__name__: kind for kind in _KINDS}
 """Networks that a checkpoint may name."""
 
 _PREFIX: Final = "network."  # of a task's state dict

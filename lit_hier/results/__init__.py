@@ -8,7 +8,7 @@ from lit_hier.results.comparison import (
     find_transitions,
 )
 from lit_hier.results.correlations import compare_correlations
-from lit_hier.results.drawing import table_figure
+from lit_hier.results.drawing import is_drawn, table_figure
 from lit_hier.results.runs import Run, read_run
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "compare_tables",
     "comparison_figure",
     "find_transitions",
+    "is_drawn",
     "read_run",
     "table_figure",
 ]

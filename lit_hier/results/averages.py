@@ -11,7 +11,7 @@ from pandas.api.types import is_float_dtype, is_integer_dtype
 from lit_hier.errors import InputError
 from lit_hier.metrics import average
 
-_TIME: Final = "time"
+_IDENTITIES: Final = ("time", "num_train")  # numbers that identify rows
 # Columns on one run's errors: averages have errors of their own.
 _ERRORS: Final = re.compile(r"(?:.*_)?(?:sem|sem_within|grammar_std|low|high)")
 _THEORY: Final = re.compile(r"(?:.*_)?theory")  # has no error that is estimated from runs
@@ -28,7 +28,8 @@ def average_tables(tables: Sequence[DataFrame], groups: Sequence[str]) -> DataFr
         groups: The group of each run, such as its grammar.
 
     Returns:
-        The columns that identify rows (texts, `time` and whole numbers that all runs share). For
+        The columns that identify rows (texts, `time`, `num_train` and whole numbers that all runs
+        share). For
         each other column its average under its own name, with `{column}_sem`, the standard error
         of the average over groups, NaN for one group, and `{column}_sem_within`, the part of it
         that more runs of the same groups would reduce, NaN for one run per group. Theory has no
@@ -49,7 +50,7 @@ def average_tables(tables: Sequence[DataFrame], groups: Sequence[str]) -> DataFr
     columns: dict[str, object] = {}
     for name in map(str, first.columns):
         same = all(table[name].equals(first[name]) for table in tables[1:])
-        if is_float_dtype(first[name]) and name != _TIME:
+        if is_float_dtype(first[name]) and name not in _IDENTITIES:
             if _ERRORS.fullmatch(name):
                 continue
             values = np.stack([table[name].to_numpy(float) for table in tables], axis=-1)

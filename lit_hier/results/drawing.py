@@ -1,5 +1,7 @@
 """Figures of the curves in tables of finished runs."""
 
+import math
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -9,7 +11,8 @@ from pandas import DataFrame
 from pandas.api.types import is_numeric_dtype
 
 from lit_hier.errors import InputError
-from lit_hier.figures import Panel, curve_figure
+from lit_hier.figures import Panel, compare_panels, curve_figure
+from lit_hier.figures.learning import NUM_TRAIN, STEP
 from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise
 
 Curves = dict[str, Float64[np.ndarray, " T"]]
@@ -40,6 +43,12 @@ QUANTITIES: Final = {
     "unchanged": Quantity("share unchanged"),
     "information": Quantity("information (nats)", theory="information_theory", unit="nats"),
     "kept": Quantity("predicted class kept", "sem"),
+    "strings": Quantity("share of strings valid up to a level", "sem"),
+    "nodes": Quantity("share of nodes valid"),
+    "kl": Quantity("KL from exact inference (nats per leaf)", "sem", unit="nats per leaf"),
+    "excess_cross_entropy": Quantity("excess cross-entropy (nats per leaf)", unit="nats per leaf"),
+    "agreement": Quantity("most likely symbol agrees"),
+    "chi": Quantity("susceptibility χ", "sem", "theory", "sites"),
     "noise": Quantity("effective noise ε", "sem", "quadrature"),
 }
 """The columns that are drawn, in this order."""
@@ -48,7 +57,7 @@ X_AXES: Final = {
     "leaf_information": "information of a leaf I(x₀; x_t) / ln v",
 }
 """Labels of the columns that are an x axis, where a table has one; else it is the time."""
-KEYS: Final = ("message", "m", "L", "layer", "level")
+KEYS: Final = (NUM_TRAIN, STEP, "message", "m", "L", "layer", "level")
 """Columns that identify a curve."""
 
 _TIMES: Final = {
@@ -77,7 +86,7 @@ def curves_of(table: DataFrame, column: str) -> Curves:
     Raises:
         InputError: The table has no curves over times, or they have different times.
     """
-    keys = [key for key in KEYS if key in table]
+    keys = identify(table)
     if "time" not in table or not len(table):
         raise InputError(
             f"table: it has no curves, only the columns {', '.join(map(str, table.columns))}; give"
@@ -90,14 +99,31 @@ def curves_of(table: DataFrame, column: str) -> Curves:
         ", ".join(
             _name(key, value) for key, value in zip(keys, values, strict=True) if key in several
         ): part[column].to_numpy(float)
-        for values, part in table.groupby(keys, sort=False)
+        for values, part in table.groupby(keys, sort=False, dropna=False)
     }
     if len({len(curve) for curve in curves.values()}) > 1:
         raise InputError("table: its curves have different times; it cannot be drawn")
     return curves
 
 
+def identify(table: DataFrame) -> list[str]:
+    """Return the columns of a table that identify its curves.
+
+    Steps do only where networks of one number of training data differ in them.
+    """
+    keys = [key for key in KEYS if key in table]
+    if {NUM_TRAIN, STEP} <= set(keys) and (
+        table.groupby(NUM_TRAIN, dropna=False)[STEP].nunique().max() < 2
+    ):
+        keys.remove(STEP)
+    return keys
+
+
 def _name(key: str, value: object) -> str:
+    if key == NUM_TRAIN:
+        return "exact" if value == math.inf else f"P = {value:g}"
+    if key == STEP:
+        return f"step {value}"
     if key in ("m", "L"):
         return f"{key} = {value}"
     return f"level {value}" if key == "level" and not isinstance(value, str) else str(value)
@@ -114,7 +140,12 @@ def list_quantities(table: DataFrame) -> list[str]:
     # A histogram's count of true symbols has the name of a belief.
     if "time" not in table or not is_numeric_dtype(table["time"]) or "low" in table:
         return []
-    return [x for x in QUANTITIES if x in table and is_numeric_dtype(table[x])]
+    return [x for x in _present(table) if is_numeric_dtype(table[x])]
+
+
+def _present(table: DataFrame) -> list[str]:
+    """Return the columns of `QUANTITIES`; the mean beside chi is that of changes."""
+    return [x for x in QUANTITIES if x in table and not (x == "mean" and "chi" in table)]
 
 
 def is_drawn(table: DataFrame) -> bool:
@@ -133,23 +164,51 @@ def table_figure(table: DataFrame, *columns: str) -> Figure:
 
     Args:
         table: A run's table, or an average of several, of similarities or of reconstruction.
-        *columns: The columns that are drawn; by default all of `QUANTITIES`.
+        *columns: The columns that are drawn; by default all of `QUANTITIES`. Of a table with
+            levels of several trainings, the first one that it has, by default `unchanged` or
+            `strings`, in a panel per training, with exact inference dashed.
 
     Raises:
         InputError: It has no such curves.
     """
     x, label = x_axis(table)
-    present = [column for column in QUANTITIES if column in table]
-    panels = [_panel(table, column) for column in columns or present]
-    if not panels:
+    present = _present(table)
+    if not (columns or present):
         raise InputError(f"table: it has none of {', '.join(QUANTITIES)} to draw; give another")
+    if "level" in table and NUM_TRAIN in table:
+        return _training_figure(table, columns or ("unchanged", "strings"))
+    panels = [_panel(table, column) for column in columns or present]
     x_values = next(iter(curves_of(table, x).values()))
     return curve_figure(x_values, label, panels, legend_title(table))
 
 
+def _training_figure(table: DataFrame, columns: Sequence[str]) -> Figure:
+    """Draw the levels of each training in a panel of its own."""
+    column = next((x for x in columns if x in table), None)
+    if column is None:
+        raise InputError(f"table: it has none of {', '.join(columns)} to draw; give another")
+    keys = [key for key in identify(table) if key in (NUM_TRAIN, STEP)]
+    panels, x_values = {}, {}
+    for values, part in table.groupby(keys, sort=False, dropna=False):
+        name = _training_name(keys, values)
+        rows = part.drop(columns=[key for key in (NUM_TRAIN, STEP) if key in part])
+        panels[name] = _panel(rows, column)
+        x_values = curves_of(rows, x_axis(rows)[0])
+    x = next(iter(x_values.values()))
+    compared = compare_panels(panels, *(["exact"] if "exact" in panels else []))
+    return curve_figure(x, x_axis(table)[1], compared, legend_title(table))
+
+
+def _training_name(keys: Sequence[str], values: Sequence[object]) -> str:
+    """Return the name of a training; exact inference has no steps."""
+    names = [_name(key, value) for key, value in zip(keys, values, strict=True)]
+    return "exact" if "exact" in names else ", ".join(names)
+
+
 def legend_title(table: DataFrame) -> str:
     """Return what the curves of a table are called."""
-    return next((key for key in ("layer", "level", "message") if key in table), "grammars")
+    names = {"layer": "layer", "level": "level", "message": "message", NUM_TRAIN: "training"}
+    return next((name for key, name in names.items() if key in table), "grammars")
 
 
 def _panel(table: DataFrame, column: str) -> Panel:

@@ -24,6 +24,7 @@ from lit_hier.metrics.functional.moments import Moments, channel_moments, merge_
 from lit_hier.metrics.functional.pairs import GridPairs, Pairs, TreePairs
 from lit_hier.metrics.functional.places import peak, significant_peak, steepest
 from lit_hier.metrics.functional.scaling import Exponent, collapse_spread, fit_exponent
+from lit_hier.metrics.functional.sensitivity import relative_distance
 from lit_hier.metrics.functional.similarity import (
     Per,
     Standardization,
@@ -77,6 +78,7 @@ __all__ = [
     "mode_bandwidth",
     "mode_error",
     "peak",
+    "relative_distance",
     "resampled_means",
     "significant_peak",
     "standardize",

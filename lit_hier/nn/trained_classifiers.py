@@ -1,0 +1,57 @@
+"""Classifiers of nested training sets, restored from the checkpoint of a `ClassifiersTask`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from torch import nn
+
+from lit_hier.errors import InputError
+from lit_hier.nn.trained_denoisers import Use, read_networks
+
+_SIZES: Final = ("num_features", "num_classes", "tuple_size", "num_layers")
+
+
+class TrainedClassifiers(nn.Module):
+    """The classifiers of a checkpoint, one for each number of training data.
+
+    Args:
+        weights: Checkpoint that `lit-hier fit` wrote for a `ClassifiersTask`.
+        use: Which weights: `best`, of the lowest validation loss, or `last`.
+        network: Builds a network of your own from (v, n, s, L); those of `lit_hier.nn` are built
+            as the checkpoint says.
+
+    Attributes:
+        networks: The networks, in evaluation mode.
+        trainings: How each was trained, in ascending order of the training data.
+        trained_on: The largest training set, as the checkpoint names it, or empty; see
+            `RHMDataModule.training_set`.
+
+    Raises:
+        InputError: See `lit_hier.nn.trained_denoisers.read_networks`, or the sizes of the data are
+            damaged.
+    """
+
+    def __init__(
+        self,
+        weights: str,
+        use: Use = "best",
+        network: Callable[[int, int, int, int], nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+
+        def build(record: Mapping[str, Any]) -> nn.Module | None:
+            if network is None:
+                return None
+            sizes = [size for name in _SIZES if type(size := record.get(name)) is int]
+            if len(sizes) < len(_SIZES):
+                raise InputError(
+                    f"weights: {weights} has a damaged record of its data; give another one"
+                )
+            v, n, s, num_layers = sizes
+            return network(v, n, s, num_layers)
+
+        found = read_networks(weights, "classifiers", build, use)
+        self.networks = nn.ModuleList(each for each, _, _ in found)
+        self.trainings = tuple(training for _, training, _ in found)
+        self.trained_on = str(found[0][2]["trained_on"])
+        self.eval()
