@@ -203,6 +203,32 @@ def test_a_run_repeats_the_data_for_each_source() -> None:
     assert denoiser.num_evaluations(torch.arange(2 * NUM, 3 * NUM)) == 0
 
 
+@each_process
+def test_double_precision(process: NoiseProcess) -> None:
+    denoiser = sampler(process, ExactDenoiser(RHM), steps=2 if name(process) == "strings" else 0)
+    denoising = parts(denoiser.double().predict_step(batch(range(5)), 0))[1]
+    assert denoising.beliefs.dtype == denoising.exact.dtype == torch.float64
+    torch.testing.assert_close(denoising.beliefs, denoising.exact, rtol=0, atol=1e-12)
+
+
+def test_messages_in_single_precision_agree_with_double_precision() -> None:
+    x_t = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for time in (0.0, 1e-3, 0.1, 4.0):
+        double = GaussianNoise().messages(x_t, time, 5, torch.float32)
+        single = GaussianNoise().messages(x_t.float(), time, 5, torch.float32)
+        torch.testing.assert_close(single, double, rtol=0, atol=1e-4)
+
+
+def test_a_record_that_does_not_fit_into_memory_is_rejected(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False,
+                      enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+    monkeypatch.setattr("lit_hier.io.memory.os.sysconf", lambda name: 100)
+    with pytest.raises(InputError, match=r"^times: 3 inversion times of 25 data need [^\n]*$"):
+        trainer.predict(sampler(MaskingNoise()), DATA)
+
+
 def test_a_dataset_numbers_samples_within_a_copy() -> None:
     ensemble = RHMDataModule(GrammarEnsemble(4, 2, 2, [2, 3]), 1, 0, 0, 5)
     for given in _batches(ensemble):

@@ -26,7 +26,7 @@ class LearnedDenoiser(NetworkDenoiser):
     sampled from its belief and is then certain. For exact beliefs, this samples the posterior.
     Any other number of steps samples all leaves at each step and returns to the next time by the
     process's bridge; its error falls as 1/steps. With exact beliefs on the grammar of (v, n, m, s,
-    L) = (8, 8, 2, 2, 4), the share of generated strings that are valid is
+    L) = (8, 8, 2, 2, 4), the share of generated strings that are valid is (400 strings, to 0.03)
 
     ===== ======= ======= ========
     steps masking strings gaussian
@@ -87,8 +87,14 @@ class LearnedDenoiser(NetworkDenoiser):
             denoisers = read_denoisers(path, network, use)
             check_record(denoisers[0].record, grammar, process, path)
             found += denoisers
+        trained_to = min(float(denoiser.record["last_time"]) for denoiser in found)
         if last_time is None:
-            last_time = min(float(denoiser.record["last_time"]) for denoiser in found)
+            last_time = trained_to
+        elif last_time > trained_to:
+            raise InputError(
+                f"last_time is {last_time:g}, but the networks were trained to {trained_to:g};"
+                " give at most this, or other weights"
+            )
         super().__init__(
             rhm,
             process,
