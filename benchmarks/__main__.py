@@ -20,6 +20,7 @@ SCRIPTS = (
     "scaling.py",
     "similarity.py",
     "training.py",
+    "denoisers.py",
     "denoiser_sampling.py",
     f"image_sampler.py {SMALL_MODEL}",
     "commands.py",

@@ -52,6 +52,7 @@ FITS: dict[str, tuple[str, ...]] = {
         *FEW,
         "--data.init_args.num_train=[30,90]",
         "--data.init_args.num_val=70",
+        "--data.init_args.num_test=70",
         SHALLOW,
         "--data.init_args.batch_size=16",
         "--trainer.max_steps=24",

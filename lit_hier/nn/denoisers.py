@@ -49,10 +49,10 @@ class _Patches(nn.Module):
 class TreeUNet(nn.Module):
     """A U-Net in the shape of the tree: one convolution of kernel and stride s per level.
 
-    Each level up is a convolution, each level down a transposed one of what comes from above
-    beside what went up, both with LayerNorm and GELU; a 1x1 embedding and a 1x1 readout.
-    Layers are named `up.0` (next to the leaves) to `up.{L-1}` and `down.0` (next to the root) to
-    `down.{L-1}`.
+    Each level up is a convolution, each level down a transposed one, followed by a 1x1
+    convolution of it beside what went up; all with LayerNorm and GELU. The embedding and the
+    readout are 1x1 convolutions. Layers are named `up.0` (next to the leaves) to `up.{L-1}`, and
+    `down.0` and `merge.0` (next to the root) to `down.{L-1}` and `merge.{L-1}`.
 
     Args:
         num_features: v.
@@ -82,9 +82,11 @@ class TreeUNet(nn.Module):
         self.up = nn.ModuleList(
             _Patches((width, width), merged=tuple_size) for _ in range(num_layers)
         )
-        widths = [width] + (num_layers - 1) * [2 * width]  # the root has no other input
-        self.down = nn.ModuleList(_Patches((below, width), split=tuple_size) for below in widths)
-        self.readout = _zero_readout(2 * width, num_features)
+        self.down = nn.ModuleList(
+            _Patches((width, width), split=tuple_size) for _ in range(num_layers)
+        )
+        self.merge = nn.ModuleList(_Patches((2 * width, width)) for _ in range(num_layers))
+        self.readout = _zero_readout(width, num_features)
 
     def forward(self, messages: Tensor) -> Tensor:
         """Predict leaves.
@@ -100,8 +102,8 @@ class TreeUNet(nn.Module):
         for layer in self.up:
             skips.append(x)
             x = layer(x)
-        for layer in self.down:
-            x = torch.cat((layer(x), skips.pop()), dim=-1)
+        for layer, merge in zip(self.down, self.merge, strict=True):
+            x = merge(torch.cat((layer(x), skips.pop()), dim=-1))
         logits: Tensor = self.readout(x)
         return logits
 
