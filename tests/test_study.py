@@ -78,7 +78,7 @@ def test_an_argument_may_be_for_one_command(tmp_path: Path) -> None:
     }
     path = write_study(tmp_path, vary={"rules": {"r0": {"test.seed_everything": 1}}})
     with pytest.raises(
-        InputError, match="vary: test.seed_everything is for a command that is not"
+        InputError, match=r"vary: test\.seed_everything is for a command that is not"
     ):
         read_study(path)
 
