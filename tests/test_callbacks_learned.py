@@ -14,8 +14,10 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 
 from lit_hier.callbacks import (
+    ActivationSimilarity,
     Beliefs,
     ChangeCorrelation,
+    ClassKept,
     DenoiserQuality,
     Reconstruction,
     Transition,
@@ -32,6 +34,7 @@ from lit_hier.figures.learning import is_learning, learning_figure
 from lit_hier.inference import BeliefPropagation
 from lit_hier.metrics import average
 from lit_hier.modules import BPDenoiser, ForwardBackwardModule
+from lit_hier.nn import HierarchicalCNN
 from lit_hier.processes import MaskingNoise
 from lit_hier.results import average_tables, compare_tables, is_drawn, table_figure
 from lit_hier.rhm import RandomHierarchyModel, whitened_one_hot
@@ -363,3 +366,15 @@ def test_steps_are_compared_where_one_number_of_data_has_several() -> None:
     assert len(compared) == len(table)
     assert (compared["strings_difference"] == 0).all()
     assert len(compare_tables(results().table("validity"), other_seed("validity"))) == len(table)
+
+
+@pytest.mark.filterwarnings("ignore:reference/accuracy")
+def test_networks_that_see_the_samples_have_curves_per_training() -> None:
+    torch.manual_seed(0)
+    network = HierarchicalCNN(8, 8, 2, 3, width=4)
+    result = run(ClassKept(network), ActivationSimilarity(network, reference="predict"))
+    for name in ("class_kept", "similarity", "similarity_inversion"):
+        assert result.table(name)["num_train"].unique().tolist() == [16, 64, INF], name
+    similarity = result.table("similarity")
+    mean = similarity.groupby("num_train")["mean"].mean()
+    assert mean[64] > mean[16]  # less blur, less change

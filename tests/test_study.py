@@ -18,6 +18,7 @@ from test_results import write_run
 
 from lit_hier.cli import study
 from lit_hier.cli.study_file import read_study
+from lit_hier.errors import InputError
 
 RULES = {"r0": {"data.init_args.seed": 0}, "r1": {"data.init_args.seed": 1}}
 NETWORKS = {"n0": {"seed_everything": 0}, "n1": {"seed_everything": 1}}
@@ -40,6 +41,8 @@ def write_study(folder: Path, **changes: object) -> Path:
 def test_the_studies_of_this_package_can_be_read() -> None:
     fig8 = read_study(ROOT / "configs" / "fig8_ensemble.yaml")
     assert [x.label for x in fig8.combinations] == ["r0", "r1", "r2", "r3"]
+    learned = read_study(ROOT / "configs" / "learned_seeds.yaml")
+    assert [x.label for x in learned.combinations] == ["t0", "t1", "t2"]
     processes = read_study(ROOT / "configs" / "processes.yaml")
     assert len(processes.combinations) == 8
     assert processes.comparison is not None
@@ -59,6 +62,25 @@ def test_commands_are_built_from_the_study(tmp_path: Path) -> None:
         *("--d=text", '--e="1"', "--f=0.5", "--g=true"),
         *("--data.init_args.seed=0", "--seed_everything=1"),
     ]
+
+
+def test_an_argument_may_be_for_one_command(tmp_path: Path) -> None:
+    both = {"seed_everything": 3, "fit.model.init_args.seed": 4, "predict.data.init_args.seed": 5}
+    study = read_study(write_study(tmp_path, vary={"rules": {"r0": both}}))
+    (combination,) = study.combinations
+    given = {
+        command.name: [x for x in command.build(combination.arguments) if "seed" in x]
+        for command in study.commands
+    }
+    assert given == {
+        "fit": ["--seed_everything=3", "--model.init_args.seed=4"],
+        "predict": ["--seed_everything=3", "--data.init_args.seed=5"],
+    }
+    path = write_study(tmp_path, vary={"rules": {"r0": {"test.seed_everything": 1}}})
+    with pytest.raises(
+        InputError, match=r"vary: test\.seed_everything is for a command that is not"
+    ):
+        read_study(path)
 
 
 def test_every_value_is_in_a_combination_that_is_checked(tmp_path: Path) -> None:

@@ -44,10 +44,19 @@ class Command:
         return " ".join([self.name, *(config.stem for config in self.configs)])
 
     def build(self, arguments: Arguments) -> list[str]:
-        """Return the command's arguments, with those of a combination, which come last."""
+        """Return the command's arguments, with those of a combination, which come last.
+
+        One whose name begins with that of a command, such as `fit.model.init_args.seed`, is for
+        this command only.
+        """
         configs = [part for path in self.configs for part in ("-c", str(path))]
-        values = {**self.arguments, **arguments}
-        given = [f"--{name}={_write(value)}" for name, value in values.items()]
+        given = []
+        for name, value in {**self.arguments, **arguments}.items():
+            command, _, rest = name.partition(".")
+            if command not in COMMANDS:
+                given.append(f"--{name}={_write(value)}")
+            elif command == self.name:
+                given.append(f"--{rest}={_write(value)}")
         return [self.name, *configs, *given]
 
 
@@ -163,6 +172,13 @@ def read_study(path: Path) -> Study:
     if not isinstance(runs, list) or not runs:
         raise InputError("runs: give a list, such as [{command: predict, config: fig8.yaml}]")
     commands = tuple(_command(run, f"runs[{k}]", path.parent) for k, run in enumerate(runs))
+    others = set(COMMANDS) - {command.name for command in commands}
+    for argument in {x for values in axes.values() for given in values.values() for x in given}:
+        if argument.partition(".")[0] in others:
+            raise InputError(
+                f"vary: {argument} is for a command that is not in runs; give one of"
+                f" {', '.join(command.name for command in commands)}"
+            )
     return Study(
         name,
         commands,

@@ -13,6 +13,7 @@ from lit_hier.errors import InputError, one_line
 from lit_hier.figures import OverlaidCurve, Panel, curve_figure, overlay_figure
 from lit_hier.metrics import locate_transition
 from lit_hier.results.drawing import (
+    KEYS,
     QUANTITIES,
     curves_of,
     error_column,
@@ -126,7 +127,7 @@ def compare_tables(first: DataFrame, second: DataFrame) -> DataFrame:
         InputError: They have no curves or other axes, or no time and curve in common.
     """
     quantities = [name for name in list_quantities(first) if name in list_quantities(second)]
-    curves = [key for key in identify(first) if key in identify(second)]
+    curves = [key for key in KEYS if key in {*identify(first), *identify(second)}]
     keys = [key for key in ("process", "time", *curves) if key in first and key in second]
     if not quantities or "time" not in keys:
         raise InputError("compare: the tables have no curves in common; give two of one kind")

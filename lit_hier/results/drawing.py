@@ -25,13 +25,15 @@ class Quantity(NamedTuple):
         label: The label of its axis.
         error: The column of its standard error in a run's own table.
         theory: The column of its prediction.
-        unit: Its unit.
+        unit: Its unit; quantities of one unit share an axis.
+        log: Whether its axis is logarithmic.
     """
 
     label: str
     error: str = ""
     theory: str = ""
     unit: str = ""
+    log: bool = False
 
 
 QUANTITIES: Final = {
@@ -45,7 +47,7 @@ QUANTITIES: Final = {
     "kept": Quantity("predicted class kept", "sem"),
     "strings": Quantity("share of strings valid up to a level", "sem"),
     "nodes": Quantity("share of nodes valid"),
-    "kl": Quantity("KL from exact inference (nats per leaf)", "sem", unit="nats per leaf"),
+    "kl": Quantity("KL from exact inference (nats per leaf)", "sem", unit="KL", log=True),
     "excess_cross_entropy": Quantity("excess cross-entropy (nats per leaf)", unit="nats per leaf"),
     "agreement": Quantity("most likely symbol agrees"),
     "chi": Quantity("susceptibility χ", "sem", "theory", "sites"),
@@ -221,4 +223,5 @@ def _panel(table: DataFrame, column: str) -> Panel:
         theory=curves_of(table, theory) if theory in table else {},
         theory_label="theory",
         unit=quantity.unit,
+        log=quantity.log,
     )
