@@ -41,7 +41,7 @@ class LearningCurve(Callback):
 
     Writes into the logger's directory:
 
-    - `learning_curve.csv` with columns network (its class), num_train, step (of the weights),
+    - `learning_curve.csv` with columns network (its class), num_train, best_step (of the weights),
       error (share of the test data that is misclassified), sem (its standard error over test
       data; NaN where it is 0 or 1), low, high (Wilson's 95 % confidence interval), count (test
       data), chance (1 - 1/n), sample_complexity (n m^L), half (the number of training data at half
@@ -152,7 +152,7 @@ def _tabulate(
             {
                 "network": type(task.networks[0]).__name__,
                 "num_train": num_train,
-                "step": best if best >= 0 else task.global_step,
+                "best_step": best if best >= 0 else task.global_step,
                 "error": float(found.mean),
                 "sem": float(found.sem),
                 "low": float(low),

@@ -35,7 +35,8 @@ class Training:
 
     Attributes:
         num_train: Training data, P; infinity for exact inference.
-        step: Optimizer steps of its weights; 0 for exact inference.
+        step: Optimizer steps of its training, which the best weights on the way count too; 0 for
+            exact inference.
     """
 
     num_train: float

@@ -153,7 +153,7 @@ def _read_trainings(record: Mapping[str, Any], use: Use, source: str, hint: str)
                 f"{source} has no best weights, as no validation took place in training; give"
                 " use=last, or train with validation"
             )
-        trainings.append(Training(num, step if use == "best" else last))
+        trainings.append(Training(num, last))  # networks of other seeds are best at other steps
     if len({training.num_train for training in trainings}) < len(trainings):
         raise damaged
     return trainings
