@@ -93,8 +93,7 @@ class LitHierCLI(LightningCLI):
             "--wait_limit",
             type=PositiveFloat,
             default=720.0,
-            help="Hours that the processes of a run wait for one that is busy or stopped; who is"
-            " waited for is named every few minutes. At the start they wait for minutes only.",
+            help="Hours that processes wait for one that is busy or stopped; minutes at the start.",
         )
         parser.add_argument(
             "--processes_per_core",

@@ -29,6 +29,7 @@ _GROUPS: Final = (  # of this project's classes: the option, what they are, and 
     ("data.init_args.held_out", "images, besides data sets of torchvision", Dataset),
     ("", "networks and classifiers, for arguments of callbacks", nn.Module),
 )
+_STAGES: Final = {"fit": ("fit", "train"), "validate": ("validation",)}  # others: their own name
 Options = Sequence[tuple[tuple[str, ...], dict[str, Any]]]
 """The names of options and what else `add_argument` was given for each."""
 
@@ -42,8 +43,8 @@ _TRAINER_OPTIONS: Final = {
     "--trainer.accelerator NAME": "cpu, gpu or auto.",
     "--trainer.devices NUMBER": "Processes, one per GPU or on CPUs.",
     "--trainer.max_epochs NUMBER": "Epochs of training.",
-    "--trainer.callbacks+ CLASS": "One more callback; its arguments follow as"
-    " --trainer.callbacks.ARGUMENT VALUE.",
+    "--trainer.callbacks+ CLASS": "One more callback; --trainer.callbacks.ARGUMENT VALUE"
+    " may follow.",
     "--trainer.logger.save_dir FOLDER": "Where the folders of runs are; logs by default.",
 }
 # What other options do that Lightning and the parser add, likewise.
@@ -91,6 +92,8 @@ def format_short(command: str, description: str | None, options: Options) -> str
     room = _get_width() - _INDENT
     lines += ["", "options of Lightning's Trainer that are often changed:"]
     for name, text in _TRAINER_OPTIONS.items():
+        if command != "fit" and "max_epochs" in name:
+            continue
         lines += _wrap_entry(name, text)
     for option, title, classes in group_classes(command):
         lines += ["", f"{title}, for --{option}:" if option else f"{title}:"]
@@ -153,7 +156,7 @@ def group_classes(command: str) -> Iterator[tuple[str, str, dict[str, type]]]:
     """Group the classes that a config may name by the option that takes them.
 
     Args:
-        command: The command, which decides the models.
+        command: The command, which decides the models and the project's callbacks.
 
     Yields:
         The option without dashes, empty for classes that several take; what the classes are; the
@@ -172,6 +175,8 @@ def group_classes(command: str) -> Iterator[tuple[str, str, dict[str, type]]]:
     for option, title, wanted in _GROUPS:
         found = {name: kind for name, kind in rest.items() if issubclass(kind, wanted)}
         rest = {name: kind for name, kind in rest.items() if name not in found}
+        if wanted is Callback:
+            found = {name: kind for name, kind in found.items() if _acts_in(kind, command)}
         if samples or option != "model.init_args.process":
             yield option, title, found
     library = {
@@ -180,8 +185,16 @@ def group_classes(command: str) -> Iterator[tuple[str, str, dict[str, type]]]:
         if issubclass(kind, Callback)
         and not _is_base(kind)
         and not kind.__module__.startswith("lit_hier.")
+        and (command != "predict" or _acts_in(kind, command))
     }
     yield "trainer.callbacks+", _OF_LIGHTNING, dict(sorted(library.items()))
+
+
+def _acts_in(callback: type, command: str) -> bool:
+    """Return whether a callback has a hook of Lightning's in a command."""
+    stages = _STAGES.get(command, (command,))
+    hooks = [name for name in dir(Callback) if name.split("_")[1:2] in [[x] for x in stages]]
+    return any(getattr(callback, name) is not getattr(Callback, name) for name in hooks)
 
 
 def _is_base(kind: type) -> bool:
