@@ -161,11 +161,11 @@ class Analysis(Callback, ABC):
                 f"model: {kind} measures samplers such as BPDenoiser,"
                 f" not {type(pl_module).__name__}"
             )
-        others = [other.files for other in _list_analyses(trainer) if other is not self]
-        for name in sorted(self.files & set[str]().union(*others)):
+        written = [name for other in _list_analyses(trainer) for name in other.files]
+        if twice := sorted(name for name in self.files if written.count(name) > 1):
             raise InputError(
-                f"trainer.callbacks: two of them would write {name}.csv; leave out one {kind}, or"
-                " give it another name if it takes one"
+                f"trainer.callbacks: two of them would write {twice[0]}.csv; leave out one {kind},"
+                " or give it another name if it takes one"
             )
         if self.needs_messages and not pl_module.messages:
             raise InputError(

@@ -262,7 +262,8 @@ class TokenChanges(Changes):
                 positions[0], shape, grids, sampler.sources[0]
             )
         size = float(outputs[0][0].square().mean().sqrt())
-        self.scale = 2.0 ** round(math.log2(size)) if 0 < size < math.inf else 1.0
+        scale = 2.0 ** round(math.log2(size)) if 0 < size < math.inf else 1.0
+        self.scale = trainer.strategy.broadcast(scale)  # sums of all processes have one unit
         self.pairs(sampler.sources[0])
 
     def _arrange(

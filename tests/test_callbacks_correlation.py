@@ -426,9 +426,8 @@ def test_patches_of_an_image_of_any_shape_are_a_grid(
     shape: tuple[int, int], prefix: int, given: int | None, grid: tuple[int, int]
 ) -> None:
     data = SimpleNamespace(predict_dataloader=lambda: [{"x": torch.randn(2, 1, *shape)}])
-    trainer: Any = SimpleNamespace(
-        datamodule=data, strategy=SimpleNamespace(root_device=torch.device("cpu"))
-    )
+    strategy = SimpleNamespace(root_device=torch.device("cpu"), broadcast=lambda x: x)
+    trainer: Any = SimpleNamespace(datamodule=data, strategy=strategy)
     model: Any = SimpleNamespace(sources=[None])
     for step, size in ((nn.Identity(), 8), (nn.AvgPool2d(8), 1)):  # in the network or before it
         with torch.no_grad():

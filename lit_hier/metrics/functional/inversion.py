@@ -20,7 +20,12 @@ from jaxtyping import Float, Float64, Real
 from scipy.special import stdtrit
 
 from lit_hier.metrics.functional.averages import RESOLUTION, Groups, average, count_units
-from lit_hier.metrics.functional.bootstrap import RESAMPLES, bootstrap_error, resampled_means
+from lit_hier.metrics.functional.bootstrap import (
+    RESAMPLES,
+    bootstrap_error,
+    check_resamples,
+    resampled_means,
+)
 from lit_hier.metrics.functional.crossing import crossing
 
 _ALPHA: Final = 0.01
@@ -66,6 +71,7 @@ def inversion(
     Raises:
         InputError: There are less than 2 resamples.
     """
+    check_resamples(resamples)
     above = np.asarray(other, dtype=np.float64) - first
     mean, sem, *_ = average(above, groups, shares=True)
     largest = int(mean.argmin())
