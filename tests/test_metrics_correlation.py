@@ -83,6 +83,14 @@ def test_sites_without_distances_are_rejected(shape: tuple[int, ...]) -> None:
         GridPairs(shape)
 
 
+def test_trees_whose_pairs_cannot_be_counted_are_rejected() -> None:
+    assert TreePairs(2, 31).counts[-1] == 2**61
+    with pytest.raises(
+        InputError, match=r"^num_layers is 32: a tree of 2\^32 leaves has too many"
+    ):
+        TreePairs(2, 32)
+
+
 def test_sums_have_the_same_bits_in_any_order_and_over_any_processes() -> None:
     values = torch.from_numpy(RNG.normal(size=(500, 3)) * 10.0 ** RNG.integers(-6, 3, (500, 1)))
     block = torch.from_numpy(RNG.integers(0, 4, 500))

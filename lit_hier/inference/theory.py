@@ -276,14 +276,14 @@ def correlations(
         v, n, m, s, L = source
         found = mean_field.correlations(times, v, m, s, L, n)
         correlation, pairs = found.correlation.T, TreePairs(s, L)
-        if reach is None:
-            reach = np.ones_like(correlation, dtype=bool)
         return Correlation(
             found.mean,
             correlation,
             found.susceptibility,
             correlation_length(correlation, pairs, reach),
-            fit_decay(correlation, pairs.lengths, reach),
+            fit_decay(
+                correlation, pairs.lengths, np.isfinite(correlation) if reach is None else reach
+            ),
         )
     unknown = np.full(len(times), np.nan)
     return Correlation(unknown, unknown[:, None], unknown, unknown, unknown)

@@ -259,20 +259,21 @@ def _susceptibility(
 def correlation_length(
     correlation: Float64[np.ndarray, "T distances"],
     pairs: Pairs,
-    reach: Bool[np.ndarray, "T distances"],
+    reach: Bool[np.ndarray, "T distances"] | None = None,
 ) -> Float64[np.ndarray, " T"]:
     """Compute xi at each time: see the module.
 
     Args:
         correlation: C(r), for the first of the distances or all.
         pairs: The geometry of the sites.
-        reach: Which distances count, of these.
+        reach: Which distances count, of these; all by default.
 
     Returns:
         xi in sites; NaN where the sum of r C(r) is not positive.
     """
     num = correlation.shape[1]
-    joint = np.where(reach, correlation, 0.0) * pairs.counts[:num]
+    counted = correlation if reach is None else np.where(reach, correlation, 0.0)
+    joint = counted * pairs.counts[:num]
     joint[:, 0] = 0
     first = joint @ pairs.lengths[:num]
     positive = first > 0
