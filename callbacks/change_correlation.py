@@ -144,8 +144,8 @@ class ChangeAccumulator:
             if float(x.abs().max()) >= _LARGEST:
                 raise InputError(
                     f"sites: the changes at inversion time number {k} are up to"
-                    f" {float(x.abs().max()):.3g} times the size of the first datum; check the"
-                    " network"
+                    f" {float(x.abs().max()):.3g} times as large as the differences within the"
+                    " first datum; check the network"
                 )
             mean = x.mean(1, keepdim=True)
             columns = [mean, mean.square(), pairs.means(x)]

@@ -39,8 +39,8 @@ class Changes(ABC):
     Attributes:
         site_means: Whether every site has a mean of its own, which is subtracted.
         unit: What a site is, for labels.
-        scale: A power of two, of the order of the changes or of what changes: sums are taken in
-            this unit. Known from `setup` on.
+        scale: A power of two, of the order that changes may have: sums are taken in this unit.
+            Known from `setup` on.
     """
 
     site_means: ClassVar[bool] = True
@@ -261,7 +261,9 @@ class TokenChanges(Changes):
             self._prefix, self._positions = self._arrange(
                 positions[0], shape, grids, sampler.sources[0]
             )
-        size = float(outputs[0][0].square().mean().sqrt())
+        # Of one datum, whatever the batch size: how far positions differ, without any bias.
+        tokens = outputs[0][0].flatten(1)
+        size = float((tokens - tokens.mean(1, keepdim=True)).square().mean().sqrt())
         scale = 2.0 ** round(math.log2(size)) if 0 < size < math.inf else 1.0
         self.scale = trainer.strategy.broadcast(scale)  # sums of all processes have one unit
         self.pairs(sampler.sources[0])

@@ -400,8 +400,7 @@ class Tokens(nn.Sequential):
     def __init__(self, prefix: int, dimensions: int, size: int, scale: float = 1.0) -> None:
         torch.manual_seed(0)
         patches = nn.Conv1d(6, 4, size, size) if dimensions == 1 else nn.Conv2d(1, 4, size, size)
-        for weights in patches.parameters():
-            weights.mul_(scale)
+        patches.weight.mul_(scale)
         super().__init__(patches, nn.Identity())
         self.prefix = prefix
 
@@ -441,7 +440,7 @@ def test_patches_of_an_image_of_any_shape_are_a_grid(
 
 @torch.no_grad()
 def test_changes_of_any_size_are_measured_alike_behind_a_class_token(tmp_path: Path) -> None:
-    sizes = 1.0, 2.0**-24, 1e-7, 1e7
+    sizes = 1.0, 2.0**-14, 1e-5, 1e7  # beside a bias of about 1
     callbacks = [
         ChangeCorrelation(TokenChanges(Tokens(1, 1, 2, size), "1", channels_last=False), name=name)
         for name, size in zip("abcd", sizes, strict=True)
@@ -450,9 +449,8 @@ def test_changes_of_any_size_are_measured_alike_behind_a_class_token(tmp_path: P
     tables = [pd.read_csv(folder / f"{name}.csv") for name in "abcd"]
     columns = ["chi", "sem", "length", "decay"]
     assert tables[0]["chi"][1:].notna().all()
-    assert np.array_equal(tables[0][columns], tables[1][columns], equal_nan=True)
     for table, size in zip(tables, sizes, strict=True):
-        np.testing.assert_allclose(table[columns], tables[0][columns], rtol=1e-3)
+        np.testing.assert_allclose(table[columns], tables[0][columns], rtol=0.01)
         np.testing.assert_allclose(table["mean"], tables[0]["mean"] * size, rtol=1e-3)
     distances = pd.read_csv(folder / "a_distance.csv")
     assert sorted(distances["distance"].unique()) == [0, 1, 2]  # four patches, and not five tokens
