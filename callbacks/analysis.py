@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,17 @@ _ARGUMENTS: Final = {
     "s": "tuple_size",
     "L": "num_layers",
 }
+
+
+def check_name(name: str) -> str:
+    """Return the common name of an analysis's files.
+
+    Raises:
+        InputError: It is empty or has other characters than letters, digits, `_`, `-` and `.`.
+    """
+    if not re.fullmatch(r"[\w][\w.-]*", name):
+        raise InputError(f"name is {name!r}; give letters, digits, _, - and .")
+    return name
 
 
 def find_cache(trainer: Trainer, kind: str) -> Path | None:
@@ -133,6 +145,8 @@ class Analysis(Callback, ABC):
 
     name: str
     """The common name of the files."""
+    suffixes: ClassVar[tuple[str, ...]] = ("",)
+    """What the names of its files end in, after `name`."""
     needs_latents: ClassVar[bool] = False
     """Whether records must hold latents."""
     needs_messages: ClassVar[bool] = False
@@ -181,6 +195,11 @@ class Analysis(Callback, ABC):
         if self._folder is not None:
             write_samples(self._folder, name, arrays)
 
+    @property
+    def files(self) -> set[str]:
+        """The names of the files that it may write, without their extensions."""
+        return {self.name + suffix for suffix in self.suffixes}
+
     def draw_later(self, draw: Callable[[], Mapping[str, Figure]]) -> None:
         """Draw, save and log figures once all analyses have written their tables.
 
@@ -205,10 +224,11 @@ class Analysis(Callback, ABC):
                 f"model: {kind} measures samplers such as BPDenoiser,"
                 f" not {type(pl_module).__name__}"
             )
-        analyses = _list_analyses(trainer)
-        if sum(other.name == self.name for other in analyses) > 1:
+        written = [name for other in _list_analyses(trainer) for name in other.files]
+        if twice := sorted(name for name in self.files if written.count(name) > 1):
             raise InputError(
-                f"trainer.callbacks: two of them would write {self.name}.csv; leave out one {kind}"
+                f"trainer.callbacks: two of them would write {twice[0]}.csv; leave out one {kind},"
+                " or give it another name if it takes one"
             )
         if self.needs_messages and not pl_module.messages:
             raise InputError(
@@ -228,8 +248,8 @@ class Analysis(Callback, ABC):
             values = {getattr(source, name, None) for source in self.sources}
             if len(values) > 1 and name not in self.varied:
                 raise InputError(
-                    f"data.rhm: {kind} averages over grammars of one {argument}; give one, or"
-                    " measure with Transition"
+                    f"data.rhm: {kind} averages over grammars of one {argument}; give one, and"
+                    " compare several by `lit-hier study`, or their transitions by Transition"
                 )
 
     @property

@@ -50,6 +50,7 @@ class BeliefHistogram(Analysis):
     """
 
     name = "belief_histogram"
+    suffixes = ("", "_deviation")
     needs_latents = True
     needs_messages = True
 

@@ -10,7 +10,7 @@ import torch
 from pandas import DataFrame, concat
 from pytorch_lightning import LightningModule, Trainer
 
-from lit_hier.callbacks.analysis import Analysis, SourceGroup, find_cache
+from lit_hier.callbacks.analysis import Analysis, SourceGroup, check_name, find_cache
 from lit_hier.callbacks.axes import Floats
 from lit_hier.callbacks.changes import Changes, LeafChanges, PixelChanges
 from lit_hier.callbacks.tensorboard import log_curves
@@ -31,6 +31,7 @@ from lit_hier.modules import ForwardBackwardModule
 from lit_hier.rhm.parameters import GrammarParameters
 
 _NUM_BLOCKS: Final = 20
+_LARGEST: Final = 2.0**20  # of which the squares can be summed
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ class Measured(NamedTuple):
 
     Attributes:
         estimates: Estimates with their errors.
-        num_data: Data.
-        num_grammars: Sources that have two data or more.
+        num_data: Data of the sources that have two or more.
+        num_grammars: Sources that have two data or more; others are skipped.
     """
 
     estimates: Estimates
@@ -152,6 +153,13 @@ class ChangeAccumulator:
                     f"sites: the changes at inversion time number {k} are NaN or infinite; check"
                     " the network"
                 )
+            x = x / self.changes.scale
+            if float(x.abs().max()) >= _LARGEST:
+                raise InputError(
+                    f"sites: the changes at inversion time number {k} are up to"
+                    f" {float(x.abs().max()):.3g} times as large as the differences within the"
+                    " first datum; check the network"
+                )
             mean = x.mean(1, keepdim=True)
             columns = [mean, mean.square(), pairs.means(x)]
             rows.append(torch.cat(columns + [x] * self.changes.site_means, dim=1).cpu())
@@ -170,9 +178,9 @@ class ChangeAccumulator:
             sites = total[..., split:] if self.changes.site_means else None
             estimates = estimate_correlation(
                 ChangeSums(count, total[..., :split], sites), group.pairs, group.cut
-            )
-            units = int((count.sum(1) >= 2).sum())
-            found.append(Measured(estimates, int(count.sum()), units))
+            ).in_units(self.changes.scale)
+            used = count.sum(1)[count.sum(1) >= 2]
+            found.append(Measured(estimates, int(used.sum()), len(used)))
         return found
 
 
@@ -188,11 +196,13 @@ class ChangeCorrelation(Analysis):
     - `change_correlation.csv` with columns process, time, for trained denoisers num_train and step
       (see `CurveAnalysis`), for grammars L, mean (spin), chi, sem
       (of chi), theory (of chi; NaN where none applies), count (of data), mean_sem, mean_theory,
-      sem_within, length (xi, in sites; NaN where correlations do not add up to a positive
-      number), length_sem, length_theory, grammars, decay (slope of ln C(r) against ln r),
-      decay_sem, decay_theory (over all distances), grammar_std (deviation of chi between
-      grammars; NaN for one). `sem` counts grammars as independent, or
-      blocks of data if there is one; `sem_within` is that of these grammars.
+      sem_within, length (xi, in sites; NaN where no correlation is significant), length_sem,
+      length_theory, grammars (with two data or more; others are skipped), decay (slope of
+      ln C(r) against ln r), decay_sem, decay_theory, grammar_std (deviation of chi between
+      grammars; NaN for one), units. `sem` is over independent units: the grammars or, if there is
+      one, blocks of data; its confidence is Student's, for units - 1 degrees of freedom.
+      `sem_within` is that of these grammars. The theory of length and decay is that of the same
+      distances as the measurement.
     - `change_correlation_distance.csv` with columns process, time, likewise num_train, step and L,
       distance (the
       level of the common ancestor, or steps on the grid), length (in sites), correlation (C(r)),
@@ -213,11 +223,13 @@ class ChangeCorrelation(Analysis):
         name: Replaces `change_correlation` in files and tags: for several in one run.
 
     Raises:
-        InputError: In `setup`, a time is not one of the sampler's, there is one inversion time, or
-            the data have no such sites.
+        InputError: The name is empty or has characters such as `/`; in `setup`, a time is not one
+            of the sampler's, there is one inversion time, or the data have no such sites; before
+            the first batch, a source has less than two data.
     """
 
     name = "change_correlation"
+    suffixes = ("", "_distance")
     varied = frozenset("L")
 
     def __init__(
@@ -229,7 +241,7 @@ class ChangeCorrelation(Analysis):
         super().__init__()
         self.sites = sites
         self.shown_times = shown_times
-        self.name = name
+        self.name = check_name(name)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the sites; reject runs that have none, and as `Analysis` does."""
@@ -242,13 +254,15 @@ class ChangeCorrelation(Analysis):
         for time in self.shown_times or ():
             if time not in self.times:
                 raise InputError(
-                    f"shown_times has {time:g}, which is not one of the sampler's times"
+                    f"shown_times has {time:g}, which is not one of the sampler's times,"
+                    f" {', '.join(f'{x:g}' for x in self.times)}"
                 )
         self.changes = choose_sites(self.sites, self.sources[0])
         self.changes.setup(trainer, pl_module)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Allocate the sums."""
+        check_num_data(self.num_samples(trainer), self.sources)
         super().on_predict_start(trainer, pl_module)
         groups = self.source_groups()
         self._sums = ChangeAccumulator(self.changes, self.sources, groups, len(self.times))
@@ -271,7 +285,8 @@ class ChangeCorrelation(Analysis):
         for group, found in zip(self._sums.groups, measured, strict=True):
             if not found.num_data:
                 continue
-            predicted = self.changes.predict(group.source, self.noise_process, times)
+            reach = found.estimates.reach
+            predicted = self.changes.predict(group.source, self.noise_process, times, reach)
             identity = {"process": self.axis.process}
             columns = _columns(found, predicted)
             by_time.append(DataFrame({**identity, "time": times, **group.columns, **columns}))
@@ -293,7 +308,7 @@ class ChangeCorrelation(Analysis):
             for key in ("chi", "theory", "mean", "length"):
                 charts.setdefault(f"{self.name}/{key}", {})[group.name] = np.asarray(columns[key])
         if not by_time:
-            raise InputError("data: none of the images can be read; check the files")
+            raise InputError("data: no two of the images can be read; check the files")
         self.add_table(f"{self.name}_distance", concat(by_distance))
         table = concat(by_time)
         self.add_table(self.name, table.assign(**self.image_counts))
@@ -351,7 +366,21 @@ def _columns(found: Measured, predicted: Correlation) -> Mapping[str, Any]:
         "decay_sem": found.estimates.sem.decay,
         "decay_theory": predicted.decay,
         "grammar_std": found.estimates.sem.susceptibility * spread,
+        "units": found.estimates.num_units,
     }
+
+
+def check_num_data(num_samples: int, sources: Sequence[Source]) -> None:
+    """Reject runs in which no source has the two data that a correlation needs.
+
+    Raises:
+        InputError: There are fewer.
+    """
+    num_each = num_samples // len(sources)
+    if num_each < 2:
+        raise InputError(
+            f"num_predict is {num_each}; give at least 2: correlations are those between data"
+        )
 
 
 def choose_sites(sites: Changes | None, source: Source) -> Changes:

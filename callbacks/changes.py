@@ -6,7 +6,9 @@ tree, a line or a grid.
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, get_args
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import ClassVar, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,8 @@ from lit_hier.nn import Probe
 from lit_hier.processes import NoiseProcess
 from lit_hier.rhm.parameters import GrammarParameters
 
+_MAX_PREFIX: Final = 5
+
 Spin = Literal["median", "sign"]
 """How a pixel's change is measured; see `PixelChanges`."""
 
@@ -35,10 +39,13 @@ class Changes(ABC):
     Attributes:
         site_means: Whether every site has a mean of its own, which is subtracted.
         unit: What a site is, for labels.
+        scale: A power of two, of the order that changes may have: sums are taken in this unit.
+            Known from `setup` on.
     """
 
     site_means: ClassVar[bool] = True
     unit: ClassVar[str]
+    scale: float = 1.0
 
     def setup(self, trainer: Trainer, sampler: ForwardBackwardModule) -> None:
         """Check that a run has such sites, before it begins.
@@ -61,9 +68,21 @@ class Changes(ABC):
         return None
 
     def predict(
-        self, source: Source, process: NoiseProcess | None, times: NDArray[np.float64]
+        self,
+        source: Source,
+        process: NoiseProcess | None,
+        times: NDArray[np.float64],
+        reach: NDArray[np.bool_] | None = None,
     ) -> Correlation:
-        """Return what theory predicts; NaN where none applies, as by default."""
+        """Return what theory predicts; NaN where none applies, as by default.
+
+        Args:
+            source: What the data are drawn from.
+            process: How they are corrupted.
+            times: Inversion times, shape (T,).
+            reach: The distances over which the length and the decay are taken, as those of the
+                measurement, shape (T, distances); all by default.
+        """
         return theory.correlations(None, process, times)
 
     @abstractmethod
@@ -87,10 +106,14 @@ class LeafChanges(Changes):
         return TreePairs(source.s, source.L)
 
     def predict(
-        self, source: Source, process: NoiseProcess | None, times: NDArray[np.float64]
+        self,
+        source: Source,
+        process: NoiseProcess | None,
+        times: NDArray[np.float64],
+        reach: NDArray[np.bool_] | None = None,
     ) -> Correlation:
         """Return the closed form in the mean field."""
-        return theory.correlations(source, process, times)
+        return theory.correlations(source, process, times, reach)
 
     def measure(self, record: ForwardBackward) -> list[Tensor]:
         """Compare the leaves."""
@@ -116,22 +139,25 @@ class PixelChanges(Changes):
         spin: The measure: by default `sign` for distributions and `median` for images.
 
     Raises:
-        InputError: The distance is less than 1, or there is no such measure.
+        InputError: The distance is not a whole number from 1 on, or there is no such measure; in
+            a run, the data are drawn from a grammar.
     """
 
     unit = "pixels"
 
     def __init__(self, max_distance: int | None = None, spin: Spin | None = None) -> None:
-        if max_distance is not None and max_distance < 1:
-            raise InputError(f"max_distance is {max_distance}; give at least 1")
+        if max_distance is not None and (max_distance < 1 or max_distance % 1):
+            raise InputError(f"max_distance is {max_distance}; give at least 1, a whole number")
         if spin not in (None, *get_args(Spin)):
             raise InputError(f"spin is {spin!r}; give {' or '.join(get_args(Spin))}")
-        self.max_distance = max_distance
+        self.max_distance = None if max_distance is None else int(max_distance)
         self.spin = spin
         self._shape: tuple[int, ...] = ()
 
     def setup(self, trainer: Trainer, sampler: ForwardBackwardModule) -> None:
-        """Read the shape of the data."""
+        """Read the shape of the data; reject grammars."""
+        if isinstance(sampler.sources[0], GrammarParameters):
+            raise InputError("sites: PixelChanges is for images and fields; give LeafChanges")
         self._shape = _shape_of_data(trainer, sampler)
         self._measures_sign = (
             isinstance(sampler.sources[0], Distribution)
@@ -178,14 +204,16 @@ class TokenChanges(Changes):
     Args:
         network: A network that takes `x` of the data module's batches.
         layer: The layer's name, see `lit_hier.nn.match_layers`.
-        prefix_tokens: Tokens before those of the image's patches, such as the class token; by
-            default what is left over from a square number of patches, at most 5.
+        prefix_tokens: Tokens before those of the sites, such as the class token. By default the
+            fewest, at most 5, that leave the grid of a convolution of the network, such as its
+            patches', or a grid of the image's shape; for a grammar, a level of the tree.
         channels_last: Whether the channels are on the last axis of the layer's output; found out
             by default.
 
     Raises:
-        InputError: The pattern does not name one layer; in a run, its output has no positions, or
-            these are not a line, a grid or a square number of patches.
+        InputError: The pattern does not name one layer, or `prefix_tokens` is not a whole number
+            from 0 on; in a run, its output has no positions, or these are not a line, a grid or a
+            level of the tree.
     """
 
     unit = "tokens"
@@ -202,6 +230,8 @@ class TokenChanges(Changes):
             raise InputError(
                 f"layer: {layer!r} matches {len(self.probe.layers)} layers; name one of them"
             )
+        if prefix_tokens is not None and (prefix_tokens < 0 or prefix_tokens % 1):
+            raise InputError(f"prefix_tokens is {prefix_tokens}; give a whole number from 0 on")
         self.prefix_tokens = prefix_tokens
         self._positions: tuple[int, ...] = ()
         self._prefix = 0
@@ -212,33 +242,59 @@ class TokenChanges(Changes):
         x = _first_data(trainer).to(trainer.strategy.root_device)
         self.probe.network.to(x.device)
         self.probe.check(x)
-        shapes: list[tuple[int, ...]] = []
-        self.probe(x, lambda _, output: shapes.append(tuple(output.shape[2:])))
-        positions = shapes[0]
+        outputs: list[Tensor] = []
+        with _convolutions(self.probe.network) as grids:
+            self.probe(x, lambda _, output: outputs.append(output.double()))
+        positions = tuple(outputs[0].shape[2:])
         if not positions:
             raise InputError(
                 f"layer: {name!r} has no positions, only channels; name a layer before pooling"
             )
-        grammar = isinstance(sampler.sources[0], GrammarParameters)
-        self._prefix = 0 if grammar else self._find_prefix(positions, x.ndim - 2)
-        if len(positions) == 1 and not grammar and x.ndim == 4:
-            side = math.isqrt(positions[0] - self._prefix)
-            positions = (side, side)
-        self._positions = positions
+        if len(positions) > 1 and self.prefix_tokens:
+            raise InputError(
+                f"prefix_tokens is {self.prefix_tokens}, but layer {name!r} has a grid of"
+                " positions; leave it out"
+            )
+        self._prefix, self._positions = 0, positions
+        if len(positions) == 1:
+            shape = tuple(x.shape[2:])
+            self._prefix, self._positions = self._arrange(
+                positions[0], shape, grids, sampler.sources[0]
+            )
+        # Of one datum, whatever the batch size: how far positions differ, without any bias.
+        tokens = outputs[0][0].flatten(1)
+        size = float((tokens - tokens.mean(1, keepdim=True)).square().mean().sqrt())
+        scale = 2.0 ** round(math.log2(size)) if 0 < size < math.inf else 1.0
+        self.scale = trainer.strategy.broadcast(scale)  # sums of all processes have one unit
         self.pairs(sampler.sources[0])
 
-    def _find_prefix(self, positions: tuple[int, ...], num_axes: int) -> int:
-        """Return the number of tokens that are not patches."""
-        if len(positions) > 1 or num_axes == 1:
-            return 0
-        num = positions[0]
-        candidates = range(6) if self.prefix_tokens is None else [self.prefix_tokens]
-        found = [p for p in candidates if num > p and math.isqrt(num - p) ** 2 == num - p]
+    def _arrange(
+        self, num: int, shape: tuple[int, ...], grids: Sequence[tuple[int, ...]], source: Source
+    ) -> tuple[int, tuple[int, ...]]:
+        """Return the number of tokens that are not sites, and the shape of the sites."""
+        candidates = range(_MAX_PREFIX + 1) if self.prefix_tokens is None else [self.prefix_tokens]
+        left = {prefix: num - prefix for prefix in candidates if num > prefix}
+        found: list[tuple[int, tuple[int, ...]]]
+        if isinstance(source, GrammarParameters):
+            levels = {source.s**k for k in range(1, source.L + 1)}
+            found = [(prefix, (k,)) for prefix, k in left.items() if k in levels]
+        elif len(shape) == 1:
+            found = [(prefix, (k,)) for prefix, k in left.items()]
+        else:
+            known = [(prefix, grid) for prefix, k in left.items() for grid in grids
+                     if math.prod(grid) == k]  # fmt: skip
+            similar = [(prefix, _similar_grid(k, shape)) for prefix, k in left.items()]
+            found = known + [(prefix, grid) for prefix, grid in similar if grid]
         if not found:
+            others = "at most 5" if self.prefix_tokens is None else self.prefix_tokens
+            of = (
+                f"a level of the tree, s^l with l from 1 to {source.L},"
+                if isinstance(source, GrammarParameters)
+                else f"a grid of the shape {' x '.join(map(str, shape))}"
+            )
             raise InputError(
-                f"layer: {self.probe.layers[0]!r} has {num} tokens, which are not a square of"
-                f" patches and {'a few' if self.prefix_tokens is None else self.prefix_tokens}"
-                " others; give prefix_tokens"
+                f"layer: {self.probe.layers[0]!r} has {num} positions, which are not {of} and"
+                f" {others} others; give prefix_tokens, or a layer with such positions"
             )
         return found[0]
 
@@ -271,6 +327,33 @@ class TokenChanges(Changes):
             difference = kept.pop() - start
             changes.append(difference.square().mean(1).sqrt())
         return changes
+
+
+@contextmanager
+def _convolutions(network: nn.Module) -> Iterator[list[tuple[int, ...]]]:
+    """Gather the grids of the outputs of a network's convolutions in two dimensions."""
+    grids: list[tuple[int, ...]] = []
+
+    def gather(_module: nn.Module, _args: object, output: Tensor) -> None:
+        grids.append(tuple(output.shape[-2:]))
+
+    convolutions = (part for part in network.modules() if isinstance(part, nn.Conv2d))
+    hooks = [part.register_forward_hook(gather) for part in convolutions]
+    try:
+        yield grids
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _similar_grid(num: int, shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """Return the grid of `num` square patches that an image of `shape` has, if there is one."""
+    height, width = shape
+    for h in range(1, num + 1):
+        w = num // h
+        if h * w == num and max(height / (h + 1), width / (w + 1)) < min(height / h, width / w):
+            return h, w
+    return None
 
 
 def _first_data(trainer: Trainer) -> Tensor:

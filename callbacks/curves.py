@@ -146,6 +146,7 @@ class CurveAnalysis(Analysis):
             class.
     """
 
+    suffixes: ClassVar[tuple[str, ...]] = ("", "_deviation")
     quantities: ClassVar[tuple[str, ...]]
     """The measurements of each sample, as arrays of the `.npz` are named."""
     logged: ClassVar[tuple[str, ...]]

@@ -75,6 +75,7 @@ class DenoiserQuality(CurveAnalysis):
     """
 
     name = "denoiser_quality"
+    suffixes = ("", "_deviation", "_mean", "_learning")
     quantities = ("leaves", *_MEASURED)
     logged = _MEASURED
     legend = "training"

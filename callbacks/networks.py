@@ -1,6 +1,5 @@
 """The base class of analyses that evaluate a network, and check it before the run."""
 
-import re
 from abc import ABC, abstractmethod
 from typing import Any, Final
 
@@ -9,6 +8,7 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from lit_hier.callbacks.analysis import check_name
 from lit_hier.callbacks.axes import Against, choose_axis
 from lit_hier.callbacks.curves import CurveAnalysis
 from lit_hier.data.batches import PlannedBatches
@@ -59,9 +59,7 @@ class NetworkAnalysis(CurveAnalysis, ABC):
     """
 
     def __init__(self, network: nn.Module, against: Against, name: str) -> None:
-        if not re.fullmatch(r"[\w][\w.-]*", name):
-            raise InputError(f"name is {name!r}; give letters, digits, _, - and .")
-        super().__init__(choose_axis(against), name)
+        super().__init__(choose_axis(against), check_name(name))
         self.network = network.eval().requires_grad_(False)
         self.checked: list[Checked] = []
 

@@ -256,6 +256,7 @@ class Reconstruction(CurveAnalysis):
     """
 
     name = "reconstruction"
+    suffixes = ("", "_deviation", "_inversion")
     quantities = QUANTITIES
     logged = LOGGED
     legend = "level"

@@ -114,6 +114,7 @@ class ActivationSimilarity(NetworkAnalysis):
     """
 
     name = "similarity"
+    suffixes = ("", "_deviation", "_inversion", "_reference")
     quantities = ("similarity", "baseline", "identical")
     logged = ("mean", "mode", "baseline", "corrected")
     legend = "layer"

@@ -62,6 +62,7 @@ class SynonymSensitivity(NetworkAnalysis):
     """
 
     name = "synonym_sensitivity"
+    suffixes = ("", "_deviation", "_num_train")
     quantities = ("moved", "pairs")
     logged = ("sensitivity",)
     legend = "layer"

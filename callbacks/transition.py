@@ -46,7 +46,8 @@ class Transition(CurveAnalysis):
 
     For an ensemble of several numbers of synonyms, the probability of the true class is drawn
     over (epsilon, s f) with the predicted line (Figs. 6 and 10, right); for several depths, its
-    curves sharpen with L.
+    curves sharpen with L. Places and widths are those of `lit_hier.metrics`, as are the places of
+    `TransitionTime`, which compares the estimators of one grammar's transition.
 
     Writes, besides what `CurveAnalysis` lists:
 
@@ -83,6 +84,7 @@ class Transition(CurveAnalysis):
     """
 
     name = "transition"
+    suffixes = ("", "_deviation", "_points", "_collapse")
     quantities = QUANTITIES
     logged = LOGGED
     legend = "grammars"

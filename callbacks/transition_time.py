@@ -14,9 +14,15 @@ from pandas import DataFrame
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
+from lit_hier.callbacks.analysis import check_name
 from lit_hier.callbacks.axes import Floats, InversionTimes
 from lit_hier.callbacks.beliefs import belief_in_truth, latents_of
-from lit_hier.callbacks.change_correlation import ChangeAccumulator, Measured, choose_sites
+from lit_hier.callbacks.change_correlation import (
+    ChangeAccumulator,
+    Measured,
+    check_num_data,
+    choose_sites,
+)
 from lit_hier.callbacks.changes import Changes
 from lit_hier.callbacks.class_kept import ClassKept
 from lit_hier.callbacks.curves import Columns, CurveAnalysis, Line, Results
@@ -26,44 +32,50 @@ from lit_hier.figures import Panel, curve_figure
 from lit_hier.figures.places import Place, place_figure
 from lit_hier.inference import theory
 from lit_hier.metrics import (
+    Inversion,
     average,
     bootstrap_error,
     curve_inversion,
     inversion,
-    jackknife_error,
+    last_inversion,
     peak,
     resampled_means,
     significant_peak,
     steepest,
+    theory_errors,
     transition,
 )
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.rhm.parameters import GrammarParameters
 from lit_hier.streams import Purpose, uniform
 
-_NUM_FINE: Final = 400  # times at which a closed form's maximum is looked for
 _NO_LATENTS: Final = "the data have no latents"
 _NO_POSTERIOR: Final = "p(class | x_t) is unknown"
 _ONE_SAMPLE: Final = "one sample of p(x_0 | x_t) is drawn per datum"
+_NO_THEORY: Final = math.nan, math.nan
 
 
 class _Found(NamedTuple):
-    """A place with its error, its prediction, and why it is unknown, if it is."""
+    """A place with its error, its prediction with its error, and why it is unknown, if it is."""
 
     place: float
     sem: float = math.nan
     theory: float = math.nan
     reason: str = ""
+    theory_sem: float = math.nan
 
 
 class TransitionTime(CurveAnalysis):
     r"""The place of the transition by several estimators, in one table.
 
+    They are those of `lit_hier.metrics`, as is that of `Transition`, which has the phase diagram
+    and the widths over m and L.
+
     - `half`: the probability of the true class, or the share of data whose predicted class is
       kept, falls halfway to chance; with a tree over the classes also `half, depth k`.
     - `steepest drop`: it falls most steeply.
     - `inversion, root below leaves`, `inversion, all levels`: the curve of the root falls below
-      that of the leaves; every level's below that of the level under it.
+      that of the leaves; the last of all levels' curves falls below that of the level under it.
     - `peak of chi`: of the susceptibility of `ChangeCorrelation`, if it is significant, see
       `lit_hier.metrics.significant_peak`.
     - `entropy rate`: the entropy of the class given x_t grows fastest.
@@ -82,10 +94,11 @@ class TransitionTime(CurveAnalysis):
     Writes, besides what `CurveAnalysis` lists:
 
     - `transition_time.csv` with columns process, for trained denoisers num_train and step (see
-      `CurveAnalysis`), estimator, place, sem (by the bootstrap over
-      grammars or, with one, over data; by the jackknife for chi; 0 for closed forms), theory (the
-      same estimator on the theory at this depth; NaN where none applies), reason (why the place is
-      unknown).
+      `CurveAnalysis`), estimator, place, sem (by the bootstrap over grammars or, with one, over
+      data or, for chi, blocks of data; 0 for closed forms), theory (the same estimator on the
+      theory at this depth and these times; NaN where none applies), reason (why the place is
+      unknown), theory_sem (standard error of `theory`: 0 for a closed form; NaN where that of a
+      theory with errors does not follow, see `lit_hier.metrics.theory_errors`).
     - `transition_time_curves.csv` with columns process, time, likewise, level, marginal, sem,
       entropy (nats), entropy_sem, clones (share that agrees), clones_sem, count.
     - `transition_time.npz` with the arrays `marginal`, `entropy` and `clones` (time, curve,
@@ -98,6 +111,7 @@ class TransitionTime(CurveAnalysis):
     Args:
         classes: For data without latents, such as images: how their class is predicted.
         sites: For the peak of chi, see `ChangeCorrelation`.
+        name: Replaces `transition_time` in files and tags: for several in one run.
 
     Raises:
         InputError: In `setup`, the data have neither latents nor `classes`, or as
@@ -105,12 +119,18 @@ class TransitionTime(CurveAnalysis):
     """
 
     name = "transition_time"
+    suffixes = ("", "_curves")
     quantities = ("marginal", "entropy", "clones")
     logged = quantities
     legend = "level"
 
-    def __init__(self, classes: ClassKept | None = None, sites: Changes | None = None) -> None:
-        super().__init__(InversionTimes())
+    def __init__(
+        self,
+        classes: ClassKept | None = None,
+        sites: Changes | None = None,
+        name: str = "transition_time",
+    ) -> None:
+        super().__init__(InversionTimes(), check_name(name))
         self.classes = classes
         self.sites = sites
 
@@ -142,6 +162,7 @@ class TransitionTime(CurveAnalysis):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Allocate tables and sums."""
+        check_num_data(self.num_samples(trainer), self.sources)
         super().on_predict_start(trainer, pl_module)
         if self.classes is not None:
             self.classes.on_predict_start(trainer, pl_module)
@@ -222,44 +243,54 @@ class TransitionTime(CurveAnalysis):
         root = results.lines[-1].curve
         marginal, entropy, clones = (values[:, root].astype(float) for values in results.values)
         predicted = self.prediction(results.lines[-1])
-        curve = predicted.marginal[:, -1] if predicted.marginal.size else np.full(len(x), np.nan)
+        unknown_curve = np.full(len(x), np.nan)
+        has_theory = predicted.marginal.size > 0
+        curve = predicted.marginal[:, -1] if has_theory else unknown_curve
+        error = predicted.marginal_error[:, -1] if has_theory else unknown_curve
+        chance = self._chance(results.lines[-1])
 
-        def half(values: Floats, chance: float = self._chance(results.lines[-1])) -> Floats:
+        def half(values: Floats, chance: float = chance) -> Floats:
             return np.asarray(transition(x, values, chance)[0])
 
         def found(
-            estimator: Callable[[Floats], Any], values: Floats, by_theory: float, reason: str
+            estimator: Callable[[Floats], Any],
+            values: Floats,
+            by_theory: float,
+            theory_sem: float,
+            reason: str,
         ) -> _Found:
             place = float(estimator(average(values, groups).mean))
             sem = float(
                 bootstrap_error(np.asarray(estimator(resampled_means(values, groups))), groups)
             )
-            return _Found(place, sem, by_theory, reason if math.isnan(place) else "")
+            return _Found(place, sem, by_theory, reason * math.isnan(place), theory_sem)
 
         not_reached = "the curve does not fall halfway between these times"
         no_peak = "the steepest change is at an end of the times"
-        places = {"half": found(half, marginal, float(half(curve)), not_reached)}
+        by_theory = float(half(curve)), theory_errors(x, curve, error, chance)[0]
+        places = {"half": found(half, marginal, *by_theory, not_reached)}
         for line in results.lines[:-1] if not self._has_latents else ():
             values = results.values[0, :, line.curve].astype(float)
             estimator = partial(half, chance=self._chance(line))
-            places[f"half, {line.name}"] = found(estimator, values, math.nan, not_reached)
+            places[f"half, {line.name}"] = found(estimator, values, *_NO_THEORY, not_reached)
         places["steepest drop"] = found(
-            lambda y: steepest(x, y), marginal, float(steepest(x, curve)), no_peak
+            lambda y: steepest(x, y), marginal, *_exactly(steepest(x, curve), error), no_peak
         )
-        places |= self._inversions(results, predicted.marginal)
+        places |= self._inversions(results, predicted)
         places["peak of chi"] = self._peak_of_chi(x, chi)
         known = bool(np.isfinite(entropy).all())
         unknown = _Found(math.nan, reason=_NO_POSTERIOR)
-        information = predicted.information  # ln n minus the entropy
-        by_theory = float(steepest(x, information[:, -1])) if information.size else math.nan
+        source, process = self.sources[0], self.noise_process
+        expected, entropy_error = theory.class_entropy(source, process, predicted).T
+        rate = _exactly(steepest(x, expected, falling=False), entropy_error)
         places["entropy rate"] = (
-            found(lambda y: steepest(x, y, falling=False), entropy, by_theory, no_peak)
+            found(lambda y: steepest(x, y, falling=False), entropy, *rate, no_peak)
             if known
             else unknown
         )
         is_channel = not theory.mean_field_applies(self.noise_process)
         places["clones"] = (
-            found(half, clones, float(half(curve)) if is_channel else math.nan, not_reached)
+            found(half, clones, *(by_theory if is_channel else _NO_THEORY), not_reached)
             if known
             else _Found(math.nan, reason=_ONE_SAMPLE)
         )
@@ -271,47 +302,47 @@ class TransitionTime(CurveAnalysis):
         )
         return places
 
-    def _inversions(self, results: Results, predicted: Floats) -> dict[str, _Found]:
+    def _inversions(self, results: Results, predicted: theory.Prediction) -> dict[str, _Found]:
         """Compare the root with the leaves, and every level with the one under it."""
         names = ("inversion, root below leaves", "inversion, all levels")
         lines = results.lines
         if not self._has_latents or len(lines) < 2:
-            return dict.fromkeys(names, _Found(math.nan, reason="there is one level"))
+            reason = "there is one level" if self._has_latents else _NO_LATENTS
+            return dict.fromkeys(names, _Found(math.nan, reason=reason))
         x, groups = results.x, results.source_indices
         marginal = results.values[0].astype(float)
 
-        def compare(first: Line, other: Line) -> _Found:
+        def compare(first: Line, other: Line) -> tuple[Inversion, float]:
             pair = marginal[:, first.curve], marginal[:, other.curve]
-            found = inversion(x, *pair, groups)
-            by_theory = curve_inversion(x, predicted[:, first.level], predicted[:, other.level])
-            return _Found(found.place, found.place_sem, by_theory)
+            theories = predicted.marginal[:, first.level], predicted.marginal[:, other.level]
+            return inversion(x, *pair, groups), curve_inversion(x, *theories)
 
-        pairs = [compare(*pair) for pair in pairwise(lines)]
-        last = max(pairs, key=lambda found: found.place)
-        if any(math.isnan(found.place) for found in pairs):
-            last = _Found(math.nan)
-        last = last._replace(theory=float(np.max([found.theory for found in pairs])))
-        found = (compare(lines[0], lines[-1]), last)
+        all_levels = [compare(*pair) for pair in pairwise(lines)]
+        found = [
+            last_inversion([measured for measured, _ in pairs], groups)
+            + _exactly(np.max([by_theory for _, by_theory in pairs]), predicted.marginal_error)
+            for pairs in ([compare(lines[0], lines[-1])], all_levels)
+        ]
         return {
-            name: place._replace(reason="not significant") if math.isnan(place.place) else place
-            for name, place in zip(names, found, strict=True)
+            name: _Found(place, sem, by_theory, "not significant" * math.isnan(place), theory_sem)
+            for name, (place, sem, by_theory, theory_sem) in zip(names, found, strict=True)
         }
 
     def _peak_of_chi(self, x: Floats, chi: Measured) -> _Found:
         """Locate the maximum of the susceptibility."""
         estimates = chi.estimates
         place = significant_peak(
-            x, estimates.estimate.susceptibility, estimates.sem.susceptibility
+            x, estimates.estimate.susceptibility, estimates.sem.susceptibility, estimates.num_units
         )
-        without = [x.susceptibility for x in estimates.without]
-        replicates = np.asarray(peak(x, np.stack(without)))
-        sem = float(jackknife_error(replicates))
-        fine = np.linspace(x[0], x[-1], _NUM_FINE)
-        curve = self.changes.predict(self.sources[0], self.noise_process, fine).susceptibility
-        by_theory = float(peak(fine, curve))
+        units = np.arange(estimates.num_units)
+        sem = float(bootstrap_error(np.asarray(peak(x, estimates.resampled)), units))
+        times = np.array(self.times)
+        curve = self.changes.predict(self.sources[0], self.noise_process, times).susceptibility
+        by_theory, theory_sem = _exactly(peak(x, curve), curve * 0)
         if math.isnan(place):
-            return _Found(place, theory=by_theory, reason="chi has no significant peak")
-        return _Found(place, sem, by_theory)
+            reason = "chi has no significant peak"
+            return _Found(place, math.nan, by_theory, reason, theory_sem)
+        return _Found(place, sem, by_theory, "", theory_sem)
 
     def _chance(self, line: Line) -> float:
         """Return the share that is kept by chance."""
@@ -364,4 +395,12 @@ class TransitionTime(CurveAnalysis):
 
 def _exact(place: float, sem: float, reason: str) -> _Found:
     """Return a place that theory gives."""
-    return _Found(place, reason=reason) if math.isnan(place) else _Found(place, sem, place)
+    if math.isnan(place):
+        return _Found(place, reason=reason)
+    return _Found(place, sem, place, theory_sem=sem)
+
+
+def _exactly(place: np.floating | Floats, error: Floats) -> tuple[float, float]:
+    """Return a theory's place and its standard error: 0 if the theory is exact, else NaN."""
+    is_exact = not np.nan_to_num(error).any()
+    return float(place), float(place) * 0 if is_exact else math.nan

@@ -63,6 +63,7 @@ class Validity(CurveAnalysis):
     """
 
     name = "validity"
+    suffixes = ("", "_deviation", "_learning")
     quantities = ("nodes", "strings", "copy")
     logged = ("nodes", "strings", "copies")
     legend = "level"

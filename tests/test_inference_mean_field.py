@@ -3,10 +3,13 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import entropy
 
 from lit_hier.errors import InputError
-from lit_hier.inference import mean_field
+from lit_hier.inference import mean_field, theory
+from lit_hier.processes import EpsilonNoise
 from lit_hier.rhm import RandomHierarchyModel
+from lit_hier.rhm.parameters import GrammarParameters
 
 PARAMETERS = [(32, 8, 2), (16, 4, 2), (24, 2, 2), (10, 20, 3), (5, 1, 2), (4, 16, 3), (8, 8, 2)]
 
@@ -171,7 +174,9 @@ def test_correlations_are_those_of_all_outcomes(
     assert found.correlation == pytest.approx([covariance[0, s**k - 1] for k in range(L + 1)])
     assert found.susceptibility == pytest.approx(covariance.sum() / covariance.trace())
     sizes = np.array([0, *(s**k for k in range(1, L + 1) for _ in range(s**k - s ** (k - 1)))])
-    assert found.length == pytest.approx(sizes @ covariance[0] / covariance[0, 1:].sum())
+    source = GrammarParameters(v, n, m, s, L)
+    (length,) = theory.correlations(source, EpsilonNoise(), np.array([epsilon])).length
+    assert length == pytest.approx(sizes**2 @ covariance[0] / (sizes @ covariance[0]))
 
 
 def test_known_correlations() -> None:
@@ -187,6 +192,34 @@ def test_known_correlations() -> None:
     assert np.isnan(certain.susceptibility[0])
     assert certain.mean[0] == -1
     assert np.isfinite(certain.susceptibility[1])
+
+
+def test_the_length_of_the_closed_form_diverges_with_the_exponent_nu() -> None:
+    away = np.geomspace(0.015, 0.06, 6)
+    noise = mean_field.critical_epsilon(32, 8, 2) + away
+    source, nu = GrammarParameters(32, 32, 8, 2, 14), mean_field.critical_exponent(32, 8, 2)
+    length = theory.correlations(source, EpsilonNoise(), noise).length
+    slopes = np.diff(np.log(length)) / np.diff(np.log(away))
+    assert slopes == pytest.approx(np.full(5, -nu), abs=0.05)
+
+
+def test_correlations_of_deep_trees_are_stable() -> None:
+    noise = np.array([0.5, 0.6, 0.7, 0.76, 0.9])
+    found = [
+        theory.correlations(GrammarParameters(32, 32, 8, 2, L), EpsilonNoise(), noise)
+        for L in (24, 30)
+    ]
+    assert found[1].length == pytest.approx(found[0].length, rel=1e-3)
+    assert found[1].susceptibility == pytest.approx(found[0].susceptibility, rel=1e-6)
+    assert (found[1].correlation >= 0).all()
+
+
+def test_the_entropy_of_a_belief_whose_rest_is_shared() -> None:
+    p = np.array([1 / 8, 0.5, 0.9])
+    expected = [entropy([x, *[(1 - x) / 7] * 7]) for x in p]
+    assert mean_field.entropy(p, 8) == pytest.approx(expected)
+    assert mean_field.entropy([0.0, 1.0], 8) == pytest.approx([np.log(7), 0])
+    assert mean_field.entropy(1.0, 1) == 0
 
 
 @pytest.mark.parametrize("grammar", [(32, 8, 2), (16, 4, 2), (8, 16, 3)])

@@ -24,6 +24,7 @@ from lit_hier.metrics import (
     curve_inversion,
     deviation,
     inversion,
+    last_inversion,
     mode,
     mode_bandwidth,
     summarize,
@@ -388,6 +389,23 @@ def test_an_inversion_needs_significant_differences_on_both_sides() -> None:
     # Of one datum nothing is significant, nor of two grammars at so small a difference.
     assert math.isnan(inversion(x, first[:, :1], falls[:, :1], groups[:1]).place)
     assert math.isnan(inversion(x, first, falls, np.arange(100) // 50).place)
+
+
+def test_the_error_of_the_last_inversion_is_that_of_the_largest_place() -> None:
+    x, groups, num = np.linspace(0, 1, 21), np.zeros(50, dtype=int), 60
+    rng = np.random.default_rng(8)
+    first = np.zeros((21, 50))
+    found, places = [], []
+    for _ in range(num):  # at two places that are not told apart by one standard error
+        noise = 0.3 * rng.normal(size=(2, 1, 50)) + np.array([0.45, 0.5])[:, None, None]
+        pairs = [inversion(x, first, part - x[:, None], groups) for part in noise]
+        place, sem = last_inversion(pairs, groups)
+        assert place == max(pair.place for pair in pairs)
+        found.append(sem)
+        places.append(place)
+    assert np.mean(found) == pytest.approx(np.std(places), rel=0.25)
+    unknown = inversion(x, first, first - 0.1, groups)
+    assert np.isnan(last_inversion([*pairs, unknown], groups)).all()
 
 
 def test_differences_that_are_equal_by_chance_are_not_significant() -> None:

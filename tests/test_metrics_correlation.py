@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lit_hier.errors import InputError
+from lit_hier.inference import mean_field
 from lit_hier.metrics import (
     ChangeSums,
     Correlation,
@@ -16,11 +17,14 @@ from lit_hier.metrics import (
     GridPairs,
     Pairs,
     TreePairs,
+    bootstrap_error,
     collapse_spread,
     estimate_correlation,
     fit_exponent,
     jackknife_error,
     peak,
+    power_law_misfit,
+    resampled_means,
     significant_peak,
     steepest,
 )
@@ -79,6 +83,14 @@ def test_sites_without_distances_are_rejected(shape: tuple[int, ...]) -> None:
         GridPairs(shape)
 
 
+def test_trees_whose_pairs_cannot_be_counted_are_rejected() -> None:
+    assert TreePairs(2, 31).counts[-1] == 2**61
+    with pytest.raises(
+        InputError, match=r"^num_layers is 32: a tree of 2\^32 leaves has too many"
+    ):
+        TreePairs(2, 32)
+
+
 def test_sums_have_the_same_bits_in_any_order_and_over_any_processes() -> None:
     values = torch.from_numpy(RNG.normal(size=(500, 3)) * 10.0 ** RNG.integers(-6, 3, (500, 1)))
     block = torch.from_numpy(RNG.integers(0, 4, 500))
@@ -117,11 +129,12 @@ def by_definition(x: np.ndarray, pairs: Pairs, sites: bool) -> Correlation:
     found = []
     for spins in x.transpose(1, 0, 2):
         center = spins.mean(0) if sites else spins.mean()
-        C = (spins - center).T @ (spins - center) / (num - 1)
+        C = (spins - center).T @ (spins - center) / (num - sites)
+        if not sites:  # the variance of the common mean
+            C = C + spins.mean(1).var(ddof=1) / num
         correlation = np.array([C[distances == k].mean() for k in range(len(pairs.counts))])
-        off = C * (distances > 0)
         decay = np.polyfit(np.log(pairs.lengths[1:]), np.log(correlation[1:]), 1)[0]
-        chi, xi = C.sum() / C.trace(), (weights * C).sum() / off.sum()
+        chi, xi = C.sum() / C.trace(), (weights**2 * C).sum() / (weights * C).sum()
         found.append((spins.mean(), correlation, chi, xi, decay))
     return Correlation(*map(np.array, zip(*found, strict=True)))
 
@@ -165,7 +178,10 @@ def test_grammars_are_independent_and_have_the_same_weight() -> None:
     np.testing.assert_allclose(
         found.sem.correlation, np.std(parts, axis=0, ddof=1) / 5**0.5, rtol=1e-9
     )
-    assert len(found.without) == 5
+    assert found.num_units == 5
+    assert found.resampled.std(0, ddof=1) * (5 / 4) ** 0.5 == pytest.approx(
+        found.sem.susceptibility, rel=0.3
+    )
     assert (found.sem_within.susceptibility < found.sem.susceptibility).all()
     one_empty = sums_of(x, pairs, sites=False)
     one_empty.num_data[0], one_empty.sums[0] = 0, 0
@@ -199,7 +215,50 @@ def test_what_does_not_vary_has_neither_chi_nor_length() -> None:
     none = estimate_correlation(sums_of(np.ones((1, 1, 1, 4)), pairs), pairs)  # one datum
     for value in itertools.chain(none.estimate, none.sem, none.sem_within):
         assert np.isnan(value).all()
+    assert none.num_units == 0
+    assert np.isnan(none.resampled).all()
     assert np.isnan(jackknife_error(np.ones((1, 2)))).all()
+
+
+@pytest.mark.parametrize("num", [2, 3, 20])
+def test_independent_spins_do_not_change_together_however_few_data_there_are(num: int) -> None:
+    pairs, rng = TreePairs(2, 3), np.random.default_rng(6)
+    x = np.where(rng.uniform(size=(1200 // num, num, 1, 8)) < 0.3, 1.0, -1.0)
+    found = estimate_correlation(sums_of(x, pairs, num_blocks=1, sites=False), pairs)
+    assert found.estimate.susceptibility[0] == pytest.approx(
+        1, abs=4 * found.sem.susceptibility[0]
+    )
+    assert (abs(found.estimate.correlation[0, 1:]) < 4 * found.sem.correlation[0, 1:]).all()
+    assert found.estimate.correlation[0, 0] == pytest.approx(0.84, abs=0.03)
+
+
+@pytest.mark.parametrize("sites", [True, False])
+def test_the_unit_of_changes_is_that_of_the_estimates(sites: bool) -> None:
+    pairs = TreePairs(2, 4)
+    x = blocks_of_spins(100, pairs, np.random.default_rng(7))[None]
+    one = estimate_correlation(sums_of(x, pairs, sites=sites), pairs)
+    small = one.in_units(2.0**-20)
+    assert (small.estimate.mean == one.estimate.mean * 2.0**-20).all()
+    assert (small.sem.correlation == one.sem.correlation * 2.0**-40).all()
+    assert (small.estimate.susceptibility == one.estimate.susceptibility).all()
+
+
+def test_sums_reject_what_fixed_point_cannot_hold() -> None:
+    for value in (2.0**40, float("nan"), float("-inf")):
+        with pytest.raises(InputError, match=r"^values: the largest is .*; sums in fixed point"):
+            FixedPointSum(1).update(torch.tensor([0]), torch.tensor([value]))
+
+
+def test_a_power_law_fits_and_a_bent_curve_does_not() -> None:
+    r = 2.0 ** np.arange(9)
+    law, bent = r**-0.94, r**-0.5 * np.exp(-r / 20)
+    curves = np.stack((law, np.full(9, 0.03), bent))
+    reach = np.ones_like(curves, dtype=bool)
+    misfit = power_law_misfit(curves, 0.01 * curves, r, reach)
+    assert (misfit[:2] < 1e-9).all()
+    assert misfit[2] > 10
+    assert power_law_misfit(bent[None], 3 * bent[None], r, reach[:1])[0] < 2
+    assert np.isnan(power_law_misfit(curves, curves, r, np.arange(9) < 3 * reach)).all()
 
 
 def parabola(x: np.ndarray) -> np.ndarray:
@@ -225,11 +284,45 @@ def test_a_peak_is_that_of_a_parabola(
 
 def test_a_peak_is_significant_above_both_ends() -> None:
     x, y = np.linspace(0, 1, 11), parabola(np.linspace(0, 1, 11))
-    assert significant_peak(x, y, np.full(11, 0.04)) == pytest.approx(0.43)
-    assert np.isnan(significant_peak(x, y, np.full(11, 0.05)))  # the first is 0.18 below
-    assert np.isnan(significant_peak(x, np.minimum(y, y[5]), np.full(11, np.nan)))
-    assert np.isnan(significant_peak(x[:2], y[:2], np.full(2, 0.0)))
-    assert significant_peak(x, np.r_[np.nan, y[1:]], np.full(11, 0.01)) == pytest.approx(0.43)
+    many = 10_000
+    assert significant_peak(x, y, np.full(11, 0.04), many) == pytest.approx(0.43)
+    assert np.isnan(significant_peak(x, y, np.full(11, 0.05), many))  # the first is 0.18 below
+    assert np.isnan(significant_peak(x, y, np.full(11, 0.04), 4))
+    assert significant_peak(x, y, np.full(11, 0.01), 4) == pytest.approx(0.43)
+    assert np.isnan(significant_peak(x, y, np.full(11, 1e-9), 1))
+    assert np.isnan(significant_peak(x, np.minimum(y, y[5]), np.full(11, np.nan), many))
+    assert np.isnan(significant_peak(x[:2], y[:2], np.full(2, 0.0), many))
+    below = np.r_[np.nan, y[1:]]
+    assert significant_peak(x, below, np.full(11, 0.01), many) == pytest.approx(0.43)
+
+
+@pytest.mark.parametrize("num_units", [2, 3, 8])
+def test_flat_curves_have_no_significant_peak(num_units: int) -> None:
+    rng = np.random.default_rng(4)
+    x, num = np.arange(26.0), 400
+    curves = 2 + 0.2 * rng.normal(size=(num, num_units, 26))
+    sem = curves.std(1, ddof=1) / num_units**0.5
+    pairs = zip(curves.mean(1), sem, strict=True)
+    found = [significant_peak(x, y, error, num_units) for y, error in pairs]
+    assert np.isfinite(found).mean() < 0.02
+
+
+def test_the_error_of_a_peak_is_its_deviation_over_repetitions() -> None:
+    x = np.r_[0.2, 0.4, np.arange(0.5, 0.7, 0.05), np.arange(0.68, 0.82, 0.01), 0.84, 0.9, 1]
+    chi = mean_field.correlations(x, 16, 4, 2, 7).susceptibility
+    rng, groups, num = np.random.default_rng(5), np.arange(8), 150
+    measured = chi * (1 + 0.08 * rng.normal(size=(num, 8, len(x))))
+    places = np.asarray(peak(x, measured.mean(1)))
+    errors = np.array(
+        [bootstrap_error(np.asarray(peak(x, resampled_means(y.T, groups))), groups)
+         for y in measured]
+    )  # fmt: skip
+    assert np.isfinite(errors).mean() > 0.95
+    deviation = places.std()
+    assert np.nanmean(errors**2) ** 0.5 == pytest.approx(deviation, rel=0.25)
+    away = abs(places - peak(x, chi))
+    assert (away < errors).mean() == pytest.approx(0.65, abs=0.1)
+    assert (away < 2 * errors).mean() > 0.88
 
 
 def test_the_steepest_fall_and_rise() -> None:

@@ -419,20 +419,23 @@ def test_an_estimate_extrapolates_the_first_batch(
     assert float(found[2]) > 0
 
 
-def write_correlations(folder: Path, ends: float, slope: float) -> Run:
+def write_correlations(folder: Path, ends: float, slope: float, bend: float = 0.0) -> Run:
     """Write a run whose chi is 9 at time 0.5 and falls to `ends`; at 0.5 C(r) has a slope."""
     folder.mkdir()
     (folder / "config.yaml").write_text("{}")
     known: dict[str, object] = {"process": "epsilon", "sem": 0.2, "theory": np.nan, "count": 40}
+    units = {"units": 20}
     chi = 9 - (9 - ends) * abs(2 * TIMES - 1)
     decay = {"decay": slope, "decay_sem": 0.01, "decay_theory": np.nan}
     write_table(
-        folder, "change_correlation", DataFrame(known | {"time": TIMES, "chi": chi} | decay)
+        folder,
+        "change_correlation",
+        DataFrame(known | units | {"time": TIMES, "chi": chi} | decay),
     )
-    r = np.tile([0.0, 1.0, 2.0, 4.0], len(TIMES))
-    columns = {"time": np.repeat(TIMES, 4), "distance": r, "length": r}
-    correlation = 0.5 * np.maximum(r, 1) ** slope
-    table = DataFrame(known | columns | {"correlation": correlation})
+    r = np.tile([0.0, 1.0, 2.0, 4.0, 8.0], len(TIMES))
+    columns = {"time": np.repeat(TIMES, 5), "distance": r, "length": r}
+    correlation = 0.5 * np.maximum(r, 1) ** (slope - bend * np.log(np.maximum(r, 1)))
+    table = DataFrame(known | columns | {"correlation": correlation, "sem": correlation / 50})
     write_table(folder, "change_correlation_distance", table)
     return read_run(folder)
 
@@ -441,19 +444,22 @@ def test_correlations_of_several_runs_are_put_side_by_side(tmp_path: Path) -> No
     runs = {
         "tree": write_correlations(tmp_path / "tree", 1.0, -1.0),
         "field": write_correlations(tmp_path / "field", 8.9, -2.0),
+        "bent": write_correlations(tmp_path / "bent", 8.9, -2.0, bend=1.0),
     }
     table, figure = compare_correlations(runs)
-    assert list(table["model"]) == ["tree", "field"]
+    assert list(table["model"]) == ["tree", "field", "bent"]
     assert (table["time"] == 0.5).all()
     assert (table["chi"] == 9).all()
-    assert list(table["decay"]) == [-1.0, -2.0]
-    np.testing.assert_allclose(table["peak"], [0.5, np.nan])
-    titles = [ax.get_title() for ax in figure.axes[:2]]
+    assert list(table["decay"]) == [-1.0, -2.0, -2.0]
+    np.testing.assert_allclose(table["peak"], [0.5, np.nan, np.nan])
+    assert (table["misfit"][:2] < 1e-9).all()
+    titles = [ax.get_title() for ax in figure.axes[:3]]
     assert titles == [
         "tree: peak at 0.5\nC(r) ~ r^(-1.000 ± 0.010)",
         "field: no peak\nC(r) ~ r^(-2.000 ± 0.010)",
+        "bent: no peak\nC(r) is not a power law",
     ]
-    assert "does not show a hierarchy" in figure.get_suptitle()
+    assert "In a hierarchy, C(r) at the peak decays as a power law" in figure.get_suptitle()
     deep = runs["tree"].table("change_correlation")
     (tmp_path / "tree/change_correlation.csv").unlink()
     write_table(tmp_path / "tree", "change_correlation", DataFrame(pd.concat([deep, deep])))

@@ -93,7 +93,7 @@ class LitHierCLI(LightningCLI):
             "--wait_limit",
             type=PositiveFloat,
             default=720.0,
-            help="Hours that processes wait for one that is busy or stopped; minutes at the start.",
+            help="Hours to wait for a process that is busy or stopped; minutes at the start.",
         )
         parser.add_argument(
             "--processes_per_core",

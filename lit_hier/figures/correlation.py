@@ -90,7 +90,8 @@ def correlation_figure(
     if any(np.isfinite(curve.theory.susceptibility).any() for curve in curves):
         axes[0].plot([], [], "k--", linewidth=0.9, label=theory_label)
     place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)} if beside else {}
-    axes[0].legend(fontsize="small", frameon=False, **place)
+    if axes[0].get_legend_handles_labels()[0]:
+        axes[0].legend(fontsize="small", frameon=False, **place)
     for ax in axes:
         ax.grid(alpha=0.25, linewidth=0.6)
     return figure
@@ -142,31 +143,47 @@ def _draw_decay(
     symbol: str,
     unit: str,
 ) -> None:
-    """Draw C(r)/C(0) against r, both logarithmic."""
+    """Draw C(r)/C(0) against r at some of the times at which spins vary."""
     chi = np.nan_to_num(curve.estimate.susceptibility)
     if not shown:
         varied = np.flatnonzero(np.isfinite(curve.estimate.susceptibility))
         peak = int(np.searchsorted(varied, chi.argmax()))
         around = np.unique(np.linspace(0, len(varied) - 1, _NUM_SHOWN).round().astype(int))
         shown = varied[np.union1d(around, [min(peak, len(varied) - 1)])] if len(varied) else ()
+    shown = [k for k in shown if np.isfinite(curve.estimate.susceptibility[k])]
     lowest = 1.0
     colors = colormaps["plasma"](np.linspace(0, 0.85, len(shown)))
     for color, k in zip(colors, shown, strict=True):
-        scale, r = curve.estimate.correlation[k, 0], curve.lengths[1:]
-        y = curve.estimate.correlation[k, 1:] / scale
-        error = np.nan_to_num(curve.sem.correlation[k, 1:]) / scale
-        seen = y > error
-        lowest = min([lowest, *y[seen]])
-        ax.errorbar(r[seen], y[seen], error[seen], fmt="o-", color=color, markersize=3,
-                    linewidth=1, label=f"{symbol} = {x[k]:g}")  # fmt: skip
+        scale = curve.estimate.correlation[k, 0]
+        y, error = (part.correlation[k, 1:] / scale for part in (curve.estimate, curve.sem))
         predicted = curve.theory.correlation[k]
-        if len(predicted) > 1:
-            dashed = np.where(predicted[1:] > 0, predicted[1:] / predicted[0], np.nan)
-            ax.plot(r, dashed, "--", color=color, linewidth=0.8)
-    ax.set(xscale="log", yscale="log", xlabel=f"distance r ({unit})", ylabel="C(r) / C(0)")
+        dashed = predicted[1:] / predicted[0] if len(predicted) > 1 else np.full_like(y, np.nan)
+        label = f"{symbol} = {x[k]:g}"
+        lowest = min(lowest, _draw_powers(ax, curve.lengths[1:], y, error, dashed, color, label))
+    ax.set(xlabel=f"distance r ({unit})", ylabel="C(r) / C(0)")
     ax.set_ylim(lowest / 3, 1.3)
     ax.set_title(curve.name, fontsize="small")
-    ax.legend(fontsize="small", frameon=False)
+    if len(shown):
+        ax.legend(fontsize="small", frameon=False)
+
+
+def _draw_powers(
+    ax: Axes,
+    r: NDArray[np.floating],
+    y: NDArray[np.floating],
+    sem: NDArray[np.floating],
+    theory: NDArray[np.floating],
+    color: Any,
+    label: str | None = None,
+) -> float:
+    """Draw C(r)/C(0) against r, both logarithmic, where it is known; return the lowest drawn."""
+    error = np.nan_to_num(sem)
+    seen = y > error
+    ax.errorbar(r[seen], y[seen], error[seen], fmt="o-", color=color, markersize=3, linewidth=1,
+                label=label)  # fmt: skip
+    ax.plot(r, np.where(theory > 0, theory, np.nan), "--", color=color, linewidth=0.8)
+    ax.set(xscale="log", yscale="log")
+    return float(y[seen].min(initial=1.0))
 
 
 def _draw_lengths(
@@ -239,23 +256,19 @@ def control_figure(columns: Sequence[Decay], sentence: str) -> Figure:
     """
     figure = Figure(figsize=(3.7 * len(columns), 6.6), dpi=130, layout="constrained")
     axes = figure.subplots(2, len(columns), squeeze=False)
+    lowest = 1.0
     for top, bottom, found in zip(*axes, columns, strict=True):
         half = np.nan_to_num(found.chi_sem)
         top.errorbar(found.times, found.chi, half, fmt="o-", markersize=3, linewidth=1)
         top.plot(found.times, found.chi_theory, "k--", linewidth=0.9)
         top.set(xlabel=found.xlabel, ylabel="susceptibility χ")
         top.set_title(found.title, fontsize="medium")
-        y, error = found.correlation, np.nan_to_num(found.correlation_sem)
-        seen = y > error
-        bottom.errorbar(found.lengths[seen], y[seen], error[seen], fmt="o-", color="C1",
-                        markersize=3, linewidth=1)  # fmt: skip
-        bottom.plot(found.lengths, found.correlation_theory, "k--", linewidth=0.9)
-        bottom.set(xscale="log", yscale="log", xlabel="distance r",
-                   ylabel="C(r) / C(0) at the largest χ")  # fmt: skip
+        curves = (found.correlation, found.correlation_sem, found.correlation_theory)
+        lowest = min(lowest, _draw_powers(bottom, found.lengths, *curves, "C1"))
+        bottom.set(xlabel="distance r", ylabel="C(r) / C(0) at the largest χ")
         for ax in (top, bottom):
             ax.grid(alpha=0.25, linewidth=0.6)
-    shown = [ax.get_ylim() for ax in axes[1]]
     for ax in axes[1]:
-        ax.set_ylim(min(low for low, _ in shown), 1.3)
+        ax.set_ylim(lowest / 2, 1.3)
     figure.suptitle(sentence, fontsize="medium")
     return figure

@@ -33,6 +33,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64
 from numpy.typing import ArrayLike
+from scipy.special import xlogy
 
 from lit_hier.errors import InputError
 
@@ -299,13 +300,11 @@ class Correlations(NamedTuple):
         correlation: C_l of two leaves whose common ancestor is at level l, shape (L + 1, ...);
             C_0 is the variance of a spin.
         susceptibility: chi, shape (...); NaN where no spin varies.
-        length: Correlation length in leaves, shape (...); NaN likewise.
     """
 
     mean: Float64[np.ndarray, "*shape"]
     correlation: Float64[np.ndarray, " levels *shape"]
     susceptibility: Float64[np.ndarray, "*shape"]
-    length: Float64[np.ndarray, "*shape"]
 
 
 class CorrelationDecay(NamedTuple):
@@ -336,16 +335,23 @@ def correlations(
 
     .. math:: w = \frac{p^s}{p^s + f \frac{m - 1}{m v - 1} (1 - p^s)}
 
-    and else as if it had changed. The expected spin of a leaf given an ancestor's state, and the
-    probability of a state, follow by recursion over the levels; their products give
+    and else as if it had changed. With :math:`c^{(l)}` the probability that a child at level l is
+    unchanged, given the state of its parent, the expected spins of a leaf below a node at level l
+    that changed and that is unchanged differ by
+
+    .. math:: \delta_l = 2 \prod_{k<l}
+       (c^{(k)}_\mathrm{unchanged} - c^{(k)}_\mathrm{changed})
+
+    and with P the probability that a node is unchanged and :math:`P_2` that two siblings are,
+    both of level l - 1,
 
     .. math::
-       C_l = \mathrm{Cov}(\sigma_i, \sigma_j), \qquad
-       \chi = \frac{1}{C_0} \sum_j C_{ij}, \qquad
-       \xi = \frac{\sum_{j \ne i} s^{l(i, j)} C_{ij}}{\sum_{j \ne i} C_{ij}}
+       C_0 = 4 P^{(0)} (1 - P^{(0)}), \qquad
+       C_l = \delta_{l-1}^2 \left(P_2^{(l-1)} - (P^{(l-1)})^2\right), \qquad
+       \chi = 1 + \sum_{l=1}^L (s^l - s^{l-1}) \frac{C_l}{C_0}
 
-    with the common ancestor of leaves i and j at level :math:`l(i, j)`, above
-    :math:`s^l` leaves.
+    as two leaves whose common ancestor is at level l are independent given its children.
+    :math:`\chi` sums the covariances of a leaf with all leaves.
 
     Source: the definitions of Sclocchi, Favero, Levi, Wyart, "Probing the latent hierarchical
     structure of data via diffusion models" (2024), in the approximation of Eq. 38.
@@ -363,25 +369,40 @@ def correlations(
     """
     up, _ = beliefs(epsilon, v, m, s, L, n)
     levels = [_Children.of(p, v, m, s) for p in up[:-1]]
-    spins = [np.stack((np.ones_like(up[0]), -np.ones_like(up[0])))]  # if changed, if unchanged
-    for below in levels:
-        spins.append(below.mean(spins[-1]))
+    difference = [np.full_like(up[0], 2.0)]
+    for below in levels[:-1]:
+        difference.append(difference[-1] * (below.single[1] - below.single[0]))
     probability = np.stack((1 - up[-1], up[-1]))
-    mean = (probability * spins[-1]).sum(0)
-    products: list[Float64[np.ndarray, ...]] = []
-    for below, spin in zip(reversed(levels), reversed(spins[:-1]), strict=True):
-        products.append((probability * below.product(spin)).sum(0))
-        unchanged = (probability * below.single).sum(0)
+    from_root: list[Float64[np.ndarray, ...]] = []
+    for below, delta in zip(reversed(levels), reversed(difference), strict=True):
+        both, unchanged = ((probability * x).sum(0) for x in (below.both, below.single))
+        from_root.append(delta**2 * (both - unchanged**2))
         probability = np.stack((1 - unchanged, unchanged))
-    correlation = np.stack([np.ones_like(mean), *reversed(products)]) - mean**2
-    branching = np.broadcast_to(np.asarray(s, dtype=np.float64), mean.shape)
-    level = np.arange(1, L + 1).reshape(-1, *(1,) * mean.ndim)
-    size = branching**level
+    own = 4 * probability[0] * probability[1]
+    correlation = np.stack([own, *reversed(from_root)])
+    branching = np.broadcast_to(np.asarray(s, dtype=np.float64), own.shape)
+    size = branching ** np.arange(1, L + 1).reshape(-1, *(1,) * own.ndim)
     joint = (size - size / branching) * correlation[1:]  # summed over the leaves of a level
     with np.errstate(divide="ignore", invalid="ignore"):
-        susceptibility = np.where(correlation[0] > 0, 1 + joint.sum(0) / correlation[0], np.nan)
-        length = np.where(joint.sum(0) > 0, (size * joint).sum(0) / joint.sum(0), np.nan)
-    return Correlations(mean, correlation, susceptibility, length)
+        susceptibility = np.where(own > 0, 1 + joint.sum(0) / own, np.nan)
+    return Correlations(probability[0] - probability[1], correlation, susceptibility)
+
+
+def entropy(belief: Numbers, num_symbols: Numbers) -> Float64[np.ndarray, "*shape"]:
+    """Return the entropy of a marginal with a belief in the true symbol, and the rest shared.
+
+    The other symbols have equal probabilities, as in the approximation of Eq. 38.
+
+    Args:
+        belief: Belief in the true symbol.
+        num_symbols: Symbols, v, or n at the root.
+
+    Returns:
+        Nats, float64.
+    """
+    p, k = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in (belief, num_symbols)))
+    shared = xlogy(1 - p, np.maximum(k - 1, 1))
+    return np.asarray(shared - xlogy(p, p) - xlogy(1 - p, 1 - p))
 
 
 def correlation_decay(v: Numbers, m: Numbers, s: Numbers) -> CorrelationDecay:
@@ -418,20 +439,4 @@ class _Children(NamedTuple):
         return cls(
             np.stack((single, true_rule + (1 - true_rule) * single)),
             np.stack((both, true_rule + (1 - true_rule) * both)),
-        )
-
-    def mean(self, values: Float64[np.ndarray, " 2 *shape"]) -> Float64[np.ndarray, " 2 *shape"]:
-        """Average what a child has if it changed and if it is unchanged."""
-        changed, unchanged = values
-        return np.asarray(changed + self.single * (unchanged - changed))
-
-    def product(
-        self, values: Float64[np.ndarray, " 2 *shape"]
-    ) -> Float64[np.ndarray, " 2 *shape"]:
-        """Average the product over two children."""
-        changed, unchanged = values
-        mixed = self.single - self.both
-        neither = 1 - 2 * self.single + self.both
-        return np.asarray(
-            self.both * unchanged**2 + 2 * mixed * changed * unchanged + neither * changed**2
         )

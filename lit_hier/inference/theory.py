@@ -20,11 +20,11 @@ from os import PathLike
 from typing import Final, NamedTuple
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 from lit_hier.gaussian import Distribution
 from lit_hier.inference import density_evolution, mean_field
-from lit_hier.metrics.functional.correlation import Correlation, fit_decay
+from lit_hier.metrics.functional import Correlation, TreePairs, correlation_length, fit_decay
 from lit_hier.processes import EpsilonNoise, GaussianNoise, NoiseProcess
 from lit_hier.rhm.parameters import GrammarParameters
 
@@ -257,8 +257,16 @@ def correlations(
     source: GrammarParameters | Distribution | None,
     process: NoiseProcess | None,
     times: Float64[np.ndarray, " T"],
+    reach: Bool[np.ndarray, "T distances"] | None = None,
 ) -> Correlation:
     """Predict correlated changes of the leaves; NaN where no theory applies.
+
+    Args:
+        source: What the data are drawn from; None for data without a theory.
+        process: How they are corrupted; None likewise.
+        times: Inversion times on the process's axis, shape (T,).
+        reach: The distances over which the length and the decay are taken, as those of a
+            measurement; all by default.
 
     Returns:
         See `lit_hier.metrics.Correlation`; for a grammar, one distance per level of the common
@@ -267,12 +275,43 @@ def correlations(
     if isinstance(source, GrammarParameters) and mean_field_applies(process):
         v, n, m, s, L = source
         found = mean_field.correlations(times, v, m, s, L, n)
-        correlation = found.correlation.T
-        lengths = float(s) ** np.arange(L + 1)
-        decay = fit_decay(correlation, lengths, np.ones_like(correlation, dtype=bool))
-        return Correlation(found.mean, correlation, found.susceptibility, found.length, decay)
+        correlation, pairs = found.correlation.T, TreePairs(s, L)
+        return Correlation(
+            found.mean,
+            correlation,
+            found.susceptibility,
+            correlation_length(correlation, pairs, reach),
+            fit_decay(
+                correlation, pairs.lengths, np.isfinite(correlation) if reach is None else reach
+            ),
+        )
     unknown = np.full(len(times), np.nan)
     return Correlation(unknown, unknown[:, None], unknown, unknown, unknown)
+
+
+def class_entropy(
+    source: GrammarParameters | Distribution | None,
+    process: NoiseProcess | None,
+    prediction: Prediction,
+) -> Float64[np.ndarray, "T 2"]:
+    """Return the expected entropy of the class given x_t, and its standard error, in nats.
+
+    Under the mean field it is that of its belief, see `mean_field.entropy`.
+
+    Args:
+        source: What the data are drawn from.
+        process: How they are corrupted.
+        prediction: What `predict` returned for them.
+
+    Returns:
+        Shape (T, 2); NaN where no theory applies.
+    """
+    if not isinstance(source, GrammarParameters):
+        return np.full((len(prediction.marginal), 2), np.nan)
+    if mean_field_applies(process):
+        return _exact(mean_field.entropy(prediction.marginal[:, -1], source.n))
+    information, error = prediction.information[:, -1], prediction.information_error[:, -1]
+    return np.stack((math.log(source.n) - information, error), axis=-1)
 
 
 class Scaling(NamedTuple):

@@ -7,6 +7,8 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torchmetrics import Metric
 
+from lit_hier.errors import InputError
+
 _STEPS: Final = 2.0**40  # of a unit: small enough for products of spins, and for 2^22 samples
 
 
@@ -32,8 +34,17 @@ class FixedPointSum(Metric):
         self.add_state("parts", parts, dist_reduce_fx="sum")
 
     def update(self, block: Int64[Tensor, " B"], values: Float[Tensor, " B *shape"]) -> None:
-        """Add samples to their blocks; values lie between -2^40 and 2^40."""
+        """Add samples to their blocks.
+
+        Raises:
+            InputError: A value is NaN or infinite, or not between -2^40 and 2^40.
+        """
         x = values.double()
+        if not (x.abs() < _STEPS).all():
+            raise InputError(
+                f"values: the largest is {float(x.abs().max()):g}; sums in fixed point take"
+                " numbers below 2^40 = 1.1e12; divide them by their unit"
+            )
         whole = x.floor()
         self.parts[0].index_add_(0, block, whole.long())
         self.parts[1].index_add_(0, block, ((x - whole) * _STEPS).round().long())

@@ -7,8 +7,11 @@ from lit_hier.metrics.functional.correlation import (
     ChangeSums,
     Correlation,
     Estimates,
+    correlation_length,
     estimate_correlation,
+    fit_decay,
     jackknife_error,
+    power_law_misfit,
 )
 from lit_hier.metrics.functional.crossing import (
     crossing,
@@ -18,7 +21,12 @@ from lit_hier.metrics.functional.crossing import (
 )
 from lit_hier.metrics.functional.deviation import WIDTHS, deviation, transition_window
 from lit_hier.metrics.functional.histogram import histogram_update
-from lit_hier.metrics.functional.inversion import Inversion, curve_inversion, inversion
+from lit_hier.metrics.functional.inversion import (
+    Inversion,
+    curve_inversion,
+    inversion,
+    last_inversion,
+)
 from lit_hier.metrics.functional.located import TRANSITION_NUMBERS, locate_transition
 from lit_hier.metrics.functional.moments import Moments, channel_moments, merge_moments
 from lit_hier.metrics.functional.pairs import GridPairs, Pairs, TreePairs
@@ -64,20 +72,24 @@ __all__ = [
     "check_standardization",
     "collapse_spread",
     "correct_baseline",
+    "correlation_length",
     "crossing",
     "curve_inversion",
     "deviation",
     "estimate_correlation",
+    "fit_decay",
     "fit_exponent",
     "histogram_update",
     "inversion",
     "jackknife_error",
+    "last_inversion",
     "locate_transition",
     "merge_moments",
     "mode",
     "mode_bandwidth",
     "mode_error",
     "peak",
+    "power_law_misfit",
     "relative_distance",
     "resampled_means",
     "significant_peak",

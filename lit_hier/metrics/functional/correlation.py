@@ -7,37 +7,54 @@ its change), averages over data :math:`\langle \cdot \rangle` and d sites,
    C(r) = \frac{1}{N_r} \sum_{|i - j| = r}
    \langle \sigma_i \sigma_j \rangle - \langle \sigma_i \rangle \langle \sigma_j \rangle, \qquad
    \chi = \frac{\sum_{ij} C_{ij}}{\sum_i C_{ii}} = \frac{d \, \mathrm{Var}(\bar \sigma)}{C(0)},
-   \qquad \xi = \frac{\sum_{i \ne j} |i - j| \, C_{ij}}{\sum_{i \ne j} C_{ij}}
+   \qquad \xi = \frac{\sum_{i \ne j} |i - j|^2 \, C_{ij}}{\sum_{i \ne j} |i - j| \, C_{ij}}
 
 over all ordered pairs, in :math:`\xi` up to the last distance before C(r) first falls below two of
 its standard errors. :math:`\chi` is the number of sites that change together, :math:`\xi` the
-mean distance of two sites, weighted by their correlation; on a tree, a distance is the number of
-leaves below the common ancestor. How C(r) decays is told by the slope of ln C(r) against ln r, by
-least squares over the same distances: the exponent of a power law, 0 for a C(r) that is flat.
-Covariances are divided by N - 1 for N data.
+mean distance of two sites, weighted by their distance and their correlation; on a tree, a distance
+is the number of leaves below the common ancestor. There C(r) at the transition falls nearly as
+1/r, so that the sum of C alone grows only as a logarithm of the size of the blocks that change
+together: a mean distance weighted by C alone would not be proportional to their size.
 
-With several grammars, covariances are those within each, averaged with equal weights before the
-ratios are taken. Errors are the jackknife's over grammars or, with one grammar, over blocks of its
-data.
+The slope of ln C(r) against ln r, by least squares over the same distances, is the exponent of a
+power law; it is 0 for a C(r) that is flat.
+
+Covariances are unbiased for N data. Where sites have means of their own, they are the sums of
+products of deviations from these, over N - 1. Where all have the same mean, estimated by the
+average :math:`\bar m` over data and sites,
+
+.. math::
+   C(r) = P_r - \bar m^2 + \frac{1}{N} \mathrm{Var}(\bar \sigma)
+
+with the mean products :math:`P_r`, as :math:`\bar m` has the variance
+:math:`\mathrm{Var}(\bar \sigma) / N`.
+
+With several grammars, covariances are those within each that has two data or more, averaged with
+equal weights before the ratios are taken. The units are the grammars or, with one grammar, blocks
+of its data. Errors are the jackknife's over units; resamples of the units serve for what is not
+smooth, such as the place of a peak.
 
 Source: Sclocchi, Favero, Levi, Wyart, "Probing the latent hierarchical structure of data via
 diffusion models" (2024), who sum over i <= j; Efron and Tibshirani, "An Introduction to the
 Bootstrap" (1993), Chapter 11.
 """
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64
 
+from lit_hier.metrics.functional.bootstrap import RESAMPLES, resampled_means
 from lit_hier.metrics.functional.pairs import Pairs
 
 _MEAN: Final = 0  # of the sums: mean spin, its square, then the products at each distance
 _SQUARE: Final = 1
 _PRODUCTS: Final = 2
 _SIGNIFICANT: Final = 2.0  # standard errors
-_TINY: Final = 1e-12  # errors that are rounding
+_DEPARTURE: Final = 0.15  # of ln C(r) of a tree from a power law
+_TINY: Final = 1e-12  # variances and errors that are rounding, of changes of order 1
 
 
 class Correlation(NamedTuple):
@@ -47,8 +64,7 @@ class Correlation(NamedTuple):
         mean: Mean spin, shape (T,).
         correlation: C(r), shape (T, distances).
         susceptibility: chi, shape (T,); NaN where no spin varies.
-        length: xi in sites, shape (T,); NaN where the correlations do not add up to a positive
-            number.
+        length: xi in sites, shape (T,); NaN where no distance counts.
         decay: Slope of ln C(r) against ln r, shape (T,); NaN for fewer than three distances.
     """
 
@@ -83,20 +99,33 @@ class Estimates(NamedTuple):
         sem: Their standard errors, as estimates for all grammars. An error is NaN where it is
             unknown: for one unit, or if the units agree exactly.
         sem_within: Their standard errors, as estimates for these grammars.
-        without: The estimates without each unit: a grammar, or a block of data of the only one.
+        num_units: Grammars, or blocks of data of the only one; 0 without two data.
+        reach: The distances over which the length and the decay are taken.
+        resampled: The susceptibility of resamples of the units, shape (resamples, T); NaN for
+            fewer than two units.
     """
 
     estimate: Correlation
     sem: Correlation
     sem_within: Correlation
-    without: list[Correlation]
+    num_units: int
+    reach: Bool[np.ndarray, "T distances"]
+    resampled: Float64[np.ndarray, "resamples T"]
+
+    def in_units(self, unit: float) -> "Estimates":
+        """Return the estimates of changes that were divided by `unit` before they were summed."""
+        means, sems, within = (
+            x._replace(mean=x.mean * unit, correlation=x.correlation * unit**2)
+            for x in (self.estimate, self.sem, self.sem_within)
+        )
+        return self._replace(estimate=means, sem=sems, sem_within=within)
 
 
 def estimate_correlation(found: ChangeSums, pairs: Pairs, cut: int | None = None) -> Estimates:
     """Estimate correlated changes and their errors.
 
     Args:
-        found: The sums; sources without two data are skipped.
+        found: The sums of changes of order 1; sources without two data are skipped.
         pairs: The geometry of the sites.
         cut: The number of distances, from 0 on, over which chi and xi sum; all pairs by default.
     """
@@ -108,8 +137,10 @@ def estimate_correlation(found: ChangeSums, pairs: Pairs, cut: int | None = None
     ]
     if not parts:
         nan = np.full(found.sums.shape[2:], np.nan)
-        unknown = _ratios(nan, pairs, cut, np.isfinite(nan[:, _PRODUCTS:]))
-        return Estimates(unknown, unknown, unknown, [])
+        none = np.isfinite(nan[:, _PRODUCTS:])
+        unknown = _ratios(nan, pairs, cut, none)
+        chi = np.full((RESAMPLES, len(nan)), np.nan)
+        return Estimates(unknown, unknown, unknown, 0, none, chi)
     covariances = [_covariances(*_total(part), pairs) for part in parts]
     mean, num = np.mean(covariances, axis=0), len(parts)
     # The averages without each block of data, by grammar, and without each grammar.
@@ -117,15 +148,15 @@ def estimate_correlation(found: ChangeSums, pairs: Pairs, cut: int | None = None
         [mean + (_covariances(*left, pairs) - covariance) / num for left in _leave_out(part)]
         for part, covariance in zip(parts, covariances, strict=True)
     ]
-    units = within[0] if num == 1 else [(num * mean - left) / (num - 1) for left in covariances]
-    noise = np.nan_to_num(jackknife_error(np.stack(units))[:, _PRODUCTS:])
+    without = np.stack(
+        within[0] if num == 1 else [(num * mean - left) / (num - 1) for left in covariances]
+    )
+    noise = np.nan_to_num(jackknife_error(without)[:, _PRODUCTS:])
     reach = np.logical_and.accumulate(mean[:, _PRODUCTS:] >= _SIGNIFICANT * noise, axis=1)
 
-    def ratios(group: list[Float64[np.ndarray, "T columns"]]) -> list[Correlation]:
-        return [_ratios(x, pairs, cut, reach) for x in group]
-
-    def error(*groups: list[Correlation]) -> Correlation:
-        columns = [[np.stack(values) for values in zip(*group, strict=True)] for group in groups]
+    def error(*groups: Iterable[Float64[np.ndarray, "T columns"]]) -> Correlation:
+        ratios = [[_ratios(x, pairs, cut, reach) for x in group] for group in groups]
+        columns = [[np.stack(values) for values in zip(*group, strict=True)] for group in ratios]
         return Correlation(
             *(
                 _known(sum(jackknife_error(x) ** 2 for x in by_group) ** 0.5)
@@ -133,9 +164,16 @@ def estimate_correlation(found: ChangeSums, pairs: Pairs, cut: int | None = None
             )
         )
 
-    without = ratios(units)
+    num_units = len(without)
+    # The units' own values, of which these are the averages: a block's is its pseudo-value.
+    units = mean + (num_units - 1) * (without.mean(0) - without)
+    chi = np.full((RESAMPLES, len(mean)), np.nan)
+    if num_units > 1:
+        chi = _susceptibility(
+            resampled_means(np.moveaxis(units, 0, -1), np.arange(num_units)), pairs, cut
+        )
     return Estimates(
-        _ratios(mean, pairs, cut, reach), error(without), error(*map(ratios, within)), without
+        _ratios(mean, pairs, cut, reach), error(without), error(*within), num_units, reach, chi
     )
 
 
@@ -175,13 +213,14 @@ def _covariances(
 ) -> Float64[np.ndarray, "T columns"]:
     """Return the mean spin, the variance of its mean over sites, and C(r) of one source."""
     means = sums / num
-    mean = means[:, _MEAN, None]
-    subtracted: Float64[np.ndarray, "T _"] = mean**2
-    if site_sums is not None:
-        subtracted = pairs.means(torch.from_numpy(site_sums / num)).numpy()
+    mean, products = means[:, _MEAN, None], means[:, _PRODUCTS:]
     unbiased = num / (num - 1)
     variance = unbiased * (means[:, _SQUARE, None] - mean**2)
-    correlation = unbiased * (means[:, _PRODUCTS:] - subtracted)
+    if site_sums is None:
+        correlation = products - mean**2 + variance / num
+    else:
+        subtracted = pairs.means(torch.from_numpy(site_sums / num)).numpy()
+        correlation = unbiased * (products - subtracted)
     return np.concatenate((mean, variance, correlation), axis=1)
 
 
@@ -192,24 +231,54 @@ def _ratios(
     reach: Bool[np.ndarray, "T distances"],
 ) -> Correlation:
     """Return the estimates; `reach` tells the distances over which xi sums."""
-    mean, variance = covariances[:, _MEAN], covariances[:, _SQUARE]
     correlation = covariances[:, _PRODUCTS:]
-    weights = (pairs.counts / pairs.num_sites)[:cut]
-    joint = (weights * correlation[:, :cut])[:, 1:]
-    near = np.where(reach[:, 1:cut], joint, 0.0)
-    total = near.sum(1)
-    varies = correlation[:, 0] > 1e-12
-    safe = np.where(varies, correlation[:, 0], 1.0)
-    chi = pairs.num_sites * variance / safe if cut is None else 1 + joint.sum(1) / safe
-    positive = varies & (total > 1e-12)
-    length = (near * pairs.lengths[1:cut]).sum(1) / np.where(positive, total, 1.0)
     return Correlation(
-        mean,
+        covariances[:, _MEAN],
         correlation,
-        np.where(varies, chi, np.nan),
-        np.where(positive, length, np.nan),
+        _susceptibility(covariances, pairs, cut),
+        correlation_length(correlation[:, :cut], pairs, reach[:, :cut]),
         fit_decay(correlation[:, :cut], pairs.lengths[:cut], reach[:, :cut]),
     )
+
+
+def _susceptibility(
+    covariances: Float64[np.ndarray, "*shape columns"], pairs: Pairs, cut: int | None
+) -> Float64[np.ndarray, "*shape"]:
+    """Return chi, over the first `cut` distances."""
+    own = covariances[..., _PRODUCTS]
+    near = covariances[..., _PRODUCTS:][..., 1:cut]
+    varies = own > _TINY
+    total = (
+        pairs.num_sites * covariances[..., _SQUARE]
+        if cut is None
+        else own + near @ (pairs.counts[1:cut] / pairs.num_sites)
+    )
+    return np.where(varies, total / np.where(varies, own, 1.0), np.nan)
+
+
+def correlation_length(
+    correlation: Float64[np.ndarray, "T distances"],
+    pairs: Pairs,
+    reach: Bool[np.ndarray, "T distances"] | None = None,
+) -> Float64[np.ndarray, " T"]:
+    """Compute xi at each time: see the module.
+
+    Args:
+        correlation: C(r), for the first of the distances or all.
+        pairs: The geometry of the sites.
+        reach: Which distances count, of these; all by default.
+
+    Returns:
+        xi in sites; NaN where the sum of r C(r) is not positive.
+    """
+    num = correlation.shape[1]
+    counted = correlation if reach is None else np.where(reach, correlation, 0.0)
+    joint = counted * pairs.counts[:num]
+    joint[:, 0] = 0
+    first = joint @ pairs.lengths[:num]
+    positive = first > 0
+    second = joint @ pairs.lengths[:num] ** 2
+    return np.where(positive, second / np.where(positive, first, 1.0), np.nan)
 
 
 def fit_decay(
@@ -227,6 +296,44 @@ def fit_decay(
     Returns:
         The slope; NaN where fewer than three distances count.
     """
+    return _fit_power_law(correlation, lengths, reach)[0]
+
+
+def power_law_misfit(
+    correlation: Float64[np.ndarray, "T distances"],
+    sem: Float64[np.ndarray, "T distances"],
+    lengths: Float64[np.ndarray, " distances"],
+    reach: Bool[np.ndarray, "T distances"],
+) -> Float64[np.ndarray, " T"]:
+    r"""Compute the reduced :math:`\chi^2` of the fit of `fit_decay`, at each time.
+
+    To the standard errors of ln C(r) 0.15 is added in quadrature: at a finite depth C(r) of a
+    tree departs from a power law, at its largest distances, by 0.12 in the mean square.
+
+    Args:
+        correlation: C(r); the first distance is left out.
+        sem: Its standard errors; NaN counts as 0.
+        lengths: Distances r.
+        reach: Which distances count; of these, those with C(r) > 0.
+
+    Returns:
+        About 1 or less for a power law; NaN where fewer than three distances count.
+    """
+    residual, kept = _fit_power_law(correlation, lengths, reach)[1:]
+    relative = np.nan_to_num(sem[:, 1:]) / np.where(kept, correlation[:, 1:], 1.0)
+    squares = (np.where(kept, residual, 0.0) ** 2 / (relative**2 + _DEPARTURE**2)).sum(1)
+    freedom = kept.sum(1) - 2
+    return np.where(freedom > 0, squares / np.maximum(freedom, 1), np.nan)
+
+
+def _fit_power_law(
+    correlation: Float64[np.ndarray, "T distances"],
+    lengths: Float64[np.ndarray, " distances"],
+    reach: Bool[np.ndarray, "T distances"],
+) -> tuple[
+    Float64[np.ndarray, " T"], Float64[np.ndarray, "T others"], Bool[np.ndarray, "T others"]
+]:
+    """Return the slope, the residuals of ln C(r), and which distances count."""
     kept = (reach & (correlation > 0))[:, 1:]
     x = np.log(lengths[1:])
     y = np.log(np.where(kept, correlation[:, 1:], 1.0))
@@ -234,7 +341,9 @@ def fit_decay(
     away = np.where(kept, x - ((kept * x).sum(1) / num)[:, None], 0.0)
     squares = (away**2).sum(1)
     known = kept.sum(1) > 2
-    return np.where(known, (away * y).sum(1) / np.where(known, squares, 1.0), np.nan)
+    slope = np.where(known, (away * y).sum(1) / np.where(known, squares, 1.0), np.nan)
+    residual = y - ((kept * y).sum(1) / num)[:, None] - slope[:, None] * away
+    return slope, residual, kept
 
 
 def jackknife_error(

@@ -12,6 +12,7 @@ with Student's quantile for U units, T times and :math:`\alpha = 0.01`: Bonferro
 which curves that do not cross are said to cross in at most one of 100 measurements.
 """
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -19,7 +20,12 @@ from jaxtyping import Float, Float64, Real
 from scipy.special import stdtrit
 
 from lit_hier.metrics.functional.averages import RESOLUTION, Groups, average, count_units
-from lit_hier.metrics.functional.bootstrap import RESAMPLES, bootstrap_error, resampled_means
+from lit_hier.metrics.functional.bootstrap import (
+    RESAMPLES,
+    bootstrap_error,
+    check_resamples,
+    resampled_means,
+)
 from lit_hier.metrics.functional.crossing import crossing
 
 _ALPHA: Final = 0.01
@@ -35,6 +41,7 @@ class Inversion(NamedTuple):
             negative if it nowhere is.
         difference_sem: The standard error of the difference at this x.
         difference_at: The x.
+        resampled: The x of the crossing in each resample of the units, shape (resamples,).
     """
 
     place: float
@@ -42,6 +49,7 @@ class Inversion(NamedTuple):
     difference: float
     difference_sem: float
     difference_at: float
+    resampled: Float64[np.ndarray, " resamples"]
 
 
 def inversion(
@@ -63,6 +71,7 @@ def inversion(
     Raises:
         InputError: There are less than 2 resamples.
     """
+    check_resamples(resamples)
     above = np.asarray(other, dtype=np.float64) - first
     mean, sem, *_ = average(above, groups, shares=True)
     largest = int(mean.argmin())
@@ -71,11 +80,27 @@ def inversion(
     quantile = stdtrit(num_units - 1, 1 - _ALPHA / len(x)) if num_units > 1 else np.nan
     bracket = _bracket(mean, quantile * sem)
     if bracket is None:
-        return Inversion(np.nan, np.nan, *found)
+        return Inversion(np.nan, np.nan, *found, np.full(resamples, np.nan))
     resampled = resampled_means(above, groups, resamples)[:, bracket]
     places = np.asarray(crossing(x[bracket], resampled, 0.0))
     place = float(crossing(x[bracket], mean[bracket], 0.0))
-    return Inversion(place, float(bootstrap_error(places, groups)), *found)
+    return Inversion(place, float(bootstrap_error(places, groups)), *found, places)
+
+
+def last_inversion(inversions: Sequence[Inversion], groups: Groups) -> tuple[float, float]:
+    """Find where the last of several inversions lies, measured on the same data.
+
+    Args:
+        inversions: The inversions, at least one, from the same number of resamples.
+        groups: The grammar of each datum.
+
+    Returns:
+        The largest x; NaN if one of them is not significant. And its standard error: that of the
+        largest x in each resample.
+    """
+    places = np.max([found.resampled for found in inversions], axis=0)
+    place = float(np.max([found.place for found in inversions]))
+    return place, float(bootstrap_error(places, groups))
 
 
 def curve_inversion(

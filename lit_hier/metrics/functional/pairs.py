@@ -61,9 +61,17 @@ class TreePairs(Pairs):
     Args:
         branching: s, at least 2.
         num_levels: L, at least 1.
+
+    Raises:
+        InputError: The number of pairs does not fit into int64.
     """
 
     def __init__(self, branching: int, num_levels: int) -> None:
+        if branching ** (2 * num_levels) >= 2**63:
+            raise InputError(
+                f"num_layers is {num_levels}: a tree of {branching}^{num_levels} leaves has too"
+                " many pairs to be counted; give less"
+            )
         self.branching, self.num_levels = branching, num_levels
         self.shape = (branching**num_levels,)
         sizes = branching ** np.arange(num_levels + 1)

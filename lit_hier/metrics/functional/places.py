@@ -4,41 +4,63 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import Float64, Real
+from scipy.special import ndtr, stdtrit
 
 from lit_hier.metrics.functional.crossing import FloatOrArray
 
-_SIGNIFICANT: Final = 3.0  # standard errors
+_LOW: Final = 0.7  # of the largest value
+_LEAST: Final = 0.1  # weight
+_SIGNIFICANT: Final = 3.0  # standard deviations
 
 
 def peak(x: Real[np.ndarray, " T"], y: Real[np.ndarray, "*shape T"]) -> FloatOrArray:
-    """Find the maximum of curves, by a parabola through the largest value and its neighbors.
+    """Find the maximum of positive curves, by a parabola fitted around the largest value.
+
+    The parabola is that of least squares, with weights that fall linearly from 1 for the largest
+    value to 0 for 0.7 of it; its neighbors have at least 0.1. As no weight jumps, the place is a
+    smooth function of noisy values, of which the bootstrap tells the error.
 
     Args:
         x: Ascending, shape (T,).
         y: Values, shape (*shape, T); NaN is ignored.
 
     Returns:
-        Its x, float64, shape (*shape); NaN if the largest value is the first or the last one that
-        is known, or a neighbor is not known: the maximum may lie elsewhere.
+        Its x, float64, shape (*shape); NaN if the largest value is not positive, or is the first
+        or the last one that is known, or a neighbor is not known: the maximum may lie elsewhere.
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if len(x) < 3:
         return np.full(y.shape[:-1], np.nan)[()]
-    k = np.where(np.isfinite(y), y, -np.inf).argmax(-1)
+    values = np.where(np.isfinite(y), y, -np.inf)
+    k = values.argmax(-1)
     inside = np.clip(k, 1, len(x) - 2)
-    around = inside[..., None] + np.array([-1, 0, 1])
-    left, top, right = np.moveaxis(np.take_along_axis(y, around, -1), -1, 0)
-    before, at, after = np.moveaxis(x[around], -1, 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rise, fall = (top - left) / (at - before), (right - top) / (after - at)
-        curvature = (fall - rise) / (after - before)
-        place = (before + at) / 2 - rise / (2 * curvature)
-    found: FloatOrArray = np.where((k == inside) & (curvature < 0), place, np.nan)[()]
+    around = abs(np.arange(len(x)) - inside[..., None]) <= 1
+    top = np.take_along_axis(values, inside[..., None], -1)
+    known = (k == inside) & (top[..., 0] > 0) & (np.isfinite(y) | ~around).all(-1)
+    scaled = np.where(known[..., None] & np.isfinite(y), y, 0.0)
+    scaled = scaled / np.where(known[..., None], top, 1.0)
+    weights = np.maximum((scaled - _LOW) / (1 - _LOW), np.where(around, _LEAST, 0.0))
+    kept = weights > 0
+    # On an axis from -1 to 1, and in units of the largest value.
+    low, high = np.where(kept, x, np.inf).min(-1), np.where(kept, x, -np.inf).max(-1)
+    center, half = (low + high) / 2, (high - low) / 2
+    z = (x - center[..., None]) / half[..., None]
+    powers = z[..., None] ** np.arange(3)
+    transposed = np.swapaxes(powers * weights[..., None], -1, -2)
+    fitted = np.linalg.solve(transposed @ powers, transposed @ scaled[..., None])
+    _, linear, quadratic = np.moveaxis(fitted[..., 0], -1, 0)
+    maximum = quadratic < 0
+    place = center - half * linear / (2 * np.where(maximum, quadratic, 1.0))
+    inner = known & maximum & (abs(place - center) <= half)
+    found: FloatOrArray = np.where(inner, place, np.nan)[()]
     return found
 
 
 def significant_peak(
-    x: Real[np.ndarray, " T"], y: Real[np.ndarray, " T"], sem: Real[np.ndarray, " T"]
+    x: Real[np.ndarray, " T"],
+    y: Real[np.ndarray, " T"],
+    sem: Real[np.ndarray, " T"],
+    num_units: int,
 ) -> float:
     """Find the maximum of a measured curve, if the curve is lower at both of its ends.
 
@@ -46,17 +68,20 @@ def significant_peak(
         x: Ascending, shape (T,).
         y: Values, shape (T,); NaN is ignored.
         sem: Their standard errors, shape (T,).
+        num_units: The independent units that the errors come from.
 
     Returns:
-        The `peak`; NaN unless it is three standard errors of the difference above the first and
-        the last value that are known.
+        The `peak`; NaN for one unit, or unless it is above the first and the last value that are
+        known by more than t standard errors of the difference, with Student's quantile t for
+        num_units - 1 degrees of freedom that has the probability of 3 standard deviations.
     """
     known = np.flatnonzero(np.isfinite(y))
-    if len(known) < 3:
+    if len(known) < 3 or num_units < 2:
         return np.nan
     top, ends = known[y[known].argmax()], known[[0, -1]]
     height = y[top] - y[ends]
-    if not (height > _SIGNIFICANT * np.hypot(sem[top], np.nan_to_num(sem[ends]))).all():
+    quantile = stdtrit(num_units - 1, ndtr(_SIGNIFICANT))
+    if not (height > quantile * np.hypot(sem[top], np.nan_to_num(sem[ends]))).all():
         return np.nan
     return float(peak(x, y))
 
