@@ -185,14 +185,14 @@ def test_the_weights_of_the_lowest_validation_loss_are_kept_and_read(tmp_path: P
     def diverging(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=0.5)
 
-    module = task([3, 37], optimizer=diverging)
+    module = task([3, 37], optimizer=diverging, ema_decay=0.5)
     history: list[tuple[list[float], list[nn.Module]]] = []
 
     class Recorder(ModelCheckpoint):
         def on_validation_end(self, trainer: Trainer, *args: Any) -> None:
             losses = [float(trainer.callback_metrics[f"val/loss/P={num}"]) for num in (3, 37)]
             states = [small(4, 2, 3) for _ in losses]
-            for state, network in zip(states, module.networks, strict=True):
+            for state, network in zip(states, module.averaged.module, strict=True):
                 state.load_state_dict(network.state_dict())
             history.append((losses, list(states)))
 
@@ -209,7 +209,8 @@ def test_the_weights_of_the_lowest_validation_loss_are_kept_and_read(tmp_path: P
     ):
         assert equal(denoiser.network, history[best[k]][1][k])
         assert denoiser.training == Training((3, 37)[k], 40)  # best weights, all steps
-        assert equal(last.network, module.networks[k])
+        assert equal(last.network, module.averaged.module[k])
+        assert not equal(last.network, module.networks[k])
         assert last.training == Training((3, 37)[k], 40)
         assert not denoiser.network.training
         assert denoiser.record["process"] == "masking"

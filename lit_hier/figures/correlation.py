@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 
 from lit_hier.figures.style import EXACT_LABEL
@@ -182,7 +183,9 @@ def _draw_powers(
     ax.errorbar(r[seen], y[seen], error[seen], fmt="o-", color=color, markersize=3, linewidth=1,
                 label=label)  # fmt: skip
     ax.plot(r, np.where(theory > 0, theory, np.nan), "--", color=color, linewidth=0.8)
-    ax.set(xscale="log", yscale="log")
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    ax.xaxis.set_major_formatter(ScalarFormatter())
     return float(y[seen].min(initial=1.0))
 
 

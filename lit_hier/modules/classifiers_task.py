@@ -64,7 +64,7 @@ class ClassifiersTask(NestedTask):
             optimizer,
             lr_scheduler,
             network_seed,
-            trained_on,
+            trained_on=trained_on,
             accuracy=MulticlassAccuracy(num_classes, average="micro"),
         )
         self.num_classes = num_classes

@@ -7,7 +7,6 @@ import torch
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lit_hier.diffusion.pipelines import check_target, check_target_writable, write_pipeline
 from lit_hier.errors import InputError
@@ -66,8 +65,6 @@ class DDPMTask(Task):
             raise InputError("size is not given; give the data module the pixels per side")
         if size < factor or size % factor:
             raise InputError(f"size is {size}; give a multiple of 2^(levels - 1) = {factor}")
-        if not 0 <= ema_decay < 1:
-            raise InputError(f"ema_decay is {ema_decay}; give at least 0 and less than 1")
         if seed < 0:
             raise InputError(f"seed is {seed}; give at least 0")
         check_target(save_to, "save_to")
@@ -83,9 +80,7 @@ class DDPMTask(Task):
             norm_num_groups=_GROUPS,
             attention_head_dim=_GROUPS,
         )
-        averaging = get_ema_multi_avg_fn(ema_decay)
-        self.averaged = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
-        self.averaged.requires_grad_(False)
+        self.average_weights(self.model, ema_decay)
         self.scheduler = DDPMScheduler(num_train_timesteps)
         self.save_to = save_to
         self.seed = seed
@@ -127,11 +122,6 @@ class DDPMTask(Task):
         total = self._loss(self.model, batch, self.current_epoch, Purpose.TRAINING)
         self.update_loss("train", total, len(batch["x"]))
         return self.scale_loss(total, len(batch["x"]))
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Update the weights and their average, before a checkpoint can be written."""
-        super().optimizer_step(*args, **kwargs)
-        self.averaged.update_parameters(self.model)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Update the error of the averaged weights, with the same noise in every epoch."""

@@ -51,6 +51,7 @@ class DenoisingTask(NestedTask):
         last_time: Largest time; by default the end of the process's axis, 4 for `GaussianNoise`.
         seed: Seed of times and noise, 0 to 2^64 - 1.
         network_seed: Seed of the initial weights, at least 0.
+        ema_decay: Decay of the exponential moving average of the weights, in [0, 1).
         trained_on: The largest training set, recorded with the weights; the command line takes it
             from the data module.
 
@@ -74,6 +75,7 @@ class DenoisingTask(NestedTask):
         last_time: float | None = None,
         seed: int = 0,
         network_seed: int = 0,
+        ema_decay: float = 0.995,
         trained_on: str = "",
     ) -> None:
         if not 0 <= seed < 2**64:
@@ -92,6 +94,7 @@ class DenoisingTask(NestedTask):
             optimizer,
             lr_scheduler,
             network_seed,
+            ema_decay,
             trained_on,
         )
         self.num_features = num_features

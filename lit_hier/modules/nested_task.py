@@ -3,7 +3,7 @@
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,8 +31,9 @@ class NestedTask(Task):
     families are: the network of P data gets the same initial weights, batches, noise and weights
     as if it were trained alone. Initial weights depend on (network_seed, P) only.
 
-    After each validation, the weights of a network whose `val/loss` is the lowest so far are kept
-    beside the present ones, in `best`. They are what `test` measures.
+    Networks are validated with the exponential moving average of their weights. After each
+    validation, those of a network whose `val/loss` is the lowest so far are kept, in `best`. They
+    are what `test` measures.
 
     Logs `train/loss`, `val/loss` and `test/loss`, and a subclass's metrics likewise; with several
     networks, `train/loss/P=128` and so on for each.
@@ -45,18 +46,20 @@ class NestedTask(Task):
         lr_scheduler: Any scheduler of torch, stepped after each step of the optimizer; None keeps
             the learning rate.
         network_seed: Seed of the initial weights, at least 0.
+        ema_decay: Decay of the average of the weights, in [0, 1); 0 keeps the present ones.
         trained_on: The largest training set, recorded with the weights.
         **metrics: See `Task`.
 
     Attributes:
         networks: The networks.
         num_train: Training data of each.
-        best: Copies with the lowest validation loss so far.
+        averaged: The average of their weights.
+        best: Copies of the average with the lowest validation loss so far.
         best_step: Steps of the optimizer that each copy had; -1 before the first validation.
         best_loss: Its validation loss; infinity before.
 
     Raises:
-        InputError: `num_train` or `network_seed` is out of range.
+        InputError: `num_train`, `network_seed` or `ema_decay` is out of range.
     """
 
     is_nested = True
@@ -71,6 +74,7 @@ class NestedTask(Task):
         optimizer: OptimizerCallable,
         lr_scheduler: LRSchedulerCallable | None = None,
         network_seed: int = 0,
+        ema_decay: float = 0.0,
         trained_on: str = "",
         **metrics: Metric,
     ) -> None:
@@ -87,6 +91,7 @@ class NestedTask(Task):
         self.networks = nn.ModuleList(
             _build_seeded(build, (network_seed, num)) for num in num_train
         )
+        self.average_weights(self.networks, ema_decay)
         self.best = copy.deepcopy(self.networks).requires_grad_(False)
         self.register_buffer("best_step", torch.full((len(num_train),), -1))
         self.register_buffer("best_loss", torch.full((len(num_train),), torch.inf))
@@ -122,9 +127,13 @@ class NestedTask(Task):
         return {}
 
     def select_network(self, position: int) -> nn.Module:
-        """Return a network with its best weights; before a validation, with the present ones."""
-        chosen = self.best if self.best_step[position] >= 0 else self.networks
+        """Return a network with its best weights; before a validation, with their average."""
+        chosen = self.best if self.best_step[position] >= 0 else self._averages
         return chosen[position]
+
+    @property
+    def _averages(self) -> nn.ModuleList:
+        return cast("nn.ModuleList", self.averaged.module)
 
     def setup(self, stage: str) -> None:
         """Check that the networks stay independent.
@@ -171,7 +180,7 @@ class NestedTask(Task):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the loss of each network."""
-        self._evaluate(batch, "val", list(self.networks))
+        self._evaluate(batch, "val", list(self._averages))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Update the loss of each network, with its best weights."""
@@ -191,7 +200,7 @@ class NestedTask(Task):
                 if loss < self.best_loss[k]:
                     self.best_loss[k] = loss
                     self.best_step[k] = self.global_step
-                    self.best[k].load_state_dict(self.networks[k].state_dict())
+                    self.best[k].load_state_dict(self._averages[k].state_dict())
         super().on_validation_epoch_end()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

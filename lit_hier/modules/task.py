@@ -8,6 +8,7 @@ import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import Metric
 
 from lit_hier.errors import InputError
@@ -50,6 +51,7 @@ class Task(LightningModule, ABC):
         **metrics: Metrics besides the loss, by name; every stage and every line has its own copy.
     """
 
+    averaged: AveragedModel
     is_nested = False
     """Whether a training batch is a list with a batch for each of several networks."""
 
@@ -59,6 +61,7 @@ class Task(LightningModule, ABC):
         super().__init__()
         self.optimizer = optimizer
         self.lines = tuple(lines)
+        self._averaged_network: list[nn.Module] = []
         # Lightning's own averages cost a tenth of a small network's step.
         self.metrics = nn.ModuleDict()
         for stage in _STAGES:
@@ -66,6 +69,31 @@ class Task(LightningModule, ABC):
                 self.metrics[f"{stage}/loss{line}"] = _SampleMean()
                 for name, metric in metrics.items():
                     self.metrics[f"{stage}/{name}{line}"] = metric.clone()
+
+    def average_weights(self, network: nn.Module, decay: float) -> None:
+        """Average the weights of a network from now on, after each step of the optimizer.
+
+        Sets `averaged`, whose `module` is the averaged network.
+
+        Args:
+            network: The network.
+            decay: Decay of the exponential moving average, in [0, 1); 0 copies the weights.
+
+        Raises:
+            InputError: The decay is out of range.
+        """
+        if not 0 <= decay < 1:
+            raise InputError(f"ema_decay is {decay}; give at least 0 and less than 1")
+        averaging = get_ema_multi_avg_fn(decay)
+        self._averaged_network = [network]  # not registered as a module once more
+        self.averaged = AveragedModel(network, multi_avg_fn=averaging, use_buffers=True)
+        self.averaged.requires_grad_(False)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Update the weights and their average, before a checkpoint can be written."""
+        super().optimizer_step(*args, **kwargs)
+        for network in self._averaged_network:
+            self.averaged.update_parameters(network)
 
     def metric(self, name: str) -> Metric:
         """Return a metric by its tag, such as `train/loss`; it is reset after every epoch."""

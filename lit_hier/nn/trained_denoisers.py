@@ -16,10 +16,11 @@ from lit_hier.io.checkpoints import is_state_dict, load_state, read_checkpoint, 
 from lit_hier.nn.trained import build_network
 
 Use = Literal["best", "last"]
-"""Which weights of a network: those of the lowest validation loss, or those of the last step."""
+"""Which average of a network's weights: that of the lowest validation loss, or the last one."""
 
-_PREFIXES: Final[Mapping[str, str]] = {"best": "best", "last": "networks"}
-_BUFFERS: Final = ("best_step", "best_loss")
+_PREFIXES: Final[Mapping[str, str]] = {"best": "best.", "last": "averaged.module."}
+_PRESENT: Final = "networks."  # to resume training from
+_BUFFERS: Final = ("best_step", "best_loss", "averaged.n_averaged")
 _SIZES: Final = ("num_features", "tuple_size", "num_layers")
 
 
@@ -164,12 +165,12 @@ def _split(
 ) -> dict[str, list[dict[str, Tensor]]]:
     """Return the state dicts of the networks, by the prefix of their names."""
     states: dict[str, list[dict[str, Tensor]]] = {
-        prefix: [{} for _ in range(num)] for prefix in _PREFIXES.values()
+        prefix: [{} for _ in range(num)] for prefix in (*_PREFIXES.values(), _PRESENT)
     }
     for key, value in state.items():
-        prefix, _, rest = key.partition(".")
-        position, _, name = rest.partition(".")
-        if prefix in states and position.isdecimal() and int(position) < num:
+        prefix = next((prefix for prefix in states if key.startswith(prefix)), "")
+        position, _, name = key.removeprefix(prefix).partition(".")
+        if prefix and position.isdecimal() and int(position) < num:
             states[prefix][int(position)][name] = value
         elif key not in _BUFFERS:
             raise InputError(f"{source}: {key!r:.80} is unexpected; {hint}")
