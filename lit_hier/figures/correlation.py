@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import StrMethodFormatter
 from numpy.typing import NDArray
 
 from lit_hier.figures.style import EXACT_LABEL
@@ -185,7 +185,7 @@ def _draw_powers(
     ax.plot(r, np.where(theory > 0, theory, np.nan), "--", color=color, linewidth=0.8)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
-    ax.xaxis.set_major_formatter(ScalarFormatter())
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     return float(y[seen].min(initial=1.0))
 
 
