@@ -77,16 +77,22 @@ class Task(LightningModule, ABC):
 
         Args:
             network: The network.
-            decay: Decay of the exponential moving average, in [0, 1); 0 copies the weights.
+            decay: Decay of the exponential moving average, in [0, 1), at step k at most
+                (1 + k)/(10 + k); 0 copies the weights.
 
         Raises:
             InputError: The decay is out of range.
         """
         if not 0 <= decay < 1:
             raise InputError(f"ema_decay is {decay}; give at least 0 and less than 1")
-        averaging = get_ema_multi_avg_fn(decay)
+
+        def update(averages: Any, present: Any, num_averaged: Any) -> None:
+            # At first over a tenth of the steps so far, lest the initial weights last.
+            num = int(num_averaged)
+            get_ema_multi_avg_fn(min(decay, (1 + num) / (10 + num)))(averages, present, num)
+
         self._averaged_network = [network]  # not registered as a module once more
-        self.averaged = AveragedModel(network, multi_avg_fn=averaging, use_buffers=True)
+        self.averaged = AveragedModel(network, multi_avg_fn=update, use_buffers=True)
         self.averaged.requires_grad_(False)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
