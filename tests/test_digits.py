@@ -185,12 +185,12 @@ def test_training_lowers_the_loss_and_averages_the_weights(tmp_path: Path) -> No
     after = module._loss(module.model, batch, 0, Purpose.VALIDATION)
     assert after < before
     still = torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # leaves the weights unchanged
-    # The first update copies the weights; the second averages with decay 1/2.
+    # The first update copies the weights; the second averages with decay 2/11, as it is so early.
     module.optimizer_step(0, 0, still)
     first = [value.clone() for value in module.model.parameters()]
     with torch.no_grad():
         for value, old in zip(module.model.parameters(), start, strict=True):
             value.copy_(old)
     module.optimizer_step(0, 0, still)
-    halves = zip(module.averaged.module.parameters(), start, first, strict=True)
-    assert all(torch.allclose(mean, (a + b) / 2, atol=1e-6) for mean, a, b in halves)
+    averages = zip(module.averaged.module.parameters(), start, first, strict=True)
+    assert all(torch.allclose(mean, (9 * a + 2 * b) / 11, atol=1e-6) for mean, a, b in averages)
