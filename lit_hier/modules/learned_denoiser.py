@@ -1,14 +1,13 @@
 """Trained denoisers of RHM data, as a sampler of the forward-backward experiment."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from torch import nn
 
-from lit_hier.diffusion import Training
 from lit_hier.errors import InputError
 from lit_hier.modules.network_denoiser import NetworkDenoiser, check_run
-from lit_hier.nn.trained import check_training_set
+from lit_hier.nn.trained import check_held_out, split_training_set
 from lit_hier.nn.trained_denoisers import TrainedDenoiser, read_denoisers
 from lit_hier.processes import NoiseProcess
 from lit_hier.rhm import Grammars, RandomHierarchyModel
@@ -84,9 +83,20 @@ class LearnedDenoiser(NetworkDenoiser):
             raise InputError(f"weights: {paths} repeats a checkpoint; give each one once")
         found: list[TrainedDenoiser] = []
         for path in paths:
-            denoisers = read_denoisers(path, network, use)
-            check_record(denoisers[0].record, grammar, process, path)
-            found += denoisers
+
+            def check(record: Mapping[str, Any], path: str = path) -> None:
+                check_record(record, grammar, process, path)
+
+            found += read_denoisers(path, network, use, check)
+        sets = sorted({str(denoiser.record["trained_on"]) for denoiser in found} - {""})
+        splits = [split_training_set(name) for name in sets]
+        seeds = sorted({seed for _, _, seed in splits})
+        if len(seeds) > 1:
+            raise InputError(
+                f"weights: the networks were trained on data of seeds {seeds}, so that no data are"
+                " held out from all; give weights of one data seed, and average over seeds with"
+                " `lit-hier study`"
+            )
         trained_to = min(float(denoiser.record["last_time"]) for denoiser in found)
         if last_time is None:
             last_time = trained_to
@@ -106,32 +116,35 @@ class LearnedDenoiser(NetworkDenoiser):
             seed,
             exact,
         )
-        self._trained_on = {str(denoiser.record["trained_on"]) for denoiser in found}
+        self._trained_on = sets
+        self._is_known = all(denoiser.record["trained_on"] for denoiser in found)
+        self._split = max((num for _, num, _ in splits), default=0), next(iter(seeds), 0)
 
-    @classmethod
-    def from_networks(
-        cls,
-        rhm: Grammars,
-        process: NoiseProcess,
-        times: Sequence[float],
-        networks: Sequence[nn.Module],
-        trainings: Sequence[Training] | None = None,
-        **arguments: Any,
-    ) -> NetworkDenoiser:
-        """Return the same sampler for networks in memory: see `NetworkDenoiser`."""
-        return NetworkDenoiser(rhm, process, times, networks, trainings, **arguments)
+    def training_split(self) -> tuple[int, int | None]:
+        """Return the number of data of the largest training set, and their seed.
+
+        Raises:
+            InputError: A checkpoint does not name its training set.
+        """
+        if not self._is_known:
+            raise InputError(
+                "data: a checkpoint in `weights` does not name its training set; give an"
+                " RHMDataModule with the num_train and the seed of the training, whose prediction"
+                " data are held out"
+            )
+        return self._split
 
     def setup(self, stage: str) -> None:
         """Check the memory, and that the data are not those that the networks were trained on.
 
         Raises:
-            InputError: A batch does not fit into memory, or a network was trained with another
-                training set than that of the data module.
+            InputError: A batch does not fit into memory, or a network was trained on data of
+                another seed, or on more of them, than the data module holds out.
         """
         super().setup(stage)
         data: Any = getattr(self.trainer, "datamodule", None)
         for trained_on in self._trained_on:
-            check_training_set(trained_on, getattr(data, "training_set", ""), "weights")
+            check_held_out(trained_on, getattr(data, "training_set", ""), "weights")
 
 
 def check_record(
@@ -149,15 +162,16 @@ def check_record(
         InputError: The sizes, the rules or the process differ.
     """
     source = f"weights: {path}"
+    trained_on = record["trained_on"]
     for name in ("num_features", "tuple_size", "num_layers"):
         if record[name] != getattr(rhm, name):
             raise InputError(
                 f"{source} is of data with {name}={record[name]}, but the data are of {rhm}; give"
                 " data of the training's grammar, or other weights"
             )
-    if record["trained_on"] and not record["trained_on"].startswith(f"{rhm.description},"):
+    if trained_on and split_training_set(trained_on)[0] != rhm.description:
         raise InputError(
-            f"{source} was trained on {record['trained_on']:.120}, but the data are of"
+            f"{source} was trained on {trained_on:.120}, but the data are of"
             f" {rhm.description}; give data of the training's grammar, or other weights"
         )
     if record["process_key"] != process.key:
