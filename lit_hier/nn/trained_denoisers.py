@@ -1,7 +1,6 @@
 """Denoisers of nested training sets, restored from the checkpoint of a `DenoisingTask`."""
 
-import math
-
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -56,8 +55,8 @@ def read_denoisers(
 
     def check_all(record: Mapping[str, Any]) -> None:
         texts = [record.get(name) for name in ("process", "process_key")]
-        last_time = record.get("last_time")
-        is_time = type(last_time) in (float, int) and 0 < last_time < math.inf
+        last_time: Any = record.get("last_time")
+        is_time = type(last_time) in (float, int) and 0 < last_time <= sys.float_info.max
         if not (is_time and all(isinstance(text, str) for text in texts)):
             raise InputError(
                 f"weights: {path} has a damaged record of its process; give a checkpoint that"
