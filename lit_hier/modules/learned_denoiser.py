@@ -65,7 +65,8 @@ class LearnedDenoiser(NetworkDenoiser):
 
     Raises:
         InputError: A checkpoint is unreadable or of another grammar, alphabet or process,
-            checkpoints are of data of several seeds, `rhm` is not one grammar, the process has no reverse step, or an argument is out of range.
+            checkpoints are of data of several seeds, `rhm` is not one grammar, the process has no
+            reverse step, or an argument is out of range.
     """
 
     def __init__(

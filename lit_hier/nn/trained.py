@@ -269,9 +269,9 @@ def check_held_out(trained_on: str, training_set: str, argument: str) -> None:
         InputError: Both are named, and the data, their seed or their order differ, or the data
             module has fewer training data.
     """
-    if not trained_on or not training_set:
-        return
     name, num, seed = split_training_set(trained_on)
+    if not num or not training_set:
+        return check_training_set(trained_on, training_set, argument)
     found, num_train, found_seed = split_training_set(training_set)
     if (name, seed) != (found, found_seed) or num > num_train:
         raise InputError(
