@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from lit_hier.data import RHMDataModule
-from lit_hier.modules import LearnedDenoiser
+from lit_hier.modules import NetworkDenoiser
 from lit_hier.nn import TreeUNet
 from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess
 from lit_hier.rhm import RandomHierarchyModel
@@ -62,7 +62,7 @@ def main() -> None:
     for process, last in PROCESSES:
         times = np.linspace(last / NUM_TIMES, last, NUM_TIMES).tolist()
         for steps in (rhm.num_leaves, rhm.num_leaves + 4):
-            sampler = LearnedDenoiser.from_networks(rhm, process, times, [network], steps=steps)
+            sampler = NetworkDenoiser(rhm, process, times, [network], steps=steps)
 
             @torch.no_grad()
             def loop(steps: int = steps) -> None:

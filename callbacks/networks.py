@@ -14,7 +14,7 @@ from lit_hier.callbacks.curves import CurveAnalysis
 from lit_hier.data.batches import PlannedBatches
 from lit_hier.errors import InputError
 from lit_hier.nn.self_check import Checked
-from lit_hier.nn.trained import check_training_set
+from lit_hier.nn.trained import check_held_out
 
 _NUM_SAMPLES: Final = 4  # that are read for a check
 
@@ -75,9 +75,9 @@ class NetworkAnalysis(CurveAnalysis, ABC):
         """Reject runs without a data module, and networks that the run cannot measure.
 
         Raises:
-            InputError: There is no data module, the network's `trained_on` is not the data
-                module's `training_set`, the network cannot be measured, or the base class rejects
-                the run.
+            InputError: There is no data module, the data that it holds out may be among those that
+                the network's `trained_on` names, the network cannot be measured, or the base class
+                rejects the run.
         """
         super().setup(trainer, pl_module, stage)
         if stage != "predict":
@@ -88,7 +88,7 @@ class NetworkAnalysis(CurveAnalysis, ABC):
         self.datamodule = datamodule
         trained_on = getattr(self.network, "trained_on", "")
         training_set = getattr(datamodule, "training_set", "")
-        check_training_set(trained_on, training_set, "weights")
+        check_held_out(trained_on, training_set, "weights")
         # On one process: all take its word, and end together.
         problem = self._find_problem(trainer) if trainer.is_global_zero else ""
         problem, self.checked = trainer.strategy.broadcast((problem, self.checked))

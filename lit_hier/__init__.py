@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lit_hier.errors import InputError
     from lit_hier.experiment import forward_backward
     from lit_hier.inference import BeliefPropagation
-    from lit_hier.modules import BPDenoiser, DDPMSampler
+    from lit_hier.modules import BPDenoiser, DDPMSampler, LearnedDenoiser, NetworkDenoiser
     from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise
     from lit_hier.results import read_run
     from lit_hier.rhm import GrammarEnsemble, RandomHierarchyModel
@@ -29,7 +29,9 @@ __all__ = [
     "GrammarEnsemble",
     "ImageDataModule",
     "InputError",
+    "LearnedDenoiser",
     "MaskingNoise",
+    "NetworkDenoiser",
     "RHMDataModule",
     "RandomHierarchyModel",
     "Reconstruction",
@@ -46,7 +48,9 @@ _MODULES = {
     "GrammarEnsemble": "rhm",
     "ImageDataModule": "data",
     "InputError": "errors",
+    "LearnedDenoiser": "modules",
     "MaskingNoise": "processes",
+    "NetworkDenoiser": "modules",
     "RHMDataModule": "data",
     "RandomHierarchyModel": "rhm",
     "Reconstruction": "callbacks",

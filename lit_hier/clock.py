@@ -59,7 +59,7 @@ class InformationClock:
                 f"last_time is {last_time:g}; {process.axis.label}: give more than 0 and {bound}"
             )
         self.last_time = last_time
-        self._arguments = process, num_features, last_time
+        self._arguments = _Same(process), num_features, last_time
 
     def information(self, times: Float64[Tensor, " num"]) -> Float64[Tensor, " num"]:
         """Return the information at times, from 1 at time 0."""
@@ -84,14 +84,27 @@ class InformationClock:
         return [start, *between.clamp(max=start).tolist(), 0.0]
 
 
+class _Same:
+    """A process as a key, equal to itself alone: a user's may not be hashable."""
+
+    def __init__(self, process: NoiseProcess) -> None:
+        self.process = process
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.process is self.process
+
+    def __hash__(self) -> int:
+        return id(self.process)
+
+
 @lru_cache(maxsize=16)
 def _tabulate(
-    process: NoiseProcess, num_features: int, last_time: float
+    of: _Same, num_features: int, last_time: float
 ) -> tuple[Float64[ndarray, " nodes"], Float64[ndarray, " nodes"]]:
     """Return ascending times and the information at each, which falls strictly."""
     # Cubic: the information of most processes is steep or flat near time 0.
     root = np.linspace(0, 1, _NUM_COMPUTED)
-    known = [process.information(last_time * x**3, num_features) for x in root]
+    known = [of.process.information(last_time * x**3, num_features) for x in root]
     u = np.minimum.accumulate(np.array(known) / math.log(num_features))
     fine = np.linspace(0, 1, _NUM_NODES)
     times = last_time * fine**3

@@ -46,7 +46,7 @@ def forward_backward(
     reference: Tensor | Dataset[Any] | int | None = None,
     num_samples: int = 1000,
     batch_size: int = 100,
-    seed: int = 0,
+    seed: int | None = None,
     folder: str | PathLike[str] | None = None,
     accelerator: str = "auto",
     precision: Any = "32-true",
@@ -71,7 +71,8 @@ def forward_backward(
             of its data. Data modules have their own.
         num_samples: Number of data drawn from each grammar; other data are used whole.
         batch_size: Data per batch, except for data modules, which have their own.
-        seed: Seed of data drawn from a grammar.
+        seed: Seed of data drawn from a grammar; by default that of the training data of the
+            sampler's networks, or 0. Data are drawn from those on which none was trained.
         folder: Where to write the same files as the command, in a new or empty folder; by default
             nothing is written.
         accelerator: Where to compute, as for Lightning's `Trainer`.
@@ -141,7 +142,7 @@ def _as_datamodule(
     reference: Any,
     num_samples: int,
     batch_size: int,
-    seed: int,
+    seed: int | None,
 ) -> LightningDataModule:
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; give at least 1")
@@ -165,8 +166,15 @@ def _as_datamodule(
             raise InputError(f"num_samples is {num_samples}; give at least 1")
         if not isinstance(reference, int | None):
             raise InputError("reference: for a grammar, give the number of its data")
+        num_train, of_training = sampler.training_split()
         return RHMDataModule(
-            data, 0, 0, reference or 0, num_samples, eval_batch_size=batch_size, seed=seed
+            data,
+            num_train,
+            0,
+            reference or 0,
+            num_samples,
+            eval_batch_size=batch_size,
+            seed=(of_training or 0) if seed is None else seed,
         )
     if isinstance(reference, int):
         raise InputError(f"reference is {reference}, but data are images; give images")

@@ -27,12 +27,16 @@ chain.
 Source: Sections 4 and 5 and Appendices A and B.1 of the paper.
 """
 
+import hashlib
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Final
+from types import CodeType, FunctionType
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -72,8 +76,17 @@ class NoiseProcess(ABC):
 
     @property
     def key(self) -> str:
-        """The process and its arguments, as an identity for results that are kept."""
-        return f"{type(self).__module__}.{type(self).__qualname__} {vars(self)!r}"
+        """The process and its arguments, as an identity for results that are kept.
+
+        Functions among its attributes count by their code, so that another run has the same key.
+        """
+        arguments = ", ".join(f"{name!r}: {_describe(x)}" for name, x in vars(self).items())
+        return f"{type(self).__module__}.{type(self).__qualname__} {{{arguments}}}"
+
+    @property
+    def erases(self) -> bool:
+        """Whether an observation either is the symbol or says nothing of it, as under masking."""
+        return False
 
     def check_times(self, times: Sequence[float]) -> None:
         """Raise unless inversion times lie on this process's axis and ascend.
@@ -196,8 +209,8 @@ class NoiseProcess(ABC):
         return messages
 
     def predicted(self, messages: Float[Tensor, "B d v"]) -> Bool[Tensor, "B d"]:
-        """Return the leaves that a denoiser must predict, given their messages; all by default."""
-        return torch.ones(messages.shape[:2], dtype=torch.bool, device=messages.device)
+        """Return the leaves that a denoiser must predict: whose message is not one-hot."""
+        return messages.amax(-1) < 1
 
     def num_reverse_draws(self, num_leaves: int, num_features: int) -> int:
         """Return the number of uniform draws that `reverse` uses per datum.
@@ -205,10 +218,13 @@ class NoiseProcess(ABC):
         Raises:
             InputError: The process has no reverse step.
         """
-        raise InputError(
+        raise self._irreversible()
+
+    def _irreversible(self) -> InputError:
+        return InputError(
             f"process: the {self.axis.process} process has no reverse step, which a denoiser that"
             " iterates needs; give masking, strings (EpsilonNoise with strings: true) or gaussian,"
-            " or a process with `reverse` and `num_reverse_draws`"
+            " a process with `reverse` and `num_reverse_draws`, or as many steps as leaves"
         )
 
     def reverse(
@@ -236,8 +252,31 @@ class NoiseProcess(ABC):
         Raises:
             InputError: The process has no reverse step, as by default.
         """
-        self.num_reverse_draws(leaves.shape[1], num_features)
-        raise NotImplementedError
+        raise self._irreversible()
+
+
+def _describe(value: Any) -> str:
+    """Return what a value is, without its address in memory."""
+    if not isinstance(value, FunctionType):
+        return _without_addresses(repr(value))
+    parts = [*_parts(value.__code__), repr(value.__defaults__)]
+    for cell in value.__closure__ or ():
+        with suppress(ValueError):  # an empty cell
+            parts.append(repr(cell.cell_contents))
+    digest = hashlib.sha256(_without_addresses(" ".join(parts)).encode()).hexdigest()[:12]
+    return f"<function {value.__module__}.{value.__qualname__} {digest}>"
+
+
+def _without_addresses(text: str) -> str:
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+
+
+def _parts(code: CodeType) -> list[str]:
+    """Return what decides a function's output, without its place in a file."""
+    parts = [code.co_code.hex(), *code.co_names]
+    for constant in code.co_consts:
+        parts += _parts(constant) if isinstance(constant, CodeType) else [repr(constant)]
+    return parts
 
 
 class EpsilonNoise(NoiseProcess):
@@ -380,6 +419,11 @@ class MaskingNoise(NoiseProcess):
         """Return 1 per leaf."""
         return num_leaves
 
+    @property
+    def erases(self) -> bool:
+        """True."""
+        return True
+
     def effective_noise(self, time: float, num_features: int) -> float:
         """Return the masked fraction."""
         return time
@@ -417,10 +461,6 @@ class MaskingNoise(NoiseProcess):
         """Mask each datum's leaves with its own probability."""
         observed = torch.where(draws < times[:, None], num_features, leaves)
         return self.messages(observed, math.nan, num_features, dtype)
-
-    def predicted(self, messages: Float[Tensor, "B d v"]) -> Bool[Tensor, "B d"]:
-        """Return the leaves that are masked: whose message is not one-hot."""
-        return messages.amax(-1) < 1
 
     def num_reverse_draws(self, num_leaves: int, num_features: int) -> int:
         """Return 1 per leaf."""

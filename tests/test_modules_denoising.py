@@ -249,7 +249,7 @@ def test_a_network_of_the_users_own(tmp_path: Path) -> None:
         ({"training": [{"num_train": 4}]}, "damaged record of its training"),
         ({"training": 3 * [{"num_train": 4, "best_step": 1}]}, "damaged record of its training"),
         ({"training": [{"num_train": 9, "best_step": 1}]}, "'networks.1.* is unexpected"),
-        ({"num_features": 5}, "has a network of other data"),
+        ({"num_features": 5}, "names a network for data of other sizes"),
         ({"num_layers": None}, "damaged record of its data"),
         ({"arguments": []}, "damaged record of its networks"),
         ({"arguments": {"num_features": 4, "tuple_size": 2, "num_layers": 3, "width": 5}},

@@ -14,6 +14,7 @@ from lit_hier.modules.gaussian_denoiser import GaussianDenoiser
 from lit_hier.modules.image_classifier import ImageClassifier
 from lit_hier.modules.learned_denoiser import LearnedDenoiser
 from lit_hier.modules.nested_task import NestedTask
+from lit_hier.modules.network_denoiser import NetworkDenoiser
 from lit_hier.modules.rhm_classifier import RHMClassifier
 from lit_hier.modules.stored_samples import StoredSamples
 from lit_hier.modules.synonym_exchange import SynonymExchange
@@ -31,6 +32,7 @@ __all__ = [
     "ImageClassifier",
     "LearnedDenoiser",
     "NestedTask",
+    "NetworkDenoiser",
     "RHMClassifier",
     "StoredSamples",
     "SynonymExchange",

@@ -118,16 +118,13 @@ class BPDenoiser(ForwardBackwardModule):
         if self.class_prior == "class":
             prior = one_hot(tree_start[-1].flatten(), rhm.num_classes)
         dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
-        num_noise = self.process.num_draws(rhm.num_leaves, v)
         queries: list[Query] = ["trees", "marginals"]
         if self.messages:
             queries += ["upward", "downward"]
         answers: dict[Query, Tree] = {}
         effective_noise, leaf_information = [], []
         for number, time in enumerate(self.track(self.times)):
-            noise = uniform(self.seed, Purpose.CORRUPTION, index, time, num_noise)
-            observed = self.process.corrupt(tree_start[0], time, noise, v)
-            leaf_messages = self.process.messages(observed, time, v, dtype)
+            leaf_messages = self.observe(tree_start[0], index, time, v, dtype)[1]
             draws = uniform(self.seed, Purpose.POSTERIOR, index, time, 1 + rhm.num_choices)
             try:
                 posterior = belief_propagation.condition(leaf_messages, prior)
@@ -163,6 +160,27 @@ class BPDenoiser(ForwardBackwardModule):
             leaf_information=torch.stack(leaf_information),
             source_index=source,
         )
+
+    def observe(
+        self, leaves: Tensor, index: Tensor, time: float, num_features: int, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Corrupt leaves with the noise of their samples.
+
+        Args:
+            leaves: Symbols, shape (B, s**L).
+            index: Sample indices, shape (B,).
+            time: Inversion time.
+            num_features: v.
+            dtype: Type of the messages.
+
+        Returns:
+            The observation, see `lit_hier.processes.NoiseProcess.corrupt`, and the leaf messages,
+            shape (B, s**L, v).
+        """
+        num = self.process.num_draws(leaves.shape[1], num_features)
+        draws = uniform(self.seed, Purpose.CORRUPTION, index, time, num)
+        observed = self.process.corrupt(leaves, time, draws, num_features)
+        return observed, self.process.messages(observed, time, num_features, dtype)
 
     def _name_sample(
         self, error: InputError, messages: Tensor, index: Tensor, place: str

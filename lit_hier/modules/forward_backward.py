@@ -105,6 +105,17 @@ class ForwardBackwardModule(LightningModule, ABC):
         """
         return 0
 
+    def training_split(self) -> tuple[int, int | None]:
+        """Return the number of data that were trained on, and their seed, to draw others.
+
+        Data of a grammar that come after so many in the order of this seed are held out, see
+        `RHMDataModule`. By default 0 and None: nothing was trained, any seed will do.
+
+        Raises:
+            InputError: They are unknown.
+        """
+        return 0, None
+
     @abstractmethod
     def forward_backward(self, batch: Any) -> ForwardBackward:
         """Corrupt a batch to each inversion time and sample the posterior."""

@@ -3,12 +3,15 @@ r"""Networks that predict leaves, as samplers of the forward-backward experiment
 A network returns beliefs in each leaf by itself, :math:`p(x_{0,i} \mid x_t)`. A sample of all
 leaves together takes several evaluations, by one of two methods:
 
-- One leaf at a time, in random order: a leaf is sampled from its belief and then certain for the
-  next evaluation. As :math:`p(x_0 \mid x_t) = \prod_k p(x_{0,i_k} \mid x_t, x_{0,i_1}, \dots,
-  x_{0,i_{k-1}})`, this samples the posterior if the beliefs are exact.
+- In random order, some leaves at a time: they are sampled from their beliefs and then certain for
+  the next evaluation. One at a time samples the posterior if the beliefs are exact, as
+  :math:`p(x_0 \mid x_t) = \prod_k p(x_{0,i_k} \mid x_t, x_{0,i_1}, \dots, x_{0,i_{k-1}})`.
+  Under masking, this is the process itself run in reverse.
 - In steps from t to 0 (ancestral sampling): all leaves are sampled from their beliefs, and the
-  process's bridge :math:`q(x_\tau \mid x_t, x_0)` leads to the next time. Leaves of one step are
-  independent of each other, so that this is exact for exact beliefs only as steps grow.
+  process's bridge :math:`q(x_\tau \mid x_t, x_0)` leads to the next time.
+
+Leaves of one step are independent of each other, so that both are exact for exact beliefs only as
+steps grow. A leaf whose message is one-hot is kept by both.
 
 Source: Austin et al., "Structured Denoising Diffusion Models in Discrete State-Spaces" (2021);
 Ho et al., "Denoising Diffusion Probabilistic Models" (2020).
@@ -28,6 +31,7 @@ from lit_hier.errors import InputError
 from lit_hier.io.memory import check_memory
 from lit_hier.modules.bp_denoiser import BPDenoiser
 from lit_hier.modules.forward_backward import ForwardBackwardModule
+from lit_hier.nn.evaluation import evaluate
 from lit_hier.processes import NoiseProcess
 from lit_hier.rhm import Grammars, RandomHierarchyModel, whitened_one_hot
 from lit_hier.rhm.parameters import GrammarParameters
@@ -58,14 +62,19 @@ class NetworkDenoiser(ForwardBackwardModule):
         networks: Modules with input the leaf messages, (B, s**L, v), and output logits of the
             same shape.
         trainings: How each network was trained; by default, numbered by `step`.
-        steps: Evaluations of a network for a sample. As many as there are leaves reveal one leaf
-            at a time, as 0 does; any other number are steps of equal information.
+        steps: Evaluations of a network for a sample. Under masking, each reveals an equal share of
+            the masked leaves, one by default (0); more steps than leaves change nothing. For other
+            processes, they are steps of equal information, four per leaf by default; exactly as
+            many as leaves reveal one leaf at a time there too, for comparison with exact
+            inference.
         last_time: Largest time, where the process's axis has no end: 4 by default.
         seed: Seed of the noise and of the samples, 0 to 2^64 - 1.
         exact: Whether exact inference on the same data is the last source.
 
     Attributes:
         networks: The networks.
+        steps: Evaluations of a network for a sample.
+        reveals: Whether samples reveal leaves rather than run the process in reverse.
 
     Raises:
         InputError: `rhm` is not one grammar, the process is not a channel or has no reverse step,
@@ -105,37 +114,24 @@ class NetworkDenoiser(ForwardBackwardModule):
             )
         self.grammar = grammar
         self.process = self.noise_process = process
-        self.steps = steps or grammar.num_leaves
+        self.reveals = reveals(process, steps, grammar)
+        num_leaves = grammar.num_leaves
+        self.steps = steps or 4 * num_leaves
+        if process.erases:
+            self.steps = min(steps or num_leaves, num_leaves)
         self.networks = nn.ModuleList(networks).eval()
         self.trainings = (*trainings, *[EXACT] * exact)
         self.copies = len(self.trainings)
         self.sources = (GrammarParameters.of(grammar),) * self.copies
         self.exact_denoiser = BPDenoiser(grammar, process, list(times), seed)
         self._schedules: list[list[float]] = []
-        if not self.one_at_a_time:
+        if not self.reveals:
             self._schedules = [clock.steps(time, self.steps) for time in self.times]
         self._num_data = math.inf
         guess = torch.full((2, grammar.num_leaves, grammar.num_features), 1 / grammar.num_features)
-        for source in range(len(networks)):
-            self._try(source, guess)
-
-    @torch.no_grad()
-    def _try(self, source: int, messages: Tensor) -> None:
-        """Evaluate a network once, before the data are."""
-        try:
-            self._weigh(source, self._evaluate(source, messages))
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"{self._name(source)} rejects leaf messages of shape {tuple(messages.shape)}"
-                f" ({reason:.120}); give a network from leaf messages (B, d, v) to logits of the"
-                " same shape"
-            ) from error
-
-    @property
-    def one_at_a_time(self) -> bool:
-        """Whether samples reveal one leaf at a time."""
-        return self.steps == self.grammar.num_leaves
+        for source, network in enumerate(networks):  # before the data are evaluated
+            device = next((parameter.device for parameter in network.parameters()), None)
+            self._weigh(source, self._evaluate(source, guess.to(device)))
 
     def setup(self, stage: str) -> None:
         """Check that the record of a batch fits into memory.
@@ -188,7 +184,7 @@ class NetworkDenoiser(ForwardBackwardModule):
         if source >= len(self.networks):
             return replace(record, denoising=Denoising(exact, exact, predicted))
         beliefs = self._believe(source, messages)
-        if self.one_at_a_time:
+        if self.reveals:
             leaves = self._reveal(source, messages, predicted, beliefs, index)
         else:
             leaves = self._descend(source, observed, messages, beliefs, index)
@@ -210,14 +206,9 @@ class NetworkDenoiser(ForwardBackwardModule):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return what is observed of leaves at each time, and their messages."""
         v = self.grammar.num_features
-        num = self.process.num_draws(leaves.shape[1], v)
-        observed, messages = [], []
-        for time in self.times:
-            draws = uniform(self.seed, Purpose.CORRUPTION, index, time, num)
-            x_t = self.process.corrupt(leaves, time, draws, v)
-            messages.append(self.process.messages(x_t, time, v, dtype))
-            observed.append(x_t.to(dtype) if x_t.is_floating_point() else x_t)
-        return observed, messages
+        pairs = [self.exact_denoiser.observe(leaves, index, time, v, dtype) for time in self.times]
+        observed = [x_t.to(dtype) if x_t.is_floating_point() else x_t for x_t, _ in pairs]
+        return observed, [messages for _, messages in pairs]
 
     def _predicted(self, messages: Tensor) -> Tensor:
         """Return which leaves are to be predicted, bool, (T, B, d), given messages of each."""
@@ -249,15 +240,18 @@ class NetworkDenoiser(ForwardBackwardModule):
         network = self.networks[source]
         rows = max(1, _CHUNK_NUMBERS // messages[0].numel())
         result = []
+        advice = "give a network from leaf messages (B, d, v) to logits of the same shape"
         for part in messages.split(rows):
-            logits = network(part.to(self.dtype))
-            if not isinstance(logits, Tensor) or logits.shape != part.shape:
-                found = (
-                    tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-                )
+            try:
+                logits = evaluate(network, part)
+            except InputError as error:
+                reason = str(error).removeprefix("network: ")
+                raise InputError(f"{self._name(source)}: {reason}; {advice}") from error
+            if logits.shape != part.shape or not logits.is_floating_point():
+                found = f"{tuple(logits.shape)} of {logits.dtype}".replace("torch.", "")
                 raise InputError(
-                    f"{self._name(source)} returns {found}, not {tuple(part.shape)}; give a"
-                    " network from leaf messages (B, d, v) to logits of the same shape"
+                    f"{self._name(source)} returns {found}, not {tuple(part.shape)} of floating"
+                    f" numbers; {advice}"
                 )
             result.append(logits.to(messages.dtype))
         return result[0] if len(result) == 1 else torch.cat(result)
@@ -265,7 +259,7 @@ class NetworkDenoiser(ForwardBackwardModule):
     def _reveal(
         self, source: int, messages: Tensor, predicted: Tensor, beliefs: Tensor, index: Tensor
     ) -> Tensor:
-        """Sample one leaf after another; return the leaves, shape (T, B, d)."""
+        """Sample leaves in random order; return them, shape (T, B, d)."""
         shape, (num_leaves, v) = predicted.shape, messages.shape[2:]
         draws = [
             uniform(self.seed, Purpose.REVERSE, index, time, 2 * num_leaves) for time in self.times
@@ -275,21 +269,28 @@ class NetworkDenoiser(ForwardBackwardModule):
         # that those with a leaf left to sample are the first ones at every step.
         uncertain = predicted.flatten(0, 1)
         counts, rows = uncertain.sum(-1).sort(descending=True, stable=True)
-        order = (of_order + ~uncertain)[rows].argsort(-1)
+        rank = (of_order + ~uncertain)[rows].argsort(-1).argsort(-1)
+        last = counts.clamp(max=self.steps)  # of each datum's steps
         of_symbols, messages = of_symbols[rows], messages.flatten(0, 1)[rows]
         beliefs = beliefs.flatten(0, 1)[rows]
         certain = torch.eye(v, dtype=messages.dtype, device=messages.device)
         for step in range(self.steps):
-            if num := int((counts > step).sum()):
-                place = torch.arange(num, device=order.device), order[:num, step]
+            if num := int((last > step).sum()):
+                first, end = (
+                    (2 * counts[:num] * k + last[:num]) // (2 * last[:num])
+                    for k in (step, step + 1)
+                )
+                ranks = rank[:num]
+                place = ((ranks >= first[:, None]) & (ranks < end[:, None])).nonzero(as_tuple=True)
                 if step:
                     logits = self._evaluate(source, messages[:num])[place]
                     belief = self._weigh(source, logits)
                 else:
                     belief = beliefs[place]
-                messages[place] = certain[sample_symbols(belief, of_symbols[:num, step])]
+                draws_at = of_symbols[place[0], rank[place]]
+                messages[place] = certain[sample_symbols(belief, draws_at)]
             self.advance(len(index) * len(self.times))
-        leaves = torch.empty_like(order)
+        leaves = torch.empty_like(rank)
         leaves[rows] = messages.argmax(-1)
         return leaves.view(shape)
 
@@ -311,8 +312,7 @@ class NetworkDenoiser(ForwardBackwardModule):
                     messages[number] = self.process.messages(
                         observed[number], schedule[step], v, messages.dtype
                     )
-                logits = self._evaluate(source, messages.flatten(0, 1))
-                beliefs = self._weigh(source, logits).view_as(messages)
+                beliefs = self._believe(source, messages)
             if step % at_once == 0:
                 kept = [
                     uniform(self.seed, Purpose.REVERSE, index, time, at_once * num_draws, 1 + step)
@@ -328,15 +328,19 @@ class NetworkDenoiser(ForwardBackwardModule):
                         observed[number], leaves[number], start, end, of_bridge[number], v
                     )
             self.advance(len(index) * len(self.times))
-        return torch.where(self._predicted(messages), leaves, messages.argmax(-1))
+        return leaves
 
     def _name(self, source: int) -> str:
         """Name a network, for error messages."""
-        training = self.trainings[source]
-        return (
-            f"network: {type(self.networks[source]).__name__} of num_train={training.num_train:g}"
-            f" at step {training.step}"
-        )
+        name, training = type(self.networks[source]).__name__, self.trainings[source]
+        if math.isnan(training.num_train):
+            return f"network: {name} at position {source}"
+        return f"network: {name} of num_train={training.num_train:g} at step {training.step}"
+
+
+def reveals(process: NoiseProcess, steps: int, rhm: RandomHierarchyModel) -> bool:
+    """Return whether samples reveal leaves rather than run the process in reverse."""
+    return process.erases or steps == rhm.num_leaves
 
 
 def check_run(rhm: Grammars, process: NoiseProcess, steps: int) -> RandomHierarchyModel:
@@ -356,17 +360,28 @@ def check_run(rhm: Grammars, process: NoiseProcess, steps: int) -> RandomHierarc
         )
     if not process.is_channel:
         raise InputError(
-            f"process: the messages of the {process.axis.process} process tell the leaves, so that"
-            " there is nothing to denoise; give masking, strings (EpsilonNoise with strings: true)"
-            " or gaussian"
+            f"process: the messages of the {process.axis.process} process reveal the leaves, so"
+            " that there is nothing to denoise; give masking, strings (EpsilonNoise with strings:"
+            " true) or gaussian"
         )
     if steps < 0:
         raise InputError(
-            f"steps is {steps}; give at least 1, or 0 for as many as there are leaves"
+            f"steps is {steps}; give at least 1, or 0 for one per leaf under masking and four"
+            " otherwise"
         )
-    if steps not in (0, grammar.num_leaves):
-        process.num_reverse_draws(grammar.num_leaves, grammar.num_features)
+    if not reveals(process, steps, grammar):
+        _try_reverse(process, grammar.num_leaves, grammar.num_features)
     return grammar
+
+
+def _try_reverse(process: NoiseProcess, num_leaves: int, v: int) -> None:
+    """Run a process in reverse once, before the networks are."""
+    start = min(1.0, process.axis.end)
+    num_draws = process.num_draws(num_leaves, v), process.num_reverse_draws(num_leaves, v)
+    forward, backward = (torch.zeros(1, num, dtype=torch.float64) for num in num_draws)
+    leaves = torch.zeros(1, num_leaves, dtype=torch.int64)
+    observed = process.corrupt(leaves, start, forward, v)
+    process.reverse(observed, leaves, start, start / 2, backward, v)
 
 
 def sample_symbols(probabilities: Tensor, draws: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def evaluate(network: nn.Module, x: Tensor) -> Tensor:
     Args:
         network: Takes one tensor and returns one.
         x: Shape (B, C, ...); converted to the data type of the network's first parameter, or to
-            float32.
+            float32; without parameters, floating x keeps its own.
 
     Returns:
         The network's output.
@@ -29,9 +29,10 @@ def evaluate(network: nn.Module, x: Tensor) -> Tensor:
         InputError: The network fails, or does not return a tensor.
     """
     kind = type(network).__name__
+    own = x.dtype if x.is_floating_point() else torch.float32
     try:
         with torch.inference_mode(), torch.autocast(x.device.type, enabled=False), _eager():
-            output = network(x.to(floating_type(network), copy=True))
+            output = network(x.to(floating_type(network, own), copy=True))
     except (InputError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # networks raise exceptions of many types
@@ -49,10 +50,10 @@ def evaluate(network: nn.Module, x: Tensor) -> Tensor:
     return output
 
 
-def floating_type(network: nn.Module) -> torch.dtype:
-    """Return the data type of a network's first floating parameter; float32 if it has none."""
+def floating_type(network: nn.Module, default: torch.dtype = torch.float32) -> torch.dtype:
+    """Return the data type of a network's first floating parameter, or the default."""
     types = (parameter.dtype for parameter in network.parameters())
-    return next((dtype for dtype in types if dtype.is_floating_point), torch.float32)
+    return next((dtype for dtype in types if dtype.is_floating_point), default)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ training set, all as plain values: `lit_hier.io.checkpoints.write_record`. No na
 is ever imported.
 """
 
+import re
 from collections.abc import Mapping
 from inspect import signature
 from typing import Any, ClassVar, Final
@@ -234,4 +235,48 @@ def check_training_set(trained_on: str, training_set: str, argument: str) -> Non
             f"{argument}: the network was trained on {trained_on:.120}, but the data are"
             f" {training_set:.120}: other data, or held-out data that it was trained on; give the"
             " data module the arguments of the training run"
+        )
+
+
+def split_training_set(trained_on: str) -> tuple[str, int, int]:
+    """Split the name of a training set of a grammar: see `RHMDataModule.training_set`.
+
+    Args:
+        trained_on: The name.
+
+    Returns:
+        The grammar's description, the number of training data and their seed; for a name of
+        another form, that name, 0 and 0.
+    """
+    found = re.fullmatch(r"(.*), num_train=([0-9]{1,99}), seed=([0-9]{1,99})", trained_on)
+    if not found:
+        return trained_on, 0, 0
+    return found[1], int(found[2]), int(found[3])
+
+
+def check_held_out(trained_on: str, training_set: str, argument: str) -> None:
+    """Reject weights that may have been trained on the data that a data module holds out.
+
+    Training sets of one grammar and seed are nested, so that the data module may have a larger
+    one.
+
+    Args:
+        trained_on: The training set that the weights name; empty if they name none.
+        training_set: That of the data module (`RHMDataModule.training_set`); empty likewise.
+        argument: The user's name for the weights, for the error message.
+
+    Raises:
+        InputError: Both are named, and the data, their seed or their order differ, or the data
+            module has fewer training data.
+    """
+    name, num, seed = split_training_set(trained_on)
+    if not num or not training_set:
+        return check_training_set(trained_on, training_set, argument)
+    found, num_train, found_seed = split_training_set(training_set)
+    if (name, seed) != (found, found_seed) or num > num_train:
+        raise InputError(
+            f"{argument}: the network was trained on {trained_on:.120}, but the data are"
+            f" {training_set:.120}: other data, or held-out data that it was trained on; give the"
+            f" data module the grammar and seed={seed} of the training, and num_train of at least"
+            f" {num}"
         )

@@ -1,12 +1,11 @@
 """Classifiers of nested training sets, restored from the checkpoint of a `ClassifiersTask`."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 from torch import nn
 
-from lit_hier.errors import InputError
-from lit_hier.nn.trained_denoisers import Use, read_networks
+from lit_hier.nn.trained_nested import Use, read_networks
 
 _SIZES: Final = ("num_features", "num_classes", "tuple_size", "num_layers")
 
@@ -27,8 +26,7 @@ class TrainedClassifiers(nn.Module):
             `RHMDataModule.training_set`.
 
     Raises:
-        InputError: See `lit_hier.nn.trained_denoisers.read_networks`, or the sizes of the data are
-            damaged.
+        InputError: See `lit_hier.nn.trained_nested.read_networks`.
     """
 
     def __init__(
@@ -38,19 +36,7 @@ class TrainedClassifiers(nn.Module):
         network: Callable[[int, int, int, int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
-
-        def build(record: Mapping[str, Any]) -> nn.Module | None:
-            if network is None:
-                return None
-            sizes = [size for name in _SIZES if type(size := record.get(name)) is int]
-            if len(sizes) < len(_SIZES):
-                raise InputError(
-                    f"weights: {weights} has a damaged record of its data; give another one"
-                )
-            v, n, s, num_layers = sizes
-            return network(v, n, s, num_layers)
-
-        found = read_networks(weights, "classifiers", build, use)
+        found = read_networks(weights, "classifiers", _SIZES, network, use)
         self.networks = nn.ModuleList(each for each, _, _ in found)
         self.trainings = tuple(training for _, training, _ in found)
         self.trained_on = str(found[0][2]["trained_on"])
