@@ -52,7 +52,7 @@ class DenoiserQuality(CurveAnalysis):
 
     - `denoiser_quality.csv` with columns process, time, num_train, step, kl, sem (standard error
       of `kl`), excess_cross_entropy, excess_cross_entropy_sem, agreement, agreement_sem, leaves
-      (predicted ones per datum), networks (independent ones), count (of data), sem_within (of
+      (predicted ones per datum), networks (of this training), count (of data), sem_within (of
       `kl`, within these networks), information_share (I(x_0; x_t) of a leaf over ln v, see
       `lit_hier.processes.NoiseProcess.information`; NaN if it is unknown). Exact inference, whose
       num_train is infinity, has 0, 0 and 1.

@@ -52,7 +52,8 @@ class Validity(CurveAnalysis):
       copies_by_chance (of samples that are uniform over valid data, times the share of valid
       ones, at times whose leaves hold less than a thousandth of their information; NaN at
       others), copies_exact (share of the samples of exact inference at this time that are among
-      these P data; NaN if it was not run), copies_exact_sem, networks (independent ones), count (of data), sem_within (of `strings`, within these networks).
+      these P data; NaN if it was not run), copies_exact_sem, networks (of this training), count
+      (of data), sem_within (of `strings`, within these networks).
     - `validity.npz` with the arrays `nodes`, `strings` and `copy` (position in the training set of
       the datum that a sample equals; infinity if there is none; time, curve, index), `time`,
       `curve`, `index`, `source`.
@@ -121,7 +122,8 @@ class Validity(CurveAnalysis):
         ]
         _, values, source_indices, *_ = measured
         self._exact = values[2, :, 0, np.isin(source_indices, exact)].T
-        self._valid, self._sampled = values[1, :, -1].astype(float), source_indices
+        self._valid = values[1, :, -1].astype(float)
+        self._sampled = source_indices.astype(np.int64)
         super().write(trainer, measured)
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:

@@ -190,7 +190,7 @@ def estimate_correlation(
 
 
 def _count_units(
-    kinds: Sequence[Float64[np.ndarray, "units T columns"]], pairs: Pairs, cut: int | None
+    kinds: Sequence[Float64[np.ndarray, "_ T columns"]], pairs: Pairs, cut: int | None
 ) -> int:
     """Count units, of two kinds by Satterthwaite's degrees of freedom of chi over all times."""
     numbers = [len(x) for x in kinds]
@@ -202,7 +202,7 @@ def _count_units(
 
 
 def _total_error(
-    without: Iterable[Float64[np.ndarray, " units ..."]],
+    without: Iterable[Float64[np.ndarray, "..."]],
 ) -> Float64[np.ndarray, "*shape"]:
     """Add the squared errors of kinds of units, or of grammars, given estimates without each."""
     return np.asarray(sum(jackknife_error(x) ** 2 for x in without) ** 0.5)
