@@ -268,6 +268,12 @@ class Analysis(Callback, ABC):
         assert trainer.predict_dataloaders is not None
         return len(trainer.predict_dataloaders.dataset)
 
+    def sample_index(self, trainer: Trainer, record: ForwardBackward) -> torch.Tensor:
+        """Return the index of each datum of a batch, the same in all sources that are crossed."""
+        if not self.crossed:
+            return record.index
+        return record.index % (self.num_samples(trainer) // len(self.sources))
+
     def grammar(self, source_index: int) -> GrammarParameters:
         """Return the parameters of a source that is a grammar.
 

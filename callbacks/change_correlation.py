@@ -89,7 +89,7 @@ class ChangeAccumulator:
         sources: The run's sources.
         source_groups: The groups of sources with the same kind of denoiser.
         num_times: Inversion times.
-        num_shared: The number of data that all sources measure; 0 if each has its own.
+        crossed: Whether all sources have the same data.
 
     Raises:
         InputError: The sums do not fit into memory.
@@ -101,9 +101,9 @@ class ChangeAccumulator:
         sources: Sequence[Source],
         source_groups: Sequence[SourceGroup],
         num_times: int,
-        num_shared: int = 0,
+        crossed: bool = False,
     ) -> None:
-        self.changes, self.num_times, self.num_shared = changes, num_times, num_shared
+        self.changes, self.num_times, self.crossed = changes, num_times, crossed
         self.groups = []
         for of in source_groups:
             by_source: dict[Source, list[int]] = {}
@@ -133,8 +133,12 @@ class ChangeAccumulator:
         sites = group.pairs.num_sites if self.changes.site_means else 0
         return 2 + len(group.pairs.counts) + sites
 
-    def update(self, record: ForwardBackward) -> None:
+    def update(self, record: ForwardBackward, index: torch.Tensor) -> None:
         """Add a batch.
+
+        Args:
+            record: The batch.
+            index: The index of each datum, see `Analysis.sample_index`.
 
         Raises:
             InputError: Its data have other sites than the run's first ones, or a change is NaN or
@@ -164,9 +168,7 @@ class ChangeAccumulator:
             mean = x.mean(1, keepdim=True)
             columns = [mean, mean.square(), pairs.means(x)]
             rows.append(torch.cat(columns + [x] * self.changes.site_means, dim=1).cpu())
-        index = record.index.cpu()
-        sample = index % self.num_shared if self.num_shared else index
-        block = source * _NUM_BLOCKS + sample % _NUM_BLOCKS
+        block = source * _NUM_BLOCKS + index.cpu() % _NUM_BLOCKS
         self._counts[group].update(block, torch.ones(len(block)))
         self._sums[group].update(block, torch.stack(rows, dim=1))
 
@@ -183,10 +185,10 @@ class ChangeAccumulator:
                 ChangeSums(count, total[..., :split], sites),
                 group.pairs,
                 group.cut,
-                self.num_shared > 0,
+                self.crossed,
             ).in_units(self.changes.scale)
             used = count.sum(1)[count.sum(1) >= 2]
-            num_data = used.max(initial=0) if self.num_shared else used.sum()
+            num_data = used.max(initial=0) if self.crossed else used.sum()
             found.append(Measured(estimates, int(num_data), len(used)))
         return found
 
@@ -274,18 +276,14 @@ class ChangeCorrelation(Analysis):
         check_num_data(self.num_samples(trainer), self.sources)
         super().on_predict_start(trainer, pl_module)
         self._sums = ChangeAccumulator(
-            self.changes,
-            self.sources,
-            self.source_groups(),
-            len(self.times),
-            self.num_samples(trainer) // len(self.sources) if self.crossed else 0,
+            self.changes, self.sources, self.source_groups(), len(self.times), self.crossed
         )
 
     def update(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> None:
         """Add a batch."""
-        self._sums.update(record)
+        self._sums.update(record, self.sample_index(trainer, record))
 
     def compute(self, pl_module: ForwardBackwardModule) -> list[Measured]:
         """Estimate from the samples of all processes."""

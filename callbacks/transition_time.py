@@ -168,11 +168,7 @@ class TransitionTime(CurveAnalysis):
         if self.classes is not None:
             self.classes.on_predict_start(trainer, pl_module)
         self._sums = ChangeAccumulator(
-            self.changes,
-            self.sources,
-            self.source_groups(),
-            len(self.times),
-            self.num_samples(trainer) // len(self.sources) if self.crossed else 0,
+            self.changes, self.sources, self.source_groups(), len(self.times), self.crossed
         )
 
     def update(
@@ -180,7 +176,7 @@ class TransitionTime(CurveAnalysis):
     ) -> None:
         """Measure a batch."""
         super().update(trainer, pl_module, record)
-        self._sums.update(record)
+        self._sums.update(record, self.sample_index(trainer, record))
 
     def measure(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
@@ -201,8 +197,9 @@ class TransitionTime(CurveAnalysis):
             entropy = -torch.special.xlogy(beliefs, beliefs).sum(-1).mean(-1)
             levels.append(torch.stack((belief, entropy, torch.full_like(belief, math.nan))))
         root, drawn = latents.marginals[-1][:, :, 0], latents.tree_reversed[-1][:, :, 0]
+        index = self.sample_index(trainer, record)
         for k, time in enumerate(self.times):
-            draws = uniform(pl_module.seed, Purpose.CLONE, record.index, time, 1).to(root.device)
+            draws = uniform(pl_module.seed, Purpose.CLONE, index, time, 1).to(root.device)
             cumulative = root[k].double().cumsum(1)
             clone = (cumulative <= draws * cumulative[:, -1:]).sum(1).clamp(max=root.shape[2] - 1)
             levels[-1][2, k] = (clone == drawn[k]).to(root)

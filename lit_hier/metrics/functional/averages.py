@@ -183,14 +183,14 @@ def degrees_of_freedom(
 ) -> Float64[np.ndarray, "..."]:
     """Compute the degrees of freedom of `standard_error`: units - 1 for one kind of units.
 
-    For two kinds they are effective ones; the smaller of the two where nothing varies.
+    For two kinds they are effective ones; those of the first kind where nothing varies.
 
     Args:
         units: What `independent_units` returns.
     """
     numbers = [x.shape[-1] - 1 for x in units]
-    freedom = np.full(units[0].shape[:-1], float(min(numbers)))
-    if len(units) == 1 or min(numbers) < 1:
+    freedom = np.full(units[0].shape[:-1], float(numbers[0]))
+    if len(units) == 1 or numbers[0] < 1:
         return freedom
     parts = [_variance_of_mean(x) for x in units]
     squares = np.asarray(sum(x**2 / num for x, num in zip(parts, numbers, strict=True)))

@@ -194,11 +194,11 @@ def _count_units(
 ) -> int:
     """Count units, of two kinds by Satterthwaite's degrees of freedom of chi over all times."""
     numbers = [len(x) for x in kinds]
-    if len(kinds) == 1 or min(numbers) < 2:
-        return min(numbers)
+    if len(kinds) == 1 or numbers[0] < 2:
+        return numbers[0]
     variances = [np.nansum(jackknife_error(_susceptibility(x, pairs, cut)) ** 2) for x in kinds]
     squares = sum(x**2 / (num - 1) for x, num in zip(variances, numbers, strict=True))
-    return 1 + round(float(sum(variances) ** 2 / squares)) if squares > 0 else min(numbers)
+    return 1 + round(float(sum(variances) ** 2 / squares)) if squares > 0 else numbers[0]
 
 
 def _total_error(
