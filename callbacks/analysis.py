@@ -150,6 +150,8 @@ class Analysis(Callback, ABC):
     """Whether these must include upward and downward messages."""
     varied: ClassVar[frozenset[str]] = frozenset()
     """Parameters in which the grammars of a run may differ, besides the seed of their rules."""
+    trainings: tuple[Training, ...] = ()
+    """How the denoiser of each source was trained; empty for denoisers that were not."""
     image_counts: Mapping[str, int]
     """After a run on images from files, the numbers that `IMAGE_COUNTS` lists; else empty."""
     figure_format: FigureFormat = "png"
