@@ -1,6 +1,5 @@
 """The base class of all analyses: when they measure, reduce, write and draw."""
 
-import logging
 import math
 import re
 from abc import ABC, abstractmethod
@@ -16,19 +15,17 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lit_hier.callbacks.result import Result
-from lit_hier.callbacks.tensorboard import Hyperparameter, Number, log_figure, log_summary
+from lit_hier.callbacks.result import Result, draw_figures
+from lit_hier.callbacks.tensorboard import Hyperparameter, Number, log_summary
 from lit_hier.diffusion import IMAGE_COUNTS, ForwardBackward, Training, num_levels
-from lit_hier.errors import InputError, one_line
-from lit_hier.figures import figure_style
+from lit_hier.errors import InputError
 from lit_hier.io.arrays import write_samples
-from lit_hier.io.figures import FigureFormat, write_figure
+from lit_hier.io.figures import FigureFormat
 from lit_hier.io.formats import CONFIG_FILE, RUN_FILE, write_run
 from lit_hier.io.tables import write_table
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.rhm.parameters import GrammarParameters
 
-_LOG: Final = logging.getLogger("lit_hier")
 _ARGUMENTS: Final = {
     "v": "num_features",
     "n": "num_classes",
@@ -69,7 +66,7 @@ class SourceGroup:
     """Sources whose data have the same kind of denoiser, so that they are averaged together.
 
     Attributes:
-        name: What tells it from the run's other groups; empty where there is one.
+        name: Its name among the groups of the run; empty where there is one.
         columns: The columns of tables that identify it, those of `Training`; empty likewise.
         source_indices: Indices of its sources, ascending.
     """
@@ -153,6 +150,8 @@ class Analysis(Callback, ABC):
     """Whether these must include upward and downward messages."""
     varied: ClassVar[frozenset[str]] = frozenset()
     """Parameters in which the grammars of a run may differ, besides the seed of their rules."""
+    trainings: tuple[Training, ...] = ()
+    """How the denoiser of each source was trained; empty for denoisers that were not."""
     image_counts: Mapping[str, int]
     """After a run on images from files, the numbers that `IMAGE_COUNTS` lists; else empty."""
     figure_format: FigureFormat = "png"
@@ -260,11 +259,22 @@ class Analysis(Callback, ABC):
             return True
         return process.num_draws(1, source.v) > 0
 
+    @property
+    def crossed(self) -> bool:
+        """Whether all sources have the same data: those of trained denoisers, see `average`."""
+        return bool(self.trainings)
+
     @staticmethod
     def num_samples(trainer: Trainer) -> int:
         """Count the samples of the whole run, once it has begun."""
         assert trainer.predict_dataloaders is not None
         return len(trainer.predict_dataloaders.dataset)
+
+    def sample_index(self, trainer: Trainer, record: ForwardBackward) -> torch.Tensor:
+        """Return the index of each datum of a batch, the same in all sources that are crossed."""
+        if not self.crossed:
+            return record.index
+        return record.index % (self.num_samples(trainer) // len(self.sources))
 
     def grammar(self, source_index: int) -> GrammarParameters:
         """Return the parameters of a source that is a grammar.
@@ -337,18 +347,10 @@ class Analysis(Callback, ABC):
             config = Path(self._folder or "", CONFIG_FILE)
             text = config.read_text() if config.is_file() else ""
             log_summary(trainer.loggers, describe_run(trainer, pl_module), numbers, text)
-        if draw is None:
-            return
-        try:
-            with figure_style():
-                for name, figure in draw().items():
-                    self.result.add_figure(name, figure)
-                    if self._folder is not None:
-                        write_figure(self._folder, name, figure, ("png", self.figure_format))
-                    log_figure(trainer.loggers, name, figure)
-        except Exception as error:  # matplotlib raises errors of many types
-            reason = one_line(error)[:200] or type(error).__name__
-            _LOG.warning("figure: cannot draw %s: %s; its tables are complete", self.name, reason)
+        if draw is not None:
+            draw_figures(
+                self.name, draw, self.result, self._folder, self.figure_format, trainer.loggers
+            )
 
 
 def _list_analyses(trainer: Trainer) -> list[Analysis]:

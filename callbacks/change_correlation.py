@@ -1,6 +1,5 @@
 """Correlated changes: how many sites change together, and over what distance."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -71,7 +70,7 @@ class Measured(NamedTuple):
 
     Attributes:
         estimates: Estimates with their errors.
-        num_data: Data of the sources that have two or more.
+        num_data: Data of the sources that have two or more; those that several share count once.
         num_grammars: Sources that have two data or more; others are skipped.
     """
 
@@ -90,6 +89,7 @@ class ChangeAccumulator:
         sources: The run's sources.
         source_groups: The groups of sources with the same kind of denoiser.
         num_times: Inversion times.
+        crossed: Whether all sources have the same data.
 
     Raises:
         InputError: The sums do not fit into memory.
@@ -101,8 +101,9 @@ class ChangeAccumulator:
         sources: Sequence[Source],
         source_groups: Sequence[SourceGroup],
         num_times: int,
+        crossed: bool = False,
     ) -> None:
-        self.changes, self.num_times = changes, num_times
+        self.changes, self.num_times, self.crossed = changes, num_times, crossed
         self.groups = []
         for of in source_groups:
             by_source: dict[Source, list[int]] = {}
@@ -132,8 +133,12 @@ class ChangeAccumulator:
         sites = group.pairs.num_sites if self.changes.site_means else 0
         return 2 + len(group.pairs.counts) + sites
 
-    def update(self, record: ForwardBackward) -> None:
+    def update(self, record: ForwardBackward, index: torch.Tensor) -> None:
         """Add a batch.
+
+        Args:
+            record: The batch.
+            index: The index of each datum, see `Analysis.sample_index`.
 
         Raises:
             InputError: Its data have other sites than the run's first ones, or a change is NaN or
@@ -163,7 +168,7 @@ class ChangeAccumulator:
             mean = x.mean(1, keepdim=True)
             columns = [mean, mean.square(), pairs.means(x)]
             rows.append(torch.cat(columns + [x] * self.changes.site_means, dim=1).cpu())
-        block = source * _NUM_BLOCKS + record.index.cpu() % _NUM_BLOCKS
+        block = source * _NUM_BLOCKS + index.cpu() % _NUM_BLOCKS
         self._counts[group].update(block, torch.ones(len(block)))
         self._sums[group].update(block, torch.stack(rows, dim=1))
 
@@ -177,10 +182,14 @@ class ChangeAccumulator:
             split = 2 + len(group.pairs.counts)
             sites = total[..., split:] if self.changes.site_means else None
             estimates = estimate_correlation(
-                ChangeSums(count, total[..., :split], sites), group.pairs, group.cut
+                ChangeSums(count, total[..., :split], sites),
+                group.pairs,
+                group.cut,
+                self.crossed,
             ).in_units(self.changes.scale)
             used = count.sum(1)[count.sum(1) >= 2]
-            found.append(Measured(estimates, int(used.sum()), len(used)))
+            num_data = used.max(initial=0) if self.crossed else used.sum()
+            found.append(Measured(estimates, int(num_data), len(used)))
         return found
 
 
@@ -200,7 +209,9 @@ class ChangeCorrelation(Analysis):
       length_theory, grammars (with two data or more; others are skipped), decay (slope of
       ln C(r) against ln r), decay_sem, decay_theory, grammar_std (deviation of chi between
       grammars; NaN for one), units. `sem` is over independent units: the grammars or, if there is
-      one, blocks of data; its confidence is Student's, for units - 1 degrees of freedom.
+      one, blocks of data; its confidence is Student's, for units - 1 degrees of freedom. Both
+      blocks and networks contribute for several trained networks, which share their data; units
+      are then effective ones, see `lit_hier.metrics.functional.correlation`.
       `sem_within` is that of these grammars. The theory of length and decay is that of the same
       distances as the measurement.
     - `change_correlation_distance.csv` with columns process, time, likewise num_train, step and L,
@@ -264,14 +275,15 @@ class ChangeCorrelation(Analysis):
         """Allocate the sums."""
         check_num_data(self.num_samples(trainer), self.sources)
         super().on_predict_start(trainer, pl_module)
-        groups = self.source_groups()
-        self._sums = ChangeAccumulator(self.changes, self.sources, groups, len(self.times))
+        self._sums = ChangeAccumulator(
+            self.changes, self.sources, self.source_groups(), len(self.times), self.crossed
+        )
 
     def update(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> None:
         """Add a batch."""
-        self._sums.update(record)
+        self._sums.update(record, self.sample_index(trainer, record))
 
     def compute(self, pl_module: ForwardBackwardModule) -> list[Measured]:
         """Estimate from the samples of all processes."""
@@ -347,8 +359,6 @@ class ChangeCorrelation(Analysis):
 
 
 def _columns(found: Measured, predicted: Correlation) -> Mapping[str, Any]:
-    # The jackknife's error of an average over G grammars is their deviation over sqrt(G).
-    spread = math.sqrt(found.num_grammars) if found.num_grammars > 1 else math.nan
     return {
         "mean": found.estimates.estimate.mean,
         "chi": found.estimates.estimate.susceptibility,
@@ -365,7 +375,7 @@ def _columns(found: Measured, predicted: Correlation) -> Mapping[str, Any]:
         "decay": found.estimates.estimate.decay,
         "decay_sem": found.estimates.sem.decay,
         "decay_theory": predicted.decay,
-        "grammar_std": found.estimates.sem.susceptibility * spread,
+        "grammar_std": found.estimates.source_std,
         "units": found.estimates.num_units,
     }
 

@@ -15,7 +15,7 @@ from lit_hier.data.hierarchy import read_hierarchy
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.figures import Panel
-from lit_hier.metrics import average, wilson
+from lit_hier.metrics import average, count_data, wilson
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.nn import evaluate
 from lit_hier.nn.self_check import Checked, check_network
@@ -138,12 +138,12 @@ class ClassKept(NetworkAnalysis):
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute the fraction, its errors, its confidence interval and the count."""
-        kept = average(samples[0], source_indices, shares=True)
-        low, high = wilson(samples[0], source_indices)
+        kept = average(samples[0], source_indices, shares=True, crossed=self.crossed)
+        low, high = wilson(samples[0], source_indices, self.crossed)
         return {
             "kept": kept.mean,
             "sem": kept.sem,
-            "count": len(source_indices),
+            "count": count_data(source_indices, self.crossed),
             "kept_low": low,
             "kept_high": high,
             "sem_within": kept.sem_within,

@@ -126,9 +126,11 @@ class CurveAnalysis(Analysis):
     For denoisers that were trained, such as a `LearnedDenoiser`'s, each training has curves of its
     own, as has exact inference on the same data: tables have the columns num_train, the number of
     training data, infinity for exact inference, and step, the optimizer steps of the weights,
-    before those that tell the curves of one training apart. Networks of one training are then the
-    independent units, as grammars are for exact inference. The figure has a panel per training
-    with one of the quantities, and exact inference dashed.
+    before those that tell the curves of one training apart. Networks of one training all denoise
+    the same data, with the same noise: a datum is averaged over them first, and both data and
+    networks contribute to standard errors, see `crossed` of `lit_hier.metrics.average`. The column
+    count is the number of these data. The figure has a panel per training with one of the
+    quantities, and exact inference dashed.
 
     In configs, the argument `against` of some subclasses chooses the x axis. The names of
     files and tags then end in its suffix:
@@ -381,7 +383,7 @@ class CurveAnalysis(Analysis):
         if gathered:
             column, sem = (
                 self.x_axis.column,
-                average(gathered[0], source_indices, self.is_random).sem,
+                average(gathered[0], source_indices, self.is_random, self.crossed).sem,
             )
             x_axis = {column: x, f"{column}_sem": sem}
         results = self._summarize(x, values, source_indices, x_axis)

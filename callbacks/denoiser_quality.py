@@ -21,7 +21,7 @@ from lit_hier.errors import InputError
 from lit_hier.figures import Panel, curve_figure
 from lit_hier.figures.learning import is_learning, learning_figure
 from lit_hier.inference.theory import leaf_information
-from lit_hier.metrics import Average, average
+from lit_hier.metrics import Average, average, count_data
 from lit_hier.modules import ForwardBackwardModule
 
 _MEASURED: Final = ("kl", "excess_cross_entropy", "agreement")
@@ -43,16 +43,16 @@ class DenoiserQuality(CurveAnalysis):
       likely by exact inference, which often are several.
 
     They are averaged over leaves: the sum over all predicted leaves of all data, over the number
-    of these. The standard error over data is that of this ratio to first order; of several
-    networks with one training, the networks are the independent units, see
-    `lit_hier.metrics.average`, which also says where errors are NaN. Times without a leaf to
+    of these. The standard error over data is that of this ratio to first order; for several
+    networks with one training see `CurveAnalysis` and `lit_hier.metrics.average`, which also says
+    where errors are NaN. Times without a leaf to
     predict are NaN.
 
     Writes, besides what `CurveAnalysis` lists:
 
     - `denoiser_quality.csv` with columns process, time, num_train, step, kl, sem (standard error
       of `kl`), excess_cross_entropy, excess_cross_entropy_sem, agreement, agreement_sem, leaves
-      (predicted ones per datum), networks (independent ones), count (of data), sem_within (of
+      (predicted ones per datum), networks (of this training), count (of data), sem_within (of
       `kl`, within these networks), information_share (I(x_0; x_t) of a leaf over ln v, see
       `lit_hier.processes.NoiseProcess.information`; NaN if it is unknown). Exact inference, whose
       num_train is infinity, has 0, 0 and 1.
@@ -91,7 +91,7 @@ class DenoiserQuality(CurveAnalysis):
         if not self.trainings:
             raise InputError(
                 f"model: DenoiserQuality compares trained denoisers with exact inference, but"
-                f" {type(pl_module).__name__} is none; use it with a LearnedDenoiser"
+                f" {type(pl_module).__name__} is not trained; use it with a LearnedDenoiser"
             )
         self._information = np.full(len(self.times), np.nan)
         if self.noise_process is not None:
@@ -130,7 +130,7 @@ class DenoiserQuality(CurveAnalysis):
         """Compute averages per leaf and their errors."""
         columns: dict[str, Floats] = {}
         for name, sums in zip(_MEASURED, samples[1:], strict=True):
-            found = _average(per_leaf(sums, samples[0], source_indices), source_indices)
+            found = self._average(per_leaf(sums, samples[0], source_indices), source_indices)
             columns |= {name: found.mean, f"{name}_sem": found.sem}
             if name == "kl":
                 within = found.sem_within
@@ -144,7 +144,7 @@ class DenoiserQuality(CurveAnalysis):
             **columns,
             "leaves": samples[0].mean(-1),
             "networks": len(np.unique(source_indices)),
-            "count": len(source_indices),
+            "count": count_data(source_indices, self.crossed),
             "sem_within": within,
             "information_share": self._information,
         }
@@ -169,11 +169,16 @@ class DenoiserQuality(CurveAnalysis):
         weights = _trapezoid(x[known])
         for name, sums in zip(_MEASURED, results.values[1:, :, 0].astype(float), strict=True):
             ratios = per_leaf(sums[known], leaves[known], results.source_indices)
-            found = _average(weights @ ratios, results.source_indices)
+            found = self._average(weights @ ratios, results.source_indices)
             error = "sem" if name == "kl" else f"{name}_sem"
             row |= {name: float(found.mean), error: 0.0 if group.is_exact else float(found.sem)}
         ends = (results.x[known[0]], results.x[known[-1]]) if len(known) else (math.nan, math.nan)
         return row | dict(zip(("first_time", "last_time"), ends, strict=True))
+
+    def _average(self, values: Floats, source_indices: NDArray[np.int64]) -> Average:
+        """Average numbers that may be infinite, whose error is NaN."""
+        with np.errstate(invalid="ignore"):
+            return average(values, source_indices, crossed=self.crossed)
 
     def figures(self, results: Results, tables: Mapping[str, DataFrame]) -> dict[str, Figure]:
         """Draw the distances against the time and, for several trainings, against these."""
@@ -234,12 +239,6 @@ def per_leaf(sums: Floats, leaves: Floats, source_indices: NDArray[np.int64]) ->
             ratio = x.mean(-1, keepdims=True) / mean
             found[:, chosen] = np.where(np.isfinite(ratio), ratio + (x - ratio * n) / mean, ratio)
     return found
-
-
-def _average(values: Floats, source_indices: NDArray[np.int64]) -> Average:
-    """Average numbers that may be infinite, whose error is NaN."""
-    with np.errstate(invalid="ignore"):
-        return average(values, source_indices)
 
 
 def _trapezoid(x: Floats) -> Floats:

@@ -25,7 +25,11 @@ def inversion_tables(
     process = analysis.axis.process
     tables = [
         inversion_table(
-            process, part, part.values[quantity], part.curves(theory) if theory else None
+            process,
+            part,
+            part.values[quantity],
+            part.curves(theory) if theory else None,
+            analysis.crossed,
         )
         for _, part in analysis.split(results)
         if len(part.lines) > 1
@@ -34,7 +38,11 @@ def inversion_tables(
 
 
 def inversion_table(
-    process: str, results: Results, values: Floats, theory: Curves | None = None
+    process: str,
+    results: Results,
+    values: Floats,
+    theory: Curves | None = None,
+    crossed: bool = False,
 ) -> DataFrame:
     """Compare every curve of a run with the first one, from differences sample by sample.
 
@@ -43,6 +51,7 @@ def inversion_table(
         results: The results of the run; at least two curves.
         values: The measurement whose averages are compared, shape (T, measured curves, N).
         theory: What is predicted of each curve, if anything.
+        crossed: Whether all sources have the same data, see `lit_hier.metrics.average`.
 
     Returns:
         A row per curve but the first, with columns process, those that identify the curve,
@@ -55,7 +64,7 @@ def inversion_table(
     rows = []
     for line in others:
         pair = values[:, first.curve], values[:, line.curve]
-        found = inversion(results.x, *pair, results.source_indices)
+        found = inversion(results.x, *pair, results.source_indices, crossed=crossed)
         row = {
             "process": process,
             **line.columns,

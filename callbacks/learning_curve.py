@@ -1,6 +1,5 @@
 """The test error of classifiers against the number of training data."""
 
-import logging
 import math
 from typing import Any, Final
 
@@ -10,20 +9,19 @@ from numpy.typing import NDArray
 from pandas import DataFrame
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from lit_hier.callbacks.result import Result
-from lit_hier.callbacks.tensorboard import log_curves, log_figure
+from lit_hier.callbacks.result import Result, draw_figures
+from lit_hier.callbacks.tensorboard import log_curves
 from lit_hier.data import RHMDataModule
-from lit_hier.errors import InputError, one_line
-from lit_hier.figures import Panel, curve_figure, figure_style
-from lit_hier.io.figures import FigureFormat, write_figure
+from lit_hier.errors import InputError
+from lit_hier.figures import Panel, curve_figure
+from lit_hier.io.figures import FigureFormat
 from lit_hier.io.tables import write_table
-from lit_hier.metrics import average, wilson
+from lit_hier.metrics import average, crossing, wilson
 from lit_hier.modules import ClassifiersTask
 from lit_hier.nn import evaluate
 from lit_hier.processes import TimeAxis
 from lit_hier.rhm.parameters import GrammarParameters
 
-_LOG: Final = logging.getLogger("lit_hier")
 _AXIS: Final = TimeAxis("training data", "training data P", "P", math.inf)
 
 
@@ -34,7 +32,7 @@ class LearningCurve(Callback):
     weights, as analyses run it (`lit_hier.nn.evaluate`). The number of data that deep networks
     need is predicted to be :math:`P^* = n m^L` (Cagnetta et al., "How Deep Neural Networks Learn
     Compositional Data: The Random Hierarchy Model", 2023); half of the drop from chance is where
-    the error, interpolated linearly in ln P, falls below :math:`(1 - 1/n) / 2`.
+    the error, interpolated linearly in ln P, falls to :math:`(1 - 1/n) / 2`.
 
     Networks of one run share training data, test data and a grammar. Errors are therefore those of
     the test data alone; for those of networks and of grammars, average the runs of a study.
@@ -104,16 +102,14 @@ class LearningCurve(Callback):
             write_table(folder, self.name, table)
         curves = {f"{self.name}/error": {"error": table["error"].to_numpy()}}
         log_curves(trainer.loggers, curves, _AXIS, pl_module.num_train)
-        try:
-            with figure_style():
-                figure = _draw(table)
-                self.result.add_figure(self.name, figure)
-                if folder is not None:
-                    write_figure(folder, self.name, figure, ("png", self.figure_format))
-                log_figure(trainer.loggers, self.name, figure)
-        except Exception as error:  # matplotlib raises errors of many types
-            reason = one_line(error)[:200] or type(error).__name__
-            _LOG.warning("figure: cannot draw %s: %s; its table is complete", self.name, reason)
+        draw_figures(
+            self.name,
+            lambda: {self.name: _draw(table)},
+            self.result,
+            folder,
+            self.figure_format,
+            trainer.loggers,
+        )
 
 
 def _count_errors(trainer: Trainer, task: ClassifiersTask) -> NDArray[np.int64]:
@@ -163,18 +159,8 @@ def _tabulate(
             }
         )
     table = DataFrame(rows)
-    return table.assign(half=_half(table["num_train"], table["error"], chance / 2))
-
-
-def _half(num_train: Any, error: Any, level: float) -> float:
-    """Return where the error first falls below a level, interpolated linearly in ln P."""
-    x, y = np.log(np.asarray(num_train, dtype=np.float64)), np.asarray(error)
-    below = np.flatnonzero(y < level)
-    if not len(below) or not below[0]:
-        return math.nan
-    j = int(below[0])
-    share = (y[j - 1] - level) / (y[j - 1] - y[j])
-    return float(np.exp(x[j - 1] + share * (x[j] - x[j - 1])))
+    log_size, error = np.log(table["num_train"].to_numpy(float)), table["error"].to_numpy()
+    return table.assign(half=float(np.exp(crossing(log_size, error, chance / 2))))
 
 
 def _draw(table: DataFrame) -> Any:

@@ -20,7 +20,7 @@ from lit_hier.callbacks.tensorboard import Number
 from lit_hier.diffusion import ForwardBackward, Source, num_levels
 from lit_hier.figures import Panel
 from lit_hier.inference.theory import Prediction
-from lit_hier.metrics import average, locate_transition, wilson
+from lit_hier.metrics import average, count_data, locate_transition, wilson
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.rhm.parameters import GrammarParameters
 
@@ -63,6 +63,7 @@ def summarize_truth(
     prediction: Prediction,
     level: int,
     is_random: bool,
+    crossed: bool = False,
 ) -> Columns:
     """Compute the columns on the true symbols.
 
@@ -72,17 +73,20 @@ def summarize_truth(
         source_indices: Index of each sample's source, shape (N,).
         prediction: The theory.
         level: The level.
-        is_random: See `lit_hier.callbacks.analysis.Analysis`.
+        is_random: See `lit_hier.callbacks.analysis.Analysis`, as for `crossed`.
+        crossed: Whether all sources have the same data.
     """
-    marginal, largest = (average(samples[k], source_indices, is_random) for k in (0, 2))
+    marginal, largest = (average(samples[k], source_indices, is_random, crossed) for k in (0, 2))
     # Information that is complete, or none at all, is as random as a share.
-    unchanged, information = (average(samples[k], source_indices, shares=True) for k in (1, 3))
-    low, high = wilson(samples[1], source_indices)
+    unchanged, information = (
+        average(samples[k], source_indices, shares=True, crossed=crossed) for k in (1, 3)
+    )
+    low, high = wilson(samples[1], source_indices, crossed)
     return {
         "marginal": marginal.mean,
         "unchanged": unchanged.mean,
         "sem": marginal.sem,
-        "count": len(source_indices),
+        "count": count_data(source_indices, crossed),
         "theory": prediction.marginal[:, level],
         "unchanged_sem": unchanged.sem,
         "grammars": len(np.unique(source_indices)),
@@ -126,6 +130,7 @@ def transition_numbers(
     source_indices: NDArray[np.int64],
     prediction: Prediction,
     num_classes: int,
+    crossed: bool = False,
 ) -> dict[str, Number]:
     """Compute the place and the width of the transition of the class, for a run's summary.
 
@@ -135,6 +140,7 @@ def transition_numbers(
         source_indices: Index of each sample's source, shape (N,).
         prediction: The theory.
         num_classes: n.
+        crossed: Whether all sources have the same data, see `average`.
 
     Returns:
         See `lit_hier.metrics.locate_transition`.
@@ -147,6 +153,7 @@ def transition_numbers(
         prediction.marginal[:, -1],
         prediction.marginal_error[:, -1],
         1 / num_classes,
+        crossed,
     )
 
 
@@ -283,7 +290,9 @@ class Reconstruction(CurveAnalysis):
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute averages over data and grammars, standard errors and theory."""
         prediction, compared = self.prediction(line), self.comparison(line)
-        columns = summarize_truth(samples, source_indices, prediction, line.level, self.is_random)
+        columns = summarize_truth(
+            samples, source_indices, prediction, line.level, self.is_random, self.crossed
+        )
         if compared is None:
             return columns
         return {**columns, "epsilon_theory": compared.marginal[:, line.level]}
@@ -302,6 +311,7 @@ class Reconstruction(CurveAnalysis):
                     part.source_indices,
                     self.prediction(root),
                     source.n,
+                    self.crossed,
                 )
                 of = f" ({group.name})" * bool(group.name)
                 self.numbers |= {f"{name}{of}": number for name, number in numbers.items()}

@@ -1,14 +1,20 @@
 """What a run has measured, in memory: tables, samples and figures by name."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pandas import DataFrame
+from pytorch_lightning.loggers import Logger
 
-from lit_hier.errors import InputError, suggest
+from lit_hier.callbacks.tensorboard import log_figure
+from lit_hier.errors import InputError, one_line, suggest
+from lit_hier.figures import figure_style
+from lit_hier.io.figures import FigureFormat, write_figure
 
+_LOG: Final = logging.getLogger("lit_hier")
 _T = TypeVar("_T")
 
 
@@ -92,3 +98,33 @@ def _find(known: Mapping[str, _T], name: str, kind: str) -> _T:
             f" {', '.join(sorted(known)) or 'none'}"
         )
     return known[name]
+
+
+def draw_figures(
+    name: str,
+    draw: Callable[[], Mapping[str, Figure]],
+    result: Result,
+    folder: str | None,
+    figure_format: FigureFormat,
+    loggers: Sequence[Logger],
+) -> None:
+    """Draw, save and log figures; one that cannot be drawn or saved is a warning in the log.
+
+    Args:
+        name: What is drawn, for the warning.
+        draw: Returns the figures, by the name of their file.
+        result: To which they are added.
+        folder: Where they are written as PNG and in `figure_format`; None for a run without files.
+        figure_format: A further format.
+        loggers: The run's loggers.
+    """
+    try:
+        with figure_style():
+            for file, figure in draw().items():
+                result.add_figure(file, figure)
+                if folder is not None:
+                    write_figure(folder, file, figure, ("png", figure_format))
+                log_figure(loggers, file, figure)
+    except Exception as error:  # matplotlib raises errors of many types
+        reason = one_line(error)[:200] or type(error).__name__
+        _LOG.warning("figure: cannot draw %s: %s; its tables are complete", name, reason)

@@ -268,10 +268,11 @@ class ActivationSimilarity(NetworkAnalysis):
         """Compute averages, the mode, the share of identical samples and the baseline."""
         similarity, baseline, identical = samples
         rows = [
-            summarize(cosines, source_indices, same > 0, self.bandwidth)
+            summarize(cosines, source_indices, same > 0, self.bandwidth, crossed=self.crossed)
             for cosines, same in zip(similarity, identical, strict=True)
         ]
-        return transpose(rows) | correct_baseline(similarity, baseline, source_indices)
+        corrected = correct_baseline(similarity, baseline, source_indices, self.crossed)
+        return transpose(rows) | corrected
 
     def panels(self, results: Results) -> Sequence[Panel]:
         """Draw the mean next to the mode: on the RHM the mean first, for other data the mode.

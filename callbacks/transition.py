@@ -121,7 +121,9 @@ class Transition(CurveAnalysis):
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute averages over data and grammars, standard errors and theory."""
         prediction = self.prediction(line)
-        return summarize_truth(samples, source_indices, prediction, line.level, self.is_random)
+        return summarize_truth(
+            samples, source_indices, prediction, line.level, self.is_random, self.crossed
+        )
 
     def tables(self, results: Results) -> dict[str, DataFrame]:
         """Add the places and widths of the transitions, measured and predicted."""
@@ -194,7 +196,9 @@ class Transition(CurveAnalysis):
             sampled = np.isin(results.source_indices, line.source_indices)
             samples, groups = results.values[0, :, 0, sampled].T, results.source_indices[sampled]
             n = self.grammar(line.source_indices[0]).n
-            numbers = transition_numbers(results.x, samples, groups, self.prediction(line), n)
+            numbers = transition_numbers(
+                results.x, samples, groups, self.prediction(line), n, self.crossed
+            )
             means = [samples[:, groups == group].mean(-1) for group in np.unique(groups)]
             places = np.atleast_1d(transition(results.x, np.stack(means), 1 / n)[0])
             point = {name: value for name, (value, _) in numbers.items()}

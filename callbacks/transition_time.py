@@ -35,6 +35,7 @@ from lit_hier.metrics import (
     Inversion,
     average,
     bootstrap_error,
+    count_data,
     curve_inversion,
     inversion,
     last_inversion,
@@ -166,15 +167,16 @@ class TransitionTime(CurveAnalysis):
         super().on_predict_start(trainer, pl_module)
         if self.classes is not None:
             self.classes.on_predict_start(trainer, pl_module)
-        groups = self.source_groups()
-        self._sums = ChangeAccumulator(self.changes, self.sources, groups, len(self.times))
+        self._sums = ChangeAccumulator(
+            self.changes, self.sources, self.source_groups(), len(self.times), self.crossed
+        )
 
     def update(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> None:
         """Measure a batch."""
         super().update(trainer, pl_module, record)
-        self._sums.update(record)
+        self._sums.update(record, self.sample_index(trainer, record))
 
     def measure(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
@@ -195,8 +197,9 @@ class TransitionTime(CurveAnalysis):
             entropy = -torch.special.xlogy(beliefs, beliefs).sum(-1).mean(-1)
             levels.append(torch.stack((belief, entropy, torch.full_like(belief, math.nan))))
         root, drawn = latents.marginals[-1][:, :, 0], latents.tree_reversed[-1][:, :, 0]
+        index = self.sample_index(trainer, record)
         for k, time in enumerate(self.times):
-            draws = uniform(pl_module.seed, Purpose.CLONE, record.index, time, 1).to(root.device)
+            draws = uniform(pl_module.seed, Purpose.CLONE, index, time, 1).to(root.device)
             cumulative = root[k].double().cumsum(1)
             clone = (cumulative <= draws * cumulative[:, -1:]).sum(1).clamp(max=root.shape[2] - 1)
             levels[-1][2, k] = (clone == drawn[k]).to(root)
@@ -213,10 +216,10 @@ class TransitionTime(CurveAnalysis):
         columns: dict[str, Any] = {}
         for name, values in zip(self.quantities, samples, strict=True):
             shares = name == "clones" or not self._has_latents
-            found = average(values, source_indices, shares=shares)
+            found = average(values, source_indices, shares=shares, crossed=self.crossed)
             columns |= {name: found.mean, f"{name}_sem": found.sem}
         columns["sem"] = columns.pop("marginal_sem")
-        return columns | {"count": len(source_indices)}
+        return columns | {"count": count_data(source_indices, self.crossed)}
 
     def tables(self, results: Results) -> dict[str, DataFrame]:
         """Tabulate the places."""
@@ -260,9 +263,8 @@ class TransitionTime(CurveAnalysis):
             reason: str,
         ) -> _Found:
             place = float(estimator(average(values, groups).mean))
-            sem = float(
-                bootstrap_error(np.asarray(estimator(resampled_means(values, groups))), groups)
-            )
+            resampled = resampled_means(values, groups, crossed=self.crossed)
+            sem = float(bootstrap_error(np.asarray(estimator(resampled)), groups, self.crossed))
             return _Found(place, sem, by_theory, reason * math.isnan(place), theory_sem)
 
         not_reached = "the curve does not fall halfway between these times"
@@ -315,11 +317,11 @@ class TransitionTime(CurveAnalysis):
         def compare(first: Line, other: Line) -> tuple[Inversion, float]:
             pair = marginal[:, first.curve], marginal[:, other.curve]
             theories = predicted.marginal[:, first.level], predicted.marginal[:, other.level]
-            return inversion(x, *pair, groups), curve_inversion(x, *theories)
+            return inversion(x, *pair, groups, crossed=self.crossed), curve_inversion(x, *theories)
 
         all_levels = [compare(*pair) for pair in pairwise(lines)]
         found = [
-            last_inversion([measured for measured, _ in pairs], groups)
+            last_inversion([measured for measured, _ in pairs], groups, self.crossed)
             + _exactly(np.max([by_theory for _, by_theory in pairs]), predicted.marginal_error)
             for pairs in ([compare(lines[0], lines[-1])], all_levels)
         ]

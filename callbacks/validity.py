@@ -19,7 +19,7 @@ from lit_hier.diffusion import ForwardBackward
 from lit_hier.figures import Panel
 from lit_hier.figures.learning import is_learning, learning_figure
 from lit_hier.inference.theory import leaf_information
-from lit_hier.metrics import average, wilson
+from lit_hier.metrics import average, count_data, wilson
 from lit_hier.modules import ForwardBackwardModule
 
 _NONE_LEFT: Final = 1e-3  # share of a leaf's information, below which samples are uniform
@@ -30,15 +30,17 @@ class Validity(CurveAnalysis):
 
     A node of level l is valid if rules of the grammar explain the whole subtree below it; a string
     is valid up to level l if all its nodes of level l are. At the last time of a channel, such as
-    masked fraction 1, samples are generated from nothing.
+    masked fraction 1, samples are generated from pure noise.
 
     A copy is a sample that equals one of the P data that its denoiser was trained on. Samples of
-    exact inference from nothing are uniform over the grammar's :math:`n\, m^{(s^L - 1)/(s - 1)}`
-    data, so that a share of P over this number are copies by chance; at other times the samples of
-    exact inference on the same data tell how many would be.
+    exact inference from pure noise are uniform over the grammar's
+    :math:`n\, m^{(s^L - 1)/(s - 1)}` data, so that a share of P over this number are copies by
+    chance. Invalid samples are never copies: by chance, a denoiser has this share of its valid
+    samples. At other times the samples of exact inference on the same data tell how many would be
+    copies.
 
-    Standard errors count networks of one training as independent, see `lit_hier.metrics.average`,
-    which also says where they are NaN.
+    Standard errors are those of the data and of the networks of one training, see `CurveAnalysis`
+    and `lit_hier.metrics.average`, which also says where they are NaN.
 
     Writes, besides what `CurveAnalysis` lists:
 
@@ -47,10 +49,11 @@ class Validity(CurveAnalysis):
       level), sem (standard error of `strings`), strings_low and strings_high (its 95 % confidence
       interval, see `lit_hier.metrics.wilson`), copies (share of copies, the same at all levels;
       NaN where the training data are unknown, as for exact inference), copies_sem,
-      copies_by_chance (of uniform data, at times whose leaves hold less than a thousandth of their
-      information; NaN at others), copies_exact (share of the samples of exact inference at
-      this time that are among these P data; NaN if it was not run), copies_exact_sem, networks
-      (independent ones), count, sem_within (of `strings`, within these networks).
+      copies_by_chance (of samples that are uniform over valid data, times the share of valid
+      ones, at times whose leaves hold less than a thousandth of their information; NaN at
+      others), copies_exact (share of the samples of exact inference at this time that are among
+      these P data; NaN if it was not run), copies_exact_sem, networks (of this training), count
+      (of data), sem_within (of `strings`, within these networks).
     - `validity.npz` with the arrays `nodes`, `strings` and `copy` (position in the training set of
       the datum that a sample equals; infinity if there is none; time, curve, index), `time`,
       `curve`, `index`, `source`.
@@ -75,6 +78,8 @@ class Validity(CurveAnalysis):
         self._positions: dict[bytes, int] = {}
         self._num_known = 0
         self._exact: Floats = np.empty((0, 0))
+        self._valid: Floats = np.empty((0, 0))
+        self._sampled: NDArray[np.int64] = np.empty(0, np.int64)
 
     def lines(self) -> list[Line]:
         """One per level above the leaves, which are always valid."""
@@ -111,18 +116,22 @@ class Validity(CurveAnalysis):
         return torch.stack((nodes, strings, copy))
 
     def write(self, trainer: Trainer, measured: list[NDArray[Any]]) -> None:
-        """Keep the copies of exact inference, with which those of networks are compared."""
+        """Keep the copies of exact inference and the valid samples, which copies depend on."""
         exact = [
             k for group in self.source_groups() if group.is_exact for k in group.source_indices
         ]
         _, values, source_indices, *_ = measured
         self._exact = values[2, :, 0, np.isin(source_indices, exact)].T
+        self._valid = values[1, :, -1].astype(float)
+        self._sampled = source_indices.astype(np.int64)
         super().write(trainer, measured)
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:
         """Compute shares, their errors, and what chance gives."""
-        nodes, strings = (average(x, source_indices, shares=True) for x in samples[:2])
-        low, high = wilson(samples[1], source_indices)
+        nodes, strings = (
+            average(x, source_indices, shares=True, crossed=self.crossed) for x in samples[:2]
+        )
+        low, high = wilson(samples[1], source_indices, self.crossed)
         copies, copies_sem = self._count_copies(samples[2], source_indices, line)
         exact = self._count_copies(self._exact, np.zeros(self._exact.shape[1], np.int64), line)
         return {
@@ -138,7 +147,7 @@ class Validity(CurveAnalysis):
             "copies_exact": exact[0],
             "copies_exact_sem": exact[1],
             "networks": len(np.unique(source_indices)),
-            "count": len(source_indices),
+            "count": count_data(source_indices, self.crossed),
             "sem_within": strings.sem_within,
         }
 
@@ -150,14 +159,20 @@ class Validity(CurveAnalysis):
         if not copy.size or not size <= self._num_known:
             unknown = np.full(len(self.times), np.nan)
             return unknown, unknown
-        found = average((copy < size).astype(float), source_indices, shares=True)
+        found = average(
+            (copy < size).astype(float), source_indices, shares=True, crossed=self.crossed
+        )
         return found.mean, found.sem
 
-    def _chance(self, line: Line) -> float:
-        """Return the share of the grammar's data that are a line's training data."""
+    def _chance(self, line: Line) -> Floats:
+        """Return the share of a line's training data in its samples if valid ones are uniform."""
         _, n, m, s, L = self.grammar(line.source_indices[0])
         size = float(line.columns.get("num_train", math.inf))
-        return int(size) / (n * m ** ((s**L - 1) // (s - 1))) if math.isfinite(size) else math.nan
+        if not math.isfinite(size):
+            return np.full(len(self.times), np.nan)
+        sampled = np.isin(self._sampled, line.source_indices)
+        valid = average(self._valid[:, sampled], self._sampled[sampled], crossed=self.crossed)
+        return np.asarray(valid.mean * (int(size) / (n * m ** ((s**L - 1) // (s - 1)))))
 
     def panels(self, results: Results) -> Sequence[Panel]:
         """Draw valid strings and nodes, with their standard errors."""

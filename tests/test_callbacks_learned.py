@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -25,6 +26,7 @@ from lit_hier.callbacks import (
     Validity,
 )
 from lit_hier.callbacks.analysis import Analysis, group_sources
+from lit_hier.callbacks.curves import CurveAnalysis
 from lit_hier.callbacks.denoiser_quality import per_leaf
 from lit_hier.callbacks.result import Result
 from lit_hier.data import RHMDataModule
@@ -58,8 +60,12 @@ class BlurredDenoiser(ForwardBackwardModule):
     """Stands for networks: exact beliefs of leaves, mixed with uniform ones; the last is exact."""
 
     def __init__(
-        self, times: Sequence[float] = TIMES, trainings: Sequence[Training] = TRAININGS
+        self,
+        times: Sequence[float] = TIMES,
+        trainings: Sequence[Training] = TRAININGS,
+        blur: Sequence[float] = BLUR,
     ) -> None:
+        self.blur = blur
         self.process = MaskingNoise()
         super().__init__(times, self.process.axis)
         self.noise_process = self.process
@@ -80,7 +86,7 @@ class BlurredDenoiser(ForwardBackwardModule):
             posterior = self.inference.condition(messages)
             marginals.append(posterior.marginals())
             exact = marginals[-1][0]
-            blur = (*BLUR, *[0.0] * self.copies)[k] if k < self.copies - 1 else 0.0
+            blur = self.blur[k] if k < self.copies - 1 else 0.0
             beliefs = (1 - blur) * exact + blur / rhm.num_features
             draws = uniform(0, Purpose.POSTERIOR, batch["sample"], time, 1 + rhm.num_choices)
             if k == self.copies - 1:
@@ -153,7 +159,7 @@ def test_sources_are_grouped_by_training() -> None:
     assert [group.name for group in untrained] == ["network 0", "network 1", "exact"]
 
 
-def test_each_training_has_curves_and_networks_are_the_units() -> None:
+def test_each_training_has_curves_with_errors_of_data_and_of_networks() -> None:
     table = results().table("reconstruction")
     assert list(table.columns[:5]) == ["process", "time", "num_train", "step", "level"]
     assert len(table) == len(TIMES) * 3 * 4
@@ -162,8 +168,11 @@ def test_each_training_has_curves_and_networks_are_the_units() -> None:
     pair = [unchanged[..., samples["source"] == k].mean(-1) for k in (0, 2)]
     mean, sem = of("reconstruction", ("unchanged", "unchanged_sem"), num_train=16).T
     np.testing.assert_allclose(mean, np.mean(pair, axis=0).ravel(), rtol=1e-6)
-    expected = (np.abs(pair[0] - pair[1]) / 2).ravel()
+    by_datum = np.mean([unchanged[..., samples["source"] == k] for k in (0, 2)], axis=0)
+    of_data = by_datum.std(-1, ddof=1) / NUM**0.5
+    expected = np.hypot(of_data, np.abs(pair[0] - pair[1]) / 2).ravel()
     np.testing.assert_allclose(sem[expected > 0], expected[expected > 0], rtol=1e-6)
+    assert (table["count"] == NUM).all()
 
 
 def test_exact_inference_has_the_curves_of_its_own_sampler() -> None:
@@ -235,17 +244,102 @@ def test_copies_are_those_of_a_network_s_own_training_data() -> None:
         assert copied.sum() == count
     number = 8 * 2**7
     by_chance = of("validity", ("copies_by_chance",), num_train=64, level=1)[:, 0]
-    np.testing.assert_array_equal(by_chance, [math.nan, math.nan, 64 / number])
+    valid = of("validity", ("strings",), num_train=64, level=3, time=1.0)[0, 0]
+    np.testing.assert_allclose(by_chance, [math.nan, math.nan, valid * 64 / number])
     assert np.isnan(of("validity", ("copies", "copies_by_chance"), num_train=INF)).all()
 
 
-def test_copies_by_exact_inference_from_nothing_meet_chance() -> None:
+class OftenExactDenoiser(BlurredDenoiser):
+    """Takes every third sample from blurred beliefs, the others from exact inference."""
+
+    def forward_backward(self, batch: dict[str, Tensor]) -> ForwardBackward:
+        """Merge two records."""
+        own = super().forward_backward(batch)
+        exact = super().forward_backward(batch | {"source": torch.tensor(self.copies - 1)})
+        assert own.latents is not None
+        assert exact.latents is not None
+        pairs = zip(own.latents.tree_reversed, exact.latents.tree_reversed, strict=True)
+        blurred = batch["sample"][:, None] % 3 == 0
+        trees = tuple(x.where(blurred, other) for x, other in pairs)
+        return replace(own, latents=replace(own.latents, tree_reversed=trees))
+
+
+def test_copies_from_pure_noise_meet_chance() -> None:
     analysis = Validity()
-    run(analysis, sampler=BlurredDenoiser((1.0,), TRAININGS[1:2]), num=900)
+    run(analysis, sampler=OftenExactDenoiser((1.0,), TRAININGS[1:2]), num=900)
     table = analysis.result.table("validity")
-    row = table[table["num_train"] == 64].iloc[0]
-    assert row["copies_by_chance"] == 64 / 1024
-    assert abs(row["copies_exact"] - row["copies_by_chance"]) < 4 * row["copies_exact_sem"]
+    row = table[table["num_train"] == 64].iloc[-1]
+    assert 0.66 < row["strings"] < 0.7
+    assert row["copies_by_chance"] == pytest.approx(row["strings"] * 64 / 1024)
+    assert abs(row["copies"] - row["copies_by_chance"]) < 4 * row["copies_sem"]
+    assert abs(row["copies_exact"] - 64 / 1024) < 4 * row["copies_exact_sem"]
+
+
+ERRORS = {
+    "transition": ("marginal:sem", "unchanged:unchanged_sem"),
+    "validity": ("strings:sem", "nodes:nodes_sem", "copies:copies_sem"),
+    "denoiser_quality": ("kl:sem", "excess_cross_entropy:excess_cross_entropy_sem"),
+}
+SAME_TRAINING = (Training(64, 100),) * 3
+
+
+def test_networks_that_are_equal_have_the_errors_of_one() -> None:
+    """Of all that is measured: three networks of the same data are not three times the data."""
+    found = []
+    for num in (1, 3):
+        torch.manual_seed(0)
+        network = HierarchicalCNN(8, 8, 2, 3, width=4)
+        found.append(run(
+            Reconstruction(), Transition(), TransitionTime(), ChangeCorrelation(), Validity(),
+            DenoiserQuality(), ClassKept(network),
+            sampler=BlurredDenoiser(trainings=SAME_TRAINING[:num], blur=[0.3] * num), num=50,
+        ))  # fmt: skip
+    for name in found[0].tables:
+        one, three = (result.table(name) for result in found)
+        for column in one.columns:
+            if column in ("networks", "grammars", "grammar_std", "place_std"):
+                continue
+            if not is_float_dtype(one[column]):
+                assert (one[column] == three[column]).all(), (name, column)
+                continue
+            by_bootstrap = name.startswith("transition") or "inversion" in column
+            rtol = 0.35 if by_bootstrap and column.endswith("sem") else 1e-6
+            np.testing.assert_allclose(
+                three[column], one[column], rtol=rtol, atol=1e-7, err_msg=f"{name}: {column}"
+            )
+
+
+def test_errors_of_networks_on_the_same_data_are_the_scatter_over_data() -> None:
+    """Networks that nearly agree, on parts of the data."""
+    num, parts = 600, 30
+    measures: tuple[CurveAnalysis, ...] = (Transition(), Validity(), DenoiserQuality())
+    analyses = {analysis.name: analysis for analysis in measures}
+    sampler = BlurredDenoiser((0.5, 1.0), SAME_TRAINING, (0.3, 0.31, 0.29))
+    result = run(*analyses.values(), sampler=sampler, num=num)
+    for name, analysis in analyses.items():
+        samples = result.samples(name)
+        values = np.stack([samples[key] for key in analysis.quantities]).astype(float)
+        part = samples["index"] % num // (num // parts)
+        line = next(x for x in analysis.all_lines() if 0 in x.source_indices)
+        columns = [
+            analysis.summarize(values[:, :, line.curve, chosen], samples["source"][chosen], line)
+            for k in range(parts)
+            if len(chosen := np.flatnonzero((part == k) & (samples["source"] < 3)))
+        ]
+        for pair in ERRORS[name]:
+            estimate, error = (
+                np.stack([np.asarray(x[key]) for x in columns]) for key in pair.split(":")
+            )
+            claimed = np.sqrt(np.square(np.nan_to_num(error)).mean())
+            scatter = np.sqrt(estimate.var(0, ddof=1).mean())
+            assert 0.7 < claimed / scatter < 1.3, (name, pair)
+
+
+def test_all_tables_with_curves_are_drawn_from_files() -> None:
+    drawn = [name for name in results().tables if is_drawn(results().table(name))]
+    assert "transition_time_curves" in drawn
+    for name in drawn:
+        assert table_figure(results().table(name)).axes, name
 
 
 def test_quality_is_zero_for_exact_inference() -> None:

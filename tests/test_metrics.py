@@ -18,6 +18,7 @@ from lit_hier.metrics import (
     SimilarityTo,
     Standardization,
     average,
+    bootstrap_error,
     channel_moments,
     correct_baseline,
     crossing,
@@ -27,6 +28,7 @@ from lit_hier.metrics import (
     last_inversion,
     mode,
     mode_bandwidth,
+    resampled_means,
     summarize,
     theory_errors,
     transition,
@@ -322,6 +324,74 @@ def test_grammars_are_the_independent_units_of_an_average() -> None:
     assert together.sem == pytest.approx(
         [float(average(x, groups).sem) for x in (values, values**2)]
     )
+
+
+def test_several_groups_on_the_same_data_are_no_further_data() -> None:
+    num, size, repetitions = 4, 30, 600
+    groups, rng = np.repeat(np.arange(num), size), np.random.default_rng(0)
+    for of_groups, of_data in ((0.0, 1.0), (0.3, 1.0), (1.0, 0.2)):
+        groups_, data = (
+            scale * rng.normal(size=(repetitions, *shape))
+            for scale, shape in ((of_groups, (num, 1)), (of_data, (1, size)))
+        )
+        values = groups_ + data + 0.1 * rng.normal(size=(repetitions, num, size))
+        flat = values.reshape(repetitions, -1)
+        found = average(flat, groups, crossed=True)
+        np.testing.assert_allclose(found.mean, flat.mean(-1), atol=1e-12)
+        within = of_data**2 / size + 0.01 / size / num
+        for error, variance in (
+            (found.sem, of_groups**2 / num + within), (found.sem_within, within),
+        ):  # fmt: skip
+            assert np.sqrt(np.square(error).mean() / variance) == pytest.approx(1, abs=0.08)
+        resampled = resampled_means(flat[:50], groups, crossed=True)
+        np.testing.assert_allclose(
+            bootstrap_error(resampled, groups, crossed=True), found.sem[:50], rtol=0.25
+        )
+        low, high = wilson((flat > 0.3).astype(float), groups, crossed=True)
+        spread = math.sqrt(of_groups**2 + of_data**2 + 0.01)
+        true = math.erfc(0.3 / spread / 2**0.5) / 2
+        assert 0.9 < ((low <= true) & (true <= high)).mean() < 0.995
+
+
+def test_groups_that_agree_on_the_same_data_have_the_errors_of_one() -> None:
+    values, other = RNG.uniform(-0.5, 1, (2, 5, 40))
+    one, three = np.zeros(40, dtype=int), np.repeat(np.arange(3), 40)
+    tiled, tiled_other = (np.tile(x, 3) for x in (values, other))
+    for alone, together in (
+        (average(values, one)[:3], average(tiled, three, crossed=True)[:3]),
+        (wilson(abs(values), one), wilson(abs(tiled), three, crossed=True)),
+        (
+            list(correct_baseline(values, other, one).values()),
+            list(correct_baseline(tiled, tiled_other, three, crossed=True).values()),
+        ),
+    ):
+        np.testing.assert_allclose(together, alone, rtol=1e-9)
+    found = summarize(tiled[0], three, tiled[0] > 0.9, bandwidth=0.1, crossed=True)
+    expected = summarize(values[0], one, values[0] > 0.9, bandwidth=0.1)
+    assert found.pop("mode_sem") == pytest.approx(expected.pop("mode_sem"), rel=0.4)
+    assert found.pop("std") == pytest.approx(expected.pop("std"), rel=0.02)
+    assert found == pytest.approx(expected)
+    x = np.arange(5.0)
+    falling = np.clip(1 - x[:, None] / 4 + 0.2 * values, 0, 1)
+    errors = (
+        transition_errors(x, np.tile(falling, 3), three, 0.0, crossed=True),
+        transition_errors(x, falling, one, 0.0),
+    )
+    np.testing.assert_allclose(*errors, rtol=0.3)
+    above = 1 - x[:, None] / 2 + 0.2 * values
+    crossings = (
+        inversion(x, 0 * np.tile(above, 3), np.tile(above, 3), three, crossed=True),
+        inversion(x, 0 * above, above, one),
+    )
+    assert crossings[0][:5:2] == pytest.approx(crossings[1][:5:2])
+    assert crossings[0].place_sem == pytest.approx(crossings[1].place_sem, rel=0.3)
+
+
+def test_groups_without_their_last_data_are_averaged() -> None:
+    groups = np.array([0, 0, 0, 1, 1])
+    found = average(np.array([1.0, 2, 3, 2, 4]), groups, crossed=True)
+    assert found.mean == 2.5
+    assert found.sem == pytest.approx(np.sqrt(np.var([1.5, 3], ddof=1) / 2 + 0.5 / 2))
 
 
 def test_what_is_not_known_is_nan() -> None:

@@ -167,8 +167,8 @@ def table_figure(table: DataFrame, *columns: str) -> Figure:
     Args:
         table: A run's table, or an average of several, of similarities or of reconstruction.
         *columns: The columns that are drawn; by default all of `QUANTITIES`. Of a table with
-            levels of several trainings, the first one that it has, by default `unchanged` or
-            `strings`, in a panel per training, with exact inference dashed.
+            levels of several trainings, the first one that it has, by default `unchanged`,
+            `strings` or else any, in a panel per training, with exact inference dashed.
 
     Raises:
         InputError: It has no such curves.
@@ -178,7 +178,7 @@ def table_figure(table: DataFrame, *columns: str) -> Figure:
     if not (columns or present):
         raise InputError(f"table: it has none of {', '.join(QUANTITIES)} to draw; give another")
     if "level" in table and NUM_TRAIN in table:
-        return _training_figure(table, columns or ("unchanged", "strings"))
+        return _training_figure(table, columns or ("unchanged", "strings", *present))
     panels = [_panel(table, column) for column in columns or present]
     x_values = next(iter(curves_of(table, x).values()))
     return curve_figure(x_values, label, panels, legend_title(table))

@@ -1,6 +1,6 @@
 """The functional core of the metrics: pure functions of arrays and tensors."""
 
-from lit_hier.metrics.functional.averages import Average, average, wilson
+from lit_hier.metrics.functional.averages import Average, average, count_data, wilson
 from lit_hier.metrics.functional.baseline import correct_baseline
 from lit_hier.metrics.functional.bootstrap import bootstrap_error, resampled_means
 from lit_hier.metrics.functional.correlation import (
@@ -73,6 +73,7 @@ __all__ = [
     "collapse_spread",
     "correct_baseline",
     "correlation_length",
+    "count_data",
     "crossing",
     "curve_inversion",
     "deviation",

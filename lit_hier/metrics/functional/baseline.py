@@ -20,19 +20,28 @@ independent, as :math:`b_i` and :math:`b_{i + 1}` share sample i + 1; with
    \mathrm{sem}^2 = \frac{1}{(N - 1)(N - 2)}
       \Big( \sum_i d_i^2 + 2 \sum_i d_i d_{i + 1} \Big)
 
-is unbiased up to terms of order 1/N for a chain in which only neighbors are correlated.
+is unbiased up to terms of order 1/N for a chain in which only neighbors are correlated. Where
+several groups measured the same data, this is the error of the data, for averages over groups;
+that of the groups is added, see `average`.
 """
 
 import numpy as np
 from jaxtyping import Float, Float64
 
-from lit_hier.metrics.functional.averages import RESOLUTION, Groups, average
+from lit_hier.metrics.functional.averages import (
+    RESOLUTION,
+    Groups,
+    average,
+    independent_units,
+    standard_error,
+)
 
 
 def correct_baseline(
     values: Float[np.ndarray, "*shape N"],
     baseline: Float[np.ndarray, "*shape N"],
     groups: Groups | None = None,
+    crossed: bool = False,
 ) -> dict[str, Float64[np.ndarray, "*shape"]]:
     """Summarize similarities relative to a baseline: see the module.
 
@@ -40,6 +49,7 @@ def correct_baseline(
         values: Similarity of each sample to itself, in the order of the chain of partners.
         baseline: Similarity to its partner, in the same order; NaN for a sample that has none.
         groups: The grammar of each sample; by default one for all.
+        crossed: Whether all groups measured the same data, see `average`.
 
     Returns:
         baseline and corrected, NaN if no sample has a partner or the baseline is 1; baseline_sem
@@ -53,7 +63,7 @@ def correct_baseline(
     if not known.any():
         names = ("baseline", "baseline_sem", "corrected", "corrected_sem")
         return {name: np.full(c.shape[:-1], np.nan) for name in names}
-    itself = average(c, which)
+    itself = average(c, which, crossed=crossed)
     level = average(b[..., known], which[known]).mean
     room = np.asarray(np.where(1 - level > RESOLUTION, 1 - level, np.nan))
     # Averages of `shares` over all samples are those of the baseline over the known ones, less
@@ -66,21 +76,23 @@ def correct_baseline(
     linear = (c - ((1 - itself.mean) / room)[..., None] * shares) / room[..., None]
     return {
         "baseline": level,
-        "baseline_sem": _error(b[..., known], which[known]),
+        "baseline_sem": _error(b[..., known], which[known], crossed),
         "corrected": np.asarray((itself.mean - level) / room),
-        "corrected_sem": np.where(np.isnan(itself.sem), np.nan, _error(linear, which)),
+        "corrected_sem": np.where(np.isnan(itself.sem), np.nan, _error(linear, which, crossed)),
     }
 
 
 def _error(
-    values: Float64[np.ndarray, "*shape N"], groups: Groups
+    values: Float64[np.ndarray, "*shape N"], groups: Groups, crossed: bool
 ) -> Float64[np.ndarray, "*shape"]:
-    """Compute the standard error of an average; for one grammar, of a chain."""
-    found, num = average(values, groups), len(groups)
-    if len(np.unique(groups)) > 1:
+    """Compute the standard error of an average; for one grammar or crossed groups, of a chain."""
+    found = average(values, groups, crossed=crossed)
+    if len(np.unique(groups)) > 1 and not crossed:
         return found.sem
-    d = values - found.mean[..., None]
+    chain, *others = independent_units(values, groups, crossed)
+    num = chain.shape[-1]
+    d = chain - found.mean[..., None]
     squares = (d**2).sum(-1) + 2 * (d[..., 1:] * d[..., :-1]).sum(-1)
     exists = np.isfinite(found.sem) & (squares > 0) & (num > 2)
     variance = np.where(exists, squares, np.nan) / max((num - 1) * (num - 2), 1)
-    return np.asarray(np.sqrt(variance))
+    return np.asarray(np.sqrt(variance + standard_error(others) ** 2))

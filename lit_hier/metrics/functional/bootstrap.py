@@ -3,18 +3,25 @@ r"""Standard errors of what is computed from averages, by the bootstrap.
 Units, grammars or the data of one grammar, are drawn with replacement, U of U, and the quantity is
 computed from each resample. Its standard deviation over resamples, times
 :math:`\sqrt{U / (U - 1)}`, is the standard error: for an average this is `sem`. The draws depend
-on a constant seed and on U only.
+on a constant seed and on U only. Where all groups measured the same data, data and groups are
+drawn independently, and their deviations from the average are added.
 
 Source: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), Chapters 6 and 8.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from jaxtyping import Float64, Real
 
 from lit_hier.errors import InputError
-from lit_hier.metrics.functional.averages import RESOLUTION, Groups, count_units
+from lit_hier.metrics.functional.averages import (
+    RESOLUTION,
+    Groups,
+    count_units,
+    independent_units,
+)
 
 RESAMPLES: Final = 200
 """The default number of resamples: the errors are then known to 5 %."""
@@ -39,7 +46,10 @@ def check_resamples(resamples: int) -> None:
 
 
 def resampled_means(
-    values: Real[np.ndarray, "*shape N"], groups: Groups, resamples: int = RESAMPLES
+    values: Real[np.ndarray, "*shape N"],
+    groups: Groups,
+    resamples: int = RESAMPLES,
+    crossed: bool = False,
 ) -> Float64[np.ndarray, " resamples *shape"]:
     """Average resamples of the units.
 
@@ -47,6 +57,7 @@ def resampled_means(
         values: One number per datum on the last axis.
         groups: The grammar of each datum.
         resamples: The number of resamples.
+        crossed: Whether all groups measured the same data, in the same order.
 
     Returns:
         The averages of each resample.
@@ -55,33 +66,57 @@ def resampled_means(
         InputError: There are less than 2 resamples.
     """
     check_resamples(resamples)
-    units = np.asarray(values, dtype=np.float64)
-    names = np.unique(groups)
-    if len(names) > 1:
-        units = np.stack([units[..., groups == name].mean(-1) for name in names], axis=-1)
-    rng, num = generator(), units.shape[-1]
-    means = np.empty((resamples, *units.shape[:-1]))
+    return resample(independent_units(values, groups, crossed), resamples)
+
+
+def resample(
+    units: Sequence[Float64[np.ndarray, "..."]], resamples: int = RESAMPLES
+) -> Float64[np.ndarray, " resamples ..."]:
+    """Average resamples of units, of one kind or several: see `independent_units`.
+
+    Args:
+        units: The values of each kind of units on the last axis. All kinds have the same mean.
+        resamples: The number of resamples.
+
+    Returns:
+        The averages of each resample. Deviations of further kinds are scaled so that the factor
+        of the first kind, see the module, is that of all.
+    """
+    first, *others = units
+    rng, num = generator(), first.shape[-1]
+    scales = [(x.shape[-1] / (x.shape[-1] - 1) * (num - 1) / num) ** 0.5 for x in others]
+    means = np.empty((resamples, *first.shape[:-1]))
     for k in range(resamples):  # one at a time: all draws of all data together would fill memory
-        weights = np.bincount(rng.integers(num, size=num), minlength=num)
-        means[k] = units @ weights / num
+        means[k] = _resample(first, rng)
+        for x, scale in zip(others, scales, strict=True):
+            means[k] += scale * (_resample(x, rng) - x.mean(-1))
     return means
 
 
+def _resample(
+    units: Float64[np.ndarray, "*shape units"], rng: np.random.Generator
+) -> Float64[np.ndarray, "*shape"]:
+    num = units.shape[-1]
+    weights = np.bincount(rng.integers(num, size=num), minlength=num)
+    return np.asarray(units @ weights / num)
+
+
 def bootstrap_error(
-    resampled: Float64[np.ndarray, " resamples *shape"], groups: Groups
+    resampled: Float64[np.ndarray, " resamples *shape"], groups: Groups, crossed: bool = False
 ) -> Float64[np.ndarray, "*shape"]:
     """Compute the standard error of a quantity from its values in resamples.
 
     Args:
         resampled: The quantity in each resample; NaN where it does not exist.
         groups: The grammar of each datum.
+        crossed: Whether all groups measured the same data, in the same order.
 
     Returns:
         The standard error over the resamples in which the quantity exists; NaN for one unit, if
         the quantity does not exist in more than 5 % of them, or if it is the same in all but for
         rounding.
     """
-    num = count_units(groups)
+    num = count_units(groups, crossed)
     exists = np.isfinite(resampled)
     known = exists.mean(0) >= _MIN_SHARE
     if num < 2 or not known.any():

@@ -34,19 +34,23 @@ equal weights before the ratios are taken. The units are the grammars or, with o
 of its data. Errors are the jackknife's over units; resamples of the units serve for what is not
 smooth, such as the place of a peak.
 
+If all sources measured the same data, as several networks do, each block of data is left out of
+all of them at once. The squared errors of blocks and of sources are then added, and U - 1 is the
+effective number of degrees of freedom, see `lit_hier.metrics.functional.averages`.
+
 Source: Sclocchi, Favero, Levi, Wyart, "Probing the latent hierarchical structure of data via
 diffusion models" (2024), who sum over i <= j; Efron and Tibshirani, "An Introduction to the
 Bootstrap" (1993), Chapter 11.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64
 
-from lit_hier.metrics.functional.bootstrap import RESAMPLES, resampled_means
+from lit_hier.metrics.functional.bootstrap import RESAMPLES, resample
 from lit_hier.metrics.functional.pairs import Pairs
 
 _MEAN: Final = 0  # of the sums: mean spin, its square, then the products at each distance
@@ -99,8 +103,11 @@ class Estimates(NamedTuple):
         sem: Their standard errors, as estimates for all grammars. An error is NaN where it is
             unknown: for one unit, or if the units agree exactly.
         sem_within: Their standard errors, as estimates for these grammars.
-        num_units: Grammars, or blocks of data of the only one; 0 without two data.
+        num_units: Grammars, or blocks of data of the only one; 0 without two data. For sources
+            that measured the same data, one more than the effective degrees of freedom, rounded.
         reach: The distances over which the length and the decay are taken.
+        source_std: Standard deviation of the susceptibility between sources, to first order, shape
+            (T,); NaN for one.
         resampled: The susceptibility of resamples of the units, shape (resamples, T); NaN for
             fewer than two units.
     """
@@ -110,6 +117,7 @@ class Estimates(NamedTuple):
     sem_within: Correlation
     num_units: int
     reach: Bool[np.ndarray, "T distances"]
+    source_std: Float64[np.ndarray, " T"]
     resampled: Float64[np.ndarray, "resamples T"]
 
     def in_units(self, unit: float) -> "Estimates":
@@ -121,13 +129,16 @@ class Estimates(NamedTuple):
         return self._replace(estimate=means, sem=sems, sem_within=within)
 
 
-def estimate_correlation(found: ChangeSums, pairs: Pairs, cut: int | None = None) -> Estimates:
+def estimate_correlation(
+    found: ChangeSums, pairs: Pairs, cut: int | None = None, crossed: bool = False
+) -> Estimates:
     """Estimate correlated changes and their errors.
 
     Args:
         found: The sums of changes of order 1; sources without two data are skipped.
         pairs: The geometry of the sites.
         cut: The number of distances, from 0 on, over which chi and xi sum; all pairs by default.
+        crossed: Whether all sources measured the same data, in the same blocks.
     """
     kept = found.num_data.sum(1) >= 2
     parts = [
@@ -140,7 +151,7 @@ def estimate_correlation(found: ChangeSums, pairs: Pairs, cut: int | None = None
         none = np.isfinite(nan[:, _PRODUCTS:])
         unknown = _ratios(nan, pairs, cut, none)
         chi = np.full((RESAMPLES, len(nan)), np.nan)
-        return Estimates(unknown, unknown, unknown, 0, none, chi)
+        return Estimates(unknown, unknown, unknown, 0, none, unknown.susceptibility, chi)
     covariances = [_covariances(*_total(part), pairs) for part in parts]
     mean, num = np.mean(covariances, axis=0), len(parts)
     # The averages without each block of data, by grammar, and without each grammar.
@@ -148,33 +159,53 @@ def estimate_correlation(found: ChangeSums, pairs: Pairs, cut: int | None = None
         [mean + (_covariances(*left, pairs) - covariance) / num for left in _leave_out(part)]
         for part, covariance in zip(parts, covariances, strict=True)
     ]
-    without = np.stack(
-        within[0] if num == 1 else [(num * mean - left) / (num - 1) for left in covariances]
-    )
-    noise = np.nan_to_num(jackknife_error(without)[:, _PRODUCTS:])
+    if crossed:
+        within = [[mean + sum(x - mean for x in left) for left in zip(*within, strict=False)]]
+    by_source = [[(num * mean - left) / (num - 1) for left in covariances]] if num > 1 else []
+    kinds = [np.stack(x) for x in (within if num == 1 or crossed else []) + by_source]
+    noise = np.nan_to_num(_total_error(x[..., _PRODUCTS:] for x in kinds))
     reach = np.logical_and.accumulate(mean[:, _PRODUCTS:] >= _SIGNIFICANT * noise, axis=1)
 
-    def error(*groups: Iterable[Float64[np.ndarray, "T columns"]]) -> Correlation:
+    def error(groups: Iterable[Iterable[Float64[np.ndarray, "T columns"]]]) -> Correlation:
         ratios = [[_ratios(x, pairs, cut, reach) for x in group] for group in groups]
         columns = [[np.stack(values) for values in zip(*group, strict=True)] for group in ratios]
-        return Correlation(
-            *(
-                _known(sum(jackknife_error(x) ** 2 for x in by_group) ** 0.5)
-                for by_group in zip(*columns, strict=True)
-            )
-        )
+        return Correlation(*(_known(_total_error(x)) for x in zip(*columns, strict=True)))
 
-    num_units = len(without)
-    # The units' own values, of which these are the averages: a block's is its pseudo-value.
-    units = mean + (num_units - 1) * (without.mean(0) - without)
+    num_units = _count_units(kinds, pairs, cut)
     chi = np.full((RESAMPLES, len(mean)), np.nan)
     if num_units > 1:
-        chi = _susceptibility(
-            resampled_means(np.moveaxis(units, 0, -1), np.arange(num_units)), pairs, cut
-        )
-    return Estimates(
-        _ratios(mean, pairs, cut, reach), error(without), error(*within), num_units, reach, chi
-    )
+        # The units' own values, of which these are the averages: a block's is its pseudo-value.
+        units = [np.moveaxis(mean + (len(x) - 1) * (x.mean(0) - x), 0, -1) for x in kinds]
+        resampled = resample(units)
+        if len(kinds) > 1:
+            # `bootstrap_error` will take these for resamples of `num_units` units.
+            num_first = len(kinds[0])
+            scale = num_first / (num_first - 1) * (num_units - 1) / num_units
+            resampled = mean + scale**0.5 * (resampled - mean)
+        chi = _susceptibility(resampled, pairs, cut)
+    # The jackknife's error of an average over G sources is their deviation over sqrt(G).
+    std = error(by_source).susceptibility * num**0.5 if by_source else np.full(len(mean), np.nan)
+    estimate = _ratios(mean, pairs, cut, reach)
+    return Estimates(estimate, error(kinds), error(within), num_units, reach, std, chi)
+
+
+def _count_units(
+    kinds: Sequence[Float64[np.ndarray, "_ T columns"]], pairs: Pairs, cut: int | None
+) -> int:
+    """Count units, of two kinds by Satterthwaite's degrees of freedom of chi over all times."""
+    numbers = [len(x) for x in kinds]
+    if len(kinds) == 1 or numbers[0] < 2:
+        return numbers[0]
+    variances = [np.nansum(jackknife_error(_susceptibility(x, pairs, cut)) ** 2) for x in kinds]
+    squares = sum(x**2 / (num - 1) for x, num in zip(variances, numbers, strict=True))
+    return 1 + round(float(sum(variances) ** 2 / squares)) if squares > 0 else numbers[0]
+
+
+def _total_error(
+    without: Iterable[Float64[np.ndarray, "..."]],
+) -> Float64[np.ndarray, "*shape"]:
+    """Add the squared errors of kinds of units, or of grammars, given estimates without each."""
+    return np.asarray(sum(jackknife_error(x) ** 2 for x in without) ** 0.5)
 
 
 _Part = tuple[

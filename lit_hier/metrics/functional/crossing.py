@@ -95,6 +95,7 @@ def transition_errors(
     groups: Groups,
     chance: float,
     resamples: int = RESAMPLES,
+    crossed: bool = False,
 ) -> tuple[Float64[np.ndarray, "*shape"], Float64[np.ndarray, "*shape"]]:
     """Compute the standard errors of average curves' places and widths, by the bootstrap.
 
@@ -104,6 +105,7 @@ def transition_errors(
         groups: The grammar of each datum.
         chance: The probability that the curves fall to.
         resamples: The number of resamples.
+        crossed: Whether all groups measured the same data, see `average`.
 
     Returns:
         Of the place and of the width, float64, shape (*shape); see `bootstrap_error`.
@@ -111,8 +113,8 @@ def transition_errors(
     Raises:
         InputError: There are less than 2 resamples.
     """
-    place, width = transition(x, resampled_means(values, groups, resamples), chance)
+    place, width = transition(x, resampled_means(values, groups, resamples, crossed), chance)
     return (
-        bootstrap_error(np.asarray(place), groups),
-        bootstrap_error(np.asarray(width), groups),
+        bootstrap_error(np.asarray(place), groups, crossed),
+        bootstrap_error(np.asarray(width), groups, crossed),
     )

@@ -19,7 +19,13 @@ import numpy as np
 from jaxtyping import Float, Float64, Real
 from scipy.special import stdtrit
 
-from lit_hier.metrics.functional.averages import RESOLUTION, Groups, average, count_units
+from lit_hier.metrics.functional.averages import (
+    RESOLUTION,
+    Groups,
+    average,
+    degrees_of_freedom,
+    independent_units,
+)
 from lit_hier.metrics.functional.bootstrap import (
     RESAMPLES,
     bootstrap_error,
@@ -58,6 +64,7 @@ def inversion(
     other: Float[np.ndarray, "T N"],
     groups: Groups,
     resamples: int = RESAMPLES,
+    crossed: bool = False,
 ) -> Inversion:
     """Find where the average of the other curve falls below that of the first one.
 
@@ -67,32 +74,38 @@ def inversion(
         other: Another level of the same data.
         groups: The grammar of each datum.
         resamples: The number of resamples.
+        crossed: Whether all groups measured the same data, see `average`.
 
     Raises:
         InputError: There are less than 2 resamples.
     """
     check_resamples(resamples)
     above = np.asarray(other, dtype=np.float64) - first
-    mean, sem, *_ = average(above, groups, shares=True)
+    mean, sem, *_ = average(above, groups, shares=True, crossed=crossed)
     largest = int(mean.argmin())
     found = float(-mean[largest]), float(sem[largest]), float(x[largest])
-    num_units = count_units(groups)
-    quantile = stdtrit(num_units - 1, 1 - _ALPHA / len(x)) if num_units > 1 else np.nan
+    freedom = degrees_of_freedom(independent_units(above, groups, crossed))
+    freedom = np.where(freedom > 0, freedom, np.nan)
+    quantile = stdtrit(freedom, 1 - _ALPHA / len(x))
     bracket = _bracket(mean, quantile * sem)
     if bracket is None:
         return Inversion(np.nan, np.nan, *found, np.full(resamples, np.nan))
-    resampled = resampled_means(above, groups, resamples)[:, bracket]
+    resampled = resampled_means(above, groups, resamples, crossed)[:, bracket]
     places = np.asarray(crossing(x[bracket], resampled, 0.0))
     place = float(crossing(x[bracket], mean[bracket], 0.0))
-    return Inversion(place, float(bootstrap_error(places, groups)), *found, places)
+    error = float(bootstrap_error(places, groups, crossed))
+    return Inversion(place, error, *found, places)
 
 
-def last_inversion(inversions: Sequence[Inversion], groups: Groups) -> tuple[float, float]:
+def last_inversion(
+    inversions: Sequence[Inversion], groups: Groups, crossed: bool = False
+) -> tuple[float, float]:
     """Find where the last of several inversions lies, measured on the same data.
 
     Args:
         inversions: The inversions, at least one, from the same number of resamples.
         groups: The grammar of each datum.
+        crossed: Whether all groups measured the same data, see `average`.
 
     Returns:
         The largest x; NaN if one of them is not significant. And its standard error: that of the
@@ -100,7 +113,7 @@ def last_inversion(inversions: Sequence[Inversion], groups: Groups) -> tuple[flo
     """
     places = np.max([found.resampled for found in inversions], axis=0)
     place = float(np.max([found.place for found in inversions]))
-    return place, float(bootstrap_error(places, groups))
+    return place, float(bootstrap_error(places, groups, crossed))
 
 
 def curve_inversion(

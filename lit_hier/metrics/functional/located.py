@@ -20,6 +20,7 @@ def locate_transition(
     theory: Float64[np.ndarray, " T"],
     theory_error: Float64[np.ndarray, " T"],
     chance: float,
+    crossed: bool = False,
 ) -> dict[str, tuple[float, float]]:
     """Locate the transition of a curve and that of its theory.
 
@@ -31,6 +32,7 @@ def locate_transition(
         theory: The prediction of `curve`; NaN where none applies.
         theory_error: Its standard error; 0 for a closed form.
         chance: The probability that the curves fall to.
+        crossed: Whether all groups measured the same data, see `average`.
 
     Returns:
         place, width, theory_place and theory_width, each with its standard error, NaN where
@@ -38,7 +40,7 @@ def locate_transition(
     """
     numbers = [*transition(x, curve, chance), *transition(x, theory, chance)]
     errors = [
-        *transition_errors(x, values, groups, chance),
+        *transition_errors(x, values, groups, chance, crossed=crossed),
         *theory_errors(x, theory, theory_error, chance),
     ]
     pairs = np.array([numbers, errors], dtype=np.float64).T.tolist()
