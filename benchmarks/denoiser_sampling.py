@@ -61,7 +61,7 @@ def main() -> None:
     print("| --- | --- | --- | --- |")
     for process, last in PROCESSES:
         times = np.linspace(last / NUM_TIMES, last, NUM_TIMES).tolist()
-        for steps in (rhm.num_leaves, rhm.num_leaves + 4):
+        for steps in (rhm.num_leaves // 2, rhm.num_leaves):
             sampler = NetworkDenoiser(rhm, process, times, [network], steps=steps)
 
             @torch.no_grad()

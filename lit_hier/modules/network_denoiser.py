@@ -183,7 +183,8 @@ class NetworkDenoiser(ForwardBackwardModule):
         record = replace(record, index=batch["index"], source_index=source)
         if source >= len(self.networks):
             return replace(record, denoising=Denoising(exact, exact, predicted))
-        beliefs = self._believe(source, messages)
+        weights = self._believe(source, messages)
+        beliefs = weights / weights.sum(-1, keepdim=True)
         if self.reveals:
             leaves = self._reveal(source, messages, predicted, beliefs, index)
         else:
@@ -215,10 +216,15 @@ class NetworkDenoiser(ForwardBackwardModule):
         return self.process.predicted(messages.flatten(0, 1)).view(messages.shape[:3])
 
     def _believe(self, source: int, messages: Tensor) -> Tensor:
-        """Return a network's beliefs where a leaf is to be predicted, elsewhere the messages."""
+        """Return a network's beliefs where a leaf is to be predicted, elsewhere the messages.
+
+        Each leaf's are probabilities up to a factor.
+        """
         weights = self._weigh(source, self._evaluate(source, messages.flatten(0, 1)))
-        beliefs = (weights / weights.sum(-1, keepdim=True)).view_as(messages)
-        return torch.where(self._predicted(messages)[..., None], beliefs, messages)
+        weights, predicted = weights.view_as(messages), self._predicted(messages)
+        if not predicted.all():
+            weights = torch.where(predicted[..., None], weights, messages)
+        return weights
 
     def _weigh(self, source: int, logits: Tensor) -> Tensor:
         """Return probabilities up to a factor, of the same shape.
