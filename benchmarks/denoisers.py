@@ -81,11 +81,12 @@ def main() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     data = RHMDataModule(RandomHierarchyModel(8, 2, 2, 4), NUM_TRAIN, batch_size=128)
     data.setup()
-    task, batches = build_task(), []
+    given = []
     for num in NUM_TRAIN:
         batch = data._splits["train"][torch.arange(min(num, data.batch_size))]
-        prepared = task.prepare({**batch, "epoch": 0, "num_train": num}, "train")
-        batches.append((prepared["messages"], prepared["target"]))
+        given.append({**batch, "epoch": 0, "num_train": num})
+    prepared = build_task().prepare(given, "train")
+    batches = [(batch["messages"], batch["target"]) for batch in prepared]
     times = []
     for _ in range(options.rounds):
         times.append((time_bare_loop(batches, options.steps), time_trainer(data, options.steps)))

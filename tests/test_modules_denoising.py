@@ -87,7 +87,7 @@ def test_an_untrained_network_has_the_loss_of_the_uniform_guess(
     module, num = task([30], network=build, process=process), 30
     leaves = RHM.sample(num, generator=torch.Generator().manual_seed(0))[0]
     batch = {"leaves": leaves, "index": torch.arange(num), "epoch": 3, "num_train": num}
-    prepared = module.prepare(batch, "train")
+    (prepared,) = module.prepare([batch], "train")
     total, count = module.compute_loss(module.networks[0], prepared, "train", "")
     assert 0 < count <= leaves.numel()
     assert total.item() / count == pytest.approx(math.log(4), rel=1e-6)
@@ -270,11 +270,11 @@ def test_weights_of_a_classifier_are_no_denoisers(tmp_path: Path) -> None:
 
 
 def test_invalid_arguments() -> None:
-    with pytest.raises(InputError, match="the messages of the epsilon process tell the leaves"):
+    with pytest.raises(InputError, match="the messages of the epsilon process reveal the leaves"):
         task([4], process=EpsilonNoise())
     with pytest.raises(InputError, match="network_seed is -1"):
         task([4], network_seed=-1)
-    with pytest.raises(InputError, match="num_train is empty"):
+    with pytest.raises(InputError, match="num_train is an empty list"):
         task([])
     with pytest.raises(InputError, match="by the norm over all 2 networks"):
         fit(task([8, 16]), [8, 16], gradient_clip_val=1.0)
