@@ -38,8 +38,8 @@ class NestedTask(Task):
     (network_seed, P), the number of the step's batch and the rank of the process.
 
     Networks are validated with the exponential moving average of their weights, as analyses run
-    them, see `lit_hier.nn.evaluate`. After each validation of `fit`, those of a network whose `val/loss` is the lowest so far are kept, in `best`. They
-    are what `test` measures.
+    them, see `lit_hier.nn.evaluate`. After each validation of `fit`, the weights of a network
+    whose `val/loss` is the lowest so far are kept, in `best`. They are what `test` measures.
 
     Logs `train/loss`, `val/loss` and `test/loss`, and a subclass's metrics likewise; with several
     networks, `train/loss/P=128` and so on for each.
@@ -212,7 +212,7 @@ class NestedTask(Task):
             {**part, "num_train": num} for part, num in zip(batch, self.num_train, strict=True)
         ]
         step = self.trainer.fit_loop.total_batch_idx
-        losses = []
+        losses: list[Tensor] = []
         for network, prepared, line in zip(
             self.networks, self.prepare(parts, "train"), self.lines, strict=True
         ):
