@@ -2,8 +2,8 @@
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Final, cast
 
 import numpy as np
@@ -98,7 +98,8 @@ class NestedTask(Task):
         self.num_train = num_train
         self.lr_scheduler = lr_scheduler
         self.trained_on = trained_on
-        self.network_seed = network_seed
+        # A third word, not 0, so that they differ from the seeds of initial weights.
+        self._seeds = [_derive_seed(network_seed, num, 1) for num in num_train]
         self.networks = nn.ModuleList(_build(build, network_seed, num) for num in num_train)
         _check_separate(self.networks)
         self.average_weights(self.networks, ema_decay)
@@ -211,18 +212,16 @@ class NestedTask(Task):
         parts = [
             {**part, "num_train": num} for part, num in zip(batch, self.num_train, strict=True)
         ]
-        step = self.trainer.fit_loop.total_batch_idx
+        step = (self.global_rank << 40) + self.trainer.fit_loop.total_batch_idx
         losses: list[Tensor] = []
-        for network, prepared, line in zip(
-            self.networks, self.prepare(parts, "train"), self.lines, strict=True
-        ):
-            num_train = self.num_train[len(losses)]
-            # One more word than initial weights have, and not 0, so that the seeds differ.
-            key = (self.network_seed, num_train, step, self.global_rank, 1)
-            with _seeded(key, self.device):
+        with _forked(self.device):
+            for network, prepared, line, seed in zip(
+                self.networks, self.prepare(parts, "train"), self.lines, self._seeds, strict=True
+            ):
+                _seed(seed + step, self.device)
                 total, num = self.compute_loss(network, prepared, "train", line)
-            self.update_loss("train", total, num, line)
-            losses.append(self.scale_loss(total, num))
+                self.update_loss("train", total, num, line)
+                losses.append(self.scale_loss(total, num))
         return torch.stack(losses).sum()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -302,7 +301,9 @@ def _num_train(training: Any) -> list[Any]:
 def _build(build: Callable[[], nn.Module], network_seed: int, num_train: int) -> nn.Module:
     """Build a network whose weights depend on (network_seed, P) only."""
     try:
-        with _seeded((network_seed, num_train), torch.device("cpu")):
+        cpu = torch.device("cpu")
+        with _forked(cpu):
+            _seed(_derive_seed(network_seed, num_train), cpu)
             network = build()
     except (InputError, MemoryError):
         raise
@@ -330,14 +331,18 @@ def _check_separate(networks: nn.ModuleList) -> None:
         seen |= own
 
 
-@contextmanager
-def _seeded(key: Sequence[int], device: torch.device) -> Iterator[None]:
-    """Seed torch's generators by a key; restore their states at the end."""
-    seed = int(np.random.SeedSequence(list(key)).generate_state(1)[0])
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        # Not torch.manual_seed, which formats the stack each time where there is no CUDA.
-        torch.default_generator.manual_seed(seed)
-        if devices:
-            torch.cuda.manual_seed(seed)
-        yield
+def _derive_seed(*key: int) -> int:
+    """Return a seed below 2^32 that depends on the key only."""
+    return int(np.random.SeedSequence(list(key)).generate_state(1)[0])
+
+
+def _forked(device: torch.device) -> AbstractContextManager[None]:
+    """Restore the states of torch's generators at the end."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed torch's generators: faster than `torch.manual_seed`, which formats the stack."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
