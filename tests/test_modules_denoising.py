@@ -17,7 +17,7 @@ from lit_hier.data import RHMDataModule
 from lit_hier.data.batches import NestedBatches, PlannedBatches
 from lit_hier.diffusion import Training
 from lit_hier.errors import InputError
-from lit_hier.modules import DenoisingTask, RHMClassifier
+from lit_hier.modules import DenoisingTask, RHMClassifier, denoising_task
 from lit_hier.nn import LeafTransformer, TreeUNet
 from lit_hier.nn.trained_denoisers import read_denoisers
 from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess
@@ -114,6 +114,22 @@ def test_an_untrained_network_has_the_loss_of_the_uniform_guess(
     assert total.item() / count == pytest.approx(math.log(4), rel=1e-6)
 
 
+def test_kept_draws_change_no_bit_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepare() -> tuple[Tensor, DenoisingTask]:
+        module = task([20, 30], process=GaussianNoise())
+        leaves = RHM.sample(5, generator=torch.Generator().manual_seed(0))[0]
+        batch = {"leaves": leaves, "index": torch.tensor([3, 19, 0, 7, 8]), "epoch": 2}
+        parts = module.prepare([{**batch, "num_train": num} for num in (20, 30)], "train")
+        return torch.stack([part["messages"] for part in parts]), module
+
+    kept, module = prepare()
+    monkeypatch.setattr(denoising_task, "_MAX_DRAWS", 40 * module.num_draws)
+    limited, limited_module = prepare()
+    assert torch.equal(kept, limited)
+    assert set(module._epochs) == {20, 30}
+    assert set(limited_module._epochs) == {20}  # both together are too many
+
+
 def test_training_sets_are_nested_and_those_of_their_numbers_alone() -> None:
     def leaves(num_train: int | list[int]) -> Tensor:
         module = data(num_train)
@@ -198,7 +214,6 @@ def test_killed_and_resumed_training_gives_the_same_weights(tmp_path: Path) -> N
 @pytest.mark.parametrize("network", [small, Dropped])
 def test_a_network_alone_is_the_same_as_among_others(network: Any) -> None:
     together, alone = task([3, 16, 37], network=network), task([16], network=network)
-    torch.manual_seed(torch.initial_seed() + 1)
     fit(together, [3, 16, 37], max_steps=5)
     fit(alone, [16], max_steps=5)
     assert equal(together.networks[1], alone.networks[0])
