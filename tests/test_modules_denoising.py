@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
@@ -128,6 +128,21 @@ def test_kept_draws_change_no_bit_and_are_bounded(monkeypatch: pytest.MonkeyPatc
     assert torch.equal(kept, limited)
     assert set(module._epochs) == {20, 30}
     assert set(limited_module._epochs) == {20}  # both together are too many
+
+
+@pytest.mark.parametrize("network", [small, lambda *sizes: nn.BatchNorm1d(8)])
+def test_the_average_is_that_of_torch(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LightningModule, "optimizer_step", lambda *args: None)
+    module = task([4, 8], network=network)
+    expected = copy.deepcopy(module.averaged)
+    module.on_train_start()
+    for _ in range(3):
+        for tensor in module.networks.state_dict().values():
+            tensor.add_(torch.ones_like(tensor))
+        module.optimizer_step()
+        expected.update_parameters(module.networks)
+    assert equal(module.averaged, expected)
+    assert not equal(module.averaged.module, module.networks)
 
 
 def test_training_sets_are_nested_and_those_of_their_numbers_alone() -> None:
