@@ -1,24 +1,26 @@
 """Measure the networks' share of training denoisers on nested training sets.
 
-python benchmarks/denoisers.py [--steps 30] [--rounds 5]
+python benchmarks/denoisers.py [--epochs 10]
 
 The networks of `configs/learned_train.yaml`, six U-Nets of width 64 for (8, 2, 2, 4), are trained
-by `Trainer.fit`, with data loading and noise, and by a bare loop over the same messages, computed
-in advance. The share is the time of the bare loop divided by that of `Trainer.fit`: median and
-quartiles over interleaved rounds.
+by `Trainer.fit`, with data loading and noise. After each step, a bare loop takes one over messages
+that were computed in advance. The share is the time of the bare loop divided by that of
+`Trainer.fit`: median and quartiles over epochs of the largest network.
 """
 
 import argparse
 import logging
+import math
 import time
 import warnings
 
 import numpy as np
 import torch
-from pytorch_lightning import Trainer
+from numpy.typing import NDArray
+from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from training import WARM_UP, Timer
+from training import WARM_UP
 
 from lit_hier.data import RHMDataModule
 from lit_hier.modules import DenoisingTask
@@ -33,14 +35,48 @@ def build_task() -> DenoisingTask:
     return DenoisingTask(8, 2, 4, NUM_TRAIN, MaskingNoise())
 
 
-def time_trainer(data: RHMDataModule, num: int) -> float:
-    """Train as `lit-hier fit` does; return the seconds that `num` steps take."""
-    timer = Timer()
+class Pair(Callback):
+    """Times each step of `Trainer.fit`, and one of a bare loop after it.
+
+    Args:
+        batches: Messages and leaves to predict, for each network, computed in advance.
+
+    Attributes:
+        seconds: Of the bare loop and of `Trainer.fit`, a pair for each step.
+    """
+
+    def __init__(self, batches: list[tuple[Tensor, Tensor]]) -> None:
+        self.batches = batches
+        self.networks = build_task().networks
+        self.optimizer = torch.optim.AdamW(self.networks.parameters(), lr=3e-3, fused=True)
+        self.seconds: list[tuple[float, float]] = []
+        self.last = math.nan
+
+    def on_train_batch_end(self, *args: object) -> None:
+        """Take the time since the last step; run and time a step of the bare loop."""
+        start = time.perf_counter()
+        total = start - self.last
+        losses = [
+            cross_entropy(network(messages).flatten(0, 1), target.flatten())
+            for network, (messages, target) in zip(self.networks, self.batches, strict=True)
+        ]
+        self.optimizer.zero_grad()
+        torch.stack(losses).sum().backward()
+        self.optimizer.step()
+        self.last = time.perf_counter()
+        self.seconds.append((self.last - start, total))
+
+
+def time_steps(
+    data: RHMDataModule, batches: list[tuple[Tensor, Tensor]], num: int
+) -> NDArray[np.float64]:
+    """Train as `lit-hier fit` does; return the seconds of `num` pairs of steps."""
+    pair = Pair(batches)
     trainer = Trainer(
         max_steps=num + WARM_UP,
         accelerator="cpu",
         logger=False,
-        callbacks=[timer],
+        callbacks=[pair],
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
@@ -48,24 +84,7 @@ def time_trainer(data: RHMDataModule, num: int) -> float:
         num_sanity_val_steps=0,
     )
     trainer.fit(build_task(), data)
-    return timer.seconds
-
-
-def time_bare_loop(batches: list[tuple[Tensor, Tensor]], num: int) -> float:
-    """Train on messages computed in advance; return the seconds that `num` steps take."""
-    networks = build_task().networks
-    optimizer = torch.optim.AdamW(networks.parameters(), lr=3e-3, fused=True)
-    for step in range(num + WARM_UP):
-        if step == WARM_UP:
-            start = time.perf_counter()
-        losses = [
-            cross_entropy(network(messages).flatten(0, 1), target.flatten())
-            for network, (messages, target) in zip(networks, batches, strict=True)
-        ]
-        optimizer.zero_grad()
-        torch.stack(losses).sum().backward()
-        optimizer.step()
-    return time.perf_counter() - start
+    return np.array(pair.seconds[WARM_UP:])
 
 
 def main() -> None:
@@ -74,24 +93,23 @@ def main() -> None:
         description=__doc__.splitlines()[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--steps", type=int, default=30, help="timed steps per round")
-    parser.add_argument("--rounds", type=int, default=5, help="number of interleaved rounds")
+    parser.add_argument("--epochs", type=int, default=10, help="epochs of 16 timed steps")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     data = RHMDataModule(RandomHierarchyModel(8, 2, 2, 4), NUM_TRAIN, batch_size=128)
     data.setup()
-    task, batches = build_task(), []
+    given = []
     for num in NUM_TRAIN:
         batch = data._splits["train"][torch.arange(min(num, data.batch_size))]
-        prepared = task.prepare({**batch, "epoch": 0, "num_train": num}, "train")
-        batches.append((prepared["messages"], prepared["target"]))
-    times = []
-    for _ in range(options.rounds):
-        times.append((time_bare_loop(batches, options.steps), time_trainer(data, options.steps)))
-    network, total = np.array(times).T
+        given.append({**batch, "epoch": 0, "num_train": num})
+    prepared = build_task().prepare(given, "train")
+    batches = [(batch["messages"], batch["target"]) for batch in prepared]
+    epoch = max(NUM_TRAIN) // data.batch_size
+    times = time_steps(data, batches, options.epochs * epoch)
+    network, total = times.reshape(options.epochs, epoch, 2).sum(1).T
     low, middle, high = np.percentile(network / total, [25, 50, 75])
-    rate = options.steps / np.median(total)
+    rate = epoch / np.median(total)
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {len(NUM_TRAIN)} networks"
     )

@@ -235,6 +235,36 @@ def classifiers(network: Any) -> ClassifiersTask:
     )
 
 
+class InPlace(nn.Module):
+    """A linear classifier that changes its input in place."""
+
+    def __init__(self, *sizes: int, width: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(48, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.map(x.mul_(2).flatten(1))
+        return logits
+
+
+class Pair(InPlace):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x), x
+
+
+def test_classifiers_do_not_change_the_data_of_one_another() -> None:
+    task = classifiers(InPlace)
+    for network in task.averaged.module:
+        network.load_state_dict(task.averaged.module[0].state_dict())
+    module = data()
+    module.setup()
+    task.validation_step(module._splits["val"][torch.arange(50)], 0)
+    losses = {float(task.metric(f"val/loss/P={num}").compute()) for num in (8, 64, 200)}
+    assert len(losses) == 1
+    with pytest.raises(InputError, match="network: Pair returns a tuple, not a tensor"):
+        classifiers(Pair).validation_step(module._splits["val"][torch.arange(5)], 0)
+
+
 def test_the_learning_curve_counts_test_errors(
     trained: tuple[Path, ClassifiersTask, list[Any]], tmp_path: Path
 ) -> None:

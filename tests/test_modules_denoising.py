@@ -1,13 +1,15 @@
 """Training denoisers on nested training sets, and reading them."""
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
@@ -15,7 +17,7 @@ from lit_hier.data import RHMDataModule
 from lit_hier.data.batches import NestedBatches, PlannedBatches
 from lit_hier.diffusion import Training
 from lit_hier.errors import InputError
-from lit_hier.modules import DenoisingTask, RHMClassifier
+from lit_hier.modules import DenoisingTask, RHMClassifier, denoising_task
 from lit_hier.nn import LeafTransformer, TreeUNet
 from lit_hier.nn.trained_denoisers import read_denoisers
 from lit_hier.processes import EpsilonNoise, GaussianNoise, MaskingNoise, NoiseProcess
@@ -41,6 +43,25 @@ class Own(nn.Module):
     def forward(self, messages: Tensor) -> Tensor:
         logits: Tensor = self.map(messages)
         return logits
+
+
+class Dropped(Own):
+    """A network that draws random numbers in training, and changes its input in place."""
+
+    def forward(self, messages: Tensor) -> Tensor:
+        dropped = torch.nn.functional.dropout(self.map(messages.mul_(2)), training=self.training)
+        return dropped + self.map(messages)
+
+
+class Changed(Own):
+    """A network whose logits are replaced."""
+
+    def __init__(self, *sizes: int, change: Callable[[Tensor], Any]) -> None:
+        super().__init__(*sizes)
+        self.change = change
+
+    def forward(self, messages: Tensor) -> Any:
+        return self.change(super().forward(messages))
 
 
 def data(num_train: int | list[int]) -> RHMDataModule:
@@ -87,10 +108,41 @@ def test_an_untrained_network_has_the_loss_of_the_uniform_guess(
     module, num = task([30], network=build, process=process), 30
     leaves = RHM.sample(num, generator=torch.Generator().manual_seed(0))[0]
     batch = {"leaves": leaves, "index": torch.arange(num), "epoch": 3, "num_train": num}
-    prepared = module.prepare(batch, "train")
+    (prepared,) = module.prepare([batch], "train")
     total, count = module.compute_loss(module.networks[0], prepared, "train", "")
     assert 0 < count <= leaves.numel()
     assert total.item() / count == pytest.approx(math.log(4), rel=1e-6)
+
+
+def test_kept_draws_change_no_bit_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepare() -> tuple[Tensor, DenoisingTask]:
+        module = task([20, 30], process=GaussianNoise())
+        leaves = RHM.sample(5, generator=torch.Generator().manual_seed(0))[0]
+        batch = {"leaves": leaves, "index": torch.tensor([3, 19, 0, 7, 8]), "epoch": 2}
+        parts = module.prepare([{**batch, "num_train": num} for num in (20, 30)], "train")
+        return torch.stack([part["messages"] for part in parts]), module
+
+    kept, module = prepare()
+    monkeypatch.setattr(denoising_task, "_MAX_DRAWS", 40 * module.num_draws)
+    limited, limited_module = prepare()
+    assert torch.equal(kept, limited)
+    assert set(module._epochs) == {20, 30}
+    assert set(limited_module._epochs) == {20}  # both together are too many
+
+
+@pytest.mark.parametrize("network", [small, lambda *sizes: nn.BatchNorm1d(8)])
+def test_the_average_is_that_of_torch(network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LightningModule, "optimizer_step", lambda *args: None)
+    module = task([4, 8], network=network)
+    expected = copy.deepcopy(module.averaged)
+    module.on_train_start()
+    for _ in range(3):
+        for tensor in module.networks.state_dict().values():
+            tensor.add_(torch.ones_like(tensor))
+        module.optimizer_step()
+        expected.update_parameters(module.networks)
+    assert equal(module.averaged, expected)
+    assert not equal(module.averaged.module, module.networks)
 
 
 def test_training_sets_are_nested_and_those_of_their_numbers_alone() -> None:
@@ -161,24 +213,132 @@ def test_killed_and_resumed_training_gives_the_same_weights(tmp_path: Path) -> N
     every = ModelCheckpoint(
         tmp_path, "{step}", every_n_train_steps=HALF_WAY, save_top_k=-1, save_last=False
     )
-    whole, resumed = task([3, 16, 37]), task([3, 16, 37], network_seed=1)
+    whole, resumed = (task([3, 16, 37], network=Dropped, network_seed=k) for k in (0, 0))
     fit(whole, [3, 16, 37], every)
     saved = tmp_path / f"step={HALF_WAY}.ckpt"
     fit(resumed, [3, 16, 37], resume=saved)
     assert equal(whole, resumed)
-    assert not equal(whole, task([3, 16, 37]))
+    assert not equal(whole, task([3, 16, 37], network=Dropped))
     with pytest.raises(InputError, match=r"has num_train \[3, 16, 37\], but this run has \[3, 37"):
-        fit(task([3, 37]), [3, 37], resume=saved)
+        fit(task([3, 37], network=Dropped), [3, 37], resume=saved)
+    gaussian = task([3, 16, 37], network=Dropped, process=GaussianNoise())
     with pytest.raises(InputError, match="has process masking, but this run has gaussian"):
-        fit(task([3, 16, 37], process=GaussianNoise()), [3, 16, 37], resume=saved)
+        fit(gaussian, [3, 16, 37], resume=saved)
 
 
-def test_a_network_alone_is_the_same_as_among_others() -> None:
-    together, alone = task([3, 16, 37]), task([16])
+@pytest.mark.parametrize("network", [small, Dropped])
+def test_a_network_alone_is_the_same_as_among_others(network: Any) -> None:
+    together, alone = task([3, 16, 37], network=network), task([16], network=network)
     fit(together, [3, 16, 37], max_steps=5)
     fit(alone, [16], max_steps=5)
     assert equal(together.networks[1], alone.networks[0])
     assert not equal(together.networks[0], together.networks[1])
+
+
+def test_networks_that_draw_keep_the_state_of_the_global_generator() -> None:
+    states = []
+    for network in (Own, Dropped):
+        torch.manual_seed(5)
+        fit(task([8], network=network), 8, max_steps=2)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+
+
+def test_each_network_is_validated_on_the_same_messages() -> None:
+    module = task([4, 8], network=Dropped).eval()
+    networks = module.averaged.module
+    networks[1].load_state_dict(networks[0].state_dict())
+    batches = data([4, 8])
+    batches.setup()
+    module.validation_step(batches._splits["val"][torch.arange(20)], 0)
+    first, second = (module.metric(f"val/loss/P={num}").compute() for num in (4, 8))
+    assert first == second
+
+
+def test_validation_after_training_keeps_the_best_weights() -> None:
+    module = task([8])
+    trainer = fit(module, 8, max_steps=2)
+    step = module.best_step.item()
+    module.best_loss.fill_(100.0)
+    trainer.validate(module, data(8), verbose=False)
+    assert module.best_loss.item() == 100
+    assert module.best_step.item() == step > 0
+
+
+def test_weights_name_the_training_set_of_the_data_module() -> None:
+    module = task([8, 16])
+    fit(module, [8, 16], max_steps=1)
+    assert module.trained_on == data([8, 16]).training_set
+    other = RHMDataModule(RHM, [8, 16], 20, 20, 20, batch_size=BATCH, seed=1)
+    with pytest.raises(InputError, match="trained_on: the network was trained on"):
+        Trainer(logger=False, accelerator="cpu", max_steps=1).fit(module, other)
+
+
+@pytest.mark.parametrize("given", [64, [32], [16, 64], [16, 32, 64]])
+def test_training_sets_of_task_and_data_must_agree(given: int | list[int]) -> None:
+    with pytest.raises(InputError, match=r"num_train is \[16, 32\], but that of the data is \["):
+        fit(task([16, 32]), given)
+
+
+def test_batches_for_one_network_do_not_train_several() -> None:
+    loader = [{"leaves": torch.zeros(2, 8, dtype=torch.long), "index": torch.arange(2)}]
+    trainer = Trainer(
+        logger=False, accelerator="cpu", max_steps=1, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    with pytest.raises(InputError, match="a list with a batch for each of its 2 networks"):
+        trainer.fit(task([2, 4]), loader, loader)
+
+
+@pytest.mark.parametrize(
+    ("num_train", "message"),
+    [
+        ([0], "num_train has 0; give at least 1"),
+        ([-1, 5], "num_train has -1"),
+        ([5, 5], "give numbers that ascend"),
+        ([2.5], "num_train has 2.5; give integers"),
+        ([], "num_train is an empty list"),
+    ],
+)
+def test_tasks_without_nested_training_sets(num_train: list[Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        task(num_train)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda logits: (logits, logits), "Changed returns a tuple, not a tensor"),
+        (lambda logits: logits[:, :4], r"Changed returns shape \(8, 4, 4\), not \(8, 8, 4\)"),
+        (lambda logits: logits.long(), "Changed returns torch.int64; give a module that returns"),
+        (lambda logits: logits.detach(), "the logits of Changed have no gradient"),
+        (lambda logits: logits @ torch.ones(5), "Changed does not take x of shape"),
+        (lambda logits: logits.missing, "Changed does not take x of shape .* 'missing'"),
+    ],
+)
+def test_networks_that_do_not_denoise(change: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        fit(task([8], network=partial(Changed, change=change)), 8)
+
+
+def test_networks_of_double_precision() -> None:
+    module = task([8], network=lambda *sizes: Own(*sizes).double())
+    before = copy.deepcopy(module.networks)
+    fit(module, 8, max_steps=2)
+    assert module.networks[0].map.weight.dtype == torch.float64
+    assert not equal(before, module.networks)
+
+
+def test_factories_that_do_not_build_separate_networks() -> None:
+    shared = Own(4, 2, 3)
+    with pytest.raises(InputError, match="the 2 networks share modules or parameters"):
+        task([4, 8], network=lambda *sizes: shared)
+    with pytest.raises(InputError, match="the 2 networks share modules or parameters"):
+        task([4, 8], network=lambda *sizes: nn.Sequential(nn.Linear(4, 4), shared.map))
+    with pytest.raises(InputError, match="network: it cannot be built: small"):
+        task([4], network=lambda *sizes: small(*sizes[:2]))  # type: ignore[call-arg]
+    with pytest.raises(InputError, match="network returns a str"):
+        task([4], network=lambda *sizes: "network")
 
 
 def test_the_weights_of_the_lowest_validation_loss_are_kept_and_read(tmp_path: Path) -> None:
@@ -270,12 +430,12 @@ def test_weights_of_a_classifier_are_no_denoisers(tmp_path: Path) -> None:
 
 
 def test_invalid_arguments() -> None:
-    with pytest.raises(InputError, match="the messages of the epsilon process tell the leaves"):
+    with pytest.raises(InputError, match="the messages of the epsilon process reveal the leaves"):
         task([4], process=EpsilonNoise())
     with pytest.raises(InputError, match="network_seed is -1"):
         task([4], network_seed=-1)
-    with pytest.raises(InputError, match="num_train is empty"):
-        task([])
+    with pytest.raises(InputError, match="LBFGS couples the 2 networks"):
+        fit(task([8, 16], optimizer=torch.optim.LBFGS), [8, 16])
     with pytest.raises(InputError, match="by the norm over all 2 networks"):
         fit(task([8, 16]), [8, 16], gradient_clip_val=1.0)
     flat = task([8], network=lambda *sizes: nn.Sequential(nn.Flatten(), nn.Linear(32, 4)))

@@ -1,6 +1,7 @@
 """Batches planned once from the list of sample indices and distributed whole over processes."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,28 @@ class _Steps:
         return self.batches[position], epoch
 
 
+def nested_numbers(num_train: int | Sequence[int]) -> tuple[int, ...]:
+    """Return the numbers of data of nested training sets.
+
+    Args:
+        num_train: One number, or several that ascend.
+
+    Raises:
+        InputError: They are no such numbers.
+    """
+    given = [num_train] if isinstance(num_train, int) else list(num_train)
+    if not given:
+        raise InputError("num_train is an empty list; give at least one number")
+    for num in given:
+        if isinstance(num, bool) or not isinstance(num, int):
+            raise InputError(f"num_train has {num!r}; give integers")
+        if num < 1:
+            raise InputError(f"num_train has {num}; give at least 1")
+    if any(b <= a for a, b in pairwise(given)):
+        raise InputError(f"num_train is {given}; give numbers that ascend, each once")
+    return tuple(given)
+
+
 class NestedDataset(Dataset[list[Batch]]):
     """Batches of a dataset for each of several networks, as `NestedBatches` plans them.
 
@@ -164,7 +187,14 @@ class NestedDataset(Dataset[list[Batch]]):
 
     def __getitem__(self, parts: list[tuple[Tensor, int]]) -> list[Batch]:
         """Return a batch for each network; its `epoch` is the network's, an int."""
-        return [{**self.dataset[index], "epoch": epoch} for index, epoch in parts]
+        indices, epochs = zip(*parts, strict=True)
+        sizes = list(map(len, indices))
+        whole = self.dataset[torch.cat(indices)]  # at once, which is faster
+        split = {key: x.split(sizes) if x.ndim else len(sizes) * [x] for key, x in whole.items()}
+        return [
+            {**{key: x[k] for key, x in split.items()}, "epoch": epoch}
+            for k, epoch in enumerate(epochs)
+        ]
 
 
 class PlannedLoader(DataLoader[Batch]):

@@ -2,7 +2,6 @@
 
 import operator
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lit_hier.data.batches import Batch, planned_loader
+from lit_hier.data.batches import Batch, nested_numbers, planned_loader
 from lit_hier.data.splits import Split, SplitDataModule
 from lit_hier.errors import InputError
 from lit_hier.io.memory import check_memory
@@ -100,7 +99,7 @@ class RHMDataModule(SplitDataModule):
             trained network, give the number that it was trained on; otherwise training samples
             are counted as held out. A list, ascending, for a task that trains one network per
             entry, such as `DenoisingTask`: the training sets are nested, the first of one fixed
-            order, so that a set is also that of its number alone.
+            order, and each is the one that a run with its number alone has.
         num_val: Number of validation samples.
         num_test: Number of test samples; by default also the reference set for statistics of
             activations.
@@ -128,15 +127,8 @@ class RHMDataModule(SplitDataModule):
         super().__init__(batch_size, eval_batch_size, seed, num_blocks=len(rhm.grammars))
         self.rhm = rhm
         self.grammars = rhm.grammars
-        self.num_train_list = [num_train] if isinstance(num_train, int) else list(num_train)
-        if not self.num_train_list:
-            raise InputError("num_train is an empty list; give at least one number")
-        if any(b <= a for a, b in pairwise(self.num_train_list)):
-            raise InputError(
-                f"num_train is {self.num_train_list}; give numbers that ascend, each once"
-            )
-        if len(self.num_train_list) > 1 and self.num_train_list[0] < 1:
-            raise InputError(f"num_train has {self.num_train_list[0]}; give at least 1")
+        untrained = num_train in (0, [0])
+        self.num_train_list = [0] if untrained else list(nested_numbers(num_train))
         self.sizes: dict[Split, int] = {
             "train": self.num_train_list[-1],
             "val": num_val,

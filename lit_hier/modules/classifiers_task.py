@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
@@ -14,7 +13,7 @@ from lit_hier.data.batches import Batch
 from lit_hier.errors import InputError
 from lit_hier.modules.nested_task import NestedTask
 from lit_hier.modules.task import Stage
-from lit_hier.nn import HierarchicalCNN
+from lit_hier.nn import HierarchicalCNN, evaluate
 
 
 class ClassifiersTask(NestedTask):
@@ -59,6 +58,12 @@ class ClassifiersTask(NestedTask):
             raise InputError(f"num_classes is {num_classes}; give at least 2")
         super().__init__(
             "classifiers",
+            {
+                "num_features": num_features,
+                "num_classes": num_classes,
+                "tuple_size": tuple_size,
+                "num_layers": num_layers,
+            },
             partial(network, num_features, num_classes, tuple_size, num_layers),
             num_train,
             optimizer,
@@ -67,17 +72,6 @@ class ClassifiersTask(NestedTask):
             trained_on=trained_on,
             accuracy=MulticlassAccuracy(num_classes, average="micro"),
         )
-        self.num_classes = num_classes
-        self._sizes = {
-            "num_features": num_features,
-            "num_classes": num_classes,
-            "tuple_size": tuple_size,
-            "num_layers": num_layers,
-        }
-
-    def describe(self) -> dict[str, Any]:
-        """Return the sizes of the data."""
-        return dict(self._sizes)
 
     def compute_loss(
         self, network: nn.Module, batch: Batch, stage: Stage, line: str
@@ -85,16 +79,11 @@ class ClassifiersTask(NestedTask):
         """Return a network's cross-entropy summed over a batch, nats; update its accuracy.
 
         Raises:
-            InputError: The network does not return logits.
+            InputError: The network fails or does not return logits.
         """
         label: Tensor = batch["label"]
-        logits = network(batch["x"])
-        if logits.shape != (len(label), self.num_classes):
-            raise InputError(
-                f"network: {type(network).__name__} returns shape {tuple(logits.shape)}, not"
-                f" ({len(label)}, {self.num_classes}); give a network whose outputs are the logits"
-                " of num_classes classes"
-            )
+        shape = (len(label), self.sizes["num_classes"])
+        logits = evaluate(network, batch["x"], shape, grad=stage == "train")
         if len(label):  # a process may have no samples of a batch
             self.metric(f"{stage}/accuracy{line}").update(logits, label)
         return cross_entropy(logits, label, reduction="sum"), len(label)

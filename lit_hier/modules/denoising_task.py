@@ -1,6 +1,6 @@
 """Training networks that denoise data of the Random Hierarchy Model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
@@ -13,11 +13,12 @@ from lit_hier.data.batches import Batch
 from lit_hier.errors import InputError
 from lit_hier.modules.nested_task import NestedTask
 from lit_hier.modules.task import Stage
+from lit_hier.nn import evaluate
 from lit_hier.nn.denoisers import TreeUNet
 from lit_hier.processes import NoiseProcess
 from lit_hier.streams import Purpose, uniform
 
-_MAX_DRAWS: Final = 2**24  # random numbers of an epoch that are kept, 128 MiB; changes no bit
+_MAX_DRAWS: Final = 2**24  # kept for an epoch of all networks, 128 MiB; changes no bit
 _IGNORED: Final = -100
 
 
@@ -56,8 +57,8 @@ class DenoisingTask(NestedTask):
             from the data module.
 
     Raises:
-        InputError: An argument is out of range, the process's messages tell the leaves, or the
-            network returns logits of another shape.
+        InputError: An argument is out of range, the process's messages reveal the leaves, or the
+            network fails or does not return such logits.
     """
 
     def __init__(
@@ -82,13 +83,18 @@ class DenoisingTask(NestedTask):
             raise InputError(f"seed is {seed}; give 0 to 2^64 - 1")
         if not process.is_channel:
             raise InputError(
-                f"process: the messages of the {process.axis.process} process tell the leaves, so"
-                " that there is nothing to learn; give masking, strings (EpsilonNoise with"
+                f"process: the messages of the {process.axis.process} process reveal the leaves,"
+                " so that there is nothing to learn; give masking, strings (EpsilonNoise with"
                 " strings: true) or gaussian"
             )
         clock = InformationClock(process, num_features, last_time)
         super().__init__(
             "denoisers",
+            {
+                "num_features": num_features,
+                "tuple_size": tuple_size,
+                "num_layers": num_layers,
+            },
             lambda: network(num_features, tuple_size, num_layers),
             num_train,
             optimizer,
@@ -97,11 +103,10 @@ class DenoisingTask(NestedTask):
             ema_decay,
             trained_on,
         )
-        self.num_features = num_features
-        self.tuple_size = tuple_size
-        self.num_layers = num_layers
         self.process = process
         self.clock = clock
+        last = torch.tensor([clock.last_time], dtype=torch.float64)
+        self._range = 1 - clock.information(last).item()
         self.seed = seed
         self.num_draws = 1 + process.num_draws(tuple_size**num_layers, num_features)
         self._epochs: dict[int, tuple[int, Tensor]] = {}  # an epoch and its draws, by num_train
@@ -109,37 +114,34 @@ class DenoisingTask(NestedTask):
     def describe(self) -> dict[str, Any]:
         """Return the sizes of the data and the process, as plain values."""
         return {
-            "num_features": self.num_features,
-            "tuple_size": self.tuple_size,
-            "num_layers": self.num_layers,
+            **super().describe(),
             "process": self.process.axis.process,
             "process_key": self.process.key,
             "last_time": self.clock.last_time,
         }
 
-    def prepare(self, batch: Batch, stage: Stage) -> Batch:
-        """Return the batch with `messages`, the leaf messages of its corrupted leaves (B, d, v).
+    def prepare(self, batches: Sequence[Batch], stage: Stage) -> list[Batch]:
+        """Return batches with `messages`, the leaf messages of their corrupted leaves (B, d, v).
 
         `target` are the leaves that are to be predicted, -100 elsewhere; `num_predicted` is their
         number.
         """
-        leaves = batch["leaves"]
-        draws = self._draw(batch, stage)
-        times = self._find_times(draws[:, 0])
+        leaves = torch.cat([batch["leaves"] for batch in batches])
+        draws = torch.cat([self._draw(batch, stage) for batch in batches])
+        times = self.clock.times(1 - draws[:, 0] * self._range)
         dtype = self.dtype
         assert isinstance(dtype, torch.dtype)
-        messages = self.process.observe(leaves, times, draws[:, 1:], self.num_features, dtype)
+        v = self.sizes["num_features"]
+        messages = self.process.observe(leaves, times, draws[:, 1:], v, dtype)
         predicted = self.process.predicted(messages)
         target = leaves.masked_fill(~predicted, _IGNORED)
-        num = int(predicted.sum())
-        return {**batch, "messages": messages, "target": target, "num_predicted": num}
-
-    def _find_times(self, draws: Tensor) -> Tensor:
-        """Return times of uniform information; draws are uniform in [0, 1)."""
-        clock = self.clock
-        last = torch.tensor([clock.last_time], dtype=torch.float64)
-        least = clock.information(last).to(draws.device)
-        return clock.times(1 - draws * (1 - least))
+        sizes = [len(batch["leaves"]) for batch in batches]
+        parts = (x.split(sizes) for x in (messages, target))
+        num = torch.stack([part.sum() for part in predicted.split(sizes)]).tolist()
+        return [
+            {**batch, "messages": x, "target": y, "num_predicted": n}
+            for batch, x, y, n in zip(batches, *parts, num, strict=True)
+        ]
 
     def _draw(self, batch: Batch, stage: Stage) -> Tensor:
         """Return uniform numbers for each datum, one for its time and then those of the noise."""
@@ -147,7 +149,8 @@ class DenoisingTask(NestedTask):
         if stage != "train":
             return uniform(self.seed, Purpose.VALIDATION, index, 0, self.num_draws)
         epoch, num = batch["epoch"], batch["num_train"]
-        if num * self.num_draws > _MAX_DRAWS:
+        kept = sum(smaller for smaller in self.num_train if smaller <= num)
+        if kept * self.num_draws > _MAX_DRAWS:
             return uniform(self.seed, Purpose.TRAINING, index, epoch, self.num_draws)
         if self._epochs.get(num, (-1,))[0] != epoch:
             # Of all data in order, which is much faster than of shuffled ones.
@@ -161,13 +164,7 @@ class DenoisingTask(NestedTask):
     ) -> tuple[Tensor, int]:
         """Return the cross-entropy in nats, summed over the leaves that are to be predicted."""
         messages, target = batch["messages"], batch["target"]
-        logits = network(messages)
-        if logits.shape != messages.shape:
-            raise InputError(
-                f"network: {type(network).__name__} returns shape {tuple(logits.shape)}, not"
-                f" {tuple(messages.shape)}; give a network from leaf messages (B, d, v) to logits"
-                " of the same shape"
-            )
+        logits = evaluate(network, messages, messages.shape, grad=stage == "train")
         total = cross_entropy(
             logits.flatten(0, 1), target.flatten(), ignore_index=_IGNORED, reduction="sum"
         )

@@ -62,6 +62,7 @@ class Task(LightningModule, ABC):
         self.optimizer = optimizer
         self.lines = tuple(lines)
         self._averaged_network: list[nn.Module] = []
+        self._averaged_parameters: list[list[nn.Parameter]] = []
         # Lightning's own averages cost a tenth of a small network's step.
         self.metrics = nn.ModuleDict()
         for stage in _STAGES:
@@ -95,11 +96,25 @@ class Task(LightningModule, ABC):
         self.averaged = AveragedModel(network, multi_avg_fn=update, use_buffers=True)
         self.averaged.requires_grad_(False)
 
+    def on_train_start(self) -> None:
+        """List the parameters to average, once: to search for them takes as long as a layer."""
+        self._averaged_parameters = [
+            list(part.parameters())
+            for network in self._averaged_network
+            if next(network.buffers(), None) is None  # buffers may be replaced at any step
+            for part in (self.averaged.module, network)
+        ]
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Update the weights and their average, before a checkpoint can be written."""
         super().optimizer_step(*args, **kwargs)
         for network in self._averaged_network:
-            self.averaged.update_parameters(network)
+            average: Any = self.averaged.multi_avg_fn
+            if self._averaged_parameters and self.averaged.n_averaged:
+                average(*self._averaged_parameters, self.averaged.n_averaged)
+                self.averaged.n_averaged += 1
+            else:
+                self.averaged.update_parameters(network)
 
     def metric(self, name: str) -> Metric:
         """Return a metric by its tag, such as `train/loss`; it is reset after every epoch."""
@@ -138,6 +153,8 @@ class Task(LightningModule, ABC):
         Returns:
             The scaled loss, shape ().
         """
+        if self.trainer.world_size == 1:
+            return total / max(num_samples, 1)
         local = torch.tensor(float(num_samples), device=total.device)
         num_global = self.trainer.strategy.reduce(local, reduce_op="sum")
         return total * self.trainer.world_size / num_global.clamp(min=1)

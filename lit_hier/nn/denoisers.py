@@ -111,8 +111,8 @@ class TreeUNet(nn.Module):
 class LeafEncoder(nn.Module):
     """The layers of a transformer over the leaves, with a learned position for each.
 
-    It knows no tree. Layers are named `layers.0` to `layers.{depth-1}`, and `layers.{depth}`, the
-    last LayerNorm.
+    The tree is not built in. Layers are named `layers.0` to `layers.{depth-1}`, and
+    `layers.{depth}`, the last LayerNorm.
 
     Args:
         num_features: v.
