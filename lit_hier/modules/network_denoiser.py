@@ -246,19 +246,12 @@ class NetworkDenoiser(ForwardBackwardModule):
         network = self.networks[source]
         rows = max(1, _CHUNK_NUMBERS // messages[0].numel())
         result = []
-        advice = "give a network from leaf messages (B, d, v) to logits of the same shape"
         for part in messages.split(rows):
             try:
-                logits = evaluate(network, part)
+                logits = evaluate(network, part, part.shape)
             except InputError as error:
                 reason = str(error).removeprefix("network: ")
-                raise InputError(f"{self._name(source)}: {reason}; {advice}") from error
-            if logits.shape != part.shape or not logits.is_floating_point():
-                found = f"{tuple(logits.shape)} of {logits.dtype}".replace("torch.", "")
-                raise InputError(
-                    f"{self._name(source)} returns {found}, not {tuple(part.shape)} of floating"
-                    f" numbers; {advice}"
-                )
+                raise InputError(f"{self._name(source)}: {reason}") from error
             result.append(logits.to(messages.dtype))
         return result[0] if len(result) == 1 else torch.cat(result)
 
