@@ -197,6 +197,7 @@ def test_clones_agree_as_often_as_the_class_is_kept_under_a_channel(
     assert found["reason"].notna().equals(found["place"].isna())
 
 
+@pytest.mark.slow
 def test_only_a_mixture_has_a_speciation_time(tmp_path: Path) -> None:
     mixture = GaussianMixture(8, 1, 3, separation=2.0)
     times = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0]

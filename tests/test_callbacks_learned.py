@@ -13,6 +13,7 @@ from pandas import DataFrame
 from pandas.api.types import is_float_dtype
 from pytorch_lightning import Trainer
 from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from lit_hier.callbacks import (
     ActivationSimilarity,
@@ -32,10 +33,16 @@ from lit_hier.callbacks.result import Result
 from lit_hier.data import RHMDataModule
 from lit_hier.diffusion import Denoising, ForwardBackward, Latents, Training
 from lit_hier.errors import InputError
+from lit_hier.experiment import forward_backward
 from lit_hier.figures.learning import is_learning, learning_figure
 from lit_hier.inference import BeliefPropagation
 from lit_hier.metrics import average
-from lit_hier.modules import BPDenoiser, ForwardBackwardModule
+from lit_hier.modules import (
+    BPDenoiser,
+    DenoisingTask,
+    ForwardBackwardModule,
+    NetworkDenoiser,
+)
 from lit_hier.nn import HierarchicalCNN
 from lit_hier.processes import MaskingNoise
 from lit_hier.results import average_tables, compare_tables, is_drawn, table_figure
@@ -283,6 +290,7 @@ ERRORS = {
 SAME_TRAINING = (Training(64, 100),) * 3
 
 
+@pytest.mark.slow
 def test_networks_that_are_equal_have_the_errors_of_one() -> None:
     """Of all that is measured: three networks of the same data are not three times the data."""
     found = []
@@ -309,6 +317,7 @@ def test_networks_that_are_equal_have_the_errors_of_one() -> None:
             )
 
 
+@pytest.mark.slow
 def test_errors_of_networks_on_the_same_data_are_the_scatter_over_data() -> None:
     """Networks that nearly agree, on parts of the data."""
     num, parts = 600, 30
@@ -472,3 +481,61 @@ def test_networks_that_see_the_samples_have_curves_per_training() -> None:
     similarity = result.table("similarity")
     mean = similarity.groupby("num_train")["mean"].mean()
     assert mean[64] > mean[16]  # less blur, less change
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_trained_networks_learn_the_hierarchy_level_by_level() -> None:
+    """The grammar and the networks of `learned_train`, trained for fewer steps."""
+    rhm, steps = RandomHierarchyModel(8, 2, 2, 4, seed=0), 2048
+    data = RHMDataModule(
+        rhm, [128, 2048], 1024, 0, 500, batch_size=128, eval_batch_size=512, seed=0
+    )
+    task = DenoisingTask(
+        8,
+        2,
+        4,
+        [128, 2048],
+        MaskingNoise(),
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.01, fused=True),
+        lr_scheduler=lambda optimizer: CosineAnnealingLR(optimizer, steps),
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=steps,
+        check_val_every_n_epoch=4,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(task, data)
+    sampler = NetworkDenoiser(
+        rhm,
+        MaskingNoise(),
+        [0.5, 1.0],
+        [task.select_network(k) for k in range(2)],
+        [Training(num, steps) for num in task.num_train],
+    )
+    measurements = [Reconstruction(), Validity(), DenoiserQuality()]
+    result = forward_backward(sampler, data, measurements)
+    quality = result.table("denoiser_quality_mean").set_index("num_train")
+    assert quality["kl"][2048] < 0.03
+    assert quality["kl"][128] > 5 * quality["kl"][2048]
+    assert (quality["kl"][math.inf], quality["agreement"][math.inf]) == (0, 1)
+    validity = result.table("validity")
+    strings = validity[validity["time"] == 1].pivot(
+        index="num_train", columns="level", values="strings"
+    )
+    assert strings[4][2048] > 0.8  # 0.95 after 5,120 steps
+    assert (np.diff(strings.loc[128]) < -0.1).all()  # level by level
+    assert (strings.loc[math.inf] == 1).all()
+    reconstruction = result.table("reconstruction")
+    unchanged = reconstruction[reconstruction["time"] == 0.5].pivot(
+        index="num_train", columns="level", values="unchanged"
+    )
+    exact = unchanged.loc[math.inf]
+    assert abs(unchanged[0][2048] - exact[0]) < 0.02
+    assert abs(unchanged[4][2048] - exact[4]) < 0.08
+    assert unchanged[4][128] < exact[4] - 0.2

@@ -187,6 +187,7 @@ def sensitivities(folder: Path, network: nn.Module, layers: Sequence[str]) -> li
     return rows(Path(run.log_dir) / "synonym_sensitivity.csv")
 
 
+@pytest.mark.slow
 def test_a_parser_is_invariant_to_synonyms_of_its_level_and_below(tmp_path: Path) -> None:
     table = sensitivities(tmp_path, Parser(RHM), ["levels.*"])
     assert len(table) == 3 * 4

@@ -461,6 +461,7 @@ def test_an_inversion_needs_significant_differences_on_both_sides() -> None:
     assert math.isnan(inversion(x, first, falls, np.arange(100) // 50).place)
 
 
+@pytest.mark.slow
 def test_the_error_of_the_last_inversion_is_that_of_the_largest_place() -> None:
     x, groups, num = np.linspace(0, 1, 21), np.zeros(50, dtype=int), 60
     rng = np.random.default_rng(8)

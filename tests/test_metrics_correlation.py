@@ -307,6 +307,7 @@ def test_flat_curves_have_no_significant_peak(num_units: int) -> None:
     assert np.isfinite(found).mean() < 0.02
 
 
+@pytest.mark.slow
 def test_the_error_of_a_peak_is_its_deviation_over_repetitions() -> None:
     x = np.r_[0.2, 0.4, np.arange(0.5, 0.7, 0.05), np.arange(0.68, 0.82, 0.01), 0.84, 0.9, 1]
     chi = mean_field.correlations(x, 16, 4, 2, 7).susceptibility

@@ -114,6 +114,7 @@ def test_an_untrained_network_has_the_loss_of_the_uniform_guess(
     assert total.item() / count == pytest.approx(math.log(4), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_kept_draws_change_no_bit_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     def prepare() -> tuple[Tensor, DenoisingTask]:
         module = task([20, 30], process=GaussianNoise())
