@@ -78,6 +78,7 @@ class Census(Callback):
         assert self.bytes[1] <= self.bytes[0]
 
 
+@pytest.mark.slow
 def test_a_run_on_a_grammar_retains_no_record(tmp_path: Path) -> None:
     census = Census()
     network = grammars.network()
