@@ -107,6 +107,22 @@ class NoiseProcess(ABC):
         """Return the number of uniform draws that `corrupt` uses per datum."""
         return 0
 
+    def check_channel(self, action: str) -> None:
+        """Raise if messages reveal the leaves, so that a network has nothing to do.
+
+        Args:
+            action: What the network would do, such as `denoise`.
+
+        Raises:
+            InputError: The process is not a channel.
+        """
+        if not self.is_channel:
+            raise InputError(
+                f"process: the messages of the {self.axis.process} process reveal the leaves, so"
+                f" that there is nothing to {action}; give masking, strings (EpsilonNoise with"
+                " strings: true) or gaussian"
+            )
+
     @abstractmethod
     def effective_noise(self, time: float, num_features: int) -> float:
         r"""Return the expected belief in a wrong symbol, times v: the epsilon of this time.

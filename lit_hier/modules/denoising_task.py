@@ -81,12 +81,7 @@ class DenoisingTask(NestedTask):
     ) -> None:
         if not 0 <= seed < 2**64:
             raise InputError(f"seed is {seed}; give 0 to 2^64 - 1")
-        if not process.is_channel:
-            raise InputError(
-                f"process: the messages of the {process.axis.process} process reveal the leaves,"
-                " so that there is nothing to learn; give masking, strings (EpsilonNoise with"
-                " strings: true) or gaussian"
-            )
+        process.check_channel("learn")
         clock = InformationClock(process, num_features, last_time)
         super().__init__(
             "denoisers",

@@ -185,7 +185,7 @@ class NestedTask(Task):
         optimizer = super().configure_optimizers()
         if isinstance(optimizer, torch.optim.LBFGS) and len(self.networks) > 1:
             raise InputError(
-                f"optimizer: LBFGS couples the {len(self.networks)} networks by its line of"
+                f"optimizer: LBFGS couples the {len(self.networks)} networks by its line"
                 " search; give one that updates each parameter by itself, such as AdamW, or one"
                 " number data.num_train"
             )

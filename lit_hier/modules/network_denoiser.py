@@ -357,12 +357,7 @@ def check_run(rhm: Grammars, process: NoiseProcess, steps: int) -> RandomHierarc
             f"rhm: LearnedDenoiser denoises data of one grammar, not of {rhm}; give one, and"
             " average over grammars with `lit-hier study`"
         )
-    if not process.is_channel:
-        raise InputError(
-            f"process: the messages of the {process.axis.process} process reveal the leaves, so"
-            " that there is nothing to denoise; give masking, strings (EpsilonNoise with strings:"
-            " true) or gaussian"
-        )
+    process.check_channel("denoise")
     if steps < 0:
         raise InputError(
             f"steps is {steps}; give at least 1, or 0 for one per leaf under masking and four"

@@ -88,7 +88,7 @@ class Task(LightningModule, ABC):
             raise InputError(f"ema_decay is {decay}; give at least 0 and less than 1")
 
         def update(averages: Any, present: Any, num_averaged: Any) -> None:
-            # At first over a tenth of the steps so far, lest the initial weights last.
+            # At first over a tenth of the steps so far, to forget the initial weights.
             num = int(num_averaged)
             get_ema_multi_avg_fn(min(decay, (1 + num) / (10 + num)))(averages, present, num)
 
