@@ -8,7 +8,8 @@ from torch import nn
 from lit_hier.errors import InputError
 from lit_hier.modules.network_denoiser import NetworkDenoiser, check_run
 from lit_hier.nn.trained import check_held_out, split_training_set
-from lit_hier.nn.trained_denoisers import TrainedDenoiser, read_denoisers
+from lit_hier.nn.trained_denoisers import read_denoisers
+from lit_hier.nn.trained_nested import NestedNetwork
 from lit_hier.processes import NoiseProcess
 from lit_hier.rhm import Grammars, RandomHierarchyModel
 
@@ -89,7 +90,7 @@ class LearnedDenoiser(NetworkDenoiser):
             raise InputError("weights: the list is empty; give at least one checkpoint")
         if len(set(paths)) < len(paths):
             raise InputError(f"weights: {paths} repeats a checkpoint; give each one once")
-        found: list[TrainedDenoiser] = []
+        found: list[NestedNetwork] = []
         for path in paths:
 
             def check(record: Mapping[str, Any], path: str = path) -> None:
@@ -161,7 +162,7 @@ def check_record(
     """Reject networks that were trained on other data or for another process.
 
     Args:
-        record: Of the checkpoint, see `lit_hier.nn.trained_denoisers.TrainedDenoiser`.
+        record: Of the checkpoint, see `lit_hier.nn.trained_nested.NestedNetwork`.
         rhm: The grammar of the run.
         process: The process of the run.
         path: The checkpoint.

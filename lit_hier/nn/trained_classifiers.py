@@ -37,7 +37,7 @@ class TrainedClassifiers(nn.Module):
     ) -> None:
         super().__init__()
         found = read_networks(weights, "classifiers", _SIZES, network, use)
-        self.networks = nn.ModuleList(each for each, _, _ in found)
-        self.trainings = tuple(training for _, training, _ in found)
-        self.trained_on = str(found[0][2]["trained_on"])
+        self.networks = nn.ModuleList(each.network for each in found)
+        self.trainings = tuple(each.training for each in found)
+        self.trained_on = str(found[0].record["trained_on"])
         self.eval()

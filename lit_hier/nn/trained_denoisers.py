@@ -2,33 +2,14 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from torch import nn
 
-from lit_hier.diffusion.protocol import Training
 from lit_hier.errors import InputError
-from lit_hier.nn.trained_nested import Use, read_networks
+from lit_hier.nn.trained_nested import NestedNetwork, Use, read_networks
 
 _SIZES: Final = ("num_features", "tuple_size", "num_layers")
-
-
-@dataclass(frozen=True)
-class TrainedDenoiser:
-    """A network with its weights.
-
-    Attributes:
-        network: The network, in evaluation mode, without gradients.
-        training: On how many data it was trained, and for how many steps.
-        record: What its checkpoint records: `num_features`, `tuple_size`, `num_layers`, the name
-            of its `process`, its `process_key` and `last_time`, and `trained_on`, the largest
-            training set of its run.
-    """
-
-    network: nn.Module
-    training: Training
-    record: Mapping[str, Any]
 
 
 def read_denoisers(
@@ -36,7 +17,7 @@ def read_denoisers(
     network: Callable[[int, int, int], nn.Module] | None = None,
     use: Use = "best",
     check: Callable[[Mapping[str, Any]], None] | None = None,
-) -> list[TrainedDenoiser]:
+) -> list[NestedNetwork]:
     """Read the networks of a checkpoint of a `DenoisingTask`.
 
     Args:
@@ -65,5 +46,4 @@ def read_denoisers(
         if check is not None:
             check(record)
 
-    found = read_networks(path, "denoisers", _SIZES, network, use, check_all)
-    return [TrainedDenoiser(*each) for each in found]
+    return read_networks(path, "denoisers", _SIZES, network, use, check_all)

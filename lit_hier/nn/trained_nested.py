@@ -6,6 +6,7 @@ each was trained, as plain values; see `lit_hier.nn.trained` for what may be rea
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import torch
@@ -24,6 +25,23 @@ _PRESENT: Final = "networks."  # to resume training from
 _BUFFERS: Final = ("best_step", "best_loss", "averaged.n_averaged")
 
 
+@dataclass(frozen=True)
+class NestedNetwork:
+    """A network of a nested training set, with its weights.
+
+    Attributes:
+        network: The network, in evaluation mode, without gradients.
+        training: On how many data it was trained, and for how many steps.
+        record: What its checkpoint records: the sizes of the data, and `trained_on`, the largest
+            training set of its run; for denoisers also the name of the `process`, `process_key`
+            and `last_time`.
+    """
+
+    network: nn.Module
+    training: Training
+    record: Mapping[str, Any]
+
+
 def read_networks(
     path: str,
     kind: str,
@@ -31,7 +49,7 @@ def read_networks(
     network: Callable[..., nn.Module] | None = None,
     use: Use = "best",
     check: Callable[[Mapping[str, Any]], None] | None = None,
-) -> list[tuple[nn.Module, Training, Mapping[str, Any]]]:
+) -> list[NestedNetwork]:
     """Read the networks of a checkpoint of a `NestedTask`.
 
     Args:
@@ -44,8 +62,7 @@ def read_networks(
         check: Rejects a record before a network is built.
 
     Returns:
-        For each network, in ascending order of its training data: the network, in evaluation mode
-        and without gradients, how it was trained, and the record.
+        The networks, in ascending order of their training data.
 
     Raises:
         InputError: The file is not a readable checkpoint of this kind, is damaged, does not say
@@ -78,14 +95,14 @@ def read_networks(
         raise InputError(f"{source} names a network for data of other sizes; {hint}")
     trainings = _read_trainings(record, use, source, hint)
     states = _split(state, len(trainings), source, hint)
-    result: list[tuple[nn.Module, Training, Mapping[str, Any]]] = []
+    result = []
     for training, weights in zip(trainings, states[_PREFIXES[use]], strict=True):
         if network is None:
             built = build_network(record, weights, source, hint)
         else:
             built = _build_own(network, values, weights, source, hint)
         load_state(built, weights, source, type(built).__name__, hint)
-        result.append((built.eval().requires_grad_(False), training, record))
+        result.append(NestedNetwork(built.eval().requires_grad_(False), training, record))
     return result
 
 
