@@ -13,13 +13,17 @@ What would make the CPU wait for the GPU, or draw numbers that are others there,
 - `random`: numbers of the device's own generator.
 """
 
+import multiprocessing
+import os
 import sys
+import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from unittest.mock import patch
 
 import torch
@@ -32,6 +36,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 import lit_hier
 
+T = TypeVar("T")
 NAME = "pretended"
 WAITS = ("item", "download", "upload", "size")
 """Kinds of events in which the CPU waits for all that the device has still to do."""
@@ -175,8 +180,10 @@ def _run(operation: Any, *args: Any, **kwargs: Any) -> Any:
     before = {id(x.values): x for x in ours}
     result = operation(*plain_args, **plain_kwargs)
     for x in ours:
-        if x.values.size() != x.size():
-            raise NotImplementedError(f"{name} changes the shape of its argument")
+        if x.values.size() != x.size():  # as `squeeze_` does
+            with torch._C._DisableTorchDispatch():
+                sizes = (x.values.size(), x.values.stride(), x.values.storage_offset())
+                torch.ops.aten.as_strided_(x, *sizes)
 
     def wrap(x: Any) -> Any:
         if not isinstance(x, Tensor):
@@ -313,6 +320,35 @@ def set_up() -> tuple[Any, ...]:
         given = name.removesuffix(".default")
         some.impl(given, partial(_run, operation), "PrivateUse1")
     return everything, some
+
+
+def forked(function: Callable[[], T]) -> T:
+    """Call a function in a forked process, and return its result.
+
+    The device is registered for the rest of a process, and autograd looks for devices once, before
+    its first use; both leave this process as it is.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def child() -> None:
+        try:
+            answer = function(), ""
+        except BaseException:
+            answer = None, traceback.format_exc()
+        sender.send(answer)
+        sender.close()
+        os._exit(0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+        process = context.Process(target=child)
+        process.start()
+    sender.close()
+    result: tuple[T, str] = receiver.recv()
+    process.join()
+    assert not result[1], result[1]
+    return result[0]
 
 
 @contextmanager
