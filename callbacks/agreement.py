@@ -32,7 +32,8 @@ def count_predictions(counts: Tensor, predicted: Tensor, label: Tensor, index: T
     known = (label >= 0) & (label < counts.shape[2])
     half = (index * _HASH % 2**32) >> 31
     place = (half * counts.shape[1] + predicted) * counts.shape[2] + label
-    counts.view(-1).index_add_(0, place[known], torch.ones_like(place[known]))
+    # Without a mask as index, for whose size a GPU would be awaited.
+    counts.view(-1).index_add_(0, place.where(known, 0), known.to(counts.dtype))
 
 
 def empty_counts(num_logits: int, num_classes: int, device: torch.device) -> Tensor:

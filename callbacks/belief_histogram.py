@@ -17,6 +17,7 @@ from lit_hier.diffusion import ForwardBackward, num_levels
 from lit_hier.errors import InputError
 from lit_hier.figures import histogram_figure
 from lit_hier.inference.theory import predict
+from lit_hier.io.devices import download
 from lit_hier.metrics import Histogram, SampleTable, average
 from lit_hier.modules import ForwardBackwardModule
 
@@ -84,17 +85,20 @@ class BeliefHistogram(Analysis):
     ) -> None:
         """Count a batch."""
         tree_start = latents_of(record).tree_start
-        means = []
-        for message, tree in enumerate(messages_of(record)):
-            for level, (beliefs, true) in enumerate(zip(tree, tree_start, strict=True)):
-                values = beliefs[self._time]
-                is_true = one_hot(true, values.shape[-1]).bool()
-                for kind, mask in enumerate((is_true, ~is_true)):
-                    self._histogram.update((message, level, kind), values[mask].cpu())
-                means.append(belief_in_truth(values[None], true)[0].double().mean(-1))
-        index = record.index.cpu()
-        by_level = torch.stack(means).unflatten(0, (len(MESSAGES), -1))
-        self._means.update(index, by_level.cpu())
+        means, values, masks = [], [], []
+        for tree in messages_of(record):
+            for beliefs, true in zip(tree, tree_start, strict=True):
+                values.append(beliefs[self._time])
+                masks.append(one_hot(true, beliefs.shape[-1]).bool())
+                means.append(belief_in_truth(values[-1][None], true)[0].double().mean(-1))
+        index, by_level, *parts = download([record.index, torch.stack(means), *values, *masks])
+        for place, (beliefs, is_true) in enumerate(
+            zip(parts[: len(values)], parts[len(values) :], strict=True)
+        ):
+            message, level = divmod(place, len(tree_start))
+            for kind, mask in enumerate((is_true, ~is_true)):
+                self._histogram.update((message, level, kind), beliefs[mask])
+        self._means.update(index, by_level.unflatten(0, (len(MESSAGES), -1)))
         self._source_indices.update(index, torch.full_like(index, record.source_index))
 
     def compute(self, pl_module: ForwardBackwardModule) -> tuple[Tensor, Floats, NDArray[Any]]:

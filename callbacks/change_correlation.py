@@ -17,6 +17,7 @@ from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
 from lit_hier.figures.correlation import CorrelationCurve, correlation_figure, over_reference
 from lit_hier.inference import theory
+from lit_hier.io.devices import download
 from lit_hier.io.memory import check_memory
 from lit_hier.metrics import (
     ChangeSums,
@@ -146,31 +147,36 @@ class ChangeAccumulator:
         """
         group, source = self._place[record.source_index]
         pairs = self.groups[group].pairs
-        rows = []
+        rows, finite, largest = [], [], []
         for k, x in enumerate(self.changes.measure(record)):
             if x.shape[1] != pairs.num_sites:
                 raise InputError(
                     f"sites: sample {int(record.index[0])} has {x.shape[1]} {self.changes.unit},"
                     f" but the first one {pairs.num_sites}; give data of one size"
                 )
-            if not x.isfinite().all():
+            finite.append(x.isfinite().all())
+            x = x / self.changes.scale
+            largest.append(x.abs().max())
+            mean = x.mean(1, keepdim=True)
+            columns = [mean, mean.square(), pairs.means(x)]
+            rows.append(torch.cat(columns + [x] * self.changes.site_means, dim=1))
+        # All times at once: each look waits for a GPU.
+        sums, *checks = download([torch.stack(part) for part in (rows, finite, largest)])
+        for k, (is_finite, size) in enumerate(zip(*(x.tolist() for x in checks), strict=True)):
+            if not is_finite:
                 raise InputError(
                     f"sites: the changes at inversion time number {k} are NaN or infinite; check"
                     " the network"
                 )
-            x = x / self.changes.scale
-            if float(x.abs().max()) >= _LARGEST:
+            if size >= _LARGEST:
                 raise InputError(
                     f"sites: the changes at inversion time number {k} are up to"
-                    f" {float(x.abs().max()):.3g} times as large as the differences within the"
+                    f" {size:.3g} times as large as the differences within the"
                     " first datum; check the network"
                 )
-            mean = x.mean(1, keepdim=True)
-            columns = [mean, mean.square(), pairs.means(x)]
-            rows.append(torch.cat(columns + [x] * self.changes.site_means, dim=1).cpu())
         block = source * _NUM_BLOCKS + index.cpu() % _NUM_BLOCKS
         self._counts[group].update(block, torch.ones(len(block)))
-        self._sums[group].update(block, torch.stack(rows, dim=1))
+        self._sums[group].update(block, sums.transpose(0, 1))
 
     def compute(self, device: torch.device) -> list[Measured]:
         """Estimate from the sums of all processes, per group."""

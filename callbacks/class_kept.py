@@ -15,6 +15,7 @@ from lit_hier.data.hierarchy import read_hierarchy
 from lit_hier.diffusion import ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.figures import Panel
+from lit_hier.io.devices import constant
 from lit_hier.metrics import average, count_data, wilson
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.nn import evaluate
@@ -111,29 +112,38 @@ class ClassKept(NetworkAnalysis):
                 " class_offset if other logits come first"
             )
 
-    def _classify(self, x: Tensor, index: Tensor, place: str) -> Tensor:
-        """Predict each datum's class, and look up its ancestors: int64, shape (levels, B)."""
+    def _classify(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict each datum's class, and look up its ancestors.
+
+        Returns:
+            These, int64, shape (levels, B), and whether its logits are finite, shape (B,).
+        """
         logits = evaluate(self.network, x)
         self._check_logits(logits)
-        if len(failed := index[~logits.isfinite().all(1)]):
-            raise InputError(
-                f"network: {self.name}: its logits are NaN or infinite for sample"
-                f" {int(failed[0])} {place}; check the weights and the samples"
-            )
-        predicted = logits.argmax(1)
+        predicted, finite = logits.argmax(1), logits.isfinite().all(1)
         if not len(self._ancestors):
-            return predicted[None]
-        return torch.cat((self._ancestors.to(predicted.device)[:, predicted], predicted[None]))
+            return predicted[None], finite
+        ancestors = constant(self._ancestors, predicted.device)[:, predicted]
+        return torch.cat((ancestors, predicted[None])), finite
 
     def measure(
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> Tensor:
         """Compare predictions at every time: shape (1, T, levels, B)."""
-        start = self._classify(record.x_start, record.index, "at the start")
-        kept = []
-        for time, x in zip(self.times, record.x_reversed, strict=True):
-            place = f"at {self.axis.symbol} = {time:g}"
-            kept.append(self._classify(x, record.index, place) == start)
+        start, of_start = self._classify(record.x_start)
+        kept, finite = [], [of_start]
+        for x in record.x_reversed:
+            found, of_found = self._classify(x)
+            kept.append(found == start)
+            finite.append(of_found)
+        # All at once: each look waits for a GPU.
+        if len(failed := (~torch.stack(finite)).nonzero()):
+            k, sample = failed[0].tolist()
+            place = f"{self.axis.symbol} = {self.times[k - 1]:g}" if k else "the start"
+            raise InputError(
+                f"network: {self.name}: its logits are NaN or infinite for sample"
+                f" {int(record.index[sample])} at {place}; check the weights and the samples"
+            )
         return torch.stack(kept)[None].float()
 
     def summarize(self, samples: Floats, source_indices: NDArray[np.int64], line: Line) -> Columns:

@@ -22,6 +22,7 @@ from lit_hier.diffusion import ForwardBackward, Source
 from lit_hier.errors import InputError
 from lit_hier.figures import Panel, compare_panels, curve_figure
 from lit_hier.inference.theory import Prediction, predict
+from lit_hier.io.devices import download
 from lit_hier.metrics import SampleTable, average, deviation, transition_window
 from lit_hier.modules import ForwardBackwardModule
 from lit_hier.rhm.parameters import GrammarParameters
@@ -345,8 +346,9 @@ class CurveAnalysis(Analysis):
         self, trainer: Trainer, pl_module: ForwardBackwardModule, record: ForwardBackward
     ) -> None:
         """Measure a batch."""
-        index = record.index.cpu()
-        self._values.update(index, self.measure(trainer, pl_module, record).cpu())
+        values = self.measure(trainer, pl_module, record)
+        index, values = download([record.index, values])
+        self._values.update(index, values)
         self._source_indices.update(index, torch.full_like(index, record.source_index))
         x = self.x_axis.measure(record)
         if self._x is not None and x is not None:

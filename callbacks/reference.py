@@ -21,6 +21,7 @@ from lit_hier.callbacks.networks import first_samples
 from lit_hier.diffusion import IMAGE_COUNTS
 from lit_hier.errors import InputError
 from lit_hier.io.arrays import write_samples
+from lit_hier.io.devices import download
 from lit_hier.io.memory import check_memory
 from lit_hier.io.safe_read import open_regular
 from lit_hier.metrics import Moments, MomentTree, Per, channel_moments
@@ -39,7 +40,7 @@ _LIBRARIES: Final = ("lit-hier", "pillow", "timm", "torch", "torchvision")
 
 @dataclass(frozen=True)
 class Reference:
-    """Moments of a network's layers over a reference set, and its accuracy there.
+    """Moments of a network's layers over a reference set, and its accuracy there, on the CPU.
 
     Attributes:
         moments: Of each layer, per channel or per unit.
@@ -61,15 +62,15 @@ class Reference:
     def pack(self) -> dict[str, Any]:
         """Convert to plain arrays, for `unpack`."""
         arrays = {
-            f"{part}_{k}": getattr(moments, part).cpu().numpy()
+            f"{part}_{k}": getattr(moments, part).numpy()
             for k, moments in enumerate(self.moments)
             for part in Moments._fields
         }
         return {
             **arrays,
             "without_positions": np.array(self.without_positions),
-            "counts": self.counts.cpu().numpy(),
-            "accuracy": self.accuracy.cpu().numpy(),
+            "counts": self.counts.numpy(),
+            "accuracy": self.accuracy.numpy(),
             "num_logits": np.array(self.num_logits),
         }
 
@@ -266,8 +267,16 @@ def _hash(arrays: Mapping[str, Any]) -> Any:
     return np.frombuffer(digest.digest(), dtype=np.uint8)
 
 
-def _reject(layer: str, output: Tensor, index: Tensor, split: str) -> NoReturn:
-    failed = index[~output.flatten(1).isfinite().all(1)]
+def _reject(probe: Probe, layer: str, batch: Mapping[str, Tensor], split: str) -> NoReturn:
+    """Reject a layer that has moments that are not finite, and name the sample."""
+    rows: list[Tensor] = []
+
+    def look(name: str, output: Tensor) -> None:
+        if name == layer:
+            rows.append(~output.flatten(1).isfinite().all(1))
+
+    probe(batch["x"], look)
+    failed = batch["index"][rows[-1]]
     which = f"sample {int(failed[0])}" if len(failed) else "some samples"
     raise InputError(
         f"network: {layer} outputs NaN or infinity for {which} of the reference set (split"
@@ -292,30 +301,38 @@ def _compute(
         counts[0] += len(label)
         counts[_SKIPPED:_NUM_COUNTS] += batch.get("image_counts", 0)
         if len(label):
-            index = batch["index"]
+            finite: dict[str, Tensor] = {}
 
             def update(
-                name: str, output: Tensor, batch_index: int = batch_index, index: Tensor = index
+                name: str,
+                output: Tensor,
+                batch_index: int = batch_index,
+                finite: dict[str, Tensor] = finite,
             ) -> None:
                 moments = channel_moments(output if per == "channel" else output.flatten(1))
-                if not moments.squares.isfinite().all():
-                    _reject(name, output, index, split)
+                finite[name] = moments.squares.isfinite().all()
                 trees[name].update(batch_index, moments)
                 shapes[probe.layers.index(name)] = output.ndim == 2
 
             logits = probe(batch["x"], update)
+            # All layers at once: each look waits for a GPU.
+            for name, is_finite in zip(
+                finite, torch.stack([*finite.values()]).tolist(), strict=True
+            ):
+                if not is_finite:
+                    _reject(probe, name, batch, split)
             if logits.ndim == 2:
                 shapes[-1] = logits.shape[1]
                 known = label >= 0
                 best = logits.topk(min(_TOP, logits.shape[1])).indices
-                hits = (best == label[:, None])[known]
+                hits = (best == label[:, None]) & known[:, None]
                 counts[1] += known.sum()
                 counts[_NUM_COUNTS:] += torch.stack((hits[:, 0].sum(), hits.sum()))
                 if not predictions.shape[1]:
                     predictions = empty_counts(logits.shape[1], num_classes, device)
                 if predictions.shape[1]:
-                    count_predictions(predictions, best[:, 0], label, index)
-    total = trainer.strategy.reduce(counts, reduce_op="sum")
+                    count_predictions(predictions, best[:, 0], label, batch["index"])
+    total = trainer.strategy.reduce(counts, reduce_op="sum").cpu()
     if trainer.world_size > 1:
         # A process that could read none of its images has zeros here.
         shapes = torch.stack(gather_all_tensors(shapes)).amax(0)
@@ -333,6 +350,7 @@ def _compute(
     accuracy = torch.tensor([*(total[_NUM_COUNTS:].double() / total[1]), permuted]).double()
     if math.isnan(float(accuracy[0])):
         num_logits = 0
-    moments = [tree.compute() for tree in trees.values()]
+    parts = iter(download([part for tree in trees.values() for part in tree.compute()]))
+    moments = [Moments(*three) for three in zip(parts, parts, parts, strict=True)]
     counts = total[:_NUM_COUNTS]
     return Reference(moments, list(map(bool, flat)), counts, accuracy, num_logits)

@@ -25,6 +25,7 @@ from lit_hier.callbacks.reference import Reference, load_or_compute
 from lit_hier.diffusion import IMAGE_COUNTS, ForwardBackward
 from lit_hier.errors import InputError
 from lit_hier.figures import Panel
+from lit_hier.io.devices import upload
 from lit_hier.metrics import (
     Per,
     SimilarityTo,
@@ -171,13 +172,15 @@ class ActivationSimilarity(NetworkAnalysis):
         """Compute or load the statistics of the reference set."""
         super().on_predict_start(trainer, pl_module)
         reference = load_or_compute(trainer, self.probe, self.datamodule, self.reference, self.per)
+        self._num_constant = 0
         for layer, moments, flat in zip(
             self.probe.layers, reference.moments, reference.without_positions, strict=True
         ):
             pooled = flat and self.per == "channel"
             standardization = Standardization.of(moments, self.standardization, pooled)
+            self._num_constant += standardization.num_constant
             self.standardizations[layer] = Standardization(
-                *(part.to(pl_module.device) for part in standardization)
+                *(upload(part, pl_module.device) for part in standardization)
             )
         self._report(trainer, reference)
 
@@ -190,7 +193,7 @@ class ActivationSimilarity(NetworkAnalysis):
             rank_zero_warn(line)
         if not accuracy_holds(num_logits, *self._classes()):
             top1 = top5 = math.nan
-        constant = sum(layer.num_constant for layer in self.standardizations.values())
+        constant = self._num_constant
         self._reference_columns = {
             "split": [self.reference],
             "count": [count],

@@ -19,6 +19,7 @@ from lit_hier.diffusion import ForwardBackward
 from lit_hier.figures import Panel
 from lit_hier.figures.learning import is_learning, learning_figure
 from lit_hier.inference.theory import leaf_information
+from lit_hier.io.devices import upload
 from lit_hier.metrics import average, count_data, wilson
 from lit_hier.modules import ForwardBackwardModule
 
@@ -112,7 +113,8 @@ class Validity(CurveAnalysis):
             [self._positions.get(row.tobytes(), math.inf) for row in rows]
             for rows in leaves.long().cpu().numpy()
         ]
-        copy = torch.tensor(copies).to(nodes)[:, None].expand_as(nodes)
+        copy = upload(torch.tensor(copies).to(nodes.dtype), nodes.device)
+        copy = copy[:, None].expand_as(nodes)
         return torch.stack((nodes, strings, copy))
 
     def write(self, trainer: Trainer, measured: list[NDArray[Any]]) -> None:

@@ -355,9 +355,10 @@ class EpsilonNoise(NoiseProcess):
         self, observed: Int64[Tensor, "B d"], time: float, num_features: int, dtype: torch.dtype
     ) -> Float[Tensor, "B d {num_features}"]:
         """Return Eq. 7, centered on the observed symbols."""
-        belief = torch.full((num_features, num_features), time / num_features, dtype=torch.float64)
+        shape, device = (num_features, num_features), observed.device
+        belief = torch.full(shape, time / num_features, dtype=torch.float64, device=device)
         belief.fill_diagonal_(1 - time + time / num_features)
-        return belief.to(observed.device, dtype)[observed]
+        return belief.to(dtype)[observed]
 
     @property
     def is_channel(self) -> bool:
@@ -462,9 +463,9 @@ class MaskingNoise(NoiseProcess):
         self, observed: Int64[Tensor, "B d"], time: float, num_features: int, dtype: torch.dtype
     ) -> Float[Tensor, "B d {num_features}"]:
         """Return a one-hot belief for each kept leaf and a uniform one for each masked leaf."""
-        kept = torch.eye(num_features, dtype=dtype)
-        masked = torch.full((1, num_features), 1 / num_features, dtype=dtype)
-        return torch.cat((kept, masked)).to(observed.device)[observed]
+        kept = torch.eye(num_features, dtype=dtype, device=observed.device)
+        masked = kept.new_full((1, num_features), 1 / num_features)
+        return torch.cat((kept, masked))[observed]
 
     def observe(
         self,
@@ -673,5 +674,5 @@ class GaussianNoise(NoiseProcess):
             noise.erfinv_().view(observed.shape).mul_(math.sqrt(2 * later * earlier / total))
         )
         reversed_ = reversed_.add_(observed, alpha=math.exp(end - start) * earlier / total)
-        shift = observed.new_tensor(later * math.exp(-end) / total)
+        shift = observed.new_full((), later * math.exp(-end) / total)
         return reversed_.scatter_add_(-1, leaves[..., None], shift.expand(*leaves.shape, 1))

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_hier.io.devices import upload
+
 _WORDS_PER_BLOCK: Final = 4
 
 
@@ -32,20 +34,28 @@ class Purpose(IntEnum):
 
 
 def uniform(
-    seed: int, purpose: Purpose, index: Tensor, time: float, num: int, step: int = 0
+    seed: int,
+    purpose: Purpose,
+    index: Tensor,
+    time: float,
+    num: int,
+    step: int = 0,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Draw uniform numbers for each sample at one inversion time.
 
     Args:
         seed: The run's seed, at least 0.
         purpose: What the numbers are used for.
-        index: Sample indices, int64, shape (B,).
+        index: Sample indices, int64, shape (B,). Give those of a GPU as a copy on the CPU, or
+            each call waits for the GPU.
         time: Inversion time; times that differ in any bit have independent numbers.
         num: Numbers per sample.
         step: Step of an iteration, at least 0; each has independent numbers.
+        device: Where the numbers are put; by default the device of `index`.
 
     Returns:
-        float64 numbers in [0, 1) with 53 random bits, shape (B, num), on the device of `index`.
+        float64 numbers in [0, 1) with 53 random bits, shape (B, num).
     """
     blocks = -(-num // _WORDS_PER_BLOCK)
     # `+ 0.0` converts -0.0 to 0.0, so that equal times have equal bits.
@@ -61,7 +71,7 @@ def uniform(
         bits.advance(int(run[0]) * blocks)
         np.random.Generator(bits).random(out=draws[row : row + len(run)])
         row += len(run)
-    return torch.from_numpy(draws[:, :num].copy()).to(index.device)
+    return upload(torch.from_numpy(draws[:, :num].copy()), device or index.device)
 
 
 def generators(

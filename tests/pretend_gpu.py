@@ -107,6 +107,12 @@ class OnDevice(Tensor):
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
+    def untyped_storage(self) -> Any:
+        return self.values.untyped_storage()
+
+    def storage(self) -> Any:
+        return self.values.storage()
+
     def __repr__(self) -> str:
         return f"OnDevice({self.values})"
 

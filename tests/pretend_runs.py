@@ -161,7 +161,7 @@ def images(make: MakeTrainer, folder: Path, pipeline: str) -> Path:
 def image_training(make: MakeTrainer, folder: Path) -> Path:
     """A diffusion model and a classifier of images, trained."""
     torch.manual_seed(0)
-    data = DigitsDataModule(num_train=32, batch_size=16) if False else DigitsDataModule()
+    data = DigitsDataModule()
     limits = {"limit_train_batches": 2, "limit_val_batches": 1}
     task = DDPMTask(8, str(folder / "pipeline"), widths=[8, 16])
     fit(make, folder, task, data, **limits)

@@ -25,10 +25,10 @@ class ImageBatch:
 
     Attributes:
         x_start: Images in [-1, 1], of 256 levels, float32, shape (B, C, H, W).
-        index: Sample indices, int64, shape (B,).
-        label: Classes, int64, shape (B,).
+        index: Sample indices, int64, shape (B,), on the CPU.
+        label: Classes, int64, shape (B,), on the CPU.
         planned: Sample indices that the batch was planned with, including those of unreadable
-            images; int64, shape (P,).
+            images; int64, shape (P,), on the CPU.
         names: Names of the B images, or empty.
     """
 

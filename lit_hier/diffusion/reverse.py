@@ -25,15 +25,17 @@ import inspect
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from lit_hier.diffusion.exactness import check_exactness
 from lit_hier.errors import InputError, one_line
+from lit_hier.io.devices import upload
 
 _UNFIT: Final = (
     "does not evaluate the model once per step on images noised with alpha_t; use DDPMScheduler,"
@@ -178,6 +180,9 @@ class ReverseProcess:
         left first. So all its batches but the last have `batch_size` images, unless there are too
         few images to last until the longest reverse process ends.
 
+        Noise is drawn on the CPU. With images on a GPU, nothing here waits for it: the noise of a
+        step is drawn while the GPU still evaluates the model.
+
         Args:
             denoise: The model.
             x_0: Images, float32, shape (B, C, H, W).
@@ -207,7 +212,7 @@ class ReverseProcess:
             timesteps = torch.tensor([self.timesteps[chunk.left - 1] for chunk in chosen])
             output = denoise(
                 torch.cat([chunk.x for chunk in chosen]),
-                timesteps.repeat_interleave(size).to(x_0.device),
+                upload(timesteps.repeat_interleave(size), x_0.device),
             )
             for chunk, part in zip(chosen, output.float().split(size), strict=True):
                 chunk.step(part)
@@ -304,7 +309,7 @@ def _use_float64(scheduler: Any, alphas_cumprod: Tensor) -> None:
 def _normal(like: Tensor, generators: list[torch.Generator]) -> Tensor:
     """Draw standard normal numbers, each image's from its own generator."""
     draws = [torch.randn(like.shape[1:], generator=g, dtype=like.dtype) for g in generators]
-    return torch.stack(draws).to(like.device)
+    return upload(torch.stack(draws), like.device)
 
 
 def _step(
@@ -315,8 +320,28 @@ def _step(
     arguments = {"generator": generators} if random else {}
     if output.shape[1] > x.shape[1] and not learns_variance(scheduler):
         output = output[:, : x.shape[1]]
-    stepped: Tensor = scheduler.step(output, timestep, x, **arguments).prev_sample
+    with nullcontext() if x.device.type == "cpu" else _Uploads():
+        stepped: Tensor = scheduler.step(output, timestep, x, **arguments).prev_sample
     return stepped
+
+
+class _Uploads(TorchFunctionMode):
+    """Has what a scheduler draws or tabulates on the CPU copied without waiting for the device."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.tensor and kwargs.get("device") is not None:
+            device = torch.device(kwargs.pop("device"))
+            return upload(func(*args, **kwargs), device)
+        if func is torch.Tensor.to and args[0].device.type == "cpu":
+            # The target is a device, its name or a tensor; a data type is none of these.
+            for target in (*args[1:], *kwargs.values()):
+                if isinstance(target, torch.device | str | Tensor):
+                    device = torch.device(getattr(target, "device", target))
+                    return func(upload(args[0], device), *args[1:], **kwargs)
+        return func(*args, **kwargs)
 
 
 def learns_variance(scheduler: Any) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 from lit_hier.errors import InputError
 from lit_hier.gaussian.distribution import Distribution, PosteriorDraw
 from lit_hier.gaussian.fourier import check_grid, wavenumber
+from lit_hier.io.devices import upload
 
 
 class GaussianRandomField(Distribution):
@@ -63,7 +64,7 @@ class GaussianRandomField(Distribution):
         spread = (noise * self.spectrum / total).sqrt()
         x_0 = mean + self._filter(self.white_noise(draws), spread)
         label = torch.zeros(len(x_t), dtype=torch.int64, device=x_t.device)
-        return PosteriorDraw(x_0, label, torch.ones(len(x_t), 1).to(x_0))
+        return PosteriorDraw(x_0, label, x_0.new_ones(len(x_t), 1))
 
     def similarity(self, time: float) -> Tensor:
         r"""Return the correlation of each mode of x_0 with that of a posterior sample.
@@ -79,6 +80,6 @@ class GaussianRandomField(Distribution):
         return ratio
 
     def _filter(self, x: Tensor, gain: Tensor) -> Tensor:
-        modes = torch.fft.rfftn(x, dim=self._axes, norm="ortho") * gain.to(x.device)
+        modes = torch.fft.rfftn(x, dim=self._axes, norm="ortho") * upload(gain, x.device)
         filtered: Tensor = torch.fft.irfftn(modes, s=self.shape[1:], dim=self._axes, norm="ortho")
         return filtered

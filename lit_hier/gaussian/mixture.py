@@ -20,6 +20,7 @@ from torch import Tensor
 from lit_hier.errors import InputError
 from lit_hier.gaussian.distribution import Distribution, PosteriorDraw
 from lit_hier.gaussian.fourier import check_grid
+from lit_hier.io.devices import constant
 from lit_hier.processes import normal_quadrature
 
 
@@ -71,12 +72,12 @@ class GaussianMixture(Distribution):
     def sample(self, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Draw a class, then a datum around its mean."""
         label = (draws[:, 0] * self.num_classes).long()
-        x_0: Tensor = self.means.to(draws.device)[label] + self.white_noise(draws)
+        x_0: Tensor = constant(self.means, draws.device)[label] + self.white_noise(draws)
         return x_0, label
 
     def posterior(self, x_t: Tensor, time: float, draws: Tensor) -> PosteriorDraw:
         """Draw a class from its posterior, then a datum from the posterior given the class."""
-        means = self.means.to(x_t.device)
+        means = constant(self.means, x_t.device)
         distance = (x_t[:, None] - math.exp(-time) * means).flatten(2).square().sum(-1)
         probabilities = torch.softmax(-distance / 2, dim=1)
         cumulative = probabilities.cumsum(1)

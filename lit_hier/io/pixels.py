@@ -5,6 +5,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from lit_hier.io.devices import constant
+
 _HALF: Final = 127.5
 # A table, because division on a GPU rounds differently.
 _VALUES: Final = torch.arange(256) / _HALF - 1
@@ -15,7 +17,7 @@ def from_levels(levels: Tensor) -> Tensor:
 
     The result has the same bits on every device.
     """
-    return _VALUES.to(levels.device)[levels.long()]
+    return constant(_VALUES, levels.device)[levels.long()]
 
 
 def to_levels(x: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class SimilarityTo:
 def _products(
     a: Float32[Tensor, "B features"], b: Float32[Tensor, "B features"]
 ) -> Float32[Tensor, " B"]:
-    """Multiply row by row, without a third array of their size."""
-    num_rows = max(1, _BLOCK // a.shape[1])
+    """Multiply row by row: on a CPU, without a third array of their size."""
+    num_rows = max(1, _BLOCK // a.shape[1]) if a.device.type == "cpu" else len(a)
     blocks = zip(a.split(num_rows), b.split(num_rows), strict=True)
     return torch.cat([(x * y).sum(1) for x, y in blocks])

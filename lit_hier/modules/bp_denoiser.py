@@ -122,10 +122,18 @@ class BPDenoiser(ForwardBackwardModule):
         if self.messages:
             queries += ["upward", "downward"]
         answers: dict[Query, Tree] = {}
+        known = index.cpu()
         effective_noise, leaf_information = [], []
         for number, time in enumerate(self.track(self.times)):
-            leaf_messages = self.observe(tree_start[0], index, time, v, dtype)[1]
-            draws = uniform(self.seed, Purpose.POSTERIOR, index, time, 1 + rhm.num_choices)
+            leaf_messages = self.observe(tree_start[0], known, time, v, dtype)[1]
+            draws = uniform(
+                self.seed,
+                Purpose.POSTERIOR,
+                known,
+                time,
+                1 + rhm.num_choices,
+                device=index.device,
+            )
             try:
                 posterior = belief_propagation.condition(leaf_messages, prior)
                 if not answers:
@@ -168,7 +176,7 @@ class BPDenoiser(ForwardBackwardModule):
 
         Args:
             leaves: Symbols, shape (B, s**L).
-            index: Sample indices, shape (B,).
+            index: Sample indices, shape (B,); on the CPU, nothing waits for a GPU.
             time: Inversion time.
             num_features: v.
             dtype: Type of the messages.
@@ -178,7 +186,7 @@ class BPDenoiser(ForwardBackwardModule):
             shape (B, s**L, v).
         """
         num = self.process.num_draws(leaves.shape[1], num_features)
-        draws = uniform(self.seed, Purpose.CORRUPTION, index, time, num)
+        draws = uniform(self.seed, Purpose.CORRUPTION, index, time, num, device=leaves.device)
         observed = self.process.corrupt(leaves, time, draws, num_features)
         return observed, self.process.messages(observed, time, num_features, dtype)
 

@@ -108,7 +108,7 @@ class ClassificationTask(Task):
         """
         label = batch["label"]
         wrong = evaluate(self.network, batch["x"]).argmax(-1) != label
-        return wrong.sum(), torch.tensor(len(label), device=label.device)
+        return wrong.sum(), label.new_full((), len(label))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the cross-entropy of a training batch, shape (), nats."""

@@ -10,6 +10,7 @@ from torch.nn.functional import mse_loss
 
 from lit_hier.diffusion.pipelines import check_target, check_target_writable, write_pipeline
 from lit_hier.errors import InputError
+from lit_hier.io.devices import upload
 from lit_hier.modules.task import Task
 from lit_hier.streams import Purpose, generators
 
@@ -113,7 +114,7 @@ class DDPMTask(Task):
         streams = generators(self.seed, batch["index"], epoch, purpose)
         t = torch.stack([torch.randint(num_timesteps, (), generator=g) for g in streams])
         eta = torch.stack([torch.randn(x_0.shape[1:], generator=g) for g in streams])
-        t, eta = t.to(x_0.device), eta.to(x_0)
+        t, eta = upload(t, x_0.device), upload(eta.to(x_0.dtype), x_0.device)
         predicted = model(self.scheduler.add_noise(x_0, eta, t), t).sample
         return mse_loss(predicted, eta, reduction="sum") / x_0[0].numel()
 

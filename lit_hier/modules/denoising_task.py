@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from lit_hier.clock import InformationClock
 from lit_hier.data.batches import Batch
 from lit_hier.errors import InputError
+from lit_hier.io.devices import upload
 from lit_hier.modules.nested_task import NestedTask
 from lit_hier.modules.task import Stage
 from lit_hier.nn import evaluate
@@ -122,15 +123,19 @@ class DenoisingTask(NestedTask):
         number.
         """
         leaves = torch.cat([batch["leaves"] for batch in batches])
-        draws = torch.cat([self._draw(batch, stage) for batch in batches])
+        sizes = [len(batch["leaves"]) for batch in batches]
+        # The CPU draws, and looks times up: it needs the indices, and waits for them once.
+        indices = torch.cat([batch["index"] for batch in batches]).cpu().split(sizes)
+        pairs = zip(batches, indices, strict=True)
+        draws = torch.cat([self._draw(batch, index, stage) for batch, index in pairs])
         times = self.clock.times(1 - draws[:, 0] * self._range)
+        draws, times = upload(draws, leaves.device), upload(times, leaves.device)
         dtype = self.dtype
         assert isinstance(dtype, torch.dtype)
         v = self.sizes["num_features"]
         messages = self.process.observe(leaves, times, draws[:, 1:], v, dtype)
         predicted = self.process.predicted(messages)
         target = leaves.masked_fill(~predicted, _IGNORED)
-        sizes = [len(batch["leaves"]) for batch in batches]
         parts = (x.split(sizes) for x in (messages, target))
         num = torch.stack([part.sum() for part in predicted.split(sizes)]).tolist()
         return [
@@ -138,9 +143,8 @@ class DenoisingTask(NestedTask):
             for batch, x, y, n in zip(batches, *parts, num, strict=True)
         ]
 
-    def _draw(self, batch: Batch, stage: Stage) -> Tensor:
+    def _draw(self, batch: Batch, index: Tensor, stage: Stage) -> Tensor:
         """Return uniform numbers for each datum, one for its time and then those of the noise."""
-        index: Tensor = batch["index"]
         if stage != "train":
             return uniform(self.seed, Purpose.VALIDATION, index, 0, self.num_draws)
         epoch, num = batch["epoch"], batch["num_train"]
@@ -149,7 +153,7 @@ class DenoisingTask(NestedTask):
             return uniform(self.seed, Purpose.TRAINING, index, epoch, self.num_draws)
         if self._epochs.get(num, (-1,))[0] != epoch:
             # Of all data in order, which is much faster than of shuffled ones.
-            order = torch.arange(num, device=index.device)
+            order = torch.arange(num)
             draws = uniform(self.seed, Purpose.TRAINING, order, epoch, self.num_draws)
             self._epochs[num] = epoch, draws
         return self._epochs[num][1][index]

@@ -51,11 +51,12 @@ class GaussianDenoiser(ForwardBackwardModule):
         """
         x_start, index = batch["x"], batch["index"]
         x_0, num_noise = x_start.double(), x_start[0].numel()
+        known, device = index.cpu(), x_start.device
         samples, labels, probabilities = [], [], []
         for time in self.track(self.times):
-            noise = uniform(self.seed, Purpose.CORRUPTION, index, time, num_noise)
+            noise = uniform(self.seed, Purpose.CORRUPTION, known, time, num_noise, device=device)
             num_draws = self.distribution.num_draws
-            draws = uniform(self.seed, Purpose.POSTERIOR, index, time, num_draws)
+            draws = uniform(self.seed, Purpose.POSTERIOR, known, time, num_draws, device=device)
             drawn = self.distribution.posterior(diffuse(x_0, time, noise), time, draws)
             samples.append(drawn.x_0.to(x_start.dtype))
             labels.append(drawn.label)

@@ -71,20 +71,16 @@ class ImageSampler(ForwardBackwardModule):
                 `index`, (B,). For images from files also `image_counts`, (5,), `planned`, the
                 sample indices requested, and `name`, a list. Half precision is lossless.
         """
-        index = batch["index"]
-        images = ImageBatch(
-            x_start=quantise(batch["x"]),
-            index=index,
-            label=batch["label"],
-            planned=batch.get("planned", index),
-            names=batch.get("name", ()),
-        )
+        names = ("index", "label", "planned")
+        known = {name: batch[name].cpu() for name in names if name in batch}
+        known.setdefault("planned", known["index"])
+        images = ImageBatch(quantise(batch["x"]), **known, names=batch.get("name", ()))
         return ForwardBackward(
             x_start=images.x_start,
             x_reversed=self.sample(images),
             times=torch.tensor(self.times, dtype=torch.float64),
             axis=self.axis,
-            index=index,
-            label=images.label,
+            index=batch["index"],
+            label=batch["label"],
             image_counts=batch.get("image_counts"),
         )

@@ -128,10 +128,12 @@ class NetworkDenoiser(ForwardBackwardModule):
         if not self.reveals:
             self._schedules = [clock.steps(time, self.steps) for time in self.times]
         self._num_data = math.inf
+        self._finite: list[Tensor] = []  # whether each evaluation of a batch gave finite logits
         guess = torch.full((2, grammar.num_leaves, grammar.num_features), 1 / grammar.num_features)
         for source, network in enumerate(networks):  # before the data are evaluated
             device = next((parameter.device for parameter in network.parameters()), None)
-            self._weigh(source, self._evaluate(source, guess.to(device)))
+            self._weigh(self._evaluate(source, guess.to(device)))
+            self._check_finite(source)
 
     def setup(self, stage: str) -> None:
         """Check that the record of a batch fits into memory.
@@ -171,13 +173,15 @@ class NetworkDenoiser(ForwardBackwardModule):
         """
         source = int(batch.get("source", 0))
         index = batch.get("sample", batch["index"])
+        known = index.cpu()
+        self._finite = []
         data = {"x": batch["x"], "label": batch["label"], "leaves": batch["leaves"]}
         record = self.exact_denoiser.forward_backward({**data, "index": index})
         latents = record.latents
         assert latents is not None
         assert latents.marginals is not None
         exact, v = latents.marginals[0], self.grammar.num_features
-        observed, observations = self._corrupt(batch["leaves"], index, exact.dtype)
+        observed, observations = self._corrupt(batch["leaves"], known, exact.dtype)
         messages = torch.stack(observations)
         predicted = self._predicted(messages)
         record = replace(record, index=batch["index"], source_index=source)
@@ -186,9 +190,10 @@ class NetworkDenoiser(ForwardBackwardModule):
         weights = self._believe(source, messages)
         beliefs = weights / weights.sum(-1, keepdim=True)
         if self.reveals:
-            leaves = self._reveal(source, messages, predicted, beliefs, index)
+            leaves = self._reveal(source, messages, predicted, beliefs, known)
         else:
-            leaves = self._descend(source, observed, messages, beliefs, index)
+            leaves = self._descend(source, observed, messages, beliefs, known)
+        self._check_finite(source)
         tree, _ = self.grammar.parse(leaves.flatten(0, 1))
         x_reversed = whitened_one_hot(leaves.flatten(0, 1), v)
         return replace(
@@ -220,26 +225,32 @@ class NetworkDenoiser(ForwardBackwardModule):
 
         Each leaf's are probabilities up to a factor.
         """
-        weights = self._weigh(source, self._evaluate(source, messages.flatten(0, 1)))
+        weights = self._weigh(self._evaluate(source, messages.flatten(0, 1)))
         weights, predicted = weights.view_as(messages), self._predicted(messages)
-        if not predicted.all():
+        # On a CPU, looking is faster than copying; on a GPU, copying is faster than waiting.
+        if weights.device.type != "cpu" or not predicted.all():
             weights = torch.where(predicted[..., None], weights, messages)
         return weights
 
-    def _weigh(self, source: int, logits: Tensor) -> Tensor:
-        """Return probabilities up to a factor, of the same shape.
+    def _weigh(self, logits: Tensor) -> Tensor:
+        """Return probabilities up to a factor, of the same shape; `_check_finite` checks them."""
+        # Over few symbols, this is several times faster than torch's softmax.
+        weights = (logits - logits.amax(-1, keepdim=True)).exp_()
+        self._finite.append(weights.sum().isfinite())
+        return weights
+
+    def _check_finite(self, source: int) -> None:
+        """Check what a batch's logits were, all at once, as each look waits for a GPU.
 
         Raises:
             InputError: Some logits are NaN or infinite, or none is finite.
         """
-        # Over few symbols, this is several times faster than torch's softmax.
-        weights = (logits - logits.amax(-1, keepdim=True)).exp_()
-        if not weights.sum().isfinite():
+        finite, self._finite = torch.stack(self._finite), []
+        if not finite.all():
             raise InputError(
                 f"{self._name(source)} returns NaN or infinity for some data; give weights of a"
                 " training that converged, or trainer.precision=32-true"
             )
-        return weights
 
     def _evaluate(self, source: int, messages: Tensor) -> Tensor:
         """Return a network's logits of leaves, shape (R, d, v)."""
@@ -260,8 +271,10 @@ class NetworkDenoiser(ForwardBackwardModule):
     ) -> Tensor:
         """Sample leaves in random order; return them, shape (T, B, d)."""
         shape, (num_leaves, v) = predicted.shape, messages.shape[2:]
+        device = messages.device
         draws = [
-            uniform(self.seed, Purpose.REVERSE, index, time, 2 * num_leaves) for time in self.times
+            uniform(self.seed, Purpose.REVERSE, index, time, 2 * num_leaves, device=device)
+            for time in self.times
         ]
         of_order, of_symbols = torch.cat(draws).split(num_leaves, dim=1)
         # Leaves that are certain come last. Data with the most uncertain leaves come first, so
@@ -272,18 +285,23 @@ class NetworkDenoiser(ForwardBackwardModule):
         last = counts.clamp(max=self.steps)  # of each datum's steps
         of_symbols, messages = of_symbols[rows], messages.flatten(0, 1)[rows]
         beliefs = beliefs.flatten(0, 1)[rows]
-        certain = torch.eye(v, dtype=messages.dtype, device=messages.device)
-        for step in range(self.steps):
-            if num := int((last > step).sum()):
-                first, end = (
-                    (2 * counts[:num] * k + last[:num]) // (2 * last[:num])
-                    for k in (step, step + 1)
-                )
-                ranks = rank[:num]
-                place = ((ranks >= first[:, None]) & (ranks < end[:, None])).nonzero(as_tuple=True)
+        certain = torch.eye(v, dtype=messages.dtype, device=device)
+        # Which leaves are sampled at which step is known before a network is evaluated.
+        on_cpu = last.cpu()
+        nums = [int((on_cpu > step).sum()) for step in range(self.steps)]
+        places = []
+        for step, num in enumerate(nums):
+            first, end = (
+                (2 * counts[:num] * k + last[:num]) // (2 * last[:num]) for k in (step, step + 1)
+            )
+            ranks = rank[:num]
+            chosen = (ranks >= first[:, None]) & (ranks < end[:, None])
+            places.append(chosen.nonzero(as_tuple=True) if num else ())
+        for step, (num, place) in enumerate(zip(nums, places, strict=True)):
+            if num:
                 if step:
                     logits = self._evaluate(source, messages[:num])[place]
-                    belief = self._weigh(source, logits)
+                    belief = self._weigh(logits)
                 else:
                     belief = beliefs[place]
                 draws_at = of_symbols[place[0], rank[place]]
@@ -314,7 +332,15 @@ class NetworkDenoiser(ForwardBackwardModule):
                 beliefs = self._believe(source, messages)
             if step % at_once == 0:
                 kept = [
-                    uniform(self.seed, Purpose.REVERSE, index, time, at_once * num_draws, 1 + step)
+                    uniform(
+                        self.seed,
+                        Purpose.REVERSE,
+                        index,
+                        time,
+                        at_once * num_draws,
+                        1 + step,
+                        device=messages.device,
+                    )
                     for time in self.times
                 ]
                 draws = torch.stack(kept).unflatten(-1, (at_once, num_draws))
@@ -386,9 +412,10 @@ def sample_symbols(probabilities: Tensor, draws: Tensor) -> Tensor:
         draws: Uniform numbers in [0, 1), shape (...,).
 
     Returns:
-        Symbols of positive probability, int64, shape (...,).
+        Symbols of positive probability, int64, shape (...,); any symbols where one is NaN.
     """
     cumulative = probabilities.cumsum(-1)
     below_one = 1 - torch.finfo(cumulative.dtype).eps / 2
     place = draws.to(cumulative.dtype).clamp(max=below_one).mul_(cumulative[..., -1])
-    return torch.searchsorted(cumulative, place[..., None], right=True).squeeze(-1)
+    symbols = torch.searchsorted(cumulative, place[..., None], right=True).squeeze(-1)
+    return symbols.clamp_(max=probabilities.shape[-1] - 1)

@@ -78,10 +78,10 @@ class SynonymExchange(ForwardBackwardModule):
         index, source = batch["index"], int(batch.get("source", 0))
         rhm = self._grammars[source]
         tree = parse_data(rhm, batch["leaves"], index)
-        trees = []
+        known, trees = index.cpu(), []
         for level in self.levels:
             num = num_exchange_draws(rhm, level)
-            draws = uniform(self.seed, Purpose.SYNONYM, index, level, num)
+            draws = uniform(self.seed, Purpose.SYNONYM, known, level, num, device=index.device)
             trees.append(exchange_synonyms(rhm, tree, level, draws, self.every))
         tree_reversed = tuple(map(torch.stack, zip(*trees, strict=True)))
         x_reversed = whitened_one_hot(tree_reversed[0].flatten(0, 1), rhm.num_features)

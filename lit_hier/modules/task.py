@@ -16,6 +16,7 @@ from lit_hier.io.checkpoints import read_record, write_record
 
 Stage = Literal["train", "val", "test"]
 _STAGES: Final[tuple[Stage, ...]] = ("train", "val", "test")
+_Group = tuple[list[Tensor], list[Tensor]]
 
 
 class _SampleMean(Metric):
@@ -62,7 +63,8 @@ class Task(LightningModule, ABC):
         self.optimizer = optimizer
         self.lines = tuple(lines)
         self._averaged_network: list[nn.Module] = []
-        self._averaged_parameters: list[list[nn.Parameter]] = []
+        self._averaged_groups: list[_Group] = []
+        self._num_averaged: int | None = None
         # Lightning's own averages cost a tenth of a small network's step.
         self.metrics = nn.ModuleDict()
         for stage in _STAGES:
@@ -87,9 +89,8 @@ class Task(LightningModule, ABC):
         if not 0 <= decay < 1:
             raise InputError(f"ema_decay is {decay}; give at least 0 and less than 1")
 
-        def update(averages: Any, present: Any, num_averaged: Any) -> None:
+        def update(averages: Any, present: Any, num: int) -> None:
             # At first over a tenth of the steps so far, to forget the initial weights.
-            num = int(num_averaged)
             get_ema_multi_avg_fn(min(decay, (1 + num) / (10 + num)))(averages, present, num)
 
         self._averaged_network = [network]  # not registered as a module once more
@@ -98,23 +99,40 @@ class Task(LightningModule, ABC):
 
     def on_train_start(self) -> None:
         """List the parameters to average, once: to search for them takes as long as a layer."""
-        self._averaged_parameters = [
-            list(part.parameters())
+        self._num_averaged = None
+        self._averaged_groups = [
+            group
             for network in self._averaged_network
             if next(network.buffers(), None) is None  # buffers may be replaced at any step
-            for part in (self.averaged.module, network)
+            for group in self._group(network)
         ]
+
+    def _group(self, network: nn.Module) -> list[_Group]:
+        """Return the averages and the network's parameters and buffers, by their data type."""
+        averages, present = (
+            [*part.parameters(), *part.buffers()] for part in (self.averaged.module, network)
+        )
+        groups: dict[torch.dtype, _Group] = {}
+        for average, tensor in zip(averages, present, strict=True):
+            group = groups.setdefault(tensor.dtype, ([], []))
+            group[0].append(average)
+            group[1].append(tensor)
+        return list(groups.values())
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Update the weights and their average, before a checkpoint can be written."""
         super().optimizer_step(*args, **kwargs)
         for network in self._averaged_network:
             average: Any = self.averaged.multi_avg_fn
-            if self._averaged_parameters and self.averaged.n_averaged:
-                average(*self._averaged_parameters, self.averaged.n_averaged)
+            if self._num_averaged is None:  # counted here from then on, as a GPU has to be awaited
+                self._num_averaged = int(self.averaged.n_averaged)
+            if self._num_averaged:
+                for averages, present in self._averaged_groups or self._group(network):
+                    average(averages, present, self._num_averaged)
                 self.averaged.n_averaged += 1
             else:
                 self.averaged.update_parameters(network)
+            self._num_averaged += 1
 
     def metric(self, name: str) -> Metric:
         """Return a metric by its tag, such as `train/loss`; it is reset after every epoch."""
@@ -155,7 +173,7 @@ class Task(LightningModule, ABC):
         """
         if self.trainer.world_size == 1:
             return total / max(num_samples, 1)
-        local = torch.tensor(float(num_samples), device=total.device)
+        local = torch.full((), float(num_samples), device=total.device)
         num_global = self.trainer.strategy.reduce(local, reduce_op="sum")
         return total * self.trainer.world_size / num_global.clamp(min=1)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_hier.errors import InputError
+from lit_hier.io.devices import download
 from lit_hier.nn.evaluation import evaluate, floating_type
 from lit_hier.nn.fingerprint import fingerprint
 from lit_hier.nn.layers import hook_layers, match_layers
@@ -114,10 +115,10 @@ class Probe:
             values = output.double().flatten(2) if output.ndim > 2 else output.double()[..., None]
             some = values.flatten()[:: max(1, values.numel() // _NUM_VALUES)]
             moments = [values.mean((0, 2)), values.square().mean((0, 2))]
-            signs[name] = torch.cat((*moments, some)).cpu()
+            signs[name] = torch.cat((*moments, some))
 
         self(x, summarize)
-        return [signs[name] for name in self.layers]
+        return download([signs[name] for name in self.layers])
 
     def recognizes(self, x: Tensor, signs: Sequence[Tensor]) -> bool:
         """Return whether `sign` gives the same as before, but for rounding."""

@@ -233,10 +233,9 @@ class _Subject:
                 f"changes its shape between evaluations, from {tuple(one.shape)} to"
                 f" {tuple(other.shape)}; choose another layer",
             )
-        size = _size(scale)
-        deviation = _size(scale - scale.mean(axis, keepdim=True))
+        deviations = scale - scale.mean(axis, keepdim=True)
+        size, deviation, difference = _sizes(scale, deviations, one - other)
         rough = math.sqrt(self.epsilon)
-        difference = _size(one - other)
         if difference > rough * deviation + min(256 * self.epsilon, rough) * size:
             raise self.reject(name, reason.format(difference / (size or 1)))
         return difference / (size or 1)
@@ -294,12 +293,17 @@ class _Subject:
 
 def relative_difference(one: Tensor, other: Tensor) -> float:
     """Return the root mean square of a difference, relative to that of the first."""
-    return _size(one - other) / (_size(one) or 1)
+    difference, size = _sizes(one - other, one)
+    return difference / (size or 1)
 
 
-def _size(x: Tensor) -> float:
-    """Return the root mean square."""
-    return float(x.double().square().mean().sqrt()) if x.numel() else 0.0
+def _sizes(*tensors: Tensor) -> list[float]:
+    """Return the root mean square of each; 0 for one without elements."""
+    sizes = [x.double().square().mean().sqrt() for x in tensors]
+    return [
+        size if x.numel() else 0.0
+        for x, size in zip(tensors, torch.stack(sizes).tolist(), strict=True)
+    ]
 
 
 def _epsilon(network: nn.Module, outputs: Any) -> float:

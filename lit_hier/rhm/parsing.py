@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from lit_hier.io.devices import constant
+
 
 class LevelParser:
     """The inverse of one level's rules, for any v and s.
@@ -39,8 +41,8 @@ class LevelParser:
         known = (tuples >= 0).all(-1)
         rank = torch.zeros_like(known, dtype=torch.int64)
         for codes, symbols in zip(self.codes, tuples.unbind(-1), strict=True):
-            codes = codes.to(tuples.device)
+            codes = constant(codes, tuples.device)
             code = rank * self.num_features + symbols
             rank = torch.searchsorted(codes, code).clamp_(max=len(codes) - 1)
             known &= codes[rank] == code
-        return torch.where(known, self.parents.to(tuples.device)[rank], -1)
+        return torch.where(known, constant(self.parents, tuples.device)[rank], -1)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lit_hier.errors import InputError
+from lit_hier.io.devices import constant
 from lit_hier.rhm.grammar import RandomHierarchyModel, Tree
 
 
@@ -49,7 +50,7 @@ def exchange_synonyms(
     node, synonym, rules = draws.tensor_split([1, 1 + num_nodes], dim=1)
     exchanged = (node * num_nodes).long() == torch.arange(num_nodes, device=device)
     exchanged |= every
-    rules_above = rhm.rules[level - 1].to(device)
+    rules_above = constant(rhm.rules[level - 1], device)
     old = tree[level - 1].unflatten(1, (-1, s))
     present = (rules_above[tree[level]] == old[:, :, None]).all(-1).int().argmax(-1)
     other = (present + 1 + (synonym * (m - 1)).long()) % m
@@ -58,7 +59,8 @@ def exchange_synonyms(
     levels[level - 1] = torch.where(exchanged[:, :, None], new, old).flatten(1)
     for below in range(level - 1, 0, -1):
         choice, rules = rules.tensor_split([rhm.num_nodes(below)], dim=1)
-        new = rhm.rules[below - 1].to(device)[levels[below], (choice * m).long()]
+        rules_below = constant(rhm.rules[below - 1], device)
+        new = rules_below[levels[below], (choice * m).long()]
         changed = levels[below] != tree[below]
         old = tree[below - 1].unflatten(1, (-1, s))
         levels[below - 1] = torch.where(changed[:, :, None], new, old).flatten(1)

@@ -59,7 +59,7 @@ def channel_moments(x: Float[Tensor, "B C *positions"]) -> Moments:
     """
     values = x.to(torch.float64, copy=True)
     others = [axis for axis in range(x.ndim) if axis != 1]
-    size = values.new_tensor(values.numel() / values.shape[1])
+    size = values.new_full((), values.numel() / values.shape[1])
     mean = values.sum(others, keepdim=True).div_(size)
     squares = values.sub_(mean).square_().sum(others)
     return Moments(size, mean.flatten(), squares)

@@ -10,6 +10,7 @@ O(d) for d leaves. On a line or a grid it is the Euclidean distance, rounded to 
 
 import math
 from abc import ABC, abstractmethod
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from lit_hier.errors import InputError
+from lit_hier.io.devices import constant
 
 
 class Pairs(ABC):
@@ -53,6 +55,10 @@ class Pairs(ABC):
         Args:
             x: A number per site, sites in order on the last axis.
         """
+
+    @cached_property
+    def _counts(self) -> Tensor:
+        return torch.from_numpy(self.counts).double()
 
 
 class TreePairs(Pairs):
@@ -96,7 +102,7 @@ class TreePairs(Pairs):
             squares.append(sums.square().sum(-1))
         totals = torch.stack(squares, dim=-1)
         pairs = torch.diff(totals, dim=-1, prepend=torch.zeros_like(totals[..., :1]))
-        return pairs / torch.from_numpy(self.counts).to(pairs)
+        return pairs / constant(self._counts, x.device)
 
 
 class GridPairs(Pairs):
@@ -141,7 +147,7 @@ class GridPairs(Pairs):
     def means(self, x: Float[Tensor, "*batch d"]) -> Float64[Tensor, "*batch distances"]:
         """Sum the autocorrelation over all displacements of a length."""
         flat = self._autocorrelation(x.double().flatten(0, -2) if x.ndim > 1 else x[None].double())
-        found = self._sum(flat) / torch.from_numpy(self.counts).to(flat)
+        found = self._sum(flat) / constant(self._counts, x.device)
         return found.reshape(*x.shape[:-1], self._num)
 
     def _autocorrelation(self, x: Float64[Tensor, "B d"]) -> Float64[Tensor, "B displacements"]:
@@ -153,5 +159,5 @@ class GridPairs(Pairs):
 
     def _sum(self, x: Float64[Tensor, "B displacements"]) -> Float64[Tensor, "B distances"]:
         sums = x.new_zeros(len(x), self._num + 1)
-        sums.index_add_(1, self._bins.to(x.device), x)
+        sums.index_add_(1, constant(self._bins, x.device), x)
         return sums[:, : self._num]
