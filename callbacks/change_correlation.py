@@ -148,7 +148,7 @@ class ChangeAccumulator:
         group, source = self._place[record.source_index]
         pairs = self.groups[group].pairs
         rows, finite, largest = [], [], []
-        for k, x in enumerate(self.changes.measure(record)):
+        for x in self.changes.measure(record):
             if x.shape[1] != pairs.num_sites:
                 raise InputError(
                     f"sites: sample {int(record.index[0])} has {x.shape[1]} {self.changes.unit},"

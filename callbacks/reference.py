@@ -316,11 +316,9 @@ def _compute(
 
             logits = probe(batch["x"], update)
             # All layers at once: each look waits for a GPU.
-            for name, is_finite in zip(
-                finite, torch.stack([*finite.values()]).tolist(), strict=True
-            ):
-                if not is_finite:
-                    _reject(probe, name, batch, split)
+            all_finite = torch.stack([*finite.values()]).tolist()
+            if not all(all_finite):
+                _reject(probe, [*finite][all_finite.index(False)], batch, split)
             if logits.ndim == 2:
                 shapes[-1] = logits.shape[1]
                 known = label >= 0

@@ -197,9 +197,9 @@ class TransitionTime(CurveAnalysis):
             entropy = -torch.special.xlogy(beliefs, beliefs).sum(-1).mean(-1)
             levels.append(torch.stack((belief, entropy, torch.full_like(belief, math.nan))))
         root, drawn = latents.marginals[-1][:, :, 0], latents.tree_reversed[-1][:, :, 0]
-        index = self.sample_index(trainer, record)
+        index, device = self.sample_index(trainer, record).cpu(), root.device
         for k, time in enumerate(self.times):
-            draws = uniform(pl_module.seed, Purpose.CLONE, index, time, 1).to(root.device)
+            draws = uniform(pl_module.seed, Purpose.CLONE, index, time, 1, device=device)
             cumulative = root[k].double().cumsum(1)
             clone = (cumulative <= draws * cumulative[:, -1:]).sum(1).clamp(max=root.shape[2] - 1)
             levels[-1][2, k] = (clone == drawn[k]).to(root)

@@ -9,12 +9,14 @@ What would make the CPU wait for the GPU, or draw numbers that are others there,
 - `download`: a copy to the CPU.
 - `upload`: a blocking copy to the device.
 - `staged`: a copy to the device that does not block, but from memory that is not pinned.
-- `size`: an operation whose output's shape depends on values, such as `nonzero` or a mask as index.
+- `size`: an operation whose output's shape depends on values, such as `nonzero` or a mask as
+  index.
 - `random`: numbers of the device's own generator.
 """
 
 import multiprocessing
 import os
+import pickle
 import sys
 import traceback
 import warnings
@@ -23,7 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 from unittest.mock import patch
 
 import torch
@@ -32,7 +34,6 @@ from pytorch_lightning.accelerators import Accelerator
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 import lit_hier
 
@@ -41,6 +42,7 @@ NAME = "pretended"
 WAITS = ("item", "download", "upload", "size")
 """Kinds of events in which the CPU waits for all that the device has still to do."""
 _PACKAGE = str(Path(lit_hier.__file__).parent)
+_COPYING = f"{_PACKAGE}/io/devices.py"  # its callers are what matters
 _SIZES = {
     "nonzero", "argwhere", "masked_select", "unique", "_unique", "_unique2", "unique_dim",
     "unique_consecutive", "bincount", "equal", "linalg_eigh", "_linalg_eigh", "_linalg_svd",
@@ -75,7 +77,7 @@ def _record(kind: str, operation: str) -> None:
     frame, place = sys._getframe(2), ""
     while frame is not None and not place:
         file = frame.f_code.co_filename
-        if file.startswith(_PACKAGE):
+        if file.startswith(_PACKAGE) and file != _COPYING:
             place = f"{file[len(_PACKAGE) + 1 :]}:{frame.f_lineno}"
         frame = frame.f_back
     EVENTS.append(Event(kind, operation, place))
@@ -316,6 +318,8 @@ def trainer(**kwargs: Any) -> Trainer:
 @cache
 def set_up() -> tuple[Any, ...]:
     """Register the device, once per process; return what must live as long."""
+    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
     _setup_privateuseone_for_python_backend(NAME, _Backend())
     everything = torch.library.Library("_", "IMPL")
     everything.fallback(_run, "PrivateUse1")
@@ -342,7 +346,7 @@ def forked(function: Callable[[], T]) -> T:
             answer = function(), ""
         except BaseException:
             answer = None, traceback.format_exc()
-        sender.send(answer)
+        sender.send_bytes(pickle.dumps(answer))  # tensors too, as bytes
         sender.close()
         os._exit(0)
 
@@ -351,10 +355,10 @@ def forked(function: Callable[[], T]) -> T:
         process = context.Process(target=child)
         process.start()
     sender.close()
-    result: tuple[T, str] = receiver.recv()
+    result, failure = pickle.loads(receiver.recv_bytes())
     process.join()
-    assert not result[1], result[1]
-    return result[0]
+    assert not failure, failure
+    return cast("T", result)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Small runs of every analysis and every task, on the device that a trainer is made for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,14 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from lit_hier.callbacks import (
     ActivationSimilarity,
+    BeliefHistogram,
+    Beliefs,
     ChangeCorrelation,
     ClassKept,
     DenoiserQuality,
+    EffectiveNoise,
     Interpolation,
+    IterationMap,
     LearningCurve,
     Reconstruction,
     SampleGrid,
@@ -90,16 +94,23 @@ def network(num_layers: int = 3, num_features: int = 4) -> HierarchicalCNN:
     return HierarchicalCNN(num_features, num_features, 2, num_layers, width=6)
 
 
-def grammar(make: MakeTrainer, folder: Path, num_layers: int = 3) -> Path:
-    """Every analysis of data of a grammar."""
+def grammar(
+    make: MakeTrainer,
+    folder: Path,
+    num_layers: int = 3,
+    times: Sequence[float] = (0.0, 0.4, 0.8, 1.0),
+    *callbacks: Callback,
+) -> Path:
+    """The analyses of data of a grammar."""
     rhm = RandomHierarchyModel(4, 2, 2, num_layers, seed=1)
-    data = RHMDataModule(rhm, 0, 0, 16, 8, eval_batch_size=4)
+    data = RHMDataModule(rhm, 0, 0, 8, 4, eval_batch_size=4)
+    tokens = TokenChanges(network(num_layers), "layers.0")
     return predict(
-        make, folder, BPDenoiser(rhm, EpsilonNoise(), [0.0, 0.4, 1.0], messages=True), data,
+        make, folder, BPDenoiser(rhm, EpsilonNoise(), [*times], messages=True), data,
         ActivationSimilarity(network(num_layers)), ClassKept(network(num_layers)),
-        Reconstruction(), ChangeCorrelation(), Transition(),
-        ChangeCorrelation(TokenChanges(network(num_layers), "layers.0"), name="tokens"),
-        TransitionTime(ClassKept(network(num_layers))), Validity(),
+        Reconstruction(), Beliefs("effective_noise"), EffectiveNoise(), IterationMap(),
+        BeliefHistogram(times[1], num_bins=4), ChangeCorrelation(), Transition(),
+        ChangeCorrelation(tokens, name="tokens"), TransitionTime(), Validity(), *callbacks,
     )  # fmt: skip
 
 
