@@ -45,8 +45,8 @@ _PACKAGE = str(Path(lit_hier.__file__).parent)
 _COPYING = f"{_PACKAGE}/io/devices.py"  # its callers are what matters
 _SIZES = {
     "nonzero", "argwhere", "masked_select", "unique", "_unique", "_unique2", "unique_dim",
-    "unique_consecutive", "bincount", "equal", "linalg_eigh", "_linalg_eigh", "_linalg_svd",
-    "linalg_inv_ex", "_linalg_solve_ex", "linalg_cholesky_ex",
+    "unique_consecutive", "bincount", "equal", "_linalg_eigh", "_linalg_svd",
+    "_linalg_check_errors",
 }  # fmt: skip
 _COPIES = {"copy_", "_to_copy"}
 _INDEXED = {"index", "index_put_", "index_put", "_index_put_impl_", "_unsafe_index"}

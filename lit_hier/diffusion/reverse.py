@@ -326,7 +326,10 @@ def _step(
 
 
 class _Uploads(TorchFunctionMode):
-    """Has what a scheduler draws or tabulates on the CPU copied without waiting for the device."""
+    """Lets a scheduler copy what it draws or tabulates on the CPU without waiting for the device.
+
+    Values are the same; a matrix without an inverse gives NaN, which the caller reports.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -339,8 +342,12 @@ class _Uploads(TorchFunctionMode):
             # The target is a device, its name or a tensor; a data type is none of these.
             for target in (*args[1:], *kwargs.values()):
                 if isinstance(target, torch.device | str | Tensor):
-                    device = torch.device(getattr(target, "device", target))
+                    if isinstance(target, Tensor):
+                        target = target.device
+                    device = torch.device(target)
                     return func(upload(args[0], device), *args[1:], **kwargs)
+        if func is torch.linalg.solve:  # which waits to see whether it succeeded
+            return torch.linalg.solve_ex(*args, **kwargs).result
         return func(*args, **kwargs)
 
 

@@ -289,7 +289,7 @@ class NetworkDenoiser(ForwardBackwardModule):
         # Which leaves are sampled at which step is known before a network is evaluated.
         on_cpu = last.cpu()
         nums = [int((on_cpu > step).sum()) for step in range(self.steps)]
-        places = []
+        places: list[tuple[Tensor, ...]] = []
         for step, num in enumerate(nums):
             first, end = (
                 (2 * counts[:num] * k + last[:num]) // (2 * last[:num]) for k in (step, step + 1)

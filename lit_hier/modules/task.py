@@ -89,7 +89,7 @@ class Task(LightningModule, ABC):
         if not 0 <= decay < 1:
             raise InputError(f"ema_decay is {decay}; give at least 0 and less than 1")
 
-        def update(averages: Any, present: Any, num: int) -> None:
+        def update(averages: Any, present: Any, num: Any) -> None:
             # At first over a tenth of the steps so far, to forget the initial weights.
             get_ema_multi_avg_fn(min(decay, (1 + num) / (10 + num)))(averages, present, num)
 
