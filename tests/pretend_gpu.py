@@ -67,7 +67,7 @@ class Event(NamedTuple):
     kind: str
     operation: str
     place: str
-    """File and line in `lit_hier`, the innermost; empty if there is none."""
+    """File, line and function in `lit_hier`, the innermost; empty if there is none."""
 
 
 EVENTS: list[Event] = []
@@ -78,7 +78,8 @@ def _record(kind: str, operation: str) -> None:
     while frame is not None and not place:
         file = frame.f_code.co_filename
         if file.startswith(_PACKAGE) and file != _COPYING:
-            place = f"{file[len(_PACKAGE) + 1 :]}:{frame.f_lineno}"
+            code = frame.f_code
+            place = f"{file[len(_PACKAGE) + 1 :]}:{frame.f_lineno} {code.co_name}"
         frame = frame.f_back
     EVENTS.append(Event(kind, operation, place))
 
