@@ -262,10 +262,15 @@ def planned_loader(
             f"trainer.limit_predict_batches={limit} leaves a process without a batch;"
             " remove it and lower num_predict instead"
         )
+    # A thread pins what worker processes load, so that copies to a GPU do not wait for it.
+    pinned = (
+        num_workers > 0 and trainer is not None and trainer.strategy.root_device.type == "cuda"
+    )
     return PlannedLoader(
         dataset,
         sampler=sampler,
         batch_size=None,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
+        pin_memory=pinned,
     )
