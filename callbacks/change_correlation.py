@@ -161,7 +161,8 @@ class ChangeAccumulator:
             columns = [mean, mean.square(), pairs.means(x)]
             rows.append(torch.cat(columns + [x] * self.changes.site_means, dim=1))
         # All times at once: each look waits for a GPU.
-        sums, *checks = download([torch.stack(part) for part in (rows, finite, largest)])
+        parts = [torch.stack(rows, dim=1), torch.stack(finite), torch.stack(largest)]
+        sums, *checks = download(parts)
         for k, (is_finite, size) in enumerate(zip(*(x.tolist() for x in checks), strict=True)):
             if not is_finite:
                 raise InputError(
@@ -176,7 +177,7 @@ class ChangeAccumulator:
                 )
         block = source * _NUM_BLOCKS + index.cpu() % _NUM_BLOCKS
         self._counts[group].update(block, torch.ones(len(block)))
-        self._sums[group].update(block, sums.transpose(0, 1))
+        self._sums[group].update(block, sums)
 
     def compute(self, device: torch.device) -> list[Measured]:
         """Estimate from the sums of all processes, per group."""
