@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -119,12 +120,12 @@ def main() -> int:
         for name in PRELOADED:
             importlib.import_module(name)
     jobs = options.jobs or max(1, min(5, (os.cpu_count() or 1) // 3))
-    run = runner.Run(
-        options.out.resolve(), start + options.seconds, jobs, options.start, options.rehearse
-    )
+    command = " ".join(["python benchmarks/gpu", *sys.argv[1:]])
+    out, deadline = options.out.resolve(), start + options.seconds
+    run = runner.Run(out, deadline, jobs, options.start, options.rehearse, command)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     run.execute(checks)
-    text = run.write(" ".join(["python benchmarks/gpu", *sys.argv[1:]]))
-    print(f"\n{text}", flush=True)
+    print(f"\n{run.write()}", flush=True)
     return int(run.failed)
 
 

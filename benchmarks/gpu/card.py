@@ -111,7 +111,7 @@ class Card:
             finally:
                 torch.cuda.set_sync_debug_mode("default")
                 torch.set_warn_always(False)
-        return sum("synchroniz" in str(warning.message) for warning in caught)
+        return sum("called a synchronizing" in str(warning.message) for warning in caught)
 
 
 class _CountWaiting(TorchDispatchMode):

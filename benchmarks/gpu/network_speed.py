@@ -70,7 +70,7 @@ TINY = (
 def measure_images(card: Card, report: Report) -> None:
     """Time the sampler's loop in every setting, until the time is up."""
     tiny = card.rehearse
-    config = image_sampler.SMALL if tiny else image_sampler.ADM256
+    config = {**image_sampler.SMALL, "sample_size": 8} if tiny else image_sampler.ADM256
     scheduler = image_sampler.DDPMScheduler() if tiny else image_sampler.adm_scheduler()
     process = ReverseProcess(scheduler, card.size(250, 4))
     flop = image_sampler.count_flop(config)
@@ -89,8 +89,14 @@ def measure_images(card: Card, report: Report) -> None:
         except torch.OutOfMemoryError as error:
             report.note(name, f"out of memory: {one_line(str(error))[:80]}")
             continue
+        except Exception as error:
+            if not setting.compiled:
+                raise
+            report.note(name, f"does not compile: {one_line(str(error))}")
+            continue
         finally:
             card.use_tf32(False)
+            torch.compiler.reset()
             gc.collect()
             if not tiny:
                 torch.cuda.empty_cache()
@@ -105,6 +111,8 @@ def _measure_setting(
     """Report the row of a setting; return its images per second."""
     precision = "32" if setting.precision == "tf32" else setting.precision
     dtype, side = image_sampler.DTYPES[precision], config["sample_size"]
+    if not card.rehearse:
+        torch.cuda.reset_peak_memory_stats()
     card.use_tf32(setting.precision == "tf32")
     model = image_sampler.TimedModel(
         config, card.device.type, dtype, precision != "32", compiled=False
@@ -155,21 +163,24 @@ def _measure_setting(
     milliseconds = 1e3 / num_evaluations
     wait = quartiles(loops)[1] - quartiles(models)[1]
     memory = "" if card.rehearse else f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
-    if not card.rehearse:
-        torch.cuda.reset_peak_memory_stats()
     report.cells(
         f"Image sampling, {side} x {side}, {flop / 1e12:.3f} TFLOP per image and evaluation",
-        model=setting.name, batch=setting.batch, first_call=f"{first:.1f} s",
-        images_per_second=f"{middle:.2f} ({low:.2f} to {high:.2f})",
-        over_plain_loop=f"{middle / plain:.2f}" if plain else "1",
-        of_matrix_rate=f"{middle * flop / matrix:.1%}",
-        matrix_rate=f"{matrix / 1e12:,.0f} TFLOP/s",
-        time_inside_the_model=f"{quartiles(inside)[1]:.1%}",
-        model_per_evaluation=f"{quartiles(models)[1] * milliseconds:.1f} ms",
-        loop_beyond_it=f"{wait * milliseconds:.1f} ms",
-        drawing_noise=f"{quartiles(drawing)[1] * milliseconds:.1f} ms", memory=memory,
-        hours_for_10_000_images=f"{IMAGES * EVALUATIONS / middle / 3600:.1f}",
-    )  # fmt: skip
+        {
+            "model": setting.name,
+            "batch": setting.batch,
+            "first call, s": f"{first:.1f}",
+            "images a second": f"{middle:.2f} ({low:.2f} to {high:.2f})",
+            "over plain loop": f"{middle / plain:.2f}" if plain else "1",
+            "TFLOP/s": f"{middle * flop / 1e12:,.1f}",
+            "of matrix rate": f"{middle * flop / matrix:.1%}",
+            "inside the model": f"{quartiles(inside)[1]:.1%}",
+            "model, ms": f"{quartiles(models)[1] * milliseconds:.1f}",
+            "loop beyond it, ms": f"{wait * milliseconds:.1f}",
+            "noise on the CPU, ms": f"{quartiles(drawing)[1] * milliseconds:.1f}",
+            "memory": memory,
+            "hours for all": f"{IMAGES * EVALUATIONS / middle / 3600:.1f}",
+        },
+    )
     report.number(
         f"{setting.name}, batch {setting.batch}",
         {"loops": loops, "models": models, "inside": inside, "drawing": drawing,
@@ -192,8 +203,13 @@ def measure_similarity(card: Card, report: Report) -> None:
             cells = [similarity.percent(column) for column in ratios.T]
             report.cells(
                 "Looking into a network: time beyond its own forward passes",
-                network=name, precision=precision,
-                forward_pass=f"{1e3 * quartiles(plain)[1]:.1f} ms",
-                similarity=cells[0], reading=cells[1], reference_set=cells[2],
-            )  # fmt: skip
+                {
+                    "network": name,
+                    "precision": precision,
+                    "forward pass, ms": f"{1e3 * quartiles(plain)[1]:.1f}",
+                    "similarity": cells[0],
+                    "reading": cells[1],
+                    "reference set": cells[2],
+                },
+            )
     report.note("similarity and reference statistics", "see the table below")

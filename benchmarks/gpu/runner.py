@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NO_TIME = "left out: no time"
+WHOLE = "the whole check"
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ def choose(names: Sequence[str] | None) -> list[Check]:
     known = {"correctness", "speed", CARD.name, *(check.name for check in CHECKS)}
     for name in names or ():
         if name not in known:
-            raise ValueError(f"--only: there is no check {name!r}; give {', '.join(sorted(known))}")
+            raise ValueError(
+                f"--only: there is no check {name!r}; give {', '.join(sorted(known))}"
+            )
     return [check for check in CHECKS if not names or {check.name, check.kind} & set(names)]
 
 
@@ -105,10 +108,9 @@ class Report:
         """Report what is only told, or was left out."""
         self._send("row", (compared, found, "", "measured"))
 
-    def cells(self, table: str, **cells: object) -> None:
-        """Report a row of a table of speeds: column names, `_` for a space, and values."""
-        named = {name.replace("_", " "): str(value) for name, value in cells.items()}
-        self._send("cells", (table, named))
+    def cells(self, table: str, cells: dict[str, object]) -> None:
+        """Report a row of a table of speeds, by column."""
+        self._send("cells", (table, {name: str(value) for name, value in cells.items()}))
 
     def number(self, name: str, value: Any) -> None:
         """Report numbers for the file, such as every repetition of a measurement."""
@@ -130,14 +132,15 @@ def run_check(
         import torch
         from card import Card
 
-        torch.set_num_threads(threads)
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(threads)
         module, name = check.place.split(":")
         report = Report(lambda *message: connection.send(message), deadline, known)
         getattr(importlib.import_module(module), name)(Card(rehearse), report)
         connection.send(("end", None))
     except BaseException as error:
         traceback.print_exc()
-        connection.send(("error", f"{type(error).__name__}: {one_line(str(error))}"))
+        connection.send(("error", one_line(f"{type(error).__name__}: {error}")))
     finally:
         sys.stdout.flush(), sys.stderr.flush()
         connection.close()
@@ -178,12 +181,13 @@ class Run:
         jobs: Correctness checks at a time.
         start: `fork` or `spawn`.
         rehearse: Whether the CPU takes the place of the card.
+        command: What was typed, for the head of the table.
     """
 
     def __init__(
-        self, out: Path, deadline: float, jobs: int, start: str, rehearse: bool
+        self, out: Path, deadline: float, jobs: int, start: str, rehearse: bool, command: str
     ) -> None:
-        self.out, self.deadline, self.jobs = out, deadline, jobs
+        self.out, self.deadline, self.jobs, self.command = out, deadline, jobs, command
         self.context = multiprocessing.get_context(start)
         self.rehearse = rehearse
         self.outcomes: list[Outcome] = []
@@ -208,15 +212,20 @@ class Run:
         self._run([check for check in checks if check.kind == "speed"], 1)
 
     def _run(self, checks: Sequence[Check], jobs: int) -> None:
-        waiting = list(checks)
         running: dict[Connection, tuple[Any, Outcome, float, float]] = {}
+        try:
+            self._run_all(list(checks), jobs, running)
+        finally:
+            for process, *_ in running.values():
+                _kill(process)
+
+    def _run_all(self, waiting: list[Check], jobs: int, running: dict[Connection, Any]) -> None:
         while waiting or running:
             while waiting and len(running) < jobs:
                 check = waiting.pop(0)
                 now = time.monotonic()
                 if now + check.seconds > self.deadline:
-                    outcome = Outcome(check, [("", "", "", NO_TIME)])
-                    self._finish(outcome)
+                    self._finish(Outcome(check, [(WHOLE, "", "", NO_TIME)]))
                     continue
                 end = min(now + check.limit, self.deadline)
                 running |= self._start(check, now, end, jobs)
@@ -226,13 +235,11 @@ class Run:
                 self._receive(connection, running)
             for connection, (process, outcome, start, end) in list(running.items()):
                 if time.monotonic() >= end:
-                    with suppress(ProcessLookupError):
-                        os.killpg(process.pid, signal.SIGKILL)
+                    _kill(process)
                     own_limit = end < self.deadline - 1e-6
                     late = own_limit and outcome.check.kind == "correctness"
-                    outcome.rows.append(
-                        ("", f"stopped after {end - start:.0f} s", "", "failed" if late else NO_TIME)
-                    )
+                    verdict = "failed" if late else NO_TIME
+                    outcome.rows.append((WHOLE, f"stopped after {end - start:.0f} s", "", verdict))
                     del running[connection]
                     process.join()
                     outcome.seconds = time.monotonic() - start
@@ -260,11 +267,9 @@ class Run:
         except EOFError:
             process.join()
             if not outcome.ended:
-                outcome.rows.append(
-                    ("", f"the process ended with status {process.exitcode}", "", "failed")
-                )
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # what it may have left running
+                text = f"the process ended with status {process.exitcode}"
+                outcome.rows.append((WHOLE, text, "", "failed"))
+            _kill(process)  # with what it may have left running
             del running[connection]
             outcome.seconds = time.monotonic() - start
             self._finish(outcome)
@@ -280,22 +285,23 @@ class Run:
         else:
             outcome.ended = True
             if kind == "error":
-                outcome.rows.append(("", content, "", "failed"))
+                outcome.rows.append((WHOLE, content, "", "failed"))
 
     def _finish(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
-        num = sum(bool(row[0]) for row in outcome.rows)
+        num = len(outcome.rows)
         rows = f"{num} row{'s' * (num != 1)}"
         print(
             f"{outcome.check.name:<16}{outcome.verdict:<20}{rows:<10}{outcome.seconds:6.1f} s",
             flush=True,
         )
+        self.write()  # now, as the machine may be gone before the end
 
-    def write(self, command: str) -> str:
+    def write(self) -> str:
         """Write gpu.json and gpu.md; return the text of the latter."""
         facts = self.numbers.get("card", {}).get("facts", {})
         day = datetime.now(UTC).date()
-        parts = [f"{day}, `{command}`"]
+        parts = [f"{day}, `{self.command}`"]
         if self.rehearse:
             parts.append("**A rehearsal on a CPU: no number here says anything about a GPU.**")
         parts.append(markdown([{"card": name, "": value} for name, value in facts.items()]))
@@ -319,7 +325,7 @@ class Run:
         text = "\n\n".join(part for part in parts if part) + "\n"
         (self.out / "gpu.md").write_text(text)
         numbers = {
-            "command": command,
+            "command": self.command,
             "facts": facts,
             "checks": {
                 outcome.check.name: {"seconds": outcome.seconds, "rows": outcome.rows}
@@ -330,6 +336,14 @@ class Run:
         }
         (self.out / "gpu.json").write_text(json.dumps(numbers, indent=1) + "\n")
         return text
+
+
+def _kill(process: Any) -> None:
+    """End a process and all that it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
 
 
 def markdown(rows: list[dict[str, str]]) -> str:
