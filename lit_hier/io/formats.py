@@ -6,7 +6,7 @@ Files from before format versions existed have none; they are read as format 1.
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import version
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -60,7 +60,9 @@ def write_run(folder: str | PathLike[str], facts: Mapping[str, Any] | None = Non
     Raises:
         OSError: It cannot be written.
     """
-    record = {"format": RUN_FORMAT, "lit_hier": version("lit-hier"), **(facts or {})}
+    # The package's own version, which a checkout has too; a plain import would be a cycle.
+    version = import_module("lit_hier").__version__
+    record = {"format": RUN_FORMAT, "lit_hier": version, **(facts or {})}
     with atomic_write(Path(folder, RUN_FILE)) as file:
         file.write(json.dumps(record, indent=1).encode() + b"\n")
 
