@@ -7,7 +7,7 @@ The model has random weights. The benchmark prints the rate of denoising steps i
 second; the same rate in FLOP/s, relative to a large matrix product in the same precision; the
 fraction of the sampler's time spent in the model; the number of full batches; and the speed
 relative to a plain loop, in float32, that processes one inversion time after another: median and
-quartiles over interleaved rounds.
+quartiles over interleaved rounds. `python benchmarks/gpu` sweeps precisions and batches on a GPU.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 python benchmarks/gpu                      # under 8 minutes on one card; also: make gpu
 python benchmarks/gpu --only correctness   # or speed, or names of checks
-python benchmarks/gpu --rehearse           # all of it at tiny sizes, on the CPU in place of the card
+python benchmarks/gpu --rehearse           # all of it at tiny sizes, on the CPU, without a card
 
 One line per check is printed as it ends, then the table. The table is also in OUT/gpu.md, with
 every repetition in OUT/gpu.json and what each check has printed in OUT/log. Exit status: 0, 1 if a

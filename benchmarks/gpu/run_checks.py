@@ -1,10 +1,10 @@
 """Whole runs of `lit-hier` on the card against runs on the CPU.
 
-A sample on the card is that of the CPU, except where a draw is within rounding of a threshold. So a
-column that depends on the samples is compared within its own error (`x_sem`; else the largest
-error of its row; else two of the row's `count` samples), and every other one, such as a theory,
-within 1e-5 of its value. Where a maximum was found (`at`, `difference_time`) may jump between
-equal values: such columns, and answers in words, are counted and not judged.
+A sample on the card is that of the CPU, except where a draw is within rounding of a threshold. So
+a column that depends on the samples is compared within its own error (`x_sem`; else the largest
+error of its row; at least two of the row's `count` samples), and every other one, such as a
+theory, within 1e-5 of its value. Where a maximum was found (`at`, `difference_time`) may jump
+between equal values: such columns, and answers in words, are counted and not judged.
 """
 
 import contextlib
