@@ -37,6 +37,7 @@ IMPORTED_AS = {
 # would know that it was forked and compute on one thread.
 PRELOADED = ("torch", "torchvision", "pytorch_lightning", "diffusers", "pandas", "jsonargparse")
 BUILD_SECONDS = 60
+NATIVE = ROOT / "lit_hier/inference/native"
 
 
 def missing_packages() -> list[str]:
@@ -49,19 +50,25 @@ def missing_packages() -> list[str]:
     return [module for module in modules if importlib.util.find_spec(module) is None]
 
 
-def build_kernel() -> None:
-    """Build the native kernel quietly if there is none; without a compiler, do nothing."""
-    if list((ROOT / "lit_hier/inference/native").glob("kernel_*.so")):
-        return
-    start = time.perf_counter()
+def start_build() -> subprocess.Popen[bytes] | None:
+    """Start to build the native kernel, quietly, if there is none."""
+    if list(NATIVE.glob("kernel_*.so")):
+        return None
     command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, cwd=ROOT, **quiet)
+
+
+def finish_build(process: subprocess.Popen[bytes] | None, start: float) -> None:
+    """Wait for the native kernel; without one, the CPU computes with plain torch operations."""
+    if process is None:
+        return
     try:
-        subprocess.run(command, cwd=ROOT, capture_output=True, timeout=BUILD_SECONDS, check=True)
-        built = bool(list((ROOT / "lit_hier/inference/native").glob("kernel_*.so")))
-    except (OSError, subprocess.SubprocessError):
-        built = False
-    result = "built" if built else "not built: the CPU computes with plain torch operations"
-    print(f"native kernel  {result}  {time.perf_counter() - start:.1f} s", flush=True)
+        process.wait(BUILD_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    built = "built" if list(NATIVE.glob("kernel_*.so")) else "not built"
+    print(f"{'native kernel':<16}{built:<30}{time.monotonic() - start:6.1f} s", flush=True)
 
 
 def main() -> int:
@@ -115,10 +122,11 @@ def main() -> int:
         checks = runner.choose(options.only)
     except ValueError as error:
         parser.error(str(error))
-    build_kernel()
+    build = start_build()
     if options.start == "fork":
         for name in PRELOADED:
             importlib.import_module(name)
+    finish_build(build, start)
     jobs = options.jobs or max(1, min(5, (os.cpu_count() or 1) // 3))
     command = " ".join(["python benchmarks/gpu", *sys.argv[1:]])
     out, deadline = options.out.resolve(), start + options.seconds

@@ -77,11 +77,15 @@ class Card:
         if self.rehearse:
             return self.seconds(call, repeats)
         activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
-        with torch.profiler.profile(activities=activities) as profile:
-            self.seconds(call, repeats)
+        try:
+            with torch.profiler.profile(activities=activities) as profile:
+                self.seconds(call, repeats)
+            events = profile.key_averages()
+        except RuntimeError:  # where tracing is not permitted
+            return float("nan")
         total = sum(
             event.self_device_time_total
-            for event in profile.key_averages()
+            for event in events
             if event.device_type == DeviceType.CUDA
         )
         return total / 1e6 / repeats if total else float("nan")

@@ -6,8 +6,11 @@ of R terms R more; units are powers of two. With u = eps/2 per rounding this bou
 error of every upward message, downward message and marginal by (number of roundings) u, and the
 difference of two ways to compute it by (number of roundings) eps. Normalizing adds the error of
 the sum. Numbers lost to underflow change an answer by at most eps of the largest entry, or the
-sample is recomputed: two such answers differ by 2 eps more. A tree may differ from a node on at
-which the draw is closer to a threshold than the thresholds' own error.
+sample is recomputed: two such answers differ by 2 eps more. Where float64 is too narrow, samples
+are recomputed with logarithms. Their functions are right within 2 units in the last place, and an
+error is relative to the logarithm: a rounding counts 4 times the largest logarithm that is added,
+which is at most twice the sum of s of those in upward messages. A tree may differ from a node on
+at which the draw is closer to a threshold than the thresholds' own error.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +23,8 @@ from torch.nn.functional import one_hot
 from variants import PLAIN, VARIANTS
 
 from lit_hier.inference import BeliefPropagation
-from lit_hier.inference.passes import Query
+from lit_hier.inference.passes import Passes, Query
+from lit_hier.inference.semirings import LinearSemiring, LogSemiring
 from lit_hier.rhm import RandomHierarchyModel, Tree
 
 QUERIES: tuple[Query, ...] = ("upward", "downward", "marginals", "log_evidence", "trees")
@@ -35,22 +39,48 @@ SIZES = (
 )
 TINY = ((16, 4, 2, 3, 16), (5, 3, 3, 2, 4))
 BATCH = 96
+ULP_OF_FUNCTIONS = 2  # error of exp, log and logaddexp, on any device
 
 
 def evidence(rhm: RandomHierarchyModel, num: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return leaf messages from flat to nearly one-hot, of any scale, and the classes.
+    """Return leaf messages from flat to nearly one-hot, of any scale, and possible classes.
 
-    A third of the samples are so sharp that probabilities underflow in float32, some of them in
-    float64; every sample can be explained, by the tree that it was made from.
+    Those of the last third are uniform in their logarithm, over nearly the whole range of the
+    type, so that probabilities underflow. Every sample can be explained, by the tree that it was
+    made from.
     """
     g = torch.Generator().manual_seed(0)
     tree = rhm.sample(num, g)
     shape = (num, rhm.num_leaves, rhm.num_features)
     power = 2.0 ** torch.linspace(-2, 7, num, dtype=torch.float64).view(-1, 1, 1)
-    messages = torch.rand(shape, generator=g, dtype=torch.float64) ** power
-    messages = messages.scatter(-1, tree[0][..., None], 1.0)
+    uniform = torch.rand(shape, generator=g, dtype=torch.float64)
+    messages = (uniform**power).scatter(-1, tree[0][..., None], 1.0)
+    last = num - num // 3
+    messages[last:] = 2.0 ** (-uniform[last:] * (120 if dtype == torch.float32 else 1000))
     scale = 2.0 ** torch.randint(-30, 30, (num, rhm.num_leaves, 1), generator=g).double()
     return (messages * scale).to(dtype), tree[-1].flatten()
+
+
+def is_recomputed(bp: BeliefPropagation, messages: Tensor) -> Tensor:
+    """Return which samples are recomputed, as underflow may affect their marginals."""
+    prior = bp.tables.class_prior.expand(len(messages), -1)
+    passes = Passes(bp.tables, messages, prior, LinearSemiring())
+    passes.marginals()
+    return ~(passes.loss <= torch.finfo(messages.dtype).eps)
+
+
+def rounding_factors(bp: BeliefPropagation, messages: Tensor, recomputed: Tensor) -> Tensor:
+    """Return by how much a rounding of each sample counts: more than 1 for logarithms."""
+    factors = torch.ones(len(messages), dtype=torch.float64)
+    if messages.dtype == torch.float64 and recomputed.any():
+        some = messages[recomputed]
+        prior = bp.tables.class_prior.expand(len(some), -1)
+        up = Passes(bp.tables, some, prior, LogSemiring()).up
+        # Columns run over samples, then nodes.
+        sizes = [x.abs().where(x.isfinite(), 0).amax(0).view(len(some), -1).amax(1) for x in up]
+        largest = torch.stack(sizes).amax(0)
+        factors[recomputed] = ULP_OF_FUNCTIONS * 2 * (1 + 2 * bp.tables.tuple_size * largest)
+    return factors
 
 
 def count_roundings(bp: BeliefPropagation) -> dict[Query, list[int]]:
@@ -98,9 +128,9 @@ class Differences:
 
     def compare(
         self, case: str, found: dict[Query, Tree], wanted: dict[Query, Tree],
-        roundings: dict[Query, list[int]], eps: float,
+        roundings: dict[Query, list[int]], eps: float, factors: Tensor,
     ) -> None:  # fmt: skip
-        """Compare all answers but trees."""
+        """Compare all answers but trees; `factors` are by how much a sample's rounding counts."""
         for query in QUERIES[:-1]:
             levels = zip(found[query], wanted[query], roundings[query], strict=True)
             for level, (a, b, num) in enumerate(levels):
@@ -111,9 +141,10 @@ class Differences:
                 a, b = a.double(), b.double()
                 difference = (a - b).abs()
                 if query == "log_evidence":  # an absolute error; then a sum in float64
-                    allowed = num * eps + b.abs() * 2.0**-50
+                    allowed = num * eps * factors + b.abs() * 2.0**-50
                 else:
-                    allowed = num * eps * torch.maximum(a, b) + 2 * eps
+                    rounding = num * eps * factors.view(-1, 1, 1)
+                    allowed = rounding * torch.maximum(a, b) + 2 * eps
                 share = float((difference / allowed).nan_to_num(torch.inf).max())
                 self.largest = max(self.largest, float(difference.max()))
                 if share > self.of_allowed:
@@ -122,7 +153,7 @@ class Differences:
 
     def compare_trees(
         self, bp: BeliefPropagation, found: Tree, wanted: Tree, draws: Tensor,
-        upward: Tree, prior: Tensor, roundings: list[int], eps: float,
+        upward: Tree, prior: Tensor, roundings: list[int], eps: Tensor,
     ) -> None:  # fmt: skip
         """Count nodes that differ, and how close to a threshold the first of them were drawn."""
         rules, s = bp.rules, bp.tables.tuple_size
@@ -144,14 +175,15 @@ class Differences:
             self._add_margin(weights, u_level, differ, roundings[level], eps)
 
     def _add_margin(
-        self, weights: Tensor, u: Tensor, differ: Tensor, roundings: int, eps: float
+        self, weights: Tensor, u: Tensor, differ: Tensor, roundings: int, eps: Tensor
     ) -> None:
         if not differ.any():
             return
         thresholds = weights.cumsum(-1) / weights.sum(-1, keepdim=True)
-        margin = float((thresholds - u[..., None]).abs().amin(-1)[differ].max())
-        self.margin = max(self.margin, margin)
-        self.of_allowed_margin = max(self.of_allowed_margin, margin / (roundings * eps))
+        margins = (thresholds - u[..., None]).abs().amin(-1).nan_to_num(torch.inf)
+        self.margin = max(self.margin, float(margins[differ].max()))
+        shares = margins / (roundings * eps[:, None])
+        self.of_allowed_margin = max(self.of_allowed_margin, float(shares[differ].max()))
 
 
 def check_inference(card: Card, report: Report) -> None:
@@ -159,7 +191,7 @@ def check_inference(card: Card, report: Report) -> None:
     dtypes = (torch.float32, torch.float64)
     found = {(name, dtype): Differences() for name in VARIANTS for dtype in dtypes}
     sizes, batch = card.size(SIZES, TINY), card.size(BATCH, 12)
-    num_priors = 0
+    num_priors, num_recomputed = 0, dict.fromkeys(dtypes, 0)
     for size in sizes:
         rhm = RandomHierarchyModel(*size)
         bp, moved = BeliefPropagation(rhm), BeliefPropagation(rhm).to(card.device)
@@ -168,6 +200,9 @@ def check_inference(card: Card, report: Report) -> None:
         draws = torch.rand(batch, 1 + bp.tables.num_choices, generator=g, dtype=torch.float64)
         for dtype in dtypes:
             messages, classes = evidence(rhm, batch, dtype)
+            recomputed = is_recomputed(bp, messages)
+            num_recomputed[dtype] += int(recomputed.sum())
+            factors = rounding_factors(bp, messages, recomputed)
             eps = torch.finfo(dtype).eps
             priors = {
                 "uniform prior": None,
@@ -186,16 +221,17 @@ def check_inference(card: Card, report: Report) -> None:
                         answers = posterior.query(*QUERIES, draws=card.put(draws))
                     differences = found[name, dtype]
                     differences.cases.append(case)
-                    differences.compare(case, answers, wanted, roundings, eps)
+                    differences.compare(case, answers, wanted, roundings, eps, factors)
                     differences.compare_trees(
                         bp, answers["trees"], wanted["trees"], draws, wanted["upward"], weights,
-                        roundings["trees"], eps,
+                        roundings["trees"], eps * factors,
                     )  # fmt: skip
     for (name, dtype), x in found.items():
         kind = f"{name}, {str(dtype).removeprefix('torch.')}"
         report.row(
             f"{kind}: upward, downward, marginals, log evidence of {len(sizes)} grammars,"
-            f" {num_priors} kinds of priors, {batch} samples each, underflow among them",
+            f" {num_priors} kinds of priors, {batch} samples each; in all"
+            f" {num_recomputed[dtype]} are recomputed because of underflow",
             f"{x.num_equal} of {x.num_tensors} tensors have equal bits; largest difference"
             f" {x.largest:.1e}, {x.of_allowed:.2g} of what is allowed ({x.worst or 'none'})",
             "roundings x eps of the entry, + 2 eps",

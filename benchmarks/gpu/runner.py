@@ -49,7 +49,7 @@ class Check:
 # The card's own rates come first: other measurements are compared with them.
 CARD = Check("card", "speed", "card:measure_card", 10, 60)
 CHECKS = (
-    Check("inference", "correctness", "inference_checks:check_inference", 30, 120),
+    Check("inference", "correctness", "inference_checks:check_inference", 20, 120),
     Check("noise", "correctness", "noise_checks:check_noise", 10, 60),
     Check("demo", "correctness", "run_checks:check_demo", 30, 150),
     Check("fig7", "correctness", "run_checks:check_fig7", 30, 120),
@@ -60,9 +60,9 @@ CHECKS = (
     Check("memory", "correctness", "run_checks:check_memory", 30, 120),
     Check("synchronization", "correctness", "noise_checks:check_synchronization", 10, 60),
     Check("queries", "speed", "inference_speed:measure_queries", 30, 100),
-    Check("images", "speed", "network_speed:measure_images", 60, 170),
-    Check("similarity", "speed", "network_speed:measure_similarity", 20, 60),
+    Check("similarity", "speed", "network_speed:measure_similarity", 15, 50),
     Check("graphs", "speed", "inference_speed:measure_graphs", 15, 45),
+    Check("images", "speed", "network_speed:measure_images", 40, 190),
     Check("compiled", "speed", "inference_speed:measure_compiled", 15, 75),
 )
 
@@ -264,7 +264,7 @@ class Run:
         process, outcome, start, _ = running[connection]
         try:
             kind, content = connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             process.join()
             if not outcome.ended:
                 text = f"the process ended with status {process.exitcode}"
@@ -299,6 +299,8 @@ class Run:
 
     def write(self) -> str:
         """Write gpu.json and gpu.md; return the text of the latter."""
+        order = [CARD.name, *(check.name for check in CHECKS)]
+        outcomes = sorted(self.outcomes, key=lambda outcome: order.index(outcome.check.name))
         facts = self.numbers.get("card", {}).get("facts", {})
         day = datetime.now(UTC).date()
         parts = [f"{day}, `{self.command}`"]
@@ -315,7 +317,7 @@ class Run:
                         "allowed": allowed,
                         "verdict": verdict,
                     }
-                    for outcome in self.outcomes
+                    for outcome in outcomes
                     for compared, found, allowed, verdict in outcome.rows
                 ]
             )
@@ -329,7 +331,7 @@ class Run:
             "facts": facts,
             "checks": {
                 outcome.check.name: {"seconds": outcome.seconds, "rows": outcome.rows}
-                for outcome in self.outcomes
+                for outcome in outcomes
             },
             "tables": self.tables,
             "numbers": self.numbers,
