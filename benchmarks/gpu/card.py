@@ -74,20 +74,24 @@ class Card:
 
     def kernel_seconds(self, call: Callable[[], object], repeats: int = 3) -> float:
         """Time a call on the card: the sum of its kernels and copies; NaN if not known."""
-        if self.rehearse:
-            return self.seconds(call, repeats)
-        activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
+        profiler = torch.profiler
+        activities = [profiler.ProfilerActivity.CPU]
+        if not self.rehearse:
+            activities.append(profiler.ProfilerActivity.CUDA)
         try:
-            with torch.profiler.profile(activities=activities) as profile:
+            with profiler.profile(activities=activities) as profile:
                 self.seconds(call, repeats)
             events = profile.key_averages()
         except RuntimeError:  # where tracing is not permitted
             return float("nan")
-        total = sum(
-            event.self_device_time_total
-            for event in events
-            if event.device_type == DeviceType.CUDA
-        )
+        if self.rehearse:
+            total = sum(event.self_cpu_time_total for event in events)
+        else:
+            total = sum(
+                event.self_device_time_total
+                for event in events
+                if event.device_type == DeviceType.CUDA
+            )
         return total / 1e6 / repeats if total else float("nan")
 
     def allocated(self) -> int:

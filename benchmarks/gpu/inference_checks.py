@@ -232,15 +232,25 @@ def check_inference(card: Card, report: Report) -> None:
             f"{kind}: upward, downward, marginals, log evidence of {len(sizes)} grammars,"
             f" {num_priors} kinds of priors, {batch} samples each; in all"
             f" {num_recomputed[dtype]} are recomputed because of underflow",
-            f"{x.num_equal} of {x.num_tensors} tensors have equal bits; largest difference"
-            f" {x.largest:.1e}, {x.of_allowed:.2g} of what is allowed ({x.worst or 'none'})",
+            f"{x.num_equal} of {x.num_tensors} tensors have equal bits; "
+            + (
+                f"largest difference {x.largest:.1e}, up to {x.of_allowed:.2g} of what is allowed"
+                f" ({x.worst})"
+                if x.worst
+                else "no difference"
+            ),
             "roundings x eps of the entry, + 2 eps",
             x.of_allowed <= 1,
         )
         report.row(
             f"{kind}: trees, {x.num_nodes:,} nodes",
-            f"{x.num_other:,} nodes differ; first ones drawn within {x.margin:.1e} of a threshold,"
-            f" {x.of_allowed_margin:.2g} of what is allowed",
+            f"{x.num_other:,} nodes differ"
+            + (
+                f"; the first of them were drawn within {x.margin:.1e} of a threshold, up to"
+                f" {x.of_allowed_margin:.2g} of what is allowed"
+                if x.num_other
+                else ""
+            ),
             "equal, but where a draw is within roundings x eps of a threshold",
             x.of_allowed_margin <= 1,
         )

@@ -119,10 +119,9 @@ def switched(variant: str, call: Callable[[], Any]) -> Any:
 
 def problems(card: Card) -> list[tuple[tuple[int, ...], int]]:
     """List grammars and batches, the most important first."""
-    if card.rehearse:
-        return [(TINY, 8), (TINY, 1)]
     large = [(size, batch) for size, batches in BATCHES.items() for batch in batches]
-    return large + [(size, batch) for size in BATCHES for batch in FEW]
+    small = [(size, batch) for size in BATCHES for batch in FEW]
+    return card.size(large + small, [(TINY, 8), (TINY, 1)])
 
 
 def measure_queries(card: Card, report: Report) -> None:
@@ -196,7 +195,7 @@ def measure_compiled(card: Card, report: Report) -> None:
     """Time the plain path as torch.compile translates it, if that takes less than a minute."""
     copy = Copy(card)
     # The smaller grammar, whose passes have fewer operations, first.
-    for size, batch in (problems(card)[:1], [(SMALL, 65536), (LARGE, 1024)])[not card.rehearse]:
+    for size, batch in card.size([(SMALL, 65536), (LARGE, 1024)], [(TINY, 8)]):
         problem = Problem(card, size, batch)
         # On a CPU the rehearsal needs no C++ compiler.
         compiled = torch.compile(

@@ -69,9 +69,8 @@ TINY = (
 
 def measure_images(card: Card, report: Report) -> None:
     """Time the sampler's loop in every setting, until the time is up."""
-    tiny = card.rehearse
-    config = {**image_sampler.SMALL, "sample_size": 8} if tiny else image_sampler.ADM256
-    scheduler = image_sampler.DDPMScheduler() if tiny else image_sampler.adm_scheduler()
+    config = card.size(image_sampler.ADM256, {**image_sampler.SMALL, "sample_size": 8})
+    scheduler = card.size(image_sampler.adm_scheduler, image_sampler.DDPMScheduler)()
     process = ReverseProcess(scheduler, card.size(250, 4))
     flop = image_sampler.count_flop(config)
     report.number("FLOP per image and evaluation", flop)
@@ -80,7 +79,7 @@ def measure_images(card: Card, report: Report) -> None:
     plain = 0.0
     for setting in card.size(SETTINGS, TINY):
         name = f"{setting.name}, batch {setting.batch}"
-        needed = 5 if tiny else 60 if setting.compiled else 12
+        needed = card.size(60 if setting.compiled else 12, 5)
         if report.left() < needed:
             report.note(name, "left out: no time")
             continue
@@ -98,7 +97,7 @@ def measure_images(card: Card, report: Report) -> None:
             card.use_tf32(False)
             torch.compiler.reset()
             gc.collect()
-            if not tiny:
+            if not card.rehearse:
                 torch.cuda.empty_cache()
         plain = plain or rate
     report.note(f"images of {config['sample_size']} x {config['sample_size']}", "see the table")
@@ -194,7 +193,7 @@ def measure_similarity(card: Card, report: Report) -> None:
     """Time similarity and reference statistics beside forward passes, in two precisions."""
     batch, rounds = card.size(64, 2), card.size(9, 2)
     for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        for name, (network, layers, x) in similarity.cases(batch, small=card.rehearse).items():
+        for name, (network, layers, x) in similarity.cases(batch, card.size(False, True)).items():
             if report.left() < 5:
                 report.note(f"{name}, {precision}", "left out: no time")
                 continue

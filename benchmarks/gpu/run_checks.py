@@ -143,8 +143,8 @@ def check_demo(card: Card, report: Report) -> None:
     data = [f"--data.init_args.num_train={card.size(40000, 600)}"]
     data += card.size([], ["--data.init_args.num_test=60", "--data.init_args.num_val=60"])
     predict = ["predict", "-c", "demo", f"--data.init_args.num_predict={card.size(500, 20)}"]
-    if card.rehearse:
-        predict += ["--model.init_args.times=[0.5,0.9]", "--data.init_args.eval_batch_size=10"]
+    few = ["--model.init_args.times=[0.5,0.9]", "--data.init_args.eval_batch_size=10"]
+    predict += card.size([], few)
     with temporary_folder() as folder:
         on_card, on_cpu = folder / "card", folder / "cpu"
         run(on_card, card.accelerator, [*fit, *data])
@@ -157,13 +157,10 @@ def check_demo(card: Card, report: Report) -> None:
 def check_fig7(card: Card, report: Report) -> None:
     """Run Fig. 7 on four grammars of its size, or tiny ones, on the card and on the CPU."""
     predict = ["predict", "-c", "fig7"]
-    if card.rehearse:
-        predict += ["-c", "fast"]
-    else:
-        predict += [
-            "--data.init_args.rhm.init_args.seeds=[0,1,2,3]",
-            "--data.init_args.num_predict=32",
-        ]
+    predict += card.size(
+        ["--data.init_args.rhm.init_args.seeds=[0,1,2,3]", "--data.init_args.num_predict=32"],
+        ["-c", "fast"],
+    )
     with temporary_folder() as folder:
         run(folder / "card", card.accelerator, predict)
         run(folder / "cpu", "cpu", predict)
@@ -253,8 +250,7 @@ def check_determinism(card: Card, report: Report) -> None:
     data += card.size([], ["--data.init_args.num_test=60", "--data.init_args.num_val=60"])
     fit = ["fit", "-c", "demo_classifier", f"--trainer.max_steps={card.size(20, 3)}", *data]
     predict = ["predict", "-c", "demo", f"--data.init_args.num_predict={card.size(500, 20)}"]
-    if card.rehearse:
-        predict.append("--model.init_args.times=[0.5,0.9]")
+    predict += card.size([], ["--model.init_args.times=[0.5,0.9]"])
     warned: Counter[str] = Counter()
     with temporary_folder() as folder, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -248,11 +248,14 @@ class Run:
     def _start(
         self, check: Check, now: float, end: float, jobs: int
     ) -> dict[Connection, tuple[Any, Outcome, float, float]]:
-        receiving, sending = self.context.Pipe(duplex=False)
+        receiving, sending = multiprocessing.Pipe(duplex=False)
         threads = max(1, (os.cpu_count() or 1) // jobs)
         known = {name: value for part in self.numbers.values() for name, value in part.items()}
         log = self.out / "log" / f"{check.name}.txt"
-        process = self.context.Process(
+        # torch's profiler, which measurements use, hangs in forked processes.
+        fresh = check.kind == "speed" and check is not CARD
+        context = multiprocessing.get_context("spawn") if fresh else self.context
+        process = context.Process(
             target=run_check,
             args=(check, sending, log, end, self.rehearse, threads, list(sys.path), known),
         )
