@@ -107,6 +107,8 @@ def main() -> int:
     # Asking whether there is a card must not initialize CUDA, which a forked process cannot use.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    # Also in the process of multiprocessing that looks after what killed processes leave behind.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
     warnings.simplefilter("ignore")
     import torch
 
