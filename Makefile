@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
 	--dist loadfile --no-loadscope-reorder
 
-.PHONY: demo demo-images soak soak-faults soak-files soak-laws memory test test-slow test-lowest \
+.PHONY: demo demo-images gpu soak soak-faults soak-files soak-laws memory test test-slow test-lowest \
 	test-newest check tests fig8 wheel docs sanitize clean
 
 # What an installation is built from: when any of it changes, the environment is updated, and with
@@ -34,6 +34,12 @@ demo-images: $(VENV)/.installed
 fig8: $(VENV)/.installed
 	$(BIN)/lit-hier fit -c configs/fig8_classifier.yaml
 	$(BIN)/lit-hier predict -c configs/fig8.yaml
+
+# Everything that needs a GPU, correctness first, then speed: under eight minutes; one table, also in
+# logs/gpu. PYTHON must have the packages (one line names those that it lacks); nothing is installed.
+# Options of `benchmarks/gpu`, as in `make gpu OPTIONS='--only speed'`.
+gpu:
+	$(PYTHON) benchmarks/gpu $(OPTIONS)
 
 # Style, types and all tests but the slow ones: under five minutes on two cores.
 test: check tests

@@ -2,7 +2,7 @@
 
 python benchmarks > results.md          # half an hour on two idle cores
 
-`gpu_belief_propagation.py` and `image_sampler.py --device cuda` need a GPU; run them separately.
+What needs a GPU is a command of its own, `python benchmarks/gpu`.
 """
 
 import argparse

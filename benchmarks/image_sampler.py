@@ -7,7 +7,7 @@ The model has random weights. The benchmark prints the rate of denoising steps i
 second; the same rate in FLOP/s, relative to a large matrix product in the same precision; the
 fraction of the sampler's time spent in the model; the number of full batches; and the speed
 relative to a plain loop, in float32, that processes one inversion time after another: median and
-quartiles over interleaved rounds.
+quartiles over interleaved rounds. `python benchmarks/gpu` sweeps precisions and batches on a GPU.
 """
 
 import argparse
@@ -105,17 +105,26 @@ class TimedModel:
         self.seconds = 0.0
         self.batch_sizes: list[int] = []
 
-    def denoise(self, x: Tensor, timestep: Tensor) -> Tensor:
-        """Run the model as the sampler does, and record the call."""
+    def run(self, x: Tensor, timestep: Tensor) -> Tensor:
+        """Run the model as the sampler does."""
         x = x.to(self.dtype)
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
+        output: Tensor = self.model(x, timestep).sample
+        return output
+
+    def denoise(self, x: Tensor, timestep: Tensor) -> Tensor:
+        """Run the model and record the call, for whose end this waits."""
         outputs = []
-        self.seconds += seconds(
-            lambda: outputs.append(self.model(x, timestep).sample), self.device
-        )
+        self.seconds += seconds(lambda: outputs.append(self.run(x, timestep)), self.device)
         self.batch_sizes.append(len(x))
         return outputs[0]
+
+
+def draw(like: Tensor, generators: list[torch.Generator], num: int) -> None:
+    """Draw the noise of some steps on the CPU, as the sampler does."""
+    for _ in range(num):
+        torch.stack([torch.randn(like.shape[1:], generator=g) for g in generators])
 
 
 def main() -> None:

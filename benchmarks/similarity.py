@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import nn
-from torchvision.models import convnext_base
+from torchvision.models import convnext_base, convnext_tiny
 
 from lit_hier.metrics import SimilarityTo, Standardization, channel_moments
 from lit_hier.nn import HierarchicalCNN, Probe, evaluate
@@ -43,8 +43,13 @@ def in_memory_order(x: torch.Tensor) -> torch.Tensor:
 
 def measure_overheads(
     network: nn.Module, layers: list[str], x: torch.Tensor, rounds: int
-) -> np.ndarray:
-    """Return the extra time of each measurement over bare forward passes: (rounds, 3)."""
+) -> tuple[np.ndarray, list[float]]:
+    """Time each measurement beside bare forward passes.
+
+    Returns:
+        The extra time of similarity, of reading and of the reference set over bare forward passes,
+        shape (rounds, 3), and the seconds of one such pass in each round.
+    """
     probe, device = Probe(network, layers), x.device.type
     moments = {}
     probe(x, lambda name, output: moments.__setitem__(name, channel_moments(output)))
@@ -71,12 +76,43 @@ def measure_overheads(
         for batch in (x, *others):
             probe(batch, lambda name, output: channel_moments(output))
 
-    overheads = []
+    overheads, passes = [], []
     for _ in range(rounds + 1):
         plain = seconds(bare, device)
         works = (similarity, reading, reference)
         overheads.append([seconds(work, device) / plain - 1 for work in works])
-    return np.array(overheads[1:])  # the first round is a warm-up
+        passes.append(plain / (1 + NUM_TIMES))
+    return np.array(overheads[1:]), passes[1:]  # the first round is a warm-up
+
+
+def cases(
+    batch: int = 4, small: bool = False
+) -> dict[str, tuple[nn.Module, list[str], torch.Tensor]]:
+    """Return networks with random weights, their layers and data.
+
+    Args:
+        batch: Images of ConvNeXt; the RHM's CNN has 250 data.
+        small: Whether to take small networks instead.
+    """
+    torch.manual_seed(0)
+    side, length = (32, 16) if small else (224, 128)
+    large = convnext_tiny() if small else convnext_base()
+    datum = torch.randn(250, 16, length)
+    return {
+        f"ConvNeXt {'Tiny' if small else 'Base'}, {side} x {side}, batch {batch}": (
+            large, list(paper_layers(large)), torch.randn(batch, 3, side, side),
+        ),
+        f"RHM's CNN (16, 4, 2, {length.bit_length() - 1}), batch 250": (
+            HierarchicalCNN(16, 16, 2, length.bit_length() - 1, 128), ["layers.*", "readout"],
+            datum,
+        ),
+    }  # fmt: skip
+
+
+def percent(ratios: np.ndarray) -> str:
+    """Format the median and the quartiles of extra times."""
+    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75]) * 100
+    return f"{middle:+.0f} % ({low:+.0f} to {high:+.0f})"
 
 
 def main() -> None:
@@ -86,26 +122,14 @@ def main() -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--device", default="cpu", help="device, such as cpu or cuda")
+    parser.add_argument("--batch", type=int, default=4, help="images of ConvNeXt in a batch")
     parser.add_argument("--rounds", type=int, default=7, help="number of interleaved rounds")
     options = parser.parse_args()
-    torch.manual_seed(0)
-    image, datum = torch.randn(4, 3, 224, 224), torch.randn(250, 16, 128)
-    large = convnext_base()
-    cases = {
-        "ConvNeXt Base, 224 x 224, batch 4": (large, list(paper_layers(large)), image),
-        "RHM's CNN (16, 4, 2, 7), batch 250": (
-            HierarchicalCNN(16, 16, 2, 7, 128), ["layers.*", "readout"], datum,
-        ),
-    }  # fmt: skip
     print("| network | similarity | reading | reference set |\n| --- | --- | --- | --- |")
-    for name, (network, layers, x) in cases.items():
+    for name, (network, layers, x) in cases(options.batch).items():
         network, x = network.to(options.device), x.to(options.device)
-        ratios = measure_overheads(network, layers, x, options.rounds)
-        low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75], axis=0) * 100
-        cells = (
-            f"{m:+.0f} % ({a:+.0f} to {b:+.0f})" for a, m, b in zip(low, middle, high, strict=True)
-        )
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        ratios, _ = measure_overheads(network, layers, x, options.rounds)
+        print(f"| {name} | {' | '.join(map(percent, ratios.T))} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from lit_hier.callbacks.networks import first_samples
 from lit_hier.diffusion import IMAGE_COUNTS
 from lit_hier.errors import InputError
 from lit_hier.io.arrays import write_samples
-from lit_hier.io.devices import download
 from lit_hier.io.memory import check_memory
 from lit_hier.io.safe_read import open_regular
 from lit_hier.metrics import Moments, MomentTree, Per, channel_moments
@@ -35,7 +34,7 @@ _SKIPPED: Final = 2  # position of the skipped images
 _DIGEST: Final = "sha256"  # the array with the digest of the others
 _MAX_SIZE: Final = 2**28  # bytes of all arrays of a cached file
 # Libraries whose version may change the statistics.
-_LIBRARIES: Final = ("lit-hier", "pillow", "timm", "torch", "torchvision")
+_LIBRARIES: Final = ("pillow", "timm", "torch", "torchvision")
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,7 @@ def _find_path(
     data = fingerprint(split) if fingerprint is not None else None
     if data is None:
         return None
-    versions = [version(name) for name in _LIBRARIES]
+    versions = [package_version(), *map(version, _LIBRARIES)]
     parts = (_REFERENCE_FORMAT, probe.identity, data, *determining, versions)
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
     cache = find_cache(trainer, "reference")

@@ -6,7 +6,7 @@ Files from before format versions existed have none; they are read as format 1.
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import version
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -50,6 +50,12 @@ def check_format(found: Any, newest: int, source: str) -> int:
     return found
 
 
+def package_version() -> str:
+    """Return this package's version, which a checkout that is not installed has too."""
+    # By name, as the package's type-checking imports would make an import of it a cycle.
+    return str(import_module("lit_hier").__version__)
+
+
 def write_run(folder: str | PathLike[str], facts: Mapping[str, Any] | None = None) -> None:
     """Write `run.json`, by which a folder is known as that of a run.
 
@@ -60,7 +66,7 @@ def write_run(folder: str | PathLike[str], facts: Mapping[str, Any] | None = Non
     Raises:
         OSError: It cannot be written.
     """
-    record = {"format": RUN_FORMAT, "lit_hier": version("lit-hier"), **(facts or {})}
+    record = {"format": RUN_FORMAT, "lit_hier": package_version(), **(facts or {})}
     with atomic_write(Path(folder, RUN_FILE)) as file:
         file.write(json.dumps(record, indent=1).encode() + b"\n")
 
