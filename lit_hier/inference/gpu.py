@@ -45,6 +45,10 @@ _WARPS_PER_MULTIPROCESSOR: Final = 8  # if each lane has 255 registers
 _SCRATCH_BYTES: Final = 2**16  # of a program at most, if it answers several samples at once
 
 
+# The queries with one table per level.
+_TABLES: Final[tuple[Query, ...]] = ("upward", "downward", "marginals", "trees")
+
+
 class Tables(NamedTuple):
     """What the kernel reads and writes; a query's tables are empty if it was not asked."""
 
@@ -239,7 +243,7 @@ def try_to_answer(
     if not _is_chosen(tables, leaves):
         return None
     try:
-        with torch.cuda.device(leaves.device):
+        with torch.cuda.device_of(leaves):
             return answer_queries(tables, leaves, class_prior, draws, results)
     except (InputError, torch.OutOfMemoryError):
         raise
@@ -307,7 +311,7 @@ def answer_queries(
     """
     from lit_hier.inference import gpu_kernel
 
-    work, batch, leaves = _work(tables), len(leaves), leaves.contiguous()
+    work, batch = _work(tables), len(leaves)
     key = leaves.dtype, frozenset(results), height, warps
     if key not in work.plans:
         work.plans[key] = Plan(tables, leaves.dtype, results, height, warps)
@@ -322,16 +326,19 @@ def answer_queries(
     if "log_evidence" in results:
         root = leaves.new_empty(batch, tables.num_classes)
         exponents = torch.empty(batch, dtype=torch.int64, device=leaves.device)
+    outputs = {
+        query: tuple(level if _is_aligned(level) else level.clone() for level in results[query])
+        if query in results
+        else ()
+        for query in _TABLES
+    }
     arguments = Tables(
-        leaves,
+        _aligned(leaves),
         class_prior,
         class_prior.stride(0),
-        class_prior if draws is None else draws.contiguous(),
+        class_prior if draws is None else _aligned(draws),
         work.rules,
-        results.get("upward", ()),
-        results.get("downward", ()),
-        results.get("marginals", ()),
-        results.get("trees", ()),
+        *outputs.values(),
         root,
         exponents,
         flags,
@@ -341,11 +348,26 @@ def answer_queries(
     gpu_kernel.answer_queries[(programs,)](
         arguments, batch, samples, plan, num_warps=warps, enable_fp_fusion=False
     )
+    for query, levels in outputs.items():
+        for level, written in zip(results.get(query, ()), levels, strict=True):
+            if written is not level:
+                level.copy_(written)
     any_flags = int(flags[batch])
     if "log_evidence" in results:
         (evidence,) = results["log_evidence"]
         evidence.copy_(log_evidence(tables, class_prior, root, exponents, LinearSemiring()))
     return affected_queries(flags[:batch], any_flags, results)
+
+
+def _is_aligned(table: Tensor) -> bool:
+    """Return whether memory is as the kernel is compiled for; it would be compiled once more."""
+    return table.data_ptr() % 16 == 0
+
+
+def _aligned(table: Tensor) -> Tensor:
+    return table.contiguous() if _is_aligned(table) else table.clone(
+        memory_format=torch.contiguous_format
+    )
 
 
 @cache
