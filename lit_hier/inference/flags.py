@@ -12,6 +12,9 @@ from lit_hier.inference.passes import Query
 
 INVALID_MESSAGES: Final = "leaf_messages must be finite and non-negative; look for NaN upstream"
 
+TABLES: Final[tuple[Query, ...]] = ("upward", "downward", "marginals", "trees")
+"""The queries that are answered by a table per level."""
+
 
 class Flag(IntFlag):
     """Where the error due to underflow may exceed rounding; or that leaf messages are invalid."""

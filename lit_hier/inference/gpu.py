@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from lit_hier.errors import InputError, one_line
-from lit_hier.inference.flags import Flag, affected_queries
+from lit_hier.inference.flags import TABLES, Flag, affected_queries
 from lit_hier.inference.passes import Query, log_evidence
 from lit_hier.inference.semirings import LinearSemiring
 from lit_hier.inference.tables import RuleTables
@@ -43,10 +43,7 @@ _HEIGHT: Final = 2  # levels that a step of the kernel passes within a lane
 _WARPS: Final = 2  # of a program
 _WARPS_PER_MULTIPROCESSOR: Final = 8  # if each lane has 255 registers
 _SCRATCH_BYTES: Final = 2**16  # of a program at most, if it answers several samples at once
-
-
-# The queries with one table per level.
-_TABLES: Final[tuple[Query, ...]] = ("upward", "downward", "marginals", "trees")
+_ALIGNMENT: Final = 16  # bytes
 
 
 class Tables(NamedTuple):
@@ -188,7 +185,7 @@ class Plan:
         self.lane_layout = gl.BlockedLayout([1], [32], [self.warps], [0])
 
         def row_layout(width: int) -> RowLayout:
-            vector = min(16 // dtype.itemsize, width)
+            vector = min(_ALIGNMENT // dtype.itemsize, width)
             across = min(width // vector, 32)
             threads, warps = [32 // across, across], [self.warps, 1]
             memory = gl.BlockedLayout([1, vector], threads, warps, [1, 0])
@@ -200,12 +197,15 @@ class Plan:
         self.row_layout = tuple(map(row_layout, widths))
 
     def __repr__(self) -> str:
+        """Return what the compiled kernel is kept under."""
         return f"Plan({self._digest})"
 
     def __hash__(self) -> int:
+        """Hash as `repr`, without looking at the rules."""
         return hash(self._digest)
 
     def __eq__(self, other: object) -> bool:
+        """Compare as `repr`."""
         return isinstance(other, Plan) and other._digest == self._digest
 
 
@@ -326,19 +326,18 @@ def answer_queries(
     if "log_evidence" in results:
         root = leaves.new_empty(batch, tables.num_classes)
         exponents = torch.empty(batch, dtype=torch.int64, device=leaves.device)
-    outputs = {
-        query: tuple(level if _is_aligned(level) else level.clone() for level in results[query])
-        if query in results
-        else ()
-        for query in _TABLES
-    }
+    outputs = {query: tuple(map(_aligned, results.get(query, ()))) for query in TABLES}
+    upward, downward, marginals, trees = outputs.values()
     arguments = Tables(
         _aligned(leaves),
         class_prior,
         class_prior.stride(0),
         class_prior if draws is None else _aligned(draws),
         work.rules,
-        *outputs.values(),
+        upward,
+        downward,
+        marginals,
+        trees,
         root,
         exponents,
         flags,
@@ -359,15 +358,10 @@ def answer_queries(
     return affected_queries(flags[:batch], any_flags, results)
 
 
-def _is_aligned(table: Tensor) -> bool:
-    """Return whether memory is as the kernel is compiled for; it would be compiled once more."""
-    return table.data_ptr() % 16 == 0
-
-
 def _aligned(table: Tensor) -> Tensor:
-    return table.contiguous() if _is_aligned(table) else table.clone(
-        memory_format=torch.contiguous_format
-    )
+    """Return a table in memory as the kernel is compiled for; any other would need one more."""
+    fits = table.is_contiguous() and table.data_ptr() % _ALIGNMENT == 0
+    return table if fits else table.clone(memory_format=torch.contiguous_format)
 
 
 @cache

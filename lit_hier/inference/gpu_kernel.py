@@ -16,6 +16,8 @@ TRITON_INTERPRET=1, the same functions run in Triton's interpreter, for which la
 import triton
 from triton import knobs
 
+__all__ = ["answer_queries", "gl"]
+
 if knobs.runtime.interpret:
     import triton.language as gl
 
@@ -162,10 +164,7 @@ def _children(
     tile, LEVEL: gl.constexpr, LOW: gl.constexpr, SPREAD: gl.constexpr, OFFSET: gl.constexpr,
     FINAL: gl.constexpr, plan: gl.constexpr,
 ):  # fmt: skip
-    """The children's upward messages: entries, one child after the other; losses and smallest
-
-    entries by child; the sum of exponents; flags.
-    """
+    """Children's upward messages: entries, losses and minima by child, exponent, flags."""
     S: gl.constexpr = plan.s
     x, loss, smallest, exponent, flags = _up(
         tile, LEVEL - 1, LOW, SPREAD * S, OFFSET * S, FINAL, plan
@@ -244,9 +243,7 @@ def _down(
                 OFFSET * S + j, plan,
             )  # fmt: skip
         elif LOW > 0 and plan.passes_down:
-            _keep(
-                tile, message[0], message[1], message[2], LOW, SPREAD * S, OFFSET * S + j, plan
-            )
+            _keep(tile, message[0], message[1], message[2], LOW, SPREAD * S, OFFSET * S + j, plan)
     return flags
 
 
@@ -341,9 +338,7 @@ def _draw(weights, u, COUNT: gl.constexpr):
 
 
 @jit
-def _sum_products(
-    first, others, LEVEL: gl.constexpr, KIND: gl.constexpr, plan: gl.constexpr
-):
+def _sum_products(first, others, LEVEL: gl.constexpr, KIND: gl.constexpr, plan: gl.constexpr):
     """Sums of products of entries, in order: a term names one of `first`, then some of `others`.
 
     Of KIND 0 are the upward messages, of 1 + j the downward messages to the j-th child.
@@ -398,11 +393,11 @@ def _flag(loss, KIND: gl.constexpr, plan: gl.constexpr):
 @jit
 def _record(tile, flags, LEVEL: gl.constexpr, plan: gl.constexpr):
     """Add flags to those of the nodes' samples, and to those of the batch."""
-    tables, batch, samples, first, node, nodes = tile
+    tables, first = tile[0], tile[3]
     affected = _lane_mask(tile, plan) & (flags != 0)
     sample = first + _lane_index(tile, 1, 0, plan) // plan.width[LEVEL]
     gl.atomic_or(tables.flags + sample, flags, affected)
-    gl.atomic_or(tables.flags + (sample * 0 + batch), flags, affected)
+    gl.atomic_or(tables.flags + (sample * 0 + tile[1]), flags, affected)
 
 
 @jit

@@ -9,16 +9,13 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from lit_hier.inference.flags import affected_queries
+from lit_hier.inference.flags import TABLES, affected_queries
 from lit_hier.inference.native_library import Grammar, Results
 from lit_hier.inference.passes import Query, log_evidence
 from lit_hier.inference.semirings import LinearSemiring
 from lit_hier.inference.tables import RuleTables
 
 _OUT_OF_MEMORY: Final = -1
-
-# The queries with one table per level.
-_TABLES: Final[tuple[Query, ...]] = ("upward", "downward", "marginals", "trees")
 
 
 @cache
@@ -70,7 +67,7 @@ def answer_queries(
     flags = torch.empty(batch, dtype=torch.uint8)
     addresses = Results(flags=flags.data_ptr())
     levels = []
-    for query in _TABLES:
+    for query in TABLES:
         if query in results:
             pointers = [level.data_ptr() for level in results[query]]
             levels.append(_pointers(len(pointers))(*pointers))

@@ -109,9 +109,7 @@ class Posterior:
             )
         else:
             answered = gpu.try_to_answer(tables, leaves, self._class_prior, draws, results)
-            affected = (
-                self._answer_with_torch(draws, results) if answered is None else answered
-            )
+            affected = self._answer_with_torch(draws, results) if answered is None else answered
         if affected:
             self._recompute(affected, draws, results)
         return results
