@@ -9,27 +9,13 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from lit_hier.errors import InputError
+from lit_hier.inference.flags import TABLES, affected_queries
 from lit_hier.inference.native_library import Grammar, Results
 from lit_hier.inference.passes import Query, log_evidence
 from lit_hier.inference.semirings import LinearSemiring
 from lit_hier.inference.tables import RuleTables
 
-# A sample's flags: where the error due to underflow may exceed rounding; invalid messages.
-_UPWARD, _DOWNWARD, _PRODUCTS, _DRAWN, _INVALID = (1 << k for k in range(5))
-_AFFECTED_BY: Final[dict[Query, int]] = {
-    "upward": _UPWARD,
-    "downward": _UPWARD | _DOWNWARD,
-    "marginals": _UPWARD | _DOWNWARD | _PRODUCTS,
-    "log_evidence": _UPWARD,
-    "trees": _UPWARD | _DRAWN,
-}
 _OUT_OF_MEMORY: Final = -1
-
-# The queries with one table per level.
-_TABLES: Final[tuple[Query, ...]] = ("upward", "downward", "marginals", "trees")
-
-INVALID_MESSAGES: Final = "leaf_messages must be finite and non-negative; look for NaN upstream"
 
 
 @cache
@@ -81,7 +67,7 @@ def answer_queries(
     flags = torch.empty(batch, dtype=torch.uint8)
     addresses = Results(flags=flags.data_ptr())
     levels = []
-    for query in _TABLES:
+    for query in TABLES:
         if query in results:
             pointers = [level.data_ptr() for level in results[query]]
             levels.append(_pointers(len(pointers))(*pointers))
@@ -120,8 +106,4 @@ def answer_queries(
     if "log_evidence" in results:
         (evidence,) = results["log_evidence"]
         evidence.copy_(log_evidence(tables, class_prior, root, exponents, LinearSemiring()))
-    if any_flags & _INVALID:
-        raise InputError(INVALID_MESSAGES)
-    if not any_flags:
-        return {}
-    return {query: (flags & _AFFECTED_BY[query]) != 0 for query in results}
+    return affected_queries(flags, any_flags, results)

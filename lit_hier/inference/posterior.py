@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from lit_hier.errors import InputError, suggest
-from lit_hier.inference import kernel, native_library
+from lit_hier.inference import gpu, kernel, native_library
+from lit_hier.inference.flags import INVALID_MESSAGES
 from lit_hier.inference.forked import one_thread_if_forked
 from lit_hier.inference.passes import Passes, Query
 from lit_hier.inference.semirings import LinearSemiring, LogSemiring
@@ -40,8 +41,9 @@ class UnexplainedEvidenceError(InputError):
 class Posterior:
     """The posterior over trees given evidence; created by `BeliefPropagation.condition`.
 
-    Every query is answered in linear arithmetic: on a CPU by the native kernel if there is one,
-    else by torch operations, with the same bits. Samples whose error due to underflow may exceed
+    Every query is answered in linear arithmetic: on a CPU by the native kernel if there is one, on
+    a GPU by a compiled one where that pays (`lit_hier.inference.gpu`), else by torch operations,
+    with the same bits. Samples whose error due to underflow may exceed
     the rounding error are recomputed in float64 and, where that is not enough, with logarithms.
     Whether a sample is recomputed depends on that sample only.
 
@@ -106,7 +108,8 @@ class Posterior:
                 native, tables, leaves, self._class_prior, draws, results
             )
         else:
-            affected = self._answer_with_torch(draws, results)
+            answered = gpu.try_to_answer(tables, leaves, self._class_prior, draws, results)
+            affected = self._answer_with_torch(draws, results) if answered is None else answered
         if affected:
             self._recompute(affected, draws, results)
         return results
@@ -191,7 +194,7 @@ class Posterior:
         leaves = self._leaf_messages
         lowest, highest = torch.aminmax(leaves)
         if not (lowest >= 0 and highest < torch.inf):
-            raise InputError(kernel.INVALID_MESSAGES)
+            raise InputError(INVALID_MESSAGES)
         rounding = torch.finfo(leaves.dtype).eps
         affected: dict[Query, list[Tensor]] = {query: [] for query in results}
         size = self._chunk_size()
