@@ -21,6 +21,8 @@ from lit_hier.callbacks.networks import first_samples
 from lit_hier.diffusion import IMAGE_COUNTS
 from lit_hier.errors import InputError
 from lit_hier.io.arrays import write_samples
+from lit_hier.io.devices import download
+from lit_hier.io.formats import package_version
 from lit_hier.io.memory import check_memory
 from lit_hier.io.safe_read import open_regular
 from lit_hier.metrics import Moments, MomentTree, Per, channel_moments
