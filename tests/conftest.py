@@ -37,6 +37,10 @@ ROOT = Path(__file__).parent.parent
 if "LIT_HIER_TEST_KERNELS" in os.environ:
     native_library.FOLDER = Path(os.environ["LIT_HIER_TEST_KERNELS"]).resolve()
 
+# Without a GPU, kernels for GPUs run in Triton's interpreter; read when Triton is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # One thread per process: the bits of a matrix product may depend on the number of threads.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)

@@ -1,9 +1,9 @@
 """The passes of belief propagation on an NVIDIA GPU, by one kernel for the whole tree.
 
-The rules are part of the kernel's code (`lit_hier.inference.gpu_kernel`), so it is compiled for a
-grammar and a set of queries, and kept on disk by Triton. That takes seconds to a minute. As the
-bits are those of the plain torch operations, nothing changes when it takes over: the plain path
-answers until it has had as much work as would have paid for compiling.
+The rules are part of the kernel's code (`lit_hier.kernels.belief_propagation`): it is compiled for
+a grammar and a set of queries, which takes seconds to a minute, and Triton keeps it on disk. As
+the bits are those of the plain torch operations, nothing changes when it takes over: the plain
+path answers until it has had as much work as pays for compiling.
 
 The environment variable LIT_HIER_KERNEL has the kernel compiled at the first query (`1`) or never
 (`0`).
@@ -171,7 +171,7 @@ class Plan:
     def _choose_layouts(self, dtype: torch.dtype) -> None:
         from triton import knobs, next_power_of_2
 
-        from lit_hier.inference.gpu_kernel import gl
+        from lit_hier.kernels.belief_propagation import gl
 
         double = dtype == torch.float64
         numbers = (gl.float64, gl.int64, 52, 1022) if double else (gl.float32, gl.int32, 23, 126)
@@ -240,7 +240,7 @@ def try_to_answer(
 
     If the kernel cannot be compiled, one line in the log says why, and it is not tried again.
     """
-    if not _is_chosen(tables, leaves):
+    if not _is_chosen(tables, leaves.numel(), leaves.device):
         return None
     try:
         with torch.cuda.device_of(leaves):
@@ -257,13 +257,13 @@ def try_to_answer(
         return None
 
 
-def _is_chosen(tables: RuleTables, leaves: Tensor) -> bool:
-    """Return whether the kernel shall answer, and count the work."""
+def _is_chosen(tables: RuleTables, numbers: int, device: torch.device) -> bool:
+    """Return whether the kernel shall answer, and count the numbers in the messages."""
     switch = os.environ.get("LIT_HIER_KERNEL")
-    if switch == "0" or not leaves.is_cuda or _failures or not _is_available(leaves.device):
+    if switch == "0" or device.type != "cuda" or _failures or not _is_available(device):
         return False
     work = _work(tables)
-    work.numbers += leaves.numel()
+    work.numbers += numbers
     fits = work.num_terms <= _MAX_TERMS
     fits &= max(tables.num_features, tables.num_classes) <= _MAX_SYMBOLS
     return fits and (switch == "1" or work.numbers > work.num_terms * _NUMBERS_PER_TERM)
@@ -309,7 +309,7 @@ def answer_queries(
     Raises:
         InputError: A leaf message is negative or non-finite.
     """
-    from lit_hier.inference import gpu_kernel
+    from lit_hier.kernels import belief_propagation
 
     work, batch = _work(tables), len(leaves)
     key = leaves.dtype, frozenset(results), height, warps
@@ -344,7 +344,7 @@ def answer_queries(
         scratch,
     )
     # Fused multiply-adds would change bits.
-    gpu_kernel.answer_queries[(programs,)](
+    belief_propagation.answer_queries[(programs,)](
         arguments, batch, samples, plan, num_warps=warps, enable_fp_fusion=False
     )
     for query, levels in outputs.items():

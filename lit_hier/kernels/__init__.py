@@ -1,0 +1,1 @@
+"""Kernels for GPUs: functions that Triton compiles. They import nothing of this package."""
