@@ -193,8 +193,6 @@ class Posterior:
         """Write the answers by torch operations; return the affected samples, by query."""
         leaves = self._leaf_messages
         lowest, highest = torch.aminmax(leaves)
-        if not (lowest >= 0 and highest < torch.inf):
-            raise InputError(INVALID_MESSAGES)
         rounding = torch.finfo(leaves.dtype).eps
         affected: dict[Query, list[Tensor]] = {query: [] for query in results}
         size = self._chunk_size()
@@ -207,7 +205,13 @@ class Posterior:
                 for level, values in zip(levels, answer, strict=True):
                     level[rows] = values
                 affected[query].append(~(passes.loss <= rounding))
-        return {query: torch.cat(parts) for query, parts in affected.items()}
+        masks = {query: torch.cat(parts) for query, parts in affected.items()}
+        # A GPU is waited for here only.
+        facts = [(lowest >= 0) & (highest < torch.inf), *(mask.any() for mask in masks.values())]
+        valid, *any_affected = torch.stack(facts).tolist()
+        if not valid:
+            raise InputError(INVALID_MESSAGES)
+        return masks if any(any_affected) else {}
 
     @torch.no_grad()
     def _recompute(
