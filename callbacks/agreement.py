@@ -29,6 +29,8 @@ def count_predictions(counts: Tensor, predicted: Tensor, label: Tensor, index: T
         label: The class, -1 if unknown, int64, shape (B,).
         index: The sample index, which decides on the half, int64, shape (B,).
     """
+    if not counts.numel():
+        return
     known = (label >= 0) & (label < counts.shape[2])
     half = (index * _HASH % 2**32) >> 31
     place = (half * counts.shape[1] + predicted) * counts.shape[2] + label

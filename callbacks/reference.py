@@ -268,16 +268,13 @@ def _hash(arrays: Mapping[str, Any]) -> Any:
     return np.frombuffer(digest.digest(), dtype=np.uint8)
 
 
-def _reject(probe: Probe, layer: str, batch: Mapping[str, Tensor], split: str) -> NoReturn:
-    """Reject a layer that has moments that are not finite, and name the sample."""
-    rows: list[Tensor] = []
+def _failing(output: Tensor) -> Tensor:
+    """Return which samples have activations that are not finite, shape (B,)."""
+    return ~output.flatten(1).isfinite().all(1)
 
-    def look(name: str, output: Tensor) -> None:
-        if name == layer:
-            rows.append(~output.flatten(1).isfinite().all(1))
 
-    probe(batch["x"], look)
-    failed = batch["index"][rows[-1]]
+def _reject(layer: str, failing: Tensor, index: Tensor, split: str) -> NoReturn:
+    failed = index[failing]
     which = f"sample {int(failed[0])}" if len(failed) else "some samples"
     raise InputError(
         f"network: {layer} outputs NaN or infinity for {which} of the reference set (split"
@@ -302,24 +299,31 @@ def _compute(
         counts[0] += len(label)
         counts[_SKIPPED:_NUM_COUNTS] += batch.get("image_counts", 0)
         if len(label):
+            index = batch["index"]
             finite: dict[str, Tensor] = {}
 
             def update(
                 name: str,
                 output: Tensor,
                 batch_index: int = batch_index,
+                index: Tensor = index,
                 finite: dict[str, Tensor] = finite,
             ) -> None:
                 moments = channel_moments(output if per == "channel" else output.flatten(1))
                 finite[name] = moments.squares.isfinite().all()
+                if output.is_cpu and not finite[name]:
+                    _reject(name, _failing(output), index, split)
                 trees[name].update(batch_index, moments)
                 shapes[probe.layers.index(name)] = output.ndim == 2
 
             logits = probe(batch["x"], update)
-            # All layers at once: each look waits for a GPU.
+            # All layers at once, as each look waits for a GPU; there the batch is evaluated again.
             all_finite = torch.stack([*finite.values()]).tolist()
             if not all(all_finite):
-                _reject(probe, [*finite][all_finite.index(False)], batch, split)
+                failing: dict[str, Tensor] = {}
+                probe(batch["x"], lambda name, y: failing.__setitem__(name, _failing(y)))
+                layer = [*finite][all_finite.index(False)]
+                _reject(layer, failing[layer], index, split)
             if logits.ndim == 2:
                 shapes[-1] = logits.shape[1]
                 known = label >= 0
@@ -330,7 +334,7 @@ def _compute(
                 if not predictions.shape[1]:
                     predictions = empty_counts(logits.shape[1], num_classes, device)
                 if predictions.shape[1]:
-                    count_predictions(predictions, best[:, 0], label, batch["index"])
+                    count_predictions(predictions, best[:, 0], label, index)
     total = trainer.strategy.reduce(counts, reduce_op="sum").cpu()
     if trainer.world_size > 1:
         # A process that could read none of its images has zeros here.
