@@ -273,6 +273,13 @@ def _failing(output: Tensor) -> Tensor:
     return ~output.flatten(1).isfinite().all(1)
 
 
+def _evaluate_again(probe: Probe, x: Tensor) -> dict[str, Tensor]:
+    """Return which samples of a batch have activations that are not finite, by layer."""
+    failing: dict[str, Tensor] = {}
+    probe(x, lambda name, output: failing.__setitem__(name, _failing(output)))
+    return failing
+
+
 def _reject(layer: str, failing: Tensor, index: Tensor, split: str) -> NoReturn:
     failed = index[failing]
     which = f"sample {int(failed[0])}" if len(failed) else "some samples"
@@ -320,10 +327,8 @@ def _compute(
             # All layers at once, as each look waits for a GPU; there the batch is evaluated again.
             all_finite = torch.stack([*finite.values()]).tolist()
             if not all(all_finite):
-                failing: dict[str, Tensor] = {}
-                probe(batch["x"], lambda name, y: failing.__setitem__(name, _failing(y)))
                 layer = [*finite][all_finite.index(False)]
-                _reject(layer, failing[layer], index, split)
+                _reject(layer, _evaluate_again(probe, batch["x"])[layer], index, split)
             if logits.ndim == 2:
                 shapes[-1] = logits.shape[1]
                 known = label >= 0
