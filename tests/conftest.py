@@ -10,9 +10,16 @@ install_import_hook(
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 
+import os
+
+import torch
+
+# Without a GPU its kernels run in Triton's interpreter; Triton reads this when it is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 import csv
 import itertools
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +28,6 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from hypothesis import HealthCheck, settings
 from pytorch_lightning import Callback

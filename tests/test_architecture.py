@@ -9,7 +9,7 @@ from conftest import ROOT
 
 # A part may import parts of its own row and of the rows above.
 LAYERS = (
-    {"errors", "streams", "io"},
+    {"errors", "streams", "io", "triton_support"},
     {"rhm", "processes", "clock", "metrics", "gaussian", "figures"},
     {"inference", "diffusion", "nn"},
     {"data"},
@@ -20,8 +20,8 @@ LAYERS = (
 )
 RANKS = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 FRAMEWORKS = ("jsonargparse", "lightning_fabric", "pytorch_lightning", "torchmetrics")
-WITHOUT_LIGHTNING = {"errors", "streams", "rhm", "processes", "metrics", "gaussian", "figures",
-                     "inference", "diffusion", "nn"}  # fmt: skip
+WITHOUT_LIGHTNING = {"errors", "streams", "triton_support", "rhm", "processes", "metrics",
+                     "gaussian", "figures", "inference", "diffusion", "nn"}  # fmt: skip
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for folder in (ROOT / "lit_hier", ROOT / "lit_hier" / "callbacks")
