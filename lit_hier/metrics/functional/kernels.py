@@ -18,7 +18,7 @@ Rounding:
   the first of a chunk's k tiles, at most sqrt(k - 1) standard deviations from the mean of the
   chunk; subtracting the squared difference then loses at most a factor k. Chunks merge by Chan's
   formula, in which nothing cancels. The relative error of the variance is less than
-  4 k (k + 20) 2**-53, where k is 1 plus 1 per 4 million values of a layer; the variance of a
+  4 k (k + 20) 2**-53, where k is 1 plus 1 per 2 million values of a layer; the variance of a
   constant channel is 0.
 
 All partial results have a place of their own and are added in a fixed order: equal inputs give
@@ -33,7 +33,7 @@ import triton.language as tl
 
 _SAMPLES = 8  # that a program compares, one after another
 _BLOCK = 1024  # values whose products are summed at once
-_TILE = 4096  # values whose mean is computed at once
+_TILE = 2048  # values whose mean is computed at once
 _ACROSS = 64  # neighboring values in memory of a tile's row
 _PROGRAMS = 1024  # above which a program takes several tiles
 
@@ -52,7 +52,7 @@ def _sum_products(
     scale = tl.load(inverse_std + feature // inner % count, used, 0.0)
     values = tl.load(x + tl.cast(first, tl.int64) * features + feature, used, 0.0)
     z = (values.to(tl.float32) - center) * scale
-    for sample in range(first, last):
+    for sample in tl.range(first, last, num_stages=2):
         values = tl.load(start + tl.cast(sample, tl.int64) * features + feature, used, 0.0)
         z_start = (values.to(tl.float32) - center) * scale
         after = (sample + 1) % batch
@@ -135,7 +135,7 @@ def _chunk_moments(
     center = tl.zeros([CHANNELS], tl.float64)
     sums = tl.zeros([ROWS, CHANNELS], tl.float64)
     squares = sums
-    for at in range(first, last, ROWS):
+    for at in tl.range(first, last, ROWS, num_stages=2):
         row = at + tl.arange(0, ROWS)
         used = (row < last)[:, None] & (channel < channels)[None, :]
         offset = (row // inner).to(tl.int64) * channels * inner + row % inner
@@ -187,7 +187,6 @@ def moments(x):
     parts = torch.empty(2, channels, chunks, dtype=torch.float64, device=x.device)
     _chunk_moments[groups, chunks](
         x.permute(axes).contiguous(), parts, size, channels, inner, rows, _TILE // across, across,
-        num_warps=8,
     )  # fmt: skip
     if chunks == 1:
         return parts[..., 0]
