@@ -94,7 +94,7 @@ def test_cosines_in_every_layout_and_type(layout: str, dtype: torch.dtype, reque
         compared = SimilarityTo(stored(start, LAYOUTS[layout]), standardization)
         found = compared.with_partners(stored(x, LAYOUTS[layout]))
         error = (found - cosines(start, x, standardization)).abs().max()
-        assert error < 20 * SPACING
+        assert error < 24 * SPACING
     # The order of sums is that of the start's memory, whatever that of `x` is.
     assert torch.equal(compared(x), found[0])
 
@@ -153,7 +153,7 @@ def test_a_network_may_overwrite_its_activations() -> None:
     compared = SimilarityTo(overwritten := start.clone(), raw())
     overwritten.zero_()
     assert (compared(start) - 1).abs().max() < SPACING
-    assert (compared.with_partners(x) - cosines(start, x, raw())).abs().max() < 20 * SPACING
+    assert (compared.with_partners(x) - cosines(start, x, raw())).abs().max() < 24 * SPACING
 
 
 def test_if_compilation_fails_torch_computes(
@@ -195,6 +195,8 @@ COMPILE = """
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from jaxtyping import install_import_hook
+install_import_hook("lit_hier.metrics", "beartype.beartype")  # as in these tests
 from lit_hier.metrics.functional import kernels
 
 TYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.float16: "fp16",
