@@ -10,9 +10,16 @@ install_import_hook(
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 
+import os
+
+import torch
+
+# Without a GPU its kernels run in Triton's interpreter; Triton reads this when it is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 import csv
 import itertools
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +28,6 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from hypothesis import HealthCheck, settings
 from pytorch_lightning import Callback
@@ -36,10 +42,6 @@ ROOT = Path(__file__).parent.parent
 # With `make sanitize` the tests load the kernel that it has built.
 if "LIT_HIER_TEST_KERNELS" in os.environ:
     native_library.FOLDER = Path(os.environ["LIT_HIER_TEST_KERNELS"]).resolve()
-
-# Without a GPU, kernels for GPUs run in Triton's interpreter; read when Triton is imported.
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # One thread per process: the bits of a matrix product may depend on the number of threads.
 os.environ["OMP_NUM_THREADS"] = "1"

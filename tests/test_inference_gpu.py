@@ -4,11 +4,12 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Final
 
 import pytest
 import torch
-from conftest import examples
+from conftest import ROOT, examples
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SEEDS, grammars, messages_of_different_sharpness, random_draws, rng
@@ -18,6 +19,7 @@ from lit_hier.errors import InputError
 from lit_hier.inference import BeliefPropagation, gpu, native_library
 from lit_hier.inference.passes import Passes, Query
 from lit_hier.inference.semirings import LinearSemiring
+from lit_hier.kernels import compiled
 from lit_hier.rhm import RandomHierarchyModel, Tree
 
 pytest.importorskip("triton")
@@ -142,7 +144,7 @@ def test_invalid_messages_are_rejected(value: float) -> None:
 
 def test_the_kernel_is_chosen_when_compiling_has_paid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LIT_HIER_KERNEL", raising=False)
-    monkeypatch.setattr(gpu, "_is_available", lambda device: True)
+    monkeypatch.setattr(compiled, "_can_compile", lambda device: True)
     monkeypatch.setattr(gpu, "_NUMBERS_PER_TERM", 2500 / (3 * 8 * 3))
     card = torch.device("cuda")
     old, new = (BeliefPropagation(RandomHierarchyModel(4, 2, 2, 3)).tables for _ in range(2))
@@ -163,9 +165,9 @@ def test_without_a_compiler_the_plain_path_answers(
     def fail(*args: object) -> None:
         raise RuntimeError("Failed to find C compiler.\nPlease specify via CC.")
 
-    monkeypatch.setattr(gpu, "_failures", [])
+    monkeypatch.setattr(gpu, "_KERNELS", compiled.CompiledKernels("belief propagation"))
     monkeypatch.setattr(gpu, "answer_queries", fail)
-    monkeypatch.setattr(gpu, "_is_chosen", lambda *args: not gpu._failures)
+    monkeypatch.setattr(gpu, "_is_chosen", lambda *args: True)
     bp = BeliefPropagation(RandomHierarchyModel(2, 1, 2, 1))
     messages = torch.rand(3, 2, 2)
     with caplog.at_level(logging.WARNING, "lit_hier"):
@@ -179,28 +181,12 @@ def test_without_a_compiler_the_plain_path_answers(
 COMPILE = """
 import sys
 import torch
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
-
-class Driver:
-    get_current_device = get_current_stream = lambda self, device=None: 0
-    get_current_target = lambda self: GPUTarget("cuda", int(sys.argv[1]), 32)
-
-driver.set_active(Driver())
+from offline_kernels import compile_instead
 from lit_hier.inference import BeliefPropagation, gpu
 from lit_hier.kernels import belief_propagation
 from lit_hier.rhm import RandomHierarchyModel
 
-kernel, compiled = belief_propagation.answer_queries, []
-
-class Compiled:
-    def __getitem__(self, grid):
-        return lambda *args, **options: compiled.append(
-            kernel.warmup(*args, grid=grid, **options)
-        )
-
-belief_propagation.answer_queries = Compiled()
+compiled = compile_instead(belief_propagation, ["answer_queries"], int(sys.argv[1]))
 rhm = RandomHierarchyModel(*map(int, sys.argv[2:]))
 queries = "upward", "downward", "marginals", "log_evidence", "trees"
 for dtype in (torch.float32, torch.float64):
@@ -221,9 +207,10 @@ for kernel in compiled:
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", ["80", "90"])
 @pytest.mark.parametrize("size", ["8 3 2 3", "5 2 3 2 4"])
-def test_the_kernel_compiles_without_a_gpu(capability: str, size: str) -> None:
+def test_the_kernel_compiles_without_a_gpu(capability: str, size: str, tmp_path: Path) -> None:
     """For any batch at once, and without fused multiply-adds."""
     command = [sys.executable, "-W", "ignore", "-c", COMPILE, capability, *size.split()]
-    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    environment["PYTHONPATH"] = str(ROOT / "tests")
     run = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr[-2000:]

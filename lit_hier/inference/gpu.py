@@ -10,12 +10,10 @@ The environment variable LIT_HIER_KERNEL has the kernel compiled at the first qu
 """
 
 import hashlib
-import logging
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.util import find_spec
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -23,13 +21,11 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from lit_hier.errors import InputError, one_line
 from lit_hier.inference.flags import TABLES, Flag, affected_queries
 from lit_hier.inference.passes import Query, log_evidence
 from lit_hier.inference.semirings import LinearSemiring
 from lit_hier.inference.tables import RuleTables
-
-_LOG: Final = logging.getLogger("lit_hier")
+from lit_hier.kernels.compiled import CompiledKernels
 
 # Beyond these, registers do not hold a node's messages, or the code grows too long.
 _MAX_SYMBOLS: Final = 64
@@ -226,7 +222,7 @@ class _Work:
 
 
 _WORK: "WeakKeyDictionary[RuleTables, _Work]" = WeakKeyDictionary()
-_failures: list[str] = []
+_KERNELS: Final = CompiledKernels("belief propagation")
 
 
 def try_to_answer(
@@ -242,39 +238,22 @@ def try_to_answer(
     """
     if not _is_chosen(tables, leaves.numel(), leaves.device):
         return None
-    try:
-        with torch.cuda.device_of(leaves):
-            return answer_queries(tables, leaves, class_prior, draws, results)
-    except (InputError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # of Triton, its C compiler or the driver
-        _failures.append(one_line(error))
-        _LOG.warning(
-            "belief propagation runs as plain torch operations on this GPU: the kernel cannot be"
-            " compiled (%s); set LIT_HIER_KERNEL=0 to silence this",
-            _failures[0][:300],
-        )
-        return None
+    return _KERNELS.run(
+        leaves, lambda: answer_queries(tables, leaves, class_prior, draws, results)
+    )
 
 
 def _is_chosen(tables: RuleTables, numbers: int, device: torch.device) -> bool:
     """Return whether the kernel shall answer, and count the numbers in the messages."""
-    switch = os.environ.get("LIT_HIER_KERNEL")
-    if switch == "0" or device.type != "cuda" or _failures or not _is_available(device):
+    if not _KERNELS.can_run_on(device):
         return False
     work = _work(tables)
     work.numbers += numbers
     fits = work.num_terms <= _MAX_TERMS
     fits &= max(tables.num_features, tables.num_classes) <= _MAX_SYMBOLS
-    return fits and (switch == "1" or work.numbers > work.num_terms * _NUMBERS_PER_TERM)
-
-
-@cache
-def _is_available(device: torch.device) -> bool:
-    return (
-        torch.version.cuda is not None
-        and torch.cuda.get_device_capability(device) >= (8, 0)
-        and find_spec("triton") is not None
+    return fits and (
+        os.environ.get("LIT_HIER_KERNEL") == "1"
+        or work.numbers > work.num_terms * _NUMBERS_PER_TERM
     )
 
 

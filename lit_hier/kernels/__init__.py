@@ -1,1 +1,1 @@
-"""Kernels for GPUs: functions that Triton compiles. They import nothing of this package."""
+"""Kernels for GPUs: functions that Triton compiles, and when they are used (`compiled`)."""

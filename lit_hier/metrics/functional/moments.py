@@ -10,11 +10,15 @@ Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
 variances" (1979).
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
+
+from lit_hier.kernels.compiled import CompiledKernels
+
+_KERNELS: Final = CompiledKernels("statistics of activations")
 
 
 class Moments(NamedTuple):
@@ -57,9 +61,15 @@ def channel_moments(x: Float[Tensor, "B C *positions"]) -> Moments:
     Returns:
         Moments per channel, float64; those of a GPU differ from a CPU's by rounding.
     """
+    size = x.new_full((), x.numel() / x.shape[1], dtype=torch.float64)
+    if x.dtype != torch.float64 and _KERNELS.can_run_on(x.device):
+        from lit_hier.kernels import activations
+
+        found: Tensor | None = _KERNELS.run(x, lambda: activations.moments(x))
+        if found is not None:
+            return Moments(size, *found)
     values = x.to(torch.float64, copy=True)
     others = [axis for axis in range(x.ndim) if axis != 1]
-    size = values.new_full((), values.numel() / values.shape[1])
     if values.device.type != "cpu":  # one pass over memory, which is what takes time there
         variance, mean = torch.var_mean(values, others, correction=0)
         return Moments(size, mean, variance * size)

@@ -29,7 +29,8 @@ Per = Literal["channel", "unit"]
 """What has a mean and a standard deviation of its own."""
 
 _RELEASED_FLOOR: Final = 1e-8
-_MIN_LENGTH: Final = 1e-8  # of a vector that has a direction
+MIN_LENGTH: Final = 1e-8
+"""Of a vector that has a direction."""
 
 
 def check_standardization(kind: str, per: str) -> None:
@@ -120,7 +121,7 @@ def standardize(
 
 def length(z: Float32[Tensor, "B features"]) -> Float32[Tensor, " B"]:
     """Compute the Euclidean norm of each row, at least 1e-8."""
-    norm: Tensor = vector_norm(z, dim=1).clamp_min(_MIN_LENGTH)
+    norm: Tensor = vector_norm(z, dim=1).clamp_min(MIN_LENGTH)
     return norm
 
 
