@@ -47,7 +47,6 @@ class Tables(NamedTuple):
 
     leaves: Tensor
     prior: Tensor
-    prior_stride: int
     draws: Tensor
     rules: Tensor
     upward: tuple[Tensor, ...]
@@ -310,7 +309,6 @@ def answer_queries(
     arguments = Tables(
         _aligned(leaves),
         class_prior,
-        class_prior.stride(0),
         class_prior if draws is None else _aligned(draws),
         work.rules,
         upward,
@@ -324,7 +322,13 @@ def answer_queries(
     )
     # Fused multiply-adds would change bits.
     belief_propagation.answer_queries[(programs,)](
-        arguments, batch, samples, plan, num_warps=warps, enable_fp_fusion=False
+        arguments,
+        batch,
+        samples,
+        class_prior.stride(0),
+        plan,
+        num_warps=warps,
+        enable_fp_fusion=False,
     )
     for query, levels in outputs.items():
         for level, written in zip(results.get(query, ()), levels, strict=True):

@@ -53,14 +53,15 @@ else:
     _barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
 
 
-@kernel(do_not_specialize=("batch", "samples"))
-def answer_queries(tables, batch, samples, plan: gl.constexpr):
+@kernel(do_not_specialize=("batch", "samples", "prior_stride"))
+def answer_queries(tables, batch, samples, prior_stride, plan: gl.constexpr):
     """Answer queries about a batch; program p takes every `num_programs`-th tile, from p on.
 
     Args:
         tables: `gpu.Tables`.
         batch: B.
         samples: Samples of a tile.
+        prior_stride: Numbers from a sample's prior to the next one's.
         plan: `gpu.Plan`.
     """
     for number in range(gl.program_id(0), (batch + samples - 1) // samples, gl.num_programs(0)):
@@ -69,14 +70,14 @@ def answer_queries(tables, batch, samples, plan: gl.constexpr):
         for step in gl.static_range(len(plan.steps)):
             nodes = used * plan.width[plan.steps[step][1]]
             for node in range(0, nodes, plan.lanes):
-                tile = (tables, batch, samples, first, node, nodes)
+                tile = (tables, batch, samples, first, node, nodes, prior_stride)
                 _step_up(tile, plan.steps[step][0], plan.steps[step][1], plan)
             _barrier()
         if plan.descends:
             for back in gl.static_range(1, len(plan.steps) + 1):
                 nodes = used * plan.width[plan.steps[-back][1]]
                 for node in range(0, nodes, plan.lanes):
-                    tile = (tables, batch, samples, first, node, nodes)
+                    tile = (tables, batch, samples, first, node, nodes, prior_stride)
                     _step_down(tile, plan.steps[-back][0], plan.steps[-back][1], plan)
                 _barrier()
 
@@ -188,8 +189,8 @@ def _answer_root(tile, x, loss, smallest, exponent, plan: gl.constexpr):
     mask = _lane_mask(tile, plan)
     TOP: gl.constexpr = plan.top
     COUNT: gl.constexpr = plan.symbols[TOP]
-    priors = tables.prior + gl.to_tensor(tile[3]).to(gl.int64) * tables.prior_stride
-    given = _read_rows(priors, tables.prior_stride, tile, COUNT, 1, 0, plan)
+    priors = tables.prior + gl.to_tensor(tile[3]).to(gl.int64) * tile[6]
+    given = _read_rows(priors, tile[6], tile, COUNT, 1, 0, plan)
     prior = ()
     product = ()
     for y in gl.static_range(COUNT):
