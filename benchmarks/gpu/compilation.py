@@ -1,0 +1,55 @@
+"""Compile what later checks need, each in its own process, so that they find it on disk.
+
+Triton compiles belief propagation for each grammar, data type and set of queries, on one core.
+"""
+
+from contextlib import suppress
+
+import torch
+from card import Card
+from runner import Report
+from sizes import TINY, Size, kernel_name
+from variants import VARIANTS
+
+from lit_hier.inference import BeliefPropagation
+from lit_hier.rhm import RandomHierarchyModel
+
+TABLE = "Compilation, several at a time"
+
+
+def compile_kernel(
+    card: Card, report: Report, size: Size, dtype: str, queries: tuple[str, ...]
+) -> None:
+    """Answer two samples by the kernel, with a prior of the grammar and with one per sample."""
+    name = kernel_name(size, dtype, queries)
+    rhm = RandomHierarchyModel(*card.size(size, TINY))
+    bp = BeliefPropagation(rhm).to(card.device)
+    shape = (2, rhm.num_leaves, rhm.num_features)
+    messages = card.put(torch.ones(shape, dtype=getattr(torch, dtype)))
+    draws = card.put(torch.rand(2, 1 + bp.tables.num_choices, dtype=torch.float64))
+    seconds = []
+    with VARIANTS["kernel"]():
+        # The stride of the priors, if no multiple of 16, is compiled for, too.
+        for prior in (None, torch.ones(2, rhm.num_classes)):
+            posterior = bp.condition(messages, prior)
+            seconds.append(card.seconds(lambda p=posterior: p.query(*queries, draws=draws)))
+    report.number(name, seconds)
+    cells = {"compiled": name, "seconds": " + ".join(f"{x:.1f}" for x in seconds)}
+    report.cells(TABLE, cells | _resources(card))
+
+
+def _resources(card: Card) -> dict[str, object]:
+    """Name what the kernel takes of a multiprocessor, where this version of Triton tells."""
+    if card.rehearse:
+        return {}
+    from lit_hier.inference import gpu_kernel
+
+    with suppress(Exception):
+        kernels = gpu_kernel.answer_queries.device_caches[torch.cuda.current_device()][0]
+        kernel = next(iter(kernels.values()))
+        return {
+            "registers": kernel.n_regs,
+            "bytes spilled": kernel.n_spills,
+            "shared memory, bytes": kernel.metadata.shared,
+        }
+    return {}
