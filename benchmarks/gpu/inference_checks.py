@@ -253,7 +253,7 @@ def _compare(card: Card, report: Report, name: str, sizes: Sequence[Size]) -> No
         report.row(
             f"kernel against plain operations on the card, {len(sizes)} grammars, both types",
             f"{num_tensors - len(others)} of {num_tensors} tensors have equal bits"
-            + f"; not {others[0]}" * bool(others),
+            + (f"; not {others[0]}" if others else ""),
             "equal bits",
             not others,
         )
