@@ -1,13 +1,17 @@
 """`python benchmarks/gpu`, rehearsed at tiny sizes on the CPU in place of a card."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
+
+from lit_hier.inference import gpu
 
 FOLDER = ROOT / "benchmarks/gpu"
 SPEEDS = {
@@ -75,6 +79,17 @@ def read(out: Path) -> tuple[list[list[str]], dict[str, list[dict[str, str]]]]:
         if name
     }
     return checks[1:], speeds
+
+
+def test_a_kernel_that_is_not_used_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the plain path would be checked and timed in its place."""
+    monkeypatch.syspath_prepend(FOLDER)
+    variants = importlib.import_module("variants")
+    monkeypatch.setattr(gpu, "try_to_answer", lambda *_: None)
+    with variants.VARIANTS["kernel"]():
+        assert os.environ["LIT_HIER_KERNEL"] == "1"
+        with pytest.raises(RuntimeError, match="the kernel was not used"):
+            gpu.try_to_answer(None, SimpleNamespace(is_cuda=True))  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from runner import Report
 from sizes import TINY, Size, kernel_name
 from variants import VARIANTS
 
-from lit_hier.inference import BeliefPropagation
+from lit_hier.inference import BeliefPropagation, gpu
 from lit_hier.rhm import RandomHierarchyModel
 
 TABLE = "Compilation, several at a time"
@@ -35,21 +35,24 @@ def compile_kernel(
             seconds.append(card.seconds(lambda p=posterior: p.query(*queries, draws=draws)))
     report.number(name, seconds)
     cells = {"compiled": name, "seconds": " + ".join(f"{x:.1f}" for x in seconds)}
-    report.cells(TABLE, cells | _resources(card))
+    report.cells(TABLE, cells | _resources(card, bp, messages.itemsize))
 
 
-def _resources(card: Card) -> dict[str, object]:
-    """Name what the kernel takes of a multiprocessor, where this version of Triton tells."""
+def _resources(card: Card, bp: BeliefPropagation, itemsize: int) -> dict[str, object]:
+    """Name what a kernel writes and reads again, and what it takes of a multiprocessor.
+
+    The latter only where this version of Triton tells.
+    """
     if card.rehearse:
         return {}
     from lit_hier.inference import gpu_kernel
 
+    found: dict[str, object] = {}
     with suppress(Exception):
+        plan = next(iter(gpu._work(bp.tables).plans.values()))
+        found["scratch, bytes a sample"] = plan.scratch_size * itemsize
         kernels = gpu_kernel.answer_queries.device_caches[torch.cuda.current_device()][0]
         kernel = next(iter(kernels.values()))
-        return {
-            "registers": kernel.n_regs,
-            "bytes spilled": kernel.n_spills,
-            "shared memory, bytes": kernel.metadata.shared,
-        }
-    return {}
+        found["registers"], found["bytes spilled"] = kernel.n_regs, kernel.n_spills
+        found["shared memory, bytes"] = kernel.metadata.shared
+    return found

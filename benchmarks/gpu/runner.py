@@ -73,7 +73,7 @@ COMPILATIONS = (
 )  # fmt: skip
 CHECKS = (
     Check("inference", "correctness", "inference_checks:check_inference", 20, 120),
-    Check("kernel", "correctness", "inference_checks:check_kernel", 20, 120),
+    Check("kernel", "correctness", "inference_checks:check_kernel", 20, 150),
     Check("noise", "correctness", "noise_checks:check_noise", 10, 60),
     Check("demo", "correctness", "run_checks:check_demo", 30, 150),
     Check("fig7", "correctness", "run_checks:check_fig7", 30, 180),
