@@ -316,7 +316,7 @@ def _compute(
                 shapes[probe.layers.index(name)] = output.ndim == 2
 
             logits = probe(batch["x"], update)
-            # All layers at once: each look waits for a GPU.
+            # All layers at once: reading a value waits for a GPU.
             all_finite = torch.stack([*finite.values()]).tolist()
             if not all(all_finite):
                 _reject(probe, [*finite][all_finite.index(False)], batch, split)
