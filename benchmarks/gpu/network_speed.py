@@ -123,10 +123,14 @@ def compile_images(card: Card, report: Report) -> None:
     model, side = _make_model(card, setting, config), config["sample_size"]
     x = torch.zeros(setting.batch, 3, side, side, device=card.device)
     timesteps = torch.full((setting.batch,), 500, device=card.device)
-    with torch.inference_mode():
-        seconds = card.seconds(lambda: model.run(x, timesteps))
-    cells = {"compiled": f"model of images, {setting.name}, batch {setting.batch}"}
-    report.cells(TABLE, cells | {"seconds": f"{seconds:.1f}"})
+    name = f"model of images, {setting.name}, batch {setting.batch}"
+    try:
+        with torch.inference_mode():
+            seconds = card.seconds(lambda: model.run(x, timesteps))
+    except Exception as error:  # of compilers, which the machine may lack
+        report.note(name, f"does not compile: {one_line(str(error))}")
+    else:
+        report.cells(TABLE, {"compiled": name, "seconds": f"{seconds:.1f}"})
 
 
 def _measure_setting(

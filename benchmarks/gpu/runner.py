@@ -266,7 +266,7 @@ class Run:
                 if time.monotonic() >= end:
                     _kill(process)
                     own_limit = end < self.deadline - 1e-6
-                    late = own_limit and outcome.check.kind != "speed"
+                    late = own_limit and outcome.check.kind == "correctness"
                     verdict = "failed" if late else NO_TIME
                     outcome.rows.append((WHOLE, f"stopped after {end - start:.0f} s", "", verdict))
                     del running[connection]
