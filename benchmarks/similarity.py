@@ -112,7 +112,7 @@ def cases(
 def percent(ratios: np.ndarray) -> str:
     """Format the median and the quartiles of extra times."""
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75]) * 100
-    return f"{middle:+.0f} % ({low:+.0f} to {high:+.0f})"
+    return f"{middle:+.1f} % ({low:+.1f} to {high:+.1f})"
 
 
 def main() -> None:

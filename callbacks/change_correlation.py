@@ -160,7 +160,7 @@ class ChangeAccumulator:
             mean = x.mean(1, keepdim=True)
             columns = [mean, mean.square(), pairs.means(x)]
             rows.append(torch.cat(columns + [x] * self.changes.site_means, dim=1))
-        # All times at once: each look waits for a GPU.
+        # All times at once: reading a value waits for a GPU.
         parts = [torch.stack(rows, dim=1), torch.stack(finite), torch.stack(largest)]
         sums, *checks = download(parts)
         for k, (is_finite, size) in enumerate(zip(*(x.tolist() for x in checks), strict=True)):

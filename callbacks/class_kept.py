@@ -136,7 +136,7 @@ class ClassKept(NetworkAnalysis):
             found, of_found = self._classify(x)
             kept.append(found == start)
             finite.append(of_found)
-        # All at once: each look waits for a GPU.
+        # All at once: reading a value waits for a GPU.
         if len(failed := (~torch.stack(finite)).nonzero()):
             k, sample = failed[0].tolist()
             place = f"{self.axis.symbol} = {self.times[k - 1]:g}" if k else "the start"

@@ -324,7 +324,7 @@ def _compute(
                 shapes[probe.layers.index(name)] = output.ndim == 2
 
             logits = probe(batch["x"], update)
-            # All layers at once, as each look waits for a GPU; there the batch is evaluated again.
+            # All layers at once: reading a value waits for a GPU, which then evaluates once more.
             all_finite = torch.stack([*finite.values()]).tolist()
             if not all(all_finite):
                 layer = [*finite][all_finite.index(False)]

@@ -20,7 +20,6 @@ import pickle
 import sys
 import traceback
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
@@ -376,12 +375,3 @@ def pretended(*modules: Any) -> Iterator[torch.device]:
         for owner, name, value in replaced:
             patches.enter_context(patch.object(owner, name, value))
         yield torch.device(NAME, 0)
-
-
-def count(*kinds: str) -> Counter[str]:
-    """Count the events of some kinds, all by default, by place."""
-    return Counter(
-        f"{event.kind} {event.operation} {event.place}"
-        for event in EVENTS
-        if not kinds or event.kind in kinds
-    )

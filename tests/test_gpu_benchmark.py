@@ -1,13 +1,17 @@
 """`python benchmarks/gpu`, rehearsed at tiny sizes on the CPU in place of a card."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
+
+from lit_hier.inference import gpu
 
 FOLDER = ROOT / "benchmarks/gpu"
 SPEEDS = {
@@ -77,6 +81,17 @@ def read(out: Path) -> tuple[list[list[str]], dict[str, list[dict[str, str]]]]:
     return checks[1:], speeds
 
 
+def test_a_kernel_that_is_not_used_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the plain path would be checked and timed in its place."""
+    monkeypatch.syspath_prepend(FOLDER)
+    variants = importlib.import_module("variants")
+    monkeypatch.setattr(gpu, "try_to_answer", lambda *_: None)
+    with variants.VARIANTS["kernel"]():
+        assert os.environ["LIT_HIER_KERNEL"] == "1"
+        with pytest.raises(RuntimeError, match="the kernel was not used"):
+            gpu.try_to_answer(None, SimpleNamespace(is_cuda=True))  # type: ignore[arg-type]
+
+
 @pytest.mark.slow
 def test_every_check_and_every_measurement_runs_without_a_card(tmp_path: Path) -> None:
     ended = launch([str(FOLDER), "--rehearse", "--out", str(tmp_path), "--seconds", "800"])
@@ -85,8 +100,10 @@ def test_every_check_and_every_measurement_runs_without_a_card(tmp_path: Path) -
     numbers = json.loads((tmp_path / "gpu.json").read_text())
     rows, speeds = read(tmp_path)
     names = {row[0] for row in rows}
-    assert names == numbers["checks"].keys()
-    assert len(names) == 16
+    compiled = {name for name in numbers["checks"] if name.startswith("compilation-")}
+    assert names == numbers["checks"].keys() - compiled
+    assert (len(names), len(compiled)) == (17, 2)
+    assert len(numbers["tables"]["Compilation, several at a time"]) == 2
     assert {row[4] for row in rows} == {"passed", "measured"}
     lines = ended.stdout.splitlines()
     printed = lines[: lines.index("")]
@@ -96,7 +113,7 @@ def test_every_check_and_every_measurement_runs_without_a_card(tmp_path: Path) -
         assert len(speeds[title]) >= 4, title
         assert all("%" in row[column] for row in speeds[title])
     ways = {row["way"] for row in speeds["Belief propagation, float32"]}
-    assert ways == {"chosen", "plain", "graph of plain", "compiled plain"}
+    assert ways == {"kernel", "plain", "graph of plain", "compiled plain"}
     assert all(len(values) == 2 for values in numbers["numbers"]["card"]["rates"].values())
 
 

@@ -1,4 +1,4 @@
-"""Runs on a pretended GPU: no device is mixed, tables keep every bit, and nothing waits in vain.
+"""Runs on a pretended GPU: devices do not mix, tables keep every bit, nothing waits needlessly.
 
 A GPU computes while the CPU goes on; what makes the CPU wait for it is counted, see `pretend_gpu`.
 """

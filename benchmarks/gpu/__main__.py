@@ -5,9 +5,10 @@ python benchmarks/gpu --only correctness   # or speed, or names of checks
 python benchmarks/gpu --rehearse           # all of it at tiny sizes, on the CPU, without a card
 
 One line per check is printed as it ends, then the table. The table is also in OUT/gpu.md, with
-every repetition in OUT/gpu.json and what each check has printed in OUT/log. Exit status: 0, 1 if a
-check failed, 2 if packages or a card are missing. Nothing is installed or downloaded, and lit-hier
-need not be installed; its native kernel is built first if there is a compiler.
+every repetition in OUT/gpu.json, what each check has printed in OUT/log, and what was compiled in
+OUT/cache. Exit status: 0, 1 if a check failed, 2 if packages or a card are missing. Nothing is
+installed or downloaded, and lit-hier need not be installed; its native kernel is built first if
+there is a compiler.
 """
 
 import argparse
@@ -68,7 +69,7 @@ def finish_build(process: subprocess.Popen[bytes] | None, start: float) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
     built = "built" if list(NATIVE.glob("kernel_*.so")) else "not built"
-    print(f"{'native kernel':<16}{built:<30}{time.monotonic() - start:6.1f} s", flush=True)
+    print(f"{'native kernel':<20}{built:<30}{time.monotonic() - start:6.1f} s", flush=True)
 
 
 def main() -> int:
@@ -121,9 +122,13 @@ def main() -> int:
     import runner
 
     try:
-        checks = runner.choose(options.only)
+        checks = runner.choose(options.only, options.rehearse)
     except ValueError as error:
         parser.error(str(error))
+    out, deadline = options.out.resolve(), start + options.seconds
+    # Compilations in processes of their own leave here what measurements find.
+    os.environ["TRITON_CACHE_DIR"] = str(out / "cache/triton")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(out / "cache/inductor")
     build = start_build()
     if options.start == "fork":
         for name in PRELOADED:
@@ -131,7 +136,6 @@ def main() -> int:
     finish_build(build, start)
     jobs = options.jobs or max(1, min(5, (os.cpu_count() or 1) // 3))
     command = " ".join(["python benchmarks/gpu", *sys.argv[1:]])
-    out, deadline = options.out.resolve(), start + options.seconds
     run = runner.Run(out, deadline, jobs, options.start, options.rehearse, command)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     run.execute(checks)

@@ -90,7 +90,8 @@ class Card:
             total = sum(
                 event.self_device_time_total
                 for event in events
-                if event.device_type == DeviceType.CUDA
+                # Annotations are events of the device that span their kernels.
+                if event.device_type == DeviceType.CUDA and not event.is_user_annotation
             )
         return total / 1e6 / repeats if total else float("nan")
 

@@ -1,5 +1,8 @@
 r"""Belief propagation on the card against plain torch operations on the CPU.
 
+The kernel is promised to have the bits of plain operations, on the same card at least: that is the
+sharper comparison, where a single rounding too many shows.
+
 Allowed differences. Messages are sums of products of positive numbers, so that a relative error
 only adds up: a product of s messages has the sum of their errors and s - 1 roundings more, a sum
 of R terms R more; units are powers of two. With u = eps/2 per rounding this bounds the relative
@@ -13,11 +16,13 @@ which is at most twice the sum of s of those in upward messages. A tree may diff
 at which the draw is closer to a threshold than the thresholds' own error.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from card import Card
 from runner import Report
+from sizes import ALL, CHECKED_KERNELS, DTYPES, SIZES, Size, kernel_name
 from torch import Tensor
 from torch.nn.functional import one_hot
 from variants import PLAIN, VARIANTS
@@ -27,16 +32,7 @@ from lit_hier.inference.passes import Passes, Query
 from lit_hier.inference.semirings import LinearSemiring, LogSemiring
 from lit_hier.rhm import RandomHierarchyModel, Tree
 
-QUERIES: tuple[Query, ...] = ("upward", "downward", "marginals", "log_evidence", "trees")
-# v, m, s, L, n: the paper's sizes; s = 3 and 4, an odd v, n below and above v, two symbols.
-SIZES = (
-    (16, 4, 2, 7, 16),
-    (32, 8, 2, 10, 32),
-    (20, 3, 3, 4, 7),
-    (5, 3, 4, 3, 5),
-    (33, 5, 2, 4, 40),
-    (2, 2, 2, 6, 2),
-)
+QUERIES: tuple[Query, ...] = ALL
 TINY = ((16, 4, 2, 3, 16), (5, 3, 3, 2, 4))
 BATCH = 96
 ULP_OF_FUNCTIONS = 2  # error of exp, log and logaddexp, on any device
@@ -187,10 +183,26 @@ class Differences:
 
 
 def check_inference(card: Card, report: Report) -> None:
-    """Compare every variant with plain operations on the CPU: queries, grammars, priors."""
-    dtypes = (torch.float32, torch.float64)
-    found = {(name, dtype): Differences() for name in VARIANTS for dtype in dtypes}
-    sizes, batch = card.size(SIZES, TINY), card.size(BATCH, 12)
+    """Compare plain operations with those of the CPU: queries, grammars, priors."""
+    _compare(card, report, "plain", card.size(SIZES, TINY))
+
+
+def check_kernel(card: Card, report: Report) -> None:
+    """Compare the kernel with plain operations on the CPU, and with those on the card."""
+    missing = {x[0] for x in CHECKED_KERNELS if kernel_name(*x) not in report.known}
+    sizes = card.size([size for size in SIZES if size not in missing], TINY)
+    if missing and not card.rehearse:
+        text = f"not for {sorted(missing)}"
+        report.row("kernel: compiled for every grammar", text, "all", False)
+    if sizes:
+        _compare(card, report, "kernel", sizes)
+
+
+def _compare(card: Card, report: Report, name: str, sizes: Sequence[Size]) -> None:
+    dtypes = tuple(getattr(torch, dtype) for dtype in DTYPES)
+    found = {dtype: Differences() for dtype in dtypes}
+    variant, batch = VARIANTS[name], card.size(BATCH, 12)
+    num_tensors, others = 0, []
     num_priors, num_recomputed = 0, dict.fromkeys(dtypes, 0)
     for size in sizes:
         rhm = RandomHierarchyModel(*size)
@@ -215,18 +227,35 @@ def check_inference(card: Card, report: Report) -> None:
                 with PLAIN():
                     wanted = bp.condition(messages, prior).query(*QUERIES, draws=draws)
                 weights = torch.ones(batch, rhm.num_classes) if prior is None else prior
-                for name, variant in VARIANTS.items():
-                    with variant():
-                        posterior = moved.condition(card.put(messages), prior)
-                        answers = posterior.query(*QUERIES, draws=card.put(draws))
-                    differences = found[name, dtype]
-                    differences.cases.append(case)
-                    differences.compare(case, answers, wanted, roundings, eps, factors)
-                    differences.compare_trees(
-                        bp, answers["trees"], wanted["trees"], draws, wanted["upward"], weights,
-                        roundings["trees"], eps * factors,
-                    )  # fmt: skip
-    for (name, dtype), x in found.items():
+                posterior = moved.condition(card.put(messages), prior)
+                with variant():
+                    answers = posterior.query(*QUERIES, draws=card.put(draws))
+                differences = found[dtype]
+                differences.cases.append(case)
+                differences.compare(case, answers, wanted, roundings, eps, factors)
+                differences.compare_trees(
+                    bp, answers["trees"], wanted["trees"], draws, wanted["upward"], weights,
+                    roundings["trees"], eps * factors,
+                )  # fmt: skip
+                if name == "kernel":
+                    with PLAIN():
+                        plain = posterior.query(*QUERIES, draws=card.put(draws))
+                    for query in QUERIES:
+                        for level, (a, b) in enumerate(zip(answers[query], plain[query],
+                                                           strict=True)):  # fmt: skip
+                            num_tensors += 1
+                            if not torch.equal(a, b):
+                                others.append(f"{case}, {dtype}, {query} at level {level}")
+    if name == "kernel":
+        report.row(
+            f"kernel against plain operations on the card, {len(sizes)} grammars, both types",
+            f"{num_tensors - len(others)} of {num_tensors} tensors have equal bits"
+            + (f"; not {others[0]}" if others else ""),
+            "equal bits",
+            not others,
+        )
+        report.number("tensors of other bits than plain operations", others)
+    for dtype, x in found.items():
         kind = f"{name}, {str(dtype).removeprefix('torch.')}"
         report.row(
             f"{kind}: upward, downward, marginals, log evidence of {len(sizes)} grammars,"
@@ -255,7 +284,8 @@ def check_inference(card: Card, report: Report) -> None:
             x.of_allowed_margin <= 1,
         )
         report.number(f"{kind}", vars(x))
-    _check_impossible(card, report)
+    with variant():
+        _check_impossible(card, report)
 
 
 def _check_impossible(card: Card, report: Report) -> None:

@@ -7,12 +7,14 @@ so lowers the rate.
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from card import Card, Copy, quartiles
 from runner import Report, one_line
+from sizes import LARGE, SMALL, TIMED, TINY, Size, kernel_name
 from torch import Tensor
 from variants import PLAIN, VARIANTS
 
@@ -22,15 +24,10 @@ from lit_hier.inference.semirings import LinearSemiring
 from lit_hier.processes import EpsilonNoise
 from lit_hier.rhm import RandomHierarchyModel
 
-LARGE, SMALL = (32, 8, 2, 10), (16, 4, 2, 7)
 # The goal's batches, largest first; then those where the launches of kernels take the time.
 BATCHES = {LARGE: (4096, 1024, 256), SMALL: (65536, 16384, 4096)}
 FEW = (1, 32)
-TINY = (16, 4, 2, 3)
-QUERIES: dict[str, tuple[Query, ...]] = {
-    "marginals": ("marginals",),
-    "marginals, trees": ("marginals", "trees"),
-}
+QUERIES: dict[str, tuple[Query, ...]] = TIMED
 TABLE = "Belief propagation, float32"
 ROUNDS = 7
 
@@ -38,7 +35,7 @@ ROUNDS = 7
 class Problem:
     """A grammar on the card, leaf messages of some samples, and draws."""
 
-    def __init__(self, card: Card, size: tuple[int, ...], batch: int) -> None:
+    def __init__(self, card: Card, size: Size, batch: int) -> None:
         rhm = RandomHierarchyModel(*size)
         self.size, self.batch = size, batch
         self.bp = BeliefPropagation(rhm).to(card.device)
@@ -72,22 +69,34 @@ def measure(
     card: Card, report: Report, copy: Copy, problem: Problem, query: str,
     calls: dict[str, Callable[[], Any]],
 ) -> None:  # fmt: skip
-    """Time calls in interleaved rounds with the copy, and report a row for each."""
-    first = {name: card.seconds(call) for name, call in calls.items()}
-    moved = problem.count_bytes(QUERIES[query])
-    repeats = {name: card.repeats(call) for name, call in calls.items()}
+    """Time calls in interleaved rounds with the copy, and report a row for each.
+
+    A call that is named like a variant is made with it; to switch is not timed.
+    """
+
+    def way(name: str) -> AbstractContextManager[None]:
+        return VARIANTS[name]() if name in VARIANTS else nullcontext()
+
+    first, repeats = {}, {}
+    for name, call in calls.items():
+        with way(name):
+            first[name], repeats[name] = card.seconds(call), card.repeats(call)
+    with PLAIN():
+        moved = problem.count_bytes(QUERIES[query])
     times: dict[str, list[float]] = {name: [] for name in calls}
     copies = []
     for _ in range(card.size(ROUNDS, 2)):
         copies.append(copy.rate())
         for name, call in calls.items():
-            times[name].append(card.seconds(call, repeats[name]))
+            with way(name):
+                times[name].append(card.seconds(call, repeats[name]))
         if report.left() < 2:
             break
     bandwidth = quartiles(copies)[1]
     for name, call in calls.items():
         low, middle, high = quartiles(times[name])
-        own = card.kernel_seconds(call)
+        with way(name):
+            own = card.kernel_seconds(call)
         size = ", ".join(map(str, problem.size))
         rates = [moved / seconds for seconds in (middle, own)]
         cells = {
@@ -111,12 +120,6 @@ def measure(
         )  # fmt: skip
 
 
-def switched(variant: str, call: Callable[[], Any]) -> Any:
-    """Call with one of the variants."""
-    with VARIANTS[variant]():
-        return call()
-
-
 def problems(card: Card) -> list[tuple[tuple[int, ...], int]]:
     """List grammars and batches, the most important first."""
     large = [(size, batch) for size, batches in BATCHES.items() for batch in batches]
@@ -133,9 +136,11 @@ def measure_queries(card: Card, report: Report) -> None:
             continue
         problem = Problem(card, size, batch)
         for query, queries in QUERIES.items():
-            calls = {
-                name: partial(switched, name, partial(problem.query, queries)) for name in VARIANTS
-            }
+            calls = dict.fromkeys(VARIANTS, partial(problem.query, queries))
+            if not card.rehearse and kernel_name(size, "float32", queries) not in report.known:
+                del calls["kernel"]
+                name = f"kernel, {size}, batch {batch}, {query}"
+                report.row(name, "left out: its compilation failed", "compiled", False)
             measure(card, report, copy, problem, query, calls)
     report.note("belief propagation", "see the table below")
 

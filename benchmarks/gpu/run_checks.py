@@ -4,7 +4,9 @@ A sample on the card is that of the CPU, except where a draw is within rounding 
 a column that depends on the samples is compared within its own error (`x_sem`; else the largest
 error of its row; at least two of the row's `count` samples), and every other one, such as a
 theory, within 1e-5 of its value. Where a maximum was found (`at`, `difference_time`) may jump
-between equal values: such columns, and answers in words, are counted and not judged.
+between equal values: such columns, and answers in words, are counted and not judged. An error of
+many samples hides a fault of all of them, so the values of single samples are compared, too: all
+but one per cent within 1e-3.
 """
 
 import contextlib
@@ -24,7 +26,7 @@ import pandas as pd
 import torch
 from card import Card
 from runner import ROOT, Report, one_line
-from variants import environment
+from variants import VARIANTS, environment
 
 from lit_hier.cli import main
 
@@ -33,6 +35,7 @@ EXACT = re.compile(
 )
 PLACES = re.compile("at|difference_time")
 ROUNDING = 1e-5
+SAMPLE_ROUNDING, SHARE_OF_OTHERS = 1e-3, 0.01
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
 
 
@@ -135,6 +138,46 @@ def report_tables(report: Report, what: str, folders: Sequence[Path], name: str)
         counts["cells"] > 0 and not problems,
     )
     report.number(what, {**counts, "problems": problems})
+    found, wanted = (values(folder, name) for folder in folders)
+    num, num_equal, num_near, other = compare_samples(found, wanted)
+    report.row(
+        f"{what}: values of single samples",
+        f"{num:,} values: {num_equal:,} equal, {num_near - num_equal:,} within"
+        f" {SAMPLE_ROUNDING:g}, {num - num_near:,} others" + f" ({other})" * bool(other),
+        f"{SHARE_OF_OTHERS:.0%} others",
+        num > 0 and num - num_near <= SHARE_OF_OTHERS * num,
+    )
+
+
+def values(folder: Path, name: str) -> dict[str, np.ndarray]:
+    """Read the values of a run's samples, by file and array."""
+    return {
+        f"{path.stem}/{key}": array
+        for path in sorted(folder.glob(f"logs/{name}/version_0/*.npz"))
+        for key, array in np.load(path).items()
+        if array.dtype.kind in "biuf"
+    }
+
+
+def compare_samples(
+    found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]
+) -> tuple[int, int, int, str]:
+    """Count values, the equal ones and those within rounding; name the array with most others."""
+    num = num_equal = num_near = 0
+    most, worst = 0, ""
+    for name, b in wanted.items():
+        a = found.get(name, np.empty(0))
+        num += b.size
+        if a.shape != b.shape:
+            most, worst = b.size, f"{name} has another shape"
+            continue
+        x, y = a.astype(float), b.astype(float)
+        equal = (x == y) | (np.isnan(x) & np.isnan(y))
+        near = equal | (np.abs(x - y) <= SAMPLE_ROUNDING * np.maximum(1, np.abs(y)))
+        num_equal, num_near = num_equal + int(equal.sum()), num_near + int(near.sum())
+        if (num_others := int((~near).sum())) > most:
+            most, worst = num_others, f"{name}: {num_others:,}"
+    return num, num_equal, num_near, worst
 
 
 def check_demo(card: Card, report: Report) -> None:
@@ -155,7 +198,7 @@ def check_demo(card: Card, report: Report) -> None:
 
 
 def check_fig7(card: Card, report: Report) -> None:
-    """Run Fig. 7 on four grammars of its size, or tiny ones, on the card and on the CPU."""
+    """Run Fig. 7 on the card and on the CPU: of its size, then tiny and by the kernel."""
     predict = ["predict", "-c", "fig7"]
     predict += card.size(
         ["--data.init_args.rhm.init_args.seeds=[0,1,2,3]", "--data.init_args.num_predict=32"],
@@ -165,6 +208,13 @@ def check_fig7(card: Card, report: Report) -> None:
         run(folder / "card", card.accelerator, predict)
         run(folder / "cpu", "cpu", predict)
         report_tables(report, "fig7", [folder / "card", folder / "cpu"], "fig7")
+        fast = ["predict", "-c", "fig7", "-c", "fast"]  # and few symbols, to compile soon
+        fast += [f"--data.init_args.rhm.init_args.num_{x}" for x in ("features=8", "synonyms=2")]
+        with VARIANTS["kernel"]():
+            run(folder / "kernel", card.accelerator, fast)
+        run(folder / "fast", "cpu", fast)
+        what = "fig7 by the kernel, small grammars"
+        report_tables(report, what, [folder / "kernel", folder / "fast"], "fig7")
 
 
 def check_digits(card: Card, report: Report) -> None:

@@ -22,6 +22,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
+from sizes import CHECKED_KERNELS, LARGE, SMALL, TIMED
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 NO_TIME = "left out: no time"
 WHOLE = "the whole check"
@@ -33,26 +35,43 @@ class Check:
 
     Attributes:
         name: What `--only` names.
-        kind: Correctness checks run several at a time, measurements of speed alone.
+        kind: Correctness checks run several at a time, measurements of speed alone; compilations
+            begin beside correctness checks, one per core.
         place: Module and function.
         seconds: Expected time: with less left, the check is left out.
         limit: After this time the check is stopped.
+        arguments: Further arguments of the function.
+        serves: For a compilation, the checks that need it, which begin after it.
     """
 
     name: str
-    kind: Literal["correctness", "speed"]
+    kind: Literal["compilation", "correctness", "speed"]
     place: str
     seconds: float
     limit: float
+    arguments: tuple[Any, ...] = ()
+    serves: str = ""
 
 
 # The card's own rates come first: other measurements are compared with them.
 CARD = Check("card", "speed", "card:measure_card", 10, 60)
+# The kernels that are timed first; then those that are compared, from large grammars to small.
+_KERNELS = [(size, "float32", queries) for size in (LARGE, SMALL) for queries in TIMED.values()]
+COMPILATIONS = (
+    *(
+        Check(f"compilation-{k}", "compilation", "compilation:compile_kernel", 5, 240, given,
+              "queries" if k < len(_KERNELS) else "kernel")
+        for k, given in enumerate([*_KERNELS, *CHECKED_KERNELS])
+    ),
+    Check("compilation-images", "compilation", "network_speed:compile_images", 5, 200, (),
+          "images"),
+)  # fmt: skip
 CHECKS = (
     Check("inference", "correctness", "inference_checks:check_inference", 20, 120),
+    Check("kernel", "correctness", "inference_checks:check_kernel", 20, 150),
     Check("noise", "correctness", "noise_checks:check_noise", 10, 60),
     Check("demo", "correctness", "run_checks:check_demo", 30, 150),
-    Check("fig7", "correctness", "run_checks:check_fig7", 30, 120),
+    Check("fig7", "correctness", "run_checks:check_fig7", 30, 180),
     Check("digits", "correctness", "run_checks:check_digits", 40, 150),
     Check("precision", "correctness", "noise_checks:check_precision", 20, 90),
     Check("ddp", "correctness", "run_checks:check_ddp", 30, 120),
@@ -61,14 +80,18 @@ CHECKS = (
     Check("synchronization", "correctness", "noise_checks:check_synchronization", 10, 60),
     Check("queries", "speed", "inference_speed:measure_queries", 30, 100),
     Check("similarity", "speed", "network_speed:measure_similarity", 15, 50),
-    Check("graphs", "speed", "inference_speed:measure_graphs", 15, 45),
     Check("images", "speed", "network_speed:measure_images", 40, 190),
+    Check("graphs", "speed", "inference_speed:measure_graphs", 15, 45),
     Check("compiled", "speed", "inference_speed:measure_compiled", 15, 75),
 )
 
 
-def choose(names: Sequence[str] | None) -> list[Check]:
-    """Return the checks of some names or kinds, in their order; all by default.
+def choose(names: Sequence[str] | None, rehearse: bool) -> list[Check]:
+    """Return the checks of some names or kinds, in their order, and the compilations they need.
+
+    Args:
+        names: All checks by default.
+        rehearse: Whether to compile as little as possible.
 
     Raises:
         ValueError: There is no such name.
@@ -79,7 +102,11 @@ def choose(names: Sequence[str] | None) -> list[Check]:
             raise ValueError(
                 f"--only: there is no check {name!r}; give {', '.join(sorted(known))}"
             )
-    return [check for check in CHECKS if not names or {check.name, check.kind} & set(names)]
+    checks = [check for check in CHECKS if not names or {check.name, check.kind} & set(names)]
+    needed = [x for x in COMPILATIONS if x.serves in {check.name for check in checks}]
+    if rehearse:
+        needed = [*{compilation.place: compilation for compilation in needed}.values()]
+    return needed + checks
 
 
 class Report:
@@ -136,7 +163,8 @@ def run_check(
             torch.set_num_threads(threads)
         module, name = check.place.split(":")
         report = Report(lambda *message: connection.send(message), deadline, known)
-        getattr(importlib.import_module(module), name)(Card(rehearse), report)
+        function = getattr(importlib.import_module(module), name)
+        function(Card(rehearse), report, *check.arguments)
         connection.send(("end", None))
     except BaseException as error:
         traceback.print_exc()
@@ -201,14 +229,14 @@ class Run:
         return any(outcome.verdict == "failed" for outcome in self.outcomes)
 
     def execute(self, checks: Sequence[Check]) -> None:
-        """Run the card's own measurement, then correctness checks, then those of speed."""
+        """Measure the card, then compile and check correctness, then measure speed."""
         self._run([CARD], 1)
         text = str(self.outcomes[0].rows)
         if "failed" in text and "initializ" in text and self.context.get_start_method() == "fork":
             self.outcomes.clear()
             self.context = multiprocessing.get_context("spawn")
             self._run([CARD], 1)
-        self._run([check for check in checks if check.kind == "correctness"], self.jobs)
+        self._run([check for check in checks if check.kind != "speed"], self.jobs)
         self._run([check for check in checks if check.kind == "speed"], 1)
 
     def _run(self, checks: Sequence[Check], jobs: int) -> None:
@@ -221,8 +249,9 @@ class Run:
 
     def _run_all(self, waiting: list[Check], jobs: int, running: dict[Connection, Any]) -> None:
         while waiting or running:
-            while waiting and len(running) < jobs:
-                check = waiting.pop(0)
+            while check := _next(waiting, [outcome.check for _, outcome, *_ in running.values()],
+                                 jobs):  # fmt: skip
+                waiting.remove(check)
                 now = time.monotonic()
                 if now + check.seconds > self.deadline:
                     self._finish(Outcome(check, [(WHOLE, "", "", NO_TIME)]))
@@ -249,7 +278,7 @@ class Run:
         self, check: Check, now: float, end: float, jobs: int
     ) -> dict[Connection, tuple[Any, Outcome, float, float]]:
         receiving, sending = multiprocessing.Pipe(duplex=False)
-        threads = max(1, (os.cpu_count() or 1) // jobs)
+        threads = max(1, (os.cpu_count() or 1) // jobs) if check.kind != "compilation" else 1
         known = {name: value for part in self.numbers.values() for name, value in part.items()}
         log = self.out / "log" / f"{check.name}.txt"
         # torch's profiler, which measurements use, hangs in forked processes.
@@ -295,14 +324,14 @@ class Run:
         num = len(outcome.rows)
         rows = f"{num} row{'s' * (num != 1)}"
         print(
-            f"{outcome.check.name:<16}{outcome.verdict:<20}{rows:<10}{outcome.seconds:6.1f} s",
+            f"{outcome.check.name:<20}{outcome.verdict:<20}{rows:<10}{outcome.seconds:6.1f} s",
             flush=True,
         )
         self.write()  # now, as the machine may be gone before the end
 
     def write(self) -> str:
         """Write gpu.json and gpu.md; return the text of the latter."""
-        order = [CARD.name, *(check.name for check in CHECKS)]
+        order = [check.name for check in (CARD, *COMPILATIONS, *CHECKS)]
         outcomes = sorted(self.outcomes, key=lambda outcome: order.index(outcome.check.name))
         facts = self.numbers.get("card", {}).get("facts", {})
         day = datetime.now(UTC).date()
@@ -325,8 +354,8 @@ class Run:
                 ]
             )
         )
-        for title, rows in self.tables.items():
-            parts += [f"## {title}", markdown(rows)]
+        for title in sorted(self.tables, key=lambda title: title.startswith("Compilation")):
+            parts += [f"## {title}", markdown(self.tables[title])]
         text = "\n\n".join(part for part in parts if part) + "\n"
         (self.out / "gpu.md").write_text(text)
         numbers = {
@@ -341,6 +370,20 @@ class Run:
         }
         (self.out / "gpu.json").write_text(json.dumps(numbers, indent=1) + "\n")
         return text
+
+
+def _next(waiting: Sequence[Check], running: Sequence[Check], jobs: int) -> Check | None:
+    """Return the first check that can begin: if there is room, and what it needs is compiled."""
+    num_compiling = sum(check.kind == "compilation" for check in running)
+    uncompiled = {check.serves for check in (*waiting, *running)}
+    for check in waiting:
+        if check.kind == "compilation":
+            has_room = num_compiling < (os.cpu_count() or 1)
+        else:
+            has_room = len(running) - num_compiling < jobs and check.name not in uncompiled
+        if has_room:
+            return check
+    return None
 
 
 def _kill(process: Any) -> None:

@@ -1,4 +1,4 @@
-"""Copies between the CPU and a device, made so that neither waits for the other in vain.
+"""Copies between the CPU and a device, made so that neither waits needlessly for the other.
 
 A GPU computes while the CPU goes on. The CPU waits for all that the GPU has still to do where a
 value is read, and where memory that is not pinned is copied.

@@ -21,7 +21,6 @@ from lit_hier.diffusion.reverse import Convention, ReverseProcess, learns_varian
 from lit_hier.diffusion.store import SampleStore
 from lit_hier.errors import InputError
 from lit_hier.io.atomic import check_writes, checked_writes
-from lit_hier.io.devices import upload
 from lit_hier.io.pixels import quantise
 from lit_hier.modules.image_sampler import ImageSampler
 from lit_hier.nn.fingerprint import fingerprint
@@ -283,7 +282,7 @@ class DDPMSampler(ImageSampler):
         _check_images(self.model, x_start)
         if self._store is not None and self._store.finished(images.planned):
             try:
-                return upload(self._store.load(images), x_start.device)
+                return self._store.load(images).to(x_start.device)
             except DamagedSampleError as error:
                 _LOG.warning("%s; recomputing this batch", error)
         streams = [generators(self.seed, images.index, step) for step in self.steps]

@@ -240,7 +240,7 @@ class NetworkDenoiser(ForwardBackwardModule):
         return weights
 
     def _check_finite(self, source: int) -> None:
-        """Check what a batch's logits were, all at once, as each look waits for a GPU.
+        """Check what a batch's logits were, all at once, as each check waits for a GPU.
 
         Raises:
             InputError: Some logits are NaN or infinite, or none is finite.

@@ -5,7 +5,6 @@ from torch import Tensor
 from lit_hier.diffusion.images import ImageBatch
 from lit_hier.diffusion.store import SampleStore
 from lit_hier.errors import InputError
-from lit_hier.io.devices import upload
 from lit_hier.modules.image_sampler import ImageSampler
 
 
@@ -58,4 +57,4 @@ class StoredSamples(ImageSampler):
         Raises:
             InputError: They are missing, damaged or of other images.
         """
-        return upload(self._store.load(images, self.steps), images.x_start.device)
+        return self._store.load(images, self.steps).to(images.x_start.device)
