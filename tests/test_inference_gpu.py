@@ -149,14 +149,15 @@ def test_the_kernel_is_chosen_when_compiling_has_paid(monkeypatch: pytest.Monkey
     card = torch.device("cuda")
     old, new = (BeliefPropagation(RandomHierarchyModel(4, 2, 2, 3)).tables for _ in range(2))
     wide = BeliefPropagation(RandomHierarchyModel(80, 2, 2, 1)).tables
-    chosen = [gpu._is_chosen(old, 1000, card) for _ in range(4)]
+    chosen = [gpu._is_chosen(old, "one kind", 1000, card) for _ in range(4)]
     assert chosen == [False, False, True, True]
+    assert not gpu._is_chosen(old, "another kind", 1000, card)
     monkeypatch.setenv("LIT_HIER_KERNEL", "0")
-    assert not gpu._is_chosen(old, 1000, card)
+    assert not gpu._is_chosen(old, "one kind", 1000, card)
     monkeypatch.setenv("LIT_HIER_KERNEL", "1")
-    assert gpu._is_chosen(new, 1, card)
-    assert not gpu._is_chosen(wide, 1, card)
-    assert not gpu._is_chosen(new, 1, torch.device("cpu"))
+    assert gpu._is_chosen(new, "one kind", 1, card)
+    assert not gpu._is_chosen(wide, "one kind", 1, card)
+    assert not gpu._is_chosen(new, "one kind", 1, torch.device("cpu"))
 
 
 def test_without_a_compiler_the_plain_path_answers(

@@ -9,7 +9,7 @@ import torch
 from card import Card
 from runner import Report
 from sizes import TINY, Size, kernel_name
-from variants import VARIANTS
+from variants import kernel
 
 from lit_hier.inference import BeliefPropagation, gpu
 from lit_hier.rhm import RandomHierarchyModel
@@ -19,18 +19,17 @@ TABLE = "Compilation, several at a time"
 
 def compile_kernel(
     card: Card, report: Report, size: Size, dtype: str, queries: tuple[str, ...],
-    prior_per_sample: bool = False,
+    setting: tuple[int, int] | None = None,
 ) -> None:  # fmt: skip
-    """Answer two samples by the kernel, with the grammar's prior or with one per sample."""
-    name = kernel_name(size, dtype, queries, prior_per_sample)
+    """Answer two samples by the kernel."""
+    name = kernel_name(size, dtype, queries, setting)
     rhm = RandomHierarchyModel(*card.size(size, TINY))
     bp = BeliefPropagation(rhm).to(card.device)
     shape = (2, rhm.num_leaves, rhm.num_features)
     messages = card.put(torch.ones(shape, dtype=getattr(torch, dtype)))
     draws = card.put(torch.rand(2, 1 + bp.tables.num_choices, dtype=torch.float64))
-    prior = torch.ones(2, rhm.num_classes) if prior_per_sample else None
-    posterior = bp.condition(messages, prior)
-    with VARIANTS["kernel"]():
+    posterior = bp.condition(messages)
+    with kernel(*(setting or ())):
         seconds = card.seconds(lambda: posterior.query(*queries, draws=draws))
     report.number(name, seconds)
     cells = {"compiled": name, "seconds": f"{seconds:.1f}"}
@@ -44,14 +43,14 @@ def _resources(card: Card, bp: BeliefPropagation, itemsize: int) -> dict[str, ob
     """
     if card.rehearse:
         return {}
-    from lit_hier.inference import gpu_kernel
+    from lit_hier.kernels import belief_propagation
 
     found: dict[str, object] = {}
     with suppress(Exception):
         plan = next(iter(gpu._work(bp.tables).plans.values()))
         found["scratch, bytes a sample"] = plan.scratch_size * itemsize
-        kernels = gpu_kernel.answer_queries.device_caches[torch.cuda.current_device()][0]
-        kernel = next(iter(kernels.values()))
-        found["registers"], found["bytes spilled"] = kernel.n_regs, kernel.n_spills
-        found["shared memory, bytes"] = kernel.metadata.shared
+        caches = belief_propagation.answer_queries.device_caches
+        compiled = next(iter(caches[torch.cuda.current_device()][0].values()))
+        found["registers"], found["bytes spilled"] = compiled.n_regs, compiled.n_spills
+        found["shared memory, bytes"] = compiled.metadata.shared
     return found

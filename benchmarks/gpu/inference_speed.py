@@ -6,7 +6,7 @@ so lowers the rate.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from card import Card, Copy, quartiles
 from runner import Report, one_line
-from sizes import LARGE, SMALL, TIMED, TINY, Size, kernel_name
+from sizes import LARGE, SETTINGS, SMALL, TIMED, TINY, Size, kernel_name, setting_name
 from torch import Tensor
-from variants import PLAIN, VARIANTS
+from variants import PLAIN, VARIANTS, kernel
 
 from lit_hier.inference import BeliefPropagation
 from lit_hier.inference.passes import Passes, Query
@@ -68,14 +68,15 @@ class Problem:
 def measure(
     card: Card, report: Report, copy: Copy, problem: Problem, query: str,
     calls: dict[str, Callable[[], Any]],
+    ways: Mapping[str, Callable[[], AbstractContextManager[None]]] = VARIANTS,
 ) -> None:  # fmt: skip
     """Time calls in interleaved rounds with the copy, and report a row for each.
 
-    A call that is named like a variant is made with it; to switch is not timed.
+    A call that is named like a way is made in it; to switch is not timed.
     """
 
     def way(name: str) -> AbstractContextManager[None]:
-        return VARIANTS[name]() if name in VARIANTS else nullcontext()
+        return ways[name]() if name in ways else nullcontext()
 
     first, repeats = {}, {}
     for name, call in calls.items():
@@ -143,6 +144,33 @@ def measure_queries(card: Card, report: Report) -> None:
                 report.row(name, "left out: its compilation failed", "compiled", False)
             measure(card, report, copy, problem, query, calls)
     report.note("belief propagation", "see the table below")
+
+
+def measure_settings(card: Card, report: Report) -> None:
+    """Time marginals by the kernel with other settings than the package's own."""
+    copy, query = Copy(card), "marginals"
+    ways: dict[str, Callable[[], AbstractContextManager[None]]] = {"kernel": kernel}
+    ways |= {setting_name(setting): partial(kernel, *setting) for setting in SETTINGS}
+    ends = [
+        (size, batch) for size, (large, *_, small) in BATCHES.items() for batch in (large, small)
+    ]
+    for size, batch in card.size(ends, [(TINY, 8)]):
+        if report.left() < 5:
+            report.note(f"{size}, batch {batch}", "left out: no time")
+            continue
+        kinds = {"kernel": None} | {setting_name(setting): setting for setting in SETTINGS}
+        compiled = [
+            name
+            for name, setting in kinds.items()
+            if card.rehearse
+            or kernel_name(size, "float32", QUERIES[query], setting) in report.known
+        ]
+        problem = Problem(card, size, batch)
+        call = partial(problem.query, QUERIES[query])
+        measure(card, report, copy, problem, query, dict.fromkeys(compiled, call), ways)
+        for name in kinds.keys() - set(compiled):
+            report.note(f"{name}, {size}", "left out: not compiled")
+    report.note("settings of the kernel", "see the table below")
 
 
 def measure_graphs(card: Card, report: Report) -> None:

@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
-from sizes import CHECKED_KERNELS, LARGE, SMALL, TIMED
+from sizes import CHECKED_KERNELS, LARGE, SETTINGS, SMALL, TIMED
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NO_TIME = "left out: no time"
@@ -55,13 +55,20 @@ class Check:
 
 # The card's own rates come first: other measurements are compared with them.
 CARD = Check("card", "speed", "card:measure_card", 10, 60)
-# The kernels that are timed first; then those that are compared, from large grammars to small.
-_KERNELS = [(size, "float32", queries) for size in (LARGE, SMALL) for queries in TIMED.values()]
+# What kernels are needed for: what is timed first, then what is compared, large grammars first.
+_KERNELS = (
+    *(((size, "float32", x), "queries") for size in (LARGE, SMALL) for x in TIMED.values()),
+    *((given, "kernel") for given in CHECKED_KERNELS),
+    *(
+        ((size, "float32", TIMED["marginals"], setting), "settings")
+        for size in (LARGE, SMALL)
+        for setting in SETTINGS
+    ),
+)
 COMPILATIONS = (
     *(
-        Check(f"compilation-{k}", "compilation", "compilation:compile_kernel", 5, 240, given,
-              "queries" if k < len(_KERNELS) else "kernel")
-        for k, given in enumerate([*_KERNELS, *CHECKED_KERNELS])
+        Check(f"compilation-{k}", "compilation", "compilation:compile_kernel", 5, 240, given, use)
+        for k, (given, use) in enumerate(_KERNELS)
     ),
     Check("compilation-images", "compilation", "network_speed:compile_images", 5, 200, (),
           "images"),
@@ -81,6 +88,7 @@ CHECKS = (
     Check("queries", "speed", "inference_speed:measure_queries", 30, 100),
     Check("similarity", "speed", "network_speed:measure_similarity", 15, 50),
     Check("images", "speed", "network_speed:measure_images", 40, 190),
+    Check("settings", "speed", "inference_speed:measure_settings", 15, 45),
     Check("graphs", "speed", "inference_speed:measure_graphs", 15, 45),
     Check("compiled", "speed", "inference_speed:measure_compiled", 15, 75),
 )

@@ -16,18 +16,26 @@ TIMED = {"marginals": ("marginals",), "marginals, trees": ("marginals", "trees")
 DTYPES = ("float32", "float64")
 
 
+# Levels within a lane and warps of a program, beside the package's own choice.
+SETTINGS = ((2, 1), (2, 4), (1, 2), (1, 4))
+
+
 def kernel_name(
-    size: Size, dtype: str, queries: tuple[str, ...], prior_per_sample: bool = False
+    size: Size, dtype: str, queries: tuple[str, ...], setting: tuple[int, int] | None = None
 ) -> str:
     """Name a compiled kernel, in tables and among what later checks know."""
-    prior = "; a prior per sample" if prior_per_sample else ""
-    return f"{size}, {dtype}, {', '.join(queries)}{prior}"
+    of = f"; {setting_name(setting)}" if setting else ""
+    return f"{size}, {dtype}, {', '.join(queries)}{of}"
 
 
-# The stride of a batch of priors is compiled for, too, unless it is a multiple of 16.
+def setting_name(setting: tuple[int, int]) -> str:
+    """Name a setting of the kernel."""
+    height, warps = setting
+    return f"kernel of height {height}, {warps} warp{'s' * (warps > 1)}"
+
+
 CHECKED_KERNELS = [
-    (size, dtype, ALL, prior_per_sample)
+    (size, dtype, ALL)
     for size in sorted(SIZES, key=lambda size: size[0] * size[1] * size[3], reverse=True)
     for dtype in DTYPES
-    for prior_per_sample in ((False, True) if size[4] % 16 else (False,))
 ]

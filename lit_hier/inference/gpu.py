@@ -11,7 +11,8 @@ The environment variable LIT_HIER_KERNEL has the kernel compiled at the first qu
 
 import hashlib
 import os
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final, NamedTuple
@@ -212,11 +213,11 @@ def _reversed_bits(width: int) -> tuple[int, ...]:
 
 @dataclass
 class _Work:
-    """What has been done with a grammar's tables: its rules for the kernel, its plans."""
+    """What has been done with a grammar's tables, by data type and queries."""
 
     rules: Tensor
     num_terms: int
-    numbers: int = 0
+    numbers: Counter[Hashable] = field(default_factory=Counter)
     plans: dict[Any, Plan] = field(default_factory=dict)
 
 
@@ -235,24 +236,25 @@ def try_to_answer(
 
     If the kernel cannot be compiled, one line in the log says why, and it is not tried again.
     """
-    if not _is_chosen(tables, leaves.numel(), leaves.device):
+    kind = leaves.dtype, frozenset(results)
+    if not _is_chosen(tables, kind, leaves.numel(), leaves.device):
         return None
     return _KERNELS.run(
         leaves, lambda: answer_queries(tables, leaves, class_prior, draws, results)
     )
 
 
-def _is_chosen(tables: RuleTables, numbers: int, device: torch.device) -> bool:
-    """Return whether the kernel shall answer, and count the numbers in the messages."""
+def _is_chosen(tables: RuleTables, kind: Hashable, numbers: int, device: torch.device) -> bool:
+    """Return whether the kernel of a kind shall answer, and count the numbers in the messages."""
     if not _KERNELS.can_run_on(device):
         return False
     work = _work(tables)
-    work.numbers += numbers
+    work.numbers[kind] += numbers
     fits = work.num_terms <= _MAX_TERMS
     fits &= max(tables.num_features, tables.num_classes) <= _MAX_SYMBOLS
     return fits and (
         os.environ.get("LIT_HIER_KERNEL") == "1"
-        or work.numbers > work.num_terms * _NUMBERS_PER_TERM
+        or work.numbers[kind] > work.num_terms * _NUMBERS_PER_TERM
     )
 
 

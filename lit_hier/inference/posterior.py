@@ -65,6 +65,7 @@ class Posterior:
         if class_prior is None:
             class_prior = tables.class_prior.expand(len(leaf_messages), -1)
         self._class_prior = class_prior
+        self._may_compile = True
 
     @one_thread_if_forked()
     def query(
@@ -108,7 +109,9 @@ class Posterior:
                 native, tables, leaves, self._class_prior, draws, results
             )
         else:
-            answered = gpu.try_to_answer(tables, leaves, self._class_prior, draws, results)
+            answered = None
+            if self._may_compile:
+                answered = gpu.try_to_answer(tables, leaves, self._class_prior, draws, results)
             affected = self._answer_with_torch(draws, results) if answered is None else answered
         if affected:
             self._recompute(affected, draws, results)
@@ -227,6 +230,7 @@ class Posterior:
             leaves = self._leaf_messages[rows].double()
             draws_of_rows = None if draws is None else draws[rows]
             wider = Posterior(self._tables, leaves, self._class_prior[rows])
+            wider._may_compile = False  # for a few samples
             try:
                 if self._leaf_messages.dtype == torch.float64:
                     answers = wider._answer_with_logarithms(draws_of_rows, results)
