@@ -1,7 +1,7 @@
 """The passes of belief propagation on an NVIDIA GPU, by one kernel for the whole tree.
 
 The rules are part of the kernel's code (`lit_hier.kernels.belief_propagation`): it is compiled for
-a grammar and a set of queries, which takes seconds to a minute, and Triton keeps it on disk. As
+a grammar and a set of queries, which takes seconds to minutes, and Triton keeps it on disk. As
 the bits are those of the plain torch operations, nothing changes when it takes over: the plain
 path answers until it has had as much work as pays for compiling.
 
