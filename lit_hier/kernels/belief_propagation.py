@@ -83,9 +83,9 @@ def answer_queries(tables, batch, samples, prior_stride, plan: gl.constexpr):
 
 
 # A `tile` is what functions share: 0 the tables, 1 the batch, 2 the samples of a tile, 3 its first
-# sample, 4 and 5 the first node of the lanes and the number of nodes, of the step's highest level,
-# 6 the stride of priors. Lane k has node `tile[4] + k`; below it, SPREAD nodes of a level belong to
-# a lane, and a function is about the OFFSET-th of them.
+# sample, 4 and 5 the lanes' first node and the number of nodes, of the step's highest level, 6 the
+# stride of priors. Lane k has node `tile[4] + k`; below it, SPREAD nodes of a level belong to a
+# lane, and a function is about the OFFSET-th of them.
 
 
 @jit
