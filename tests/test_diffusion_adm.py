@@ -237,6 +237,7 @@ def test_every_parameter_of_the_published_network_is_converted() -> None:
     assert {name: value.shape for name, value in converted.items()} == expected
 
 
+@pytest.mark.slow
 def test_a_converted_pipeline_is_restored(checkpoint: Path, tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "pipeline"
     command = [sys.executable, "-m", "lit_hier.diffusion.adm", str(checkpoint), str(folder),

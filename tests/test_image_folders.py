@@ -91,6 +91,7 @@ def test_unreadable_files_are_logged_counted_and_skipped(
     assert (again / "similarity.csv").read_bytes() == (run / "similarity.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_with_unreadable_files_resumes_and_detects_repaired_ones(
     colors: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -125,6 +125,7 @@ def test_a_killed_process_is_resumed(
     same_tables(tables, uninterrupted[0])
 
 
+@pytest.mark.slow
 def test_two_runs_cannot_write_to_one_folder(pipeline: str, tmp_path: Path) -> None:
     """A process locks the folder; when it is killed, the folder is unlocked."""
     script = (
