@@ -34,7 +34,7 @@ def count_predictions(counts: Tensor, predicted: Tensor, label: Tensor, index: T
     known = (label >= 0) & (label < counts.shape[2])
     half = (index * _HASH % 2**32) >> 31
     place = (half * counts.shape[1] + predicted) * counts.shape[2] + label
-    # Without a mask as index, for whose size a GPU would be awaited.
+    # A mask as index would wait for a GPU to know its size.
     counts.view(-1).index_add_(0, place.where(known, 0), known.to(counts.dtype))
 
 

@@ -6,7 +6,7 @@ so lowers the rate.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -128,13 +128,19 @@ def problems(card: Card) -> list[tuple[tuple[int, ...], int]]:
     return card.size(large + small, [(TINY, 8), (TINY, 1)])
 
 
+def in_time(report: Report, cases: Iterable[tuple[Size, int]]) -> Iterator[tuple[Size, int]]:
+    """Yield grammars and batches while there is time, and report those that are left out."""
+    for size, batch in cases:
+        if report.left() < 5:
+            report.note(f"{size}, batch {batch}", "left out: no time")
+        else:
+            yield size, batch
+
+
 def measure_queries(card: Card, report: Report) -> None:
     """Time marginals, and marginals with trees, by every variant."""
     copy = Copy(card)
-    for size, batch in problems(card):
-        if report.left() < 5:
-            report.note(f"{size}, batch {batch}", "left out: no time")
-            continue
+    for size, batch in in_time(report, problems(card)):
         problem = Problem(card, size, batch)
         for query, queries in QUERIES.items():
             calls = dict.fromkeys(VARIANTS, partial(problem.query, queries))
@@ -154,10 +160,7 @@ def measure_settings(card: Card, report: Report) -> None:
     ends = [
         (size, batch) for size, (large, *_, small) in BATCHES.items() for batch in (large, small)
     ]
-    for size, batch in card.size(ends, [(TINY, 8)]):
-        if report.left() < 5:
-            report.note(f"{size}, batch {batch}", "left out: no time")
-            continue
+    for size, batch in in_time(report, card.size(ends, [(TINY, 8)])):
         kinds = {"kernel": None} | {setting_name(setting): setting for setting in SETTINGS}
         compiled = [
             name
@@ -176,10 +179,7 @@ def measure_settings(card: Card, report: Report) -> None:
 def measure_graphs(card: Card, report: Report) -> None:
     """Time the plain path's work on the card as a CUDA graph."""
     copy = Copy(card)
-    for size, batch in problems(card):
-        if report.left() < 5:
-            report.note(f"{size}, batch {batch}", "left out: no time")
-            continue
+    for size, batch in in_time(report, problems(card)):
         problem = Problem(card, size, batch)
         with PLAIN(), torch.no_grad():
             expected = problem.passes()

@@ -530,21 +530,30 @@ def _write(
 
 
 @jit
+def _row_cells(
+    table, stride, tile, COUNT: gl.constexpr, SPREAD: gl.constexpr, OFFSET: gl.constexpr,
+    plan: gl.constexpr,
+):  # fmt: skip
+    """Addresses of the lanes' rows of COUNT numbers, and which of them exist."""
+    lanes: gl.constexpr = plan.row_layout[COUNT].lanes
+    entries: gl.constexpr = plan.row_layout[COUNT].entries
+    node = (tile[4] + _arange(plan.lanes, lanes))[:, None]
+    entry = _arange(len(plan.order[COUNT]), entries)[None, :]
+    inside = (node < tile[5]) & (entry < COUNT)
+    return table + ((node * SPREAD + OFFSET) * stride + entry), inside
+
+
+@jit
 def _read_rows(
     table, stride, tile, COUNT: gl.constexpr, SPREAD: gl.constexpr, OFFSET: gl.constexpr,
     plan: gl.constexpr,
 ):  # fmt: skip
     """Read a row of COUNT numbers into each lane: a vector per position in the rows."""
     order: gl.constexpr = plan.order[COUNT]
-    layout: gl.constexpr = plan.row_layout[COUNT]
     WIDTH: gl.constexpr = len(order)
-    lanes: gl.constexpr = layout.lanes
-    entries: gl.constexpr = layout.entries
-    node = (tile[4] + _arange(plan.lanes, lanes))[:, None]
-    entry = _arange(WIDTH, entries)[None, :]
-    inside = (node < tile[5]) & (entry < COUNT)
-    block = gl.load(table + ((node * SPREAD + OFFSET) * stride + entry), inside, 1)
-    registers: gl.constexpr = layout.registers
+    address, inside = _row_cells(table, stride, tile, COUNT, SPREAD, OFFSET, plan)
+    block = gl.load(address, inside, 1)
+    registers: gl.constexpr = plan.row_layout[COUNT].registers
     lane: gl.constexpr = plan.lane_layout
     vectors = _split(_convert(block, registers), plan.lanes, WIDTH, lane)
     x = ()
@@ -560,19 +569,13 @@ def _write_rows(
 ):  # fmt: skip
     """Write a row of COUNT numbers from each lane."""
     order: gl.constexpr = plan.order[COUNT]
-    layout: gl.constexpr = plan.row_layout[COUNT]
     WIDTH: gl.constexpr = len(order)
-    lanes: gl.constexpr = layout.lanes
-    entries: gl.constexpr = layout.entries
     vectors = ()
     for i in gl.static_range(WIDTH):
         vectors = vectors + (x[order[i] if order[i] < COUNT else 0],)
-    node = (tile[4] + _arange(plan.lanes, lanes))[:, None]
-    entry = _arange(WIDTH, entries)[None, :]
-    inside = (node < tile[5]) & (entry < COUNT)
-    memory: gl.constexpr = layout.memory
-    block = _convert(_join(vectors, plan.lanes, WIDTH), memory)
-    gl.store(table + ((node * SPREAD + OFFSET) * COUNT + entry), block, inside)
+    address, inside = _row_cells(table, COUNT, tile, COUNT, SPREAD, OFFSET, plan)
+    memory: gl.constexpr = plan.row_layout[COUNT].memory
+    gl.store(address, _convert(_join(vectors, plan.lanes, WIDTH), memory), inside)
 
 
 @jit

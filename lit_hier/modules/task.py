@@ -124,7 +124,7 @@ class Task(LightningModule, ABC):
         super().optimizer_step(*args, **kwargs)
         for network in self._averaged_network:
             average: Any = self.averaged.multi_avg_fn
-            if self._num_averaged is None:  # counted here from then on, as a GPU has to be awaited
+            if self._num_averaged is None:  # counted here: reading it waits for a GPU
                 self._num_averaged = int(self.averaged.n_averaged)
             if self._num_averaged:
                 for averages, present in self._averaged_groups or self._group(network):
