@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -146,21 +147,21 @@ class Plan:
         self.above = tuple(above)
 
     def _write_sums(self, tables: RuleTables) -> None:
-        v, s = tables.num_features, self.s
+        """Nest the rules as the native kernel reads them."""
+        s, m, v = self.s, self.num_synonyms, tables.num_features
+        rules = iter(tables.kernel.rules.view(-1, m, s).tolist())
+        targets = iter(tables.kernel.targets.view(-1, v, 2).tolist())
+        terms = map(tuple, tables.kernel.terms.view(-1, s).tolist())
         sums: list[tuple[Any, ...]] = [()]
         first, most = [0, 0], [0]
-        for rule in tables.rules:
-            first.append(first[-1] + rule.numel())
-            entries = (rule.cpu() + v * torch.arange(s)).tolist()
-            kinds = [tuple(tuple(map(tuple, terms)) for terms in entries)]
-            for j in range(s):
-                of_symbol: list[list[tuple[int, ...]]] = [[] for _ in range(v)]
-                for y, terms in enumerate(entries):
-                    for term in terms:
-                        of_symbol[term[j] - j * v].append((y, *term[:j], *term[j + 1 :]))
-                kinds.append(tuple(map(tuple, of_symbol)))
+        for parents in self.symbols[1:]:
+            first.append(first[-1] + parents * m * s)
+            kinds = [tuple(tuple(map(tuple, of_parent)) for of_parent in islice(rules, parents))]
+            for _ in range(s):
+                of_child = {x: tuple(islice(terms, count)) for x, count in next(targets)}
+                kinds.append(tuple(of_child[x] for x in range(v)))
             sums.append(tuple(kinds))
-            most.append(max(len(terms) for kind in kinds[1:] for terms in kind))
+            most.append(max(len(of_child) for kind in kinds[1:] for of_child in kind))
         self.first_rule, self.most_rules = tuple(first), tuple(most)
         self.sums = tuple(sums)
 
